@@ -1,0 +1,97 @@
+"""The build's one question: against which torch? Also the PEP 517 backend that asks it before anything else runs.
+
+pip builds in an isolated environment that holds the build requirements and nothing else, so `import torch` fails there
+even though the torch to build against is installed next door. Compiling needs no *running* torch, though, only its
+headers and libtorch_cpu.so: so torch is looked up as a folder, in the environment that asked for the build, and is
+never imported. The operators are on torch's stable ABI, so any torch >= 2.10 found this way will do.
+"""
+
+import importlib.machinery
+import os
+import re
+import site
+import sys
+import sysconfig
+from pathlib import Path
+from typing import NamedTuple
+
+MINIMUM = (2, 10)
+HELP = (
+    "ccm_fast is compiled against torch >= 2.10, and there is {what}: run `{python} -m pip install 'torch>=2.10'`,"
+    " then repeat this command (or set CCM_TORCH to the folder of an installed torch package)."
+)
+
+
+class Torch(NamedTuple):
+    """An installed torch: its package folder and version."""
+
+    root: Path
+    version: str
+
+    @property
+    def include_dirs(self):
+        return [str(self.root / "include"), str(self.root / "include/torch/csrc/api/include")]
+
+    @property
+    def library_dir(self):
+        return str(self.root / "lib")
+
+
+def _site_folders(prefix):
+    scheme = {"base": str(prefix), "platbase": str(prefix)}
+    name = "nt" if os.name == "nt" else "posix_prefix"
+    return [sysconfig.get_path(key, name, vars=scheme) for key in ("platlib", "purelib")]
+
+
+def _candidates():
+    yield from sys.path
+    # pip's isolation keeps sys.prefix and only takes these folders off sys.path.
+    yield from (sysconfig.get_path("platlib"), sysconfig.get_path("purelib"))
+    # Others (python -m build) make a virtual environment: the one they were called from may be active in the shell.
+    for variable in ("VIRTUAL_ENV", "CONDA_PREFIX"):
+        if os.environ.get(variable):
+            yield from _site_folders(os.environ[variable])
+    if sys.prefix == sys.base_prefix and not os.environ.get("VIRTUAL_ENV"):  # as pip: no user site in an environment
+        yield site.getusersitepackages()
+
+
+def find_torch():
+    """Returns the Torch to build against, or ends the build with one sentence that says what to do."""
+    old = None
+    for folder in [os.environ.get("CCM_TORCH"), *_candidates()]:
+        if not folder:
+            continue
+        if (Path(folder) / "version.py").is_file() and Path(folder).name == "torch":
+            root = Path(folder)  # CCM_TORCH
+        else:
+            spec = importlib.machinery.PathFinder.find_spec("torch", [str(folder)])
+            if spec is None or not spec.origin:
+                continue
+            root = Path(spec.origin).parent
+        try:
+            text = (root / "version.py").read_text()
+        except OSError:
+            continue
+        version = re.search(r"^__version__ = '([^']+)'", text, re.MULTILINE)
+        if not version or not (root / "include/torch/csrc/stable/library.h").is_file():
+            continue
+        torch = Torch(root.resolve(), version[1])
+        if tuple(map(int, re.findall(r"\d+", torch.version)[:2])) >= MINIMUM:
+            return torch
+        old = old or torch
+    sys.exit(HELP.format(what=f"only torch {old.version} here" if old else "none here", python=sys.executable))
+
+
+# PEP 517: setuptools' backend, with the question asked first, so that its answer is not buried in a build log.
+from setuptools import build_meta as _setuptools  # noqa: E402
+from setuptools.build_meta import *  # noqa: E402, F403
+
+
+def get_requires_for_build_wheel(config_settings=None):
+    find_torch()
+    return _setuptools.get_requires_for_build_wheel(config_settings)
+
+
+def get_requires_for_build_editable(config_settings=None):
+    find_torch()
+    return _setuptools.get_requires_for_build_editable(config_settings)

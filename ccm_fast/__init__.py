@@ -1,0 +1,44 @@
+"""ccm_fast: learned image compression with cross-channel context models, decoded fast and bit-exactly.
+
+Importing this package costs next to nothing: each public name is imported at its first use (PEP 562), and the native
+libraries are loaded when the first function needs them. See `ccm_fast._backend`.
+"""
+
+import importlib
+
+from ccm_fast.version import __version__
+
+# Public name -> module that defines it. The names are the package's promise; the modules may move.
+_EXPORTS = {
+    "compress": "ccm_fast.codec",
+    "decompress": "ccm_fast.codec",
+    "load": "ccm_fast.codec",
+    "freeze": "ccm_fast.codec",
+    "encode_file": "ccm_fast.codec",
+    "decode_file": "ccm_fast.codec",
+    "CrossChannelContextModel": "ccm_fast.models",
+    "CcmFastError": "ccm_fast.errors",
+    "BuildError": "ccm_fast.errors",
+    "BitstreamError": "ccm_fast.errors",
+    "TruncatedError": "ccm_fast.errors",
+    "DamagedError": "ccm_fast.errors",
+    "WrongModelError": "ccm_fast.errors",
+    "UnsupportedVersionError": "ccm_fast.errors",
+    "LimitError": "ccm_fast.errors",
+}
+
+__all__ = ["__version__", *_EXPORTS]
+
+
+def __getattr__(name):
+    try:
+        module = _EXPORTS[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value  # the next access does not come here
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *_EXPORTS})

@@ -1,0 +1,98 @@
+"""Loads the two native libraries, once, at the first call that needs one of them.
+
+Layer rule: the rest of the package reaches native code only through `load()`; it returns the torch operators and the
+pybind11 module, or raises `BuildError` with the command that mends it. Nothing here runs at import.
+"""
+
+import functools
+import importlib.util
+import json
+import re
+import sys
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ccm_fast.errors import BuildError
+
+TORCH_MINIMUM = (2, 10)  # the oldest stable ABI that csrc/ops.cpp is compiled for
+OPS_NAME = "_ops.torch.so"
+_FOLDER = Path(__file__).resolve().parent
+
+
+class Native(NamedTuple):
+    """The native half of the package."""
+
+    ops: Any  # torch.ops.ccm_fast
+    rans: Any  # the module ccm_fast._rans
+
+
+def build_info() -> dict:
+    """What setup.py noted down about the build; empty where nothing has been built."""
+    try:
+        return json.loads((_FOLDER / "_build_info.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def rans_path() -> Path:
+    """Where this Python expects the rANS module."""
+    for suffix in EXTENSION_SUFFIXES:
+        if (_FOLDER / f"_rans{suffix}").is_file():
+            return _FOLDER / f"_rans{suffix}"
+    return _FOLDER / f"_rans{EXTENSION_SUFFIXES[0]}"
+
+
+def _remedy() -> str:
+    root, python = _FOLDER.parent, sys.executable or "python"
+    if (root / "setup.py").is_file():
+        return f"Build it: `cd {root} && {python} -m pip install -e .`"
+    return f"Build it again: `{python} -m pip install --force-reinstall --no-deps .` in the source folder of ccm_fast."
+
+
+def _versions(torch) -> str:
+    built = build_info()
+    by = f"built against torch {built['torch']} with Python {built['python']}" if built else "no record of a build"
+    return f"({by}; running torch {torch.__version__}, Python {sys.version.split()[0]})"
+
+
+def _missing(file: Path, torch) -> BuildError:
+    return BuildError(f"ccm_fast's native library {file} is missing {_versions(torch)}. {_remedy()}")
+
+
+def _unfit(file: Path, torch, why: Exception) -> BuildError:
+    return BuildError(f"ccm_fast's native library {file} does not load {_versions(torch)}: {why}. {_remedy()}")
+
+
+@functools.cache
+def load() -> Native:
+    """Returns the native libraries; they are loaded at the first call.
+
+    Raises:
+        BuildError: a library is missing, or does not fit the running torch or Python.
+    """
+    import torch
+
+    version = tuple(int(n) for n in re.findall(r"\d+", torch.__version__)[:2])
+    if version < TORCH_MINIMUM:
+        raise BuildError(
+            f"ccm_fast needs torch >= 2.10, and torch {torch.__version__} is running:"
+            f" `{sys.executable or 'python'} -m pip install 'torch>=2.10'`."
+        )
+    ops_file, rans_file = _FOLDER / OPS_NAME, rans_path()
+    for file in (ops_file, rans_file):
+        if not file.is_file():
+            raise _missing(file, torch)
+    try:
+        torch.ops.load_library(str(ops_file))
+        torch.ops.ccm_fast.build_info()
+    except (OSError, RuntimeError, AttributeError) as why:
+        raise _unfit(ops_file, torch, why) from why
+    try:
+        spec = importlib.util.spec_from_file_location("ccm_fast._rans", rans_file)
+        rans = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(rans)
+    except (ImportError, OSError) as why:
+        raise _unfit(rans_file, torch, why) from why
+    sys.modules.setdefault("ccm_fast._rans", rans)
+    return Native(torch.ops.ccm_fast, rans)
