@@ -16,6 +16,7 @@ Environment switches
     CXX, CXXFLAGS, LDFLAGS, MAX_JOBS   as everywhere
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -174,7 +175,10 @@ class Build(build_ext):
             sys.exit("ccm_fast: building on Windows is not supported yet; it works in WSL.")
         check_cuda_switch()
         torch, compiler = find_torch(), find_compiler()
-        folder = Path(self.build_temp).resolve()
+        # Not self.build_temp: an editable install makes that afresh each time. One folder per Python, torch and mode,
+        # so that virtual environments which share this tree do not throw away each other's objects.
+        key = hashlib.sha256(f"{torch.root} {self.werror}".encode()).hexdigest()[:8]
+        folder = HERE / "build" / f"native-{sys.implementation.cache_tag}-{key}"
         folder.mkdir(parents=True, exist_ok=True)
         products = self.write_ninja(folder, torch, compiler)
         command = [find_ninja(), "-C", str(folder), f"-j{job_count()}"]
@@ -195,6 +199,7 @@ class Build(build_ext):
     def run(self):
         # setuptools clears self.inplace while it builds and copies the extensions afterwards; remember what was asked.
         self.developing = bool(self.inplace or getattr(self, "editable_mode", False))
+        self.werror = os.environ.get("CCM_WERROR", "1" if self.developing else "0") != "0"
         super().run()
         if self.developing:
             shutil.copyfile(Path(self.build_lib, "ccm_fast", "_build_info.json"), HERE / "ccm_fast/_build_info.json")
@@ -206,9 +211,8 @@ class Build(build_ext):
 
         available = {suffix: macro for suffix, (macro, flags) in ISA.items() if X86 and compiles(compiler, flags)}
         macros = ["-DCCM_X86_KERNELS" if X86 else "-DCCM_NO_X86_KERNELS", *(f"-D{m}" for m in available.values())]
-        werror = os.environ.get("CCM_WERROR", "1" if self.developing else "0") != "0"
         common = ["-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-pthread"]
-        common += ["-Wall", "-Wextra", *(["-Werror"] if werror else []), *macros, f"-I{HERE / 'csrc/include'}"]
+        common += ["-Wall", "-Wextra", *(["-Werror"] if self.werror else []), *macros, f"-I{HERE / 'csrc/include'}"]
         extra = shlex.split(os.environ.get("CXXFLAGS", ""))
 
         ninja = Ninja(compiler)

@@ -1,0 +1,85 @@
+# make demo    a photograph through the codec          make test    all that CI checks
+#
+# Both work on a fresh machine: each has its own virtual environment, made once and kept. Settings:
+#   PYTHON=python3.12       interpreter to make the environments with (>= 3.10)
+#   TORCH='torch==2.10.*'   torch to install into them
+#   IMAGE=photo.jpg         for the demo
+#   PYTEST_ARGS='-x -k rans'   for the tests
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+IMAGE ?=
+PYTEST_ARGS ?= -n auto
+VENV_RUN ?= .venv-run
+VENV_TEST ?= .venv-test
+
+PIP_FLAGS = -q --disable-pip-version-check
+CPP = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+# This Makefile's lines are echoed only where a reader wants to see them.
+.SILENT:
+.PHONY: help demo test lint format clean test-install test-cuda-torch
+.DELETE_ON_ERROR:
+
+help:
+	sed -n 's/^# \?//p' Makefile | head -8
+
+demo: $(VENV_RUN)/.installed
+	$(VENV_RUN)/bin/python setup.py -q build_ext --inplace
+	$(VENV_RUN)/bin/python -m ccm_fast.demo $(if $(IMAGE),"$(IMAGE)")
+
+test: lint
+	CCM_WERROR=1 $(VENV_TEST)/bin/python setup.py -q build_ext --inplace
+	$(VENV_TEST)/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV_TEST)/.installed
+	$(VENV_TEST)/bin/ruff check .
+	$(VENV_TEST)/bin/ruff format --check .
+	$(VENV_TEST)/bin/clang-format --dry-run -Werror $(CPP)
+
+format: $(VENV_TEST)/.installed
+	$(VENV_TEST)/bin/ruff check --fix .
+	$(VENV_TEST)/bin/ruff format .
+	$(VENV_TEST)/bin/clang-format -i $(CPP)
+
+# Whatever is already there stays: pip is run again only when the requirements may have changed.
+$(VENV_RUN)/.installed: EXTRAS = demo
+$(VENV_TEST)/.installed: EXTRAS = test,lint,eval
+%/.installed: %/.torch pyproject.toml
+	echo "installing ccm_fast into $* ..."
+	$*/bin/python -m pip install $(PIP_FLAGS) --no-build-isolation -e ".[build,$(EXTRAS)]" \
+	  || { echo "make: ccm_fast could not be installed into $*; the reason is above." >&2; exit 1; }
+	touch $@
+
+%/.torch:
+	"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
+	  || { echo "make: $(PYTHON) is not Python >= 3.10; name one: make PYTHON=python3.12" >&2; exit 1; }
+	echo "making the virtual environment $* with $(TORCH) (once) ..."
+	"$(PYTHON)" -m venv --clear $* \
+	  || { echo "make: no virtual environment (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+	$*/bin/python -m pip install $(PIP_FLAGS) "$(TORCH)" numpy "setuptools>=77" "ninja>=1.11" "pybind11>=2.12" \
+	  || { echo "make: $(TORCH) could not be installed; choose another: make TORCH='torch>=2.10'" >&2; exit 1; }
+	touch $@
+
+# Not part of `make test`, for their downloads. The first: does `pip install .`, isolated and without flags, find torch?
+test-install:
+	rm -rf build/install && "$(PYTHON)" -m venv build/install
+	build/install/bin/python -m pip install $(PIP_FLAGS) "$(TORCH)"
+	build/install/bin/python -m pip install $(PIP_FLAGS) .
+	cd / && "$(CURDIR)/build/install/bin/python" -m ccm_fast.collect_env
+	rm -rf build/install
+
+# The second: does the library that the test environment built load in a newer torch with CUDA? (several GB)
+CUDA_TORCH ?= torch==2.14.1
+test-cuda-torch: $(VENV_TEST)/.installed
+	$(VENV_TEST)/bin/python setup.py -q build_ext --inplace
+	rm -rf .venv-cuda-torch && "$(PYTHON)" -m venv .venv-cuda-torch
+	.venv-cuda-torch/bin/python -m pip install $(PIP_FLAGS) "$(CUDA_TORCH)" numpy
+	.venv-cuda-torch/bin/python -m ccm_fast.collect_env | grep -E '^(native|build|torch|gpu) '
+	.venv-cuda-torch/bin/python -c 'from ccm_fast._backend import load; load()'
+	rm -rf .venv-cuda-torch
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis demo_out
+	rm -f ccm_fast/*.so ccm_fast/_build_info.json
+	rm -rf .venv-run .venv-test .venv-cuda-torch
+	find ccm_fast tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

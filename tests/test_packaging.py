@@ -1,0 +1,207 @@
+"""The build and what users meet when it went wrong: import cost, error messages, what the source distribution holds."""
+
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+
+import ccm_fast
+from ccm_fast import _backend, collect_env, errors
+
+ROOT = Path(__file__).resolve().parent.parent
+in_checkout = pytest.mark.skipif(not (ROOT / "setup.py").is_file(), reason="needs the source tree")
+
+
+def run_python(code, **kwargs):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, **kwargs).stdout
+
+
+# --- import ---------------------------------------------------------------------------------------------------------
+
+
+def test_import_is_light():
+    """After torch, `import ccm_fast` adds under 50 ms (the best of three: others use the cores) and no third module."""
+    code = (
+        "import sys, time, torch; before = set(sys.modules); t = time.perf_counter(); import ccm_fast;"
+        "print(time.perf_counter() - t, *sorted(set(sys.modules) - before))"
+    )
+    best = 1.0
+    for _ in range(3):
+        seconds, *modules = run_python(code, cwd=ROOT).split()
+        assert modules == ["ccm_fast", "ccm_fast.version"]
+        best = min(best, float(seconds))
+        if best < 0.05:
+            return
+    pytest.fail(f"import ccm_fast took {best * 1000:.0f} ms")
+
+
+def test_import_does_not_need_torch():
+    assert run_python("import sys, ccm_fast; print('torch' in sys.modules)", cwd=ROOT).strip() == "False"
+
+
+def test_exports_resolve():
+    for name in ccm_fast._EXPORTS:
+        assert getattr(ccm_fast, name).__name__ == name
+    assert set(ccm_fast.__all__) <= set(dir(ccm_fast))
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = ccm_fast.no_such_name
+
+
+def test_error_families():
+    assert issubclass(errors.BuildError, ImportError)
+    for name in ("TruncatedError", "DamagedError", "WrongModelError", "UnsupportedVersionError", "LimitError"):
+        assert issubclass(getattr(errors, name), errors.BitstreamError)
+    assert issubclass(errors.BitstreamError, ValueError)
+    assert issubclass(errors.BitstreamError, errors.CcmFastError)
+
+
+# --- the native libraries -------------------------------------------------------------------------------------------
+
+
+def test_native_libraries_load():
+    native = _backend.load()
+    assert native is _backend.load()
+    assert native.rans.version() == ccm_fast.__version__
+    assert f"torch={_backend.build_info()['torch']}" in native.ops.build_info()
+    assert importlib.import_module("ccm_fast._rans") is native.rans
+
+
+@pytest.fixture
+def broken(monkeypatch, tmp_path):
+    """A package folder without libraries; returns the folder and an uncached `load`."""
+    monkeypatch.setattr(_backend, "_FOLDER", tmp_path)
+    return tmp_path, _backend.load.__wrapped__
+
+
+def test_missing_library_names_file_versions_and_remedy(broken):
+    folder, load = broken
+    with pytest.raises(errors.BuildError) as caught:
+        load()
+    message = str(caught.value)
+    assert str(folder / "_ops.torch.so") in message
+    assert torch.__version__ in message
+    assert "pip install --force-reinstall" in message
+    assert "\n" not in message
+
+
+@in_checkout
+def test_missing_rans_in_a_checkout(broken, monkeypatch):
+    folder, load = broken
+    package = folder / "ccm_fast"
+    package.mkdir()
+    (folder / "setup.py").touch()
+    monkeypatch.setattr(_backend, "_FOLDER", package)
+    (package / "_ops.torch.so").touch()
+    (package / "_build_info.json").write_text(json.dumps({"torch": "2.12.0", "python": "3.10.1"}))
+    with pytest.raises(errors.BuildError) as caught:
+        load()
+    message = str(caught.value)
+    assert str(package / "_rans.") in message
+    assert "built against torch 2.12.0 with Python 3.10.1" in message
+    assert f"cd {folder} && " in message
+    assert "pip install -e ." in message
+
+
+def test_unloadable_library(broken):
+    folder, load = broken
+    (folder / "_ops.torch.so").write_bytes(b"not a library")
+    _backend.rans_path().touch()
+    with pytest.raises(errors.BuildError, match="does not load") as caught:
+        load()
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_old_torch(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
+    with pytest.raises(errors.BuildError, match=r"needs torch >= 2\.10, and torch 2\.9\.1\+cpu .*pip install"):
+        _backend.load.__wrapped__()
+
+
+@in_checkout
+@pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm (binutils)")
+def test_special_instruction_sets_stay_in_their_files():
+    """An inline function that one such file instantiates may be the copy that the linker keeps for all files.
+
+    The whole library would then need that instruction set. So these objects must define no weak symbol: their helpers
+    belong into an anonymous namespace, and they use no std:: containers.
+    """
+    folders = [p.parent for p in ROOT.glob("build/native-*/build.ninja")]
+    objects = [
+        o for folder in folders for o in folder.glob("cpu/*_avx*.o") if (ROOT / f"csrc/cpu/{o.stem}.cpp").exists()
+    ]
+    if not objects:
+        pytest.skip("no such kernel has been built here")
+    weak = {}
+    for o in objects:
+        out = subprocess.run(["nm", "-C", "--defined-only", o], capture_output=True, text=True, check=True).stdout
+        found = [line for line in out.splitlines() if line[17:18] in "WVu"]
+        if found:
+            weak[o.name] = found
+    assert not weak
+
+
+# --- build and distribution -----------------------------------------------------------------------------------------
+
+
+@in_checkout
+def test_build_finds_or_asks_for_torch(monkeypatch, tmp_path):
+    pytest.importorskip("setuptools")
+    monkeypatch.syspath_prepend(str(ROOT / "_build_backend"))
+    build = importlib.import_module("ccm_build")
+    monkeypatch.delenv("CCM_TORCH", raising=False)
+    assert build.find_torch().version == torch.__version__
+
+    monkeypatch.setattr(build, "_candidates", lambda: [str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"there is none here: run `.* -m pip install 'torch>=2\.10'`"):
+        build.get_requires_for_build_wheel()
+
+    header = tmp_path / "torch/include/torch/csrc/stable/library.h"
+    header.parent.mkdir(parents=True)
+    header.touch()
+    (tmp_path / "torch/__init__.py").touch()
+    (tmp_path / "torch/version.py").write_text("__version__ = '2.9.1'\n")
+    with pytest.raises(SystemExit, match=r"only torch 2\.9\.1 here"):
+        build.find_torch()
+
+    (tmp_path / "torch/version.py").write_text("__version__ = '3.0.0a1+cpu'\n")
+    assert build.find_torch().root == tmp_path / "torch"
+
+
+@in_checkout
+def test_sdist_is_complete(tmp_path):
+    command = [sys.executable, "-W", "ignore", "setup.py", "-q"]
+    command += ["egg_info", "--egg-base", str(tmp_path), "sdist", "-d", str(tmp_path), "--formats=gztar"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        held = {name.partition("/")[2] for name in tar.getnames()}
+    wanted = {"setup.py", "pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md", "Makefile"}
+    patterns = ["csrc/**/*.cpp", "csrc/**/*.h", "csrc/**/*.cu", "csrc/**/*.cuh", "ccm_fast/**/*.py", "tests/**/*.py"]
+    patterns += ["_build_backend/*.py", "ccm_fast/weights/*.safetensors", "ccm_fast/weights/*.json", "tests/golden/*"]
+    for pattern in patterns:
+        wanted |= {p.relative_to(ROOT).as_posix() for p in ROOT.glob(pattern) if p.is_file()}
+    assert not wanted - held
+    assert not [name for name in held if name.endswith((".so", ".pyc", "_build_info.json"))]
+
+
+# --- bug reports ----------------------------------------------------------------------------------------------------
+
+
+def test_collect_env(monkeypatch):
+    env = collect_env.collect()
+    assert torch.__version__ in env["torch"]
+    assert env["native"].startswith("loaded")
+    assert not [value for value in env.values() if "unknown (" in value and sys.platform == "linux"]
+    assert all(name in collect_env.format_env(env) for name in env)
+
+    def fail():
+        raise OSError("gone")
+
+    monkeypatch.setitem(collect_env._PROBES, "cpu", fail)
+    assert collect_env.collect()["cpu"] == "unknown (OSError: gone)"
