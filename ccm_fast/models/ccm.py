@@ -1,0 +1,122 @@
+"""The cross-channel context model: transforms, hyperprior and grouped context in one thin module."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import PRESETS, CCMConfig
+from .context import CONTEXT_LIMIT, GroupContext
+from .entropy import FactorizedPrior, gaussian_likelihood, scale_from_index, ste_round
+from .transforms import AnalysisTransform, HyperAnalysis, HyperSynthesis, SynthesisTransform
+
+__all__ = ["CrossChannelContextModel"]
+
+
+class CrossChannelContextModel(nn.Module):
+    """Learned image codec with the cross-channel context model of Ma, Wang, Liao and Ye (arXiv 2103.02884).
+
+        x - g_a - * gain(q) - y -- round -- y_hat -- * 1 / gain(q) -- g_s -- x_hat
+                              |               |
+                              h_a             +--- own group (masked conv), earlier groups (conv stack)
+                              |               |
+                              z - round - h_s - psi ---> mean, scale of y_hat, group by group
+
+    With one group this is the joint autoregressive and hyperprior model (Minnen et al. 2018, arXiv 1809.02736), the
+    paper's baseline. One model serves all qualities by gain vectors (Cui et al. 2021, arXiv 2003.02012), interpolated
+    between the trained levels.
+
+    Args:
+        config: a :class:`CCMConfig` or the name of a preset.
+    """
+
+    def __init__(self, config: CCMConfig | str = "ccm-small"):
+        super().__init__()
+        self.config = PRESETS[config] if isinstance(config, str) else config
+        c = self.config
+        self.g_a = AnalysisTransform(c)
+        self.g_s = SynthesisTransform(c)
+        self.h_a = HyperAnalysis(c)
+        self.h_s = HyperSynthesis(c)
+        self.z_prior = FactorizedPrior(c.hyper_channels)
+        self.contexts = nn.ModuleList(GroupContext(c, g) for g in range(len(c.groups)))
+        # Finer quantization for higher qualities: from a step of 1 to one of 1/12 of y's unit, log-linear. Trained on.
+        start = torch.linspace(0.0, math.log(12.0), c.qualities)[:, None].expand(-1, c.latent_channels)
+        self.log_gain = nn.Parameter(start.clone())
+        self.log_inverse_gain = nn.Parameter(-start.clone())
+        #: The integer entropy model (:class:`ccm_fast.integer.FrozenEntropyModel`) after :func:`ccm_fast.freeze`.
+        self.frozen = None
+        for module in (self.g_a, self.g_s):
+            module.to(memory_format=torch.channels_last)
+
+    def _interpolate(self, table: Tensor, quality: Tensor) -> Tensor:
+        q = (quality.to(table) - 1.0).clamp(0, self.config.qualities - 1)
+        low = q.floor().long().clamp(max=max(self.config.qualities - 2, 0))
+        high = (low + 1).clamp(max=self.config.qualities - 1)
+        w = (q - low).unsqueeze(-1)
+        return torch.exp(torch.lerp(table[low], table[high], w))[:, :, None, None]
+
+    def gain(self, quality: Tensor) -> Tensor:
+        """Gain vectors [B, M, 1, 1] for qualities [B] in 1..8; the levels between are interpolated log-linearly."""
+        return self._interpolate(self.log_gain, quality)
+
+    def inverse_gain(self, quality: Tensor) -> Tensor:
+        """The decoder's gain vectors [B, M, 1, 1] for qualities [B]."""
+        return self._interpolate(self.log_inverse_gain, quality)
+
+    def analysis(self, x: Tensor, quality: Tensor) -> Tensor:
+        """y [B, M, h, w] (not rounded) of images [B, 3, H, W] in [0, 1]; h = ceil(H / 16). Pads by replication."""
+        h, w = x.shape[-2:]
+        x = F.pad(x, (0, -w % 16, 0, -h % 16), mode="replicate")
+        return self.g_a(x.contiguous(memory_format=torch.channels_last)) * self.gain(quality)
+
+    def synthesis(self, y_hat: Tensor, quality: Tensor, size: tuple[int, int]) -> Tensor:
+        """Images [B, 3, *size], not clamped, of y_hat [B, M, h, w]."""
+        x = self.g_s((y_hat * self.inverse_gain(quality)).contiguous(memory_format=torch.channels_last))
+        return x[..., : size[0], : size[1]]
+
+    def entropy_parameters(self, y_hat: Tensor, z_hat: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and fractional scale index [B, M, h, w] of every symbol, given all of y_hat (float, all steps at once)."""
+        psi = self.h_s(z_hat.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT))[..., : y_hat.shape[-2], : y_hat.shape[-1]]
+        context = y_hat.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT)
+        means, indexes, start = [], [], 0
+        for group in self.contexts:
+            own = context[:, start : start + group.channels]
+            mean, index = group(psi, context[:, :start] if start else None, own)
+            means.append(mean)
+            indexes.append(index)
+            start += group.channels
+        return torch.cat(means, 1), torch.cat(indexes, 1)
+
+    def forward(self, x: Tensor, quality: Tensor | float = 4.0) -> dict:
+        """Training and evaluation pass.
+
+        In training mode likelihoods see additive uniform noise (Balle et al. 2018) and everything that is decoded from
+        symbols (contexts, h_s, g_s) sees straight-through rounding (Minnen & Singh 2020); in evaluation all is rounded.
+
+        Args:
+            x: images, float [B, 3, H, W] in [0, 1].
+            quality: one number, or float [B], from 1 (smallest) to 8 (best).
+
+        Returns:
+            ``{"x_hat": [B, 3, H, W], "likelihoods": {"y": [B, M, h, w], "z": [B, N, hz, wz]}}``
+        """
+        quality = torch.as_tensor(quality, dtype=torch.float32, device=x.device).expand(x.shape[0])
+        y = self.analysis(x, quality)
+        z = self.h_a(y)
+        y_hat, z_hat = ste_round(y), ste_round(z)
+        mean, index = self.entropy_parameters(y_hat, z_hat)
+        if self.training:
+            y_coded, z_coded = y + torch.rand_like(y) - 0.5, z + torch.rand_like(z) - 0.5
+        else:
+            y_coded, z_coded = y_hat, z_hat
+        return {
+            "x_hat": self.synthesis(y_hat, quality, x.shape[-2:]),
+            "likelihoods": {
+                "y": gaussian_likelihood(y_coded, mean, scale_from_index(index)),
+                "z": self.z_prior(z_coded),
+            },
+        }

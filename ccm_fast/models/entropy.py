@@ -1,0 +1,115 @@
+"""Float entropy models for training: the Gaussian of y and the factorized prior of z.
+
+The integer tables that code files are made from these once, when a model is frozen (ccm_fast.integer).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = [
+    "NUM_SCALES",
+    "SCALE_MAX",
+    "SCALE_MIN",
+    "FactorizedPrior",
+    "gaussian_likelihood",
+    "scale_from_index",
+    "ste_round",
+]
+
+# 64 log-spaced scales from 0.11 to 256, as in CompressAI and TensorFlow Compression: at 0.11 a symbol at the mean costs
+# 1e-5 bits, and neighbouring scales differ by 13 %, which costs less than 0.2 % in rate.
+NUM_SCALES = 64
+SCALE_MIN = 0.11
+SCALE_MAX = 256.0
+LIKELIHOOD_MIN = 1e-9
+
+
+class _LowerBound(torch.autograd.Function):
+    """max(x, bound) that lets through gradients which push x back inside."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, bound: float) -> Tensor:
+        ctx.save_for_backward(x >= bound)
+        return x.clamp(min=bound)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (inside,) = ctx.saved_tensors
+        return grad * (inside | (grad < 0)), None
+
+
+def lower_bound(x: Tensor, bound: float) -> Tensor:
+    """max(x, bound), with gradients that may still raise x."""
+    return _LowerBound.apply(x, bound)
+
+
+def ste_round(x: Tensor) -> Tensor:
+    """round(x) with the gradient of the identity."""
+    return x + (torch.round(x) - x).detach()
+
+
+def scale_from_index(t: Tensor) -> Tensor:
+    """sigma of a (fractional) scale index t in [0, 63]: SCALE_MIN * (SCALE_MAX / SCALE_MIN) ** (t / 63)."""
+    t = -lower_bound(-lower_bound(t, 0.0), -(NUM_SCALES - 1.0))
+    return SCALE_MIN * torch.exp(t * (math.log(SCALE_MAX / SCALE_MIN) / (NUM_SCALES - 1)))
+
+
+def _normal_cdf(x: Tensor) -> Tensor:
+    return 0.5 * torch.erfc(x * -(2**-0.5))
+
+
+def gaussian_likelihood(y: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """Probability of the unit interval around y under N(mean, scale^2); all of one shape.
+
+    Computed on the side of the mean where both terms are small, so that tails keep their precision.
+    """
+    d = (y - mean).abs()
+    return lower_bound(_normal_cdf((0.5 - d) / scale) - _normal_cdf((-0.5 - d) / scale), LIKELIHOOD_MIN)
+
+
+class FactorizedPrior(nn.Module):
+    """A learned density for each channel of z (Balle et al. 2018, arXiv 1802.01436, appendix 6.1).
+
+    The cumulative is a small monotone network per channel: matrices made positive by softplus, nonlinearities
+    x + tanh(a) tanh(x), a final sigmoid.
+
+    Args:
+        channels: N.
+        init_scale: width of the initial density, in quantization steps.
+    """
+
+    def __init__(self, channels: int, init_scale: float = 10.0, filters: tuple[int, ...] = (3, 3, 3)):
+        super().__init__()
+        dims = (1, *filters, 1)
+        scale = init_scale ** (1 / (len(dims) - 1))
+        self.matrices = nn.ParameterList()
+        self.biases = nn.ParameterList()
+        self.factors = nn.ParameterList()
+        for k in range(len(dims) - 1):
+            start = math.log(math.expm1(1 / scale / dims[k + 1]))
+            self.matrices.append(nn.Parameter(torch.full((channels, dims[k + 1], dims[k]), start)))
+            self.biases.append(nn.Parameter(torch.rand(channels, dims[k + 1], 1) - 0.5))
+            if k < len(dims) - 2:
+                self.factors.append(nn.Parameter(torch.zeros(channels, dims[k + 1], 1)))
+
+    def logits_cumulative(self, v: Tensor) -> Tensor:
+        """Logits of the cumulative at v, float [N, 1, K] -> [N, 1, K]."""
+        for k, (matrix, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
+            v = torch.matmul(F.softplus(matrix), v) + bias
+            if k < len(self.factors):
+                v = v + torch.tanh(self.factors[k]) * torch.tanh(v)
+        return v
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Probability of the unit interval around each value of z [B, N, h, w]."""
+        b, n, h, w = z.shape
+        v = z.permute(1, 0, 2, 3).reshape(n, 1, -1)
+        lower, upper = self.logits_cumulative(v - 0.5), self.logits_cumulative(v + 0.5)
+        sign = -torch.sign(lower + upper).detach()  # evaluate on the side of the smaller tail
+        p = (torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower)).abs()
+        return lower_bound(p, LIKELIHOOD_MIN).reshape(n, b, h, w).permute(1, 0, 2, 3)

@@ -1,0 +1,1 @@
+"""Training of the float models (extra: ``pip install ccm-fast[train]``)."""
