@@ -12,6 +12,7 @@ import re
 import site
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,7 +80,9 @@ def find_torch():
         if tuple(map(int, re.findall(r"\d+", torch.version)[:2])) >= MINIMUM:
             return torch
         old = old or torch
-    sys.exit(HELP.format(what=f"only torch {old.version} here" if old else "none here", python=sys.executable))
+    # A build front end's own interpreter is gone when the reader sees this: do not name it.
+    python = "python" if Path(sys.executable).is_relative_to(tempfile.gettempdir()) else sys.executable
+    sys.exit(HELP.format(what=f"only torch {old.version} here" if old else "none here", python=python))
 
 
 # PEP 517: setuptools' backend, with the question asked first, so that its answer is not buried in a build log.
