@@ -17,6 +17,10 @@ class BitstreamError(CcmFastError, ValueError):
     """The bytes are not a stream that this version can decode. Always one of the subclasses below."""
 
 
+class NotCcmError(BitstreamError):
+    """The bytes are something else: they do not begin like a .ccm file."""
+
+
 class TruncatedError(BitstreamError):
     """The stream ends before its own header says it does."""
 
@@ -35,3 +39,19 @@ class UnsupportedVersionError(BitstreamError):
 
 class LimitError(BitstreamError):
     """The stream asks for more pixels, channels or bytes than the caller allows."""
+
+
+class ModelError(CcmFastError, ValueError):
+    """A model file, or the frozen entropy model in it, is not usable; the message says which part."""
+
+
+class NotFrozenError(CcmFastError, RuntimeError):
+    """The model has no integer entropy model yet; call ``ccm_fast.freeze(model, images)`` or load a frozen one."""
+
+
+class EncodeError(CcmFastError, ValueError):
+    """The image, or what the model makes of it, cannot be written as a stream."""
+
+
+class ImageError(CcmFastError, ValueError):
+    """A picture file that cannot be read, or that this codec does not take (animations, for instance)."""

@@ -1,0 +1,138 @@
+"""Integer CDF tables (FORMAT.md section 4), computed in float64 once, when a model is frozen."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from functools import cache
+
+import numpy as np
+
+from ccm_fast.integer.plan import MAX_ENTRIES, NUM_INDEXES, TableRows
+from ccm_fast.models.entropy import NUM_SCALES, SCALE_MAX, SCALE_MIN, FactorizedPrior
+
+__all__ = ["PRECISION", "fraction_bits", "gaussian_rows", "prior_rows", "quantize_probabilities", "scales"]
+
+#: Bits of a probability.
+PRECISION = 16
+
+assert NUM_SCALES == NUM_INDEXES
+
+
+def scales() -> np.ndarray:
+    """Standard deviations of the 64 scale indexes, float64 [64]."""
+    return SCALE_MIN * (SCALE_MAX / SCALE_MIN) ** (np.arange(NUM_SCALES) / (NUM_SCALES - 1))
+
+
+def fraction_bits() -> np.ndarray:
+    """Bits of the mean's fraction per scale index, uint8 [64].
+
+    The coarsest grid delta = 2^-b with delta <= sigma / 8 where sigma >= 1/2; below, 1/16, the grid of the mean codes
+    themselves. A uniform error of +-delta / 2 costs delta^2 / (24 sigma^2) nats: less than 0.001 bit a symbol at 1/8.
+    """
+    bits = [min(4, max(0, math.ceil(math.log2(8.0 / s)))) for s in scales()]
+    return np.array(bits, np.uint8)
+
+
+def quantize_probabilities(p: np.ndarray, total: int = 1 << PRECISION) -> np.ndarray:
+    """Frequencies f >= 1 with sum ``total`` and a low cost -sum p log f, int64 like p.
+
+    Rounding first; then single units go where they gain the most (or lose the least) until the sum is right.
+
+    Args:
+        p: probabilities, float64 [n], n <= total; they are normalised here.
+        total: what the frequencies add up to.
+    """
+    p = np.asarray(p, np.float64)
+    p = p / p.sum()
+    f = np.maximum(1, np.rint(p * total)).astype(np.int64)
+    excess = int(f.sum()) - total
+    if excess > 0:  # take units away where -p log f grows least
+        heap = [(p[k] * math.log(f[k] / (f[k] - 1)), k) for k in np.flatnonzero(f > 1)]
+        heapq.heapify(heap)
+        for _ in range(excess):
+            _, k = heapq.heappop(heap)
+            f[k] -= 1
+            if f[k] > 1:
+                heapq.heappush(heap, (p[k] * math.log(f[k] / (f[k] - 1)), k))
+    elif excess < 0:
+        heap = [(-p[k] * math.log1p(1 / f[k]), k) for k in range(len(p))]
+        heapq.heapify(heap)
+        for _ in range(-excess):
+            _, k = heap[0]
+            f[k] += 1
+            heapq.heapreplace(heap, (-p[k] * math.log1p(1 / f[k]), k))
+    return f
+
+
+def _normal_cdf(x: float) -> float:
+    return 0.5 * math.erfc(-x * math.sqrt(0.5))
+
+
+def gaussian_probabilities(mean: float, sigma: float, reach: int) -> np.ndarray:
+    """Probabilities of the symbols -reach .. reach and of everything else (last), float64 [2 reach + 2].
+
+    Each unit interval is evaluated on the side of the mean where its tail is small, so that it keeps its precision.
+    """
+    out = []
+    for v in range(-reach, reach + 1):
+        d = abs(v - mean)
+        out.append(_normal_cdf((0.5 - d) / sigma) - _normal_cdf((-0.5 - d) / sigma))
+    tail = _normal_cdf((-reach - 0.5 - mean) / sigma) + _normal_cdf((mean - reach - 0.5) / sigma)
+    return np.array([*out, tail])
+
+
+#: A row covers mean +- REACH_SIGMAS * sigma + REACH_EXTRA. Learned latents have heavier tails than their Gaussians; an
+#: entry costs 1 / 65536 of probability at least, an escape about 16 + 5 + log2(distance) bits.
+REACH_SIGMAS, REACH_EXTRA = 4.0, 2
+
+
+@cache
+def gaussian_rows(reach_sigmas: float = REACH_SIGMAS, reach_extra: int = REACH_EXTRA) -> TableRows:
+    """The rows of y for :func:`fraction_bits`, in order of scale index, then of fraction."""
+    lo, frequencies = [], []
+    for sigma, bits in zip(scales(), fraction_bits().tolist(), strict=True):
+        reach = math.ceil(reach_sigmas * sigma) + reach_extra
+        for fraction in range(1 << bits):
+            mean = (fraction - ((1 << bits) >> 1)) / (1 << bits)
+            p = gaussian_probabilities(mean, sigma, reach)
+            lo.append(-reach)
+            frequencies.append(quantize_probabilities(p))
+    return TableRows.from_frequencies(lo, frequencies)
+
+
+def prior_rows(prior: FactorizedPrior, tail: float = 2.0**-14, limit: int = 1024) -> TableRows:
+    """The rows of z: one for each channel of a factorized prior.
+
+    Args:
+        prior: the float model; evaluated in float64.
+        tail: probability left outside the row on either side (coded by escapes), at most.
+        limit: a row never reaches beyond +-limit.
+    """
+    import torch
+
+    with torch.no_grad():
+        channels = prior.matrices[0].shape[0]
+        grid = torch.arange(-limit, limit + 2, dtype=torch.float64) - 0.5  # edges of the symbols -limit .. limit
+        v = grid.expand(channels, 1, -1)
+        for k, (matrix, bias) in enumerate(zip(prior.matrices, prior.biases, strict=True)):
+            v = torch.nn.functional.softplus(matrix.double()) @ v + bias.double()
+            if k < len(prior.factors):
+                v = v + torch.tanh(prior.factors[k].double()) * torch.tanh(v)
+        logits = v[:, 0].numpy()
+    lo, frequencies = [], []
+    for edges in logits:
+        below, above = 1 / (1 + np.exp(np.minimum(-edges, 700))), 1 / (1 + np.exp(np.minimum(edges, 700)))
+        # Differences on the side of the smaller tail, as in the float model.
+        left = edges[:-1] + edges[1:] < 0
+        p = np.where(left, below[1:] - below[:-1], above[:-1] - above[1:])
+        low = int(np.searchsorted(below[1:], tail))  # the first symbol whose upper edge has more than the tail below it
+        high = 2 * limit - int(np.searchsorted(above[:-1][::-1], tail))
+        low, high = min(low, limit), max(high, limit)  # 0 is always inside: lo <= 0
+        low, high = max(low, 0), min(high, 2 * limit)
+        while high - low + 2 > MAX_ENTRIES:  # pragma: no cover  (limit keeps rows far shorter)
+            low, high = low + 1, high - 1
+        escape = max(below[low] + above[high + 1], 0.0)
+        lo.append(low - limit)
+        frequencies.append(quantize_probabilities(np.append(np.maximum(p[low : high + 1], 0.0), escape)))
+    return TableRows.from_frequencies(lo, frequencies)

@@ -1,0 +1,205 @@
+"""Random plans and latents for tests and benchmarks: valid, of any sizes, with sensible symbol statistics."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+
+from ccm_fast.integer import reference
+from ccm_fast.integer.plan import (
+    ACCUMULATE,
+    HEAD,
+    RELU8,
+    SIGNED_MAX,
+    UNSIGNED_MAX,
+    GroupPlan,
+    IntConv,
+    Plan,
+    TableRows,
+    fixed_point,
+)
+from ccm_fast.integer.tables import fraction_bits, gaussian_rows, quantize_probabilities
+from ccm_fast.models.schedule import Schedule
+
+__all__ = ["random_plan", "sample_latents", "sample_y", "sample_z"]
+
+# Assumed root mean square of a layer's inputs: unsigned bytes after a ReLU, and latents.
+_UNSIGNED_RMS, _SIGNED_RMS = 80.0, 4.0
+# Units of the accumulators that base parts and spatial context share, per unit of the byte that follows.
+_FINE = 64.0
+
+
+def _weights(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return np.clip(np.rint(rng.normal(0, 40, shape)), -127, 127).astype(np.int8)
+
+
+def _conv(
+    rng: np.random.Generator,
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    output: int,
+    centre: np.ndarray | float,
+    spread: np.ndarray | float,
+    signed: bool = False,
+    upsample: int = 1,
+) -> IntConv:
+    """A layer whose requantized outputs have about the given mean and standard deviation."""
+    weight = _weights(rng, (outputs, kernel, kernel, inputs))
+    wide = weight.astype(np.float64)
+    rms = _SIGNED_RMS if signed else _UNSIGNED_RMS
+    acc_std = rms * np.sqrt((wide**2).sum(axis=(1, 2, 3))) + 1
+    mean_input = 0.0 if signed else 0.7 * rms
+    mult, shift = fixed_point(np.broadcast_to(spread, outputs) / acc_std)
+    bias = np.broadcast_to(centre, outputs) / np.ldexp(mult.astype(np.float64), -shift)
+    bias = bias - mean_input * wide.sum(axis=(1, 2, 3)) + rng.normal(0, 0.3, outputs) * acc_std
+    limit = (1 << 31) - 1 - np.abs(wide).sum(axis=(1, 2, 3)) * (SIGNED_MAX if signed else UNSIGNED_MAX)
+    bias = np.clip(np.rint(bias), -limit, limit).astype(np.int32)
+    return IntConv(weight, bias, mult, shift, output, signed, upsample)
+
+
+def _z_rows(rng: np.random.Generator, channels: int) -> TableRows:
+    lo, frequencies = [], []
+    for _ in range(channels):
+        scale = np.exp(rng.uniform(np.log(0.2), np.log(6)))
+        low, high = -int(rng.integers(0, 4 * scale + 2)), int(rng.integers(0, 4 * scale + 2))
+        p = np.exp(-np.abs(np.arange(low, high + 1) - rng.normal(0, 0.5)) / scale)
+        lo.append(low)
+        frequencies.append(quantize_probabilities(np.append(p / p.sum(), 0.01)))
+    return TableRows.from_frequencies(lo, frequencies)
+
+
+def random_plan(
+    rng: np.random.Generator,
+    groups: tuple[int, ...] = (6, 6),
+    hyper_channels: int = 4,
+    schedule: str | Schedule = "wavefront",
+    kernel: int = 5,
+    psi_channels: int = 8,
+    hyper_layers: tuple[tuple[int, int], ...] = ((3, 1), (3, 2), (3, 2)),
+    cross_kernels: tuple[int, ...] = (3, 3),
+    cross_width: int = 8,
+    skip_kernel: int = 1,
+    widths: tuple[int, ...] = (16, 12),
+    scale_codes: int = 64,
+    scale_centre: float = 20.0,
+) -> Plan:
+    """A valid random plan.
+
+    Args:
+        rng: source of everything random.
+        groups: channels of the groups.
+        hyper_channels: N.
+        schedule: name or :class:`Schedule`.
+        kernel: spatial context kernel (3, 5 or 7).
+        psi_channels: P, and the width of h_s.
+        hyper_layers: (kernel, upsampling) of each layer of h_s.
+        cross_kernels: kernels of the stack over the earlier groups; () for none.
+        cross_width: channels inside it.
+        skip_kernel: kernel of the linear path beside it; 0 for none.
+        widths: D and the hidden widths.
+        scale_codes: S.
+        scale_centre: typical scale index, 0..63; 20 is sigma = 1.3.
+    """
+    if isinstance(schedule, str):
+        schedule = Schedule.from_name(schedule, kernel)
+    taps = np.array(schedule.taps(kernel), np.int32).reshape(-1, 2)
+
+    hyper_synthesis, channels = [], hyper_channels
+    for k, (size, up) in enumerate(hyper_layers):
+        hyper_synthesis.append(
+            _conv(rng, channels, psi_channels * up * up, size, RELU8, 50, 70, signed=k == 0, upsample=up)
+        )
+        channels = psi_channels
+
+    plans = []
+    D = widths[0]
+    for g, own in enumerate(groups):
+        before = sum(groups[:g])
+        spatial = _weights(rng, (D, len(taps), own))
+        # One unit of pre is 1 / _FINE of a byte; the spatial context contributes about 40 bytes.
+        unit = 40.0 / (_SIGNED_RMS * 40.0 * np.sqrt(max(1, len(taps) * own))) if len(taps) else 1 / _FINE
+        mult, shift = fixed_point(np.full(D, unit))
+        stack = []
+        dims = [before, *[cross_width] * (len(cross_kernels) - 1), D]
+        if before:
+            for k, size in enumerate(cross_kernels):
+                last = k == len(cross_kernels) - 1
+                how = (ACCUMULATE, 0, 30 / unit) if last else (RELU8, 50, 70)
+                stack.append(_conv(rng, dims[k], dims[k + 1], size, *how, signed=k == 0))
+        skip = None
+        if before and skip_kernel:
+            skip = _conv(rng, before, D, skip_kernel, ACCUMULATE, 0, 20 / unit, signed=True)
+        hidden = [_conv(rng, a, b, 1, RELU8, 50, 70) for a, b in pairwise(widths)]
+        step = scale_codes / 64
+        centre = np.concatenate([np.zeros(own), np.full(own, scale_centre * step)])
+        spread = np.concatenate([np.full(own, 25.0), np.full(own, 6.0 * step)])
+        plans.append(
+            GroupPlan(
+                taps,
+                spatial,
+                mult,
+                shift,
+                _conv(rng, psi_channels, D, 1, ACCUMULATE, 50 / unit, 40 / unit),
+                stack,
+                skip,
+                hidden,
+                _conv(rng, widths[-1], 2 * own, 1, HEAD, centre, spread),
+            )
+        )
+    scale_table = np.clip(np.rint(np.arange(scale_codes) / (scale_codes / 64)), 0, 63).astype(np.uint8)
+    return Plan(
+        tuple(groups),
+        hyper_channels,
+        schedule.row_step,
+        schedule.col_step,
+        np.array(schedule.pattern, np.int32),
+        hyper_synthesis,
+        plans,
+        scale_table,
+        fraction_bits(),
+        copy.deepcopy(gaussian_rows()),  # the cached one is shared
+        _z_rows(rng, hyper_channels),
+    )
+
+
+def _sampler(rng: np.random.Generator, rows: TableRows, escape: float) -> Callable:
+    def draw(row: np.ndarray, offset: np.ndarray) -> np.ndarray:
+        out = []
+        for r, o in zip(row.ravel().tolist(), offset.ravel().tolist(), strict=True):
+            cdf = rows.row(r)
+            entry = int(np.searchsorted(cdf, rng.integers(1 << 16), side="right")) - 1
+            if rng.random() < escape:
+                entry = int(rows.n[r]) - 1
+            e = int(rng.integers(0, 1 << rng.integers(0, 10))) if entry == rows.n[r] - 1 else None
+            out.append(reference.join_symbol(rows, r, entry, e) + o)
+        return np.clip(out, -reference.SYMBOL_MAX, reference.SYMBOL_MAX).reshape(row.shape)
+
+    return draw
+
+
+def sample_z(rng: np.random.Generator, plan: Plan, hz: int, wz: int, escape: float = 0.002) -> np.ndarray:
+    """z_hat, int64 [hz, wz, N], drawn from the tables; a share ``escape`` of it by escapes."""
+    row = np.broadcast_to(np.arange(plan.hyper_channels), (hz, wz, plan.hyper_channels))
+    return _sampler(rng, plan.z_rows, escape)(row, np.zeros_like(row))
+
+
+def sample_y(rng: np.random.Generator, plan: Plan, psi: np.ndarray, escape: float = 0.002) -> np.ndarray:
+    """y_hat, int64 [h, w, M], drawn from the model, step by step."""
+    y_hat = np.zeros((*psi.shape[:2], plan.latent_channels), np.int64)
+    draw = _sampler(rng, plan.y_rows, escape)
+    for g in range(len(plan.groups)):
+        for step in reference.group_steps(plan, g, psi, y_hat):
+            step(draw)
+    return y_hat
+
+
+def sample_latents(
+    rng: np.random.Generator, plan: Plan, h: int, w: int, escape: float = 0.002
+) -> tuple[np.ndarray, np.ndarray]:
+    """(z_hat, y_hat) of a random image with h x w latent positions."""
+    z_hat = sample_z(rng, plan, -(-h // 4), -(-w // 4), escape)
+    return z_hat, sample_y(rng, plan, reference.hyper(plan, z_hat, h, w), escape)
