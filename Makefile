@@ -21,7 +21,7 @@ CPP = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -n
 .DELETE_ON_ERROR:
 
 help:
-	sed -n 's/^# \?//p' Makefile | head -8
+	sed -n 's/^# \?//p' Makefile | head -7
 
 demo: $(VENV_RUN)/.installed
 	$(VENV_RUN)/bin/python setup.py -q build_ext --inplace
