@@ -212,7 +212,14 @@ class Build(build_ext):
         available = {suffix: macro for suffix, (macro, flags) in ISA.items() if X86 and compiles(compiler, flags)}
         macros = ["-DCCM_X86_KERNELS" if X86 else "-DCCM_NO_X86_KERNELS", *(f"-D{m}" for m in available.values())]
         common = ["-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-pthread"]
-        common += ["-Wall", "-Wextra", *(["-Werror"] if self.werror else []), *macros, f"-I{HERE / 'csrc/include'}"]
+        common += [
+            "-Wall",
+            "-Wextra",
+            *(["-Werror"] if self.werror else []),
+            *macros,
+            f"-I{HERE / 'csrc/include'}",
+            f"-I{HERE / 'csrc'}",
+        ]
         extra = shlex.split(os.environ.get("CXXFLAGS", ""))
 
         ninja = Ninja(compiler)

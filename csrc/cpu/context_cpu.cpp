@@ -1,0 +1,323 @@
+#include "cpu/context_cpu.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+
+#include "cpu/group_cpu.h"
+#include "cpu/rans_cpu.h"
+#include "cpu/threads.h"
+
+namespace ccm {
+namespace {
+
+const Kernels& kernels_of(const PackedModel& m) { return *kernels_for(static_cast<Isa>(m.isa)); }
+
+// Steps that a thread runs before it looks around again: long enough (about 0.2 ms) for the lock not to matter, short
+// enough for the next group to follow closely.
+constexpr int32_t kStepsPerTask = 8;
+// Rows of a dense part worth starting on before all of them are there.
+constexpr int32_t kRowsPerTask = 4;
+
+// The decoder of one image.
+struct Image {
+  Image(const PackedModel& m, const Kernels& k, int32_t h, int32_t w, DecodeJob& j)
+      : job(j), context(k, h, w, m.plane_channels, true), steps_done(m.groups), busy(m.groups) {
+    for (int32_t g = 0; g < m.groups; ++g) {
+      groups.emplace_back(m, k, g, h, w);
+      streams.emplace_back(j.streams[g].data, static_cast<size_t>(j.streams[g].size), j.streams[g].lanes);
+    }
+  }
+  DecodeJob& job;
+  Plane context;
+  std::vector<Group> groups;
+  std::vector<StreamDecoder> streams;
+  std::vector<int32_t> steps_done;
+  std::vector<uint8_t> busy;
+  bool failed = false;
+};
+
+struct Task {
+  Image* image = nullptr;
+  int32_t group = 0;
+  int32_t first_step = 0, last_step = 0;  // equal: a task of the dense part
+  int32_t earlier_rows = 0;
+};
+
+class BatchDecoder {
+ public:
+  BatchDecoder(const PackedModel& m, int32_t h, int32_t w, int threads, std::vector<DecodeJob>& jobs)
+      : m_(m), k_(kernels_of(m)), h_(h), w_(w), threads_(threads), order_(m.schedule, h, w), jobs_(jobs) {}
+
+  void run() {
+    images_.resize(jobs_.size());
+    open_images();
+    run_threads(threads_, [this](int) { work(); });
+  }
+
+ private:
+  // Only as many images are open as there are threads to work on them: an image's buffers are many times its latents.
+  void open_images() {
+    while (next_ < jobs_.size() && open_ < static_cast<size_t>(threads_)) {
+      images_[next_] = std::make_unique<Image>(m_, k_, h_, w_, jobs_[next_]);
+      ++next_;
+      ++open_;
+    }
+  }
+
+  bool finished(const Image& image) const { return image.failed || image.steps_done.back() == order_.steps(); }
+
+  // The next thing worth doing, earliest image and group first (they are what others wait for). Under the lock.
+  bool pick(Task& task) {
+    for (auto& image : images_) {
+      if (!image || image->failed) continue;
+      for (int32_t g = 0; g < m_.groups; ++g) {
+        if (image->busy[g] || image->steps_done[g] == order_.steps()) continue;
+        const Group& group = image->groups[g];
+        const int32_t done = image->steps_done[g], rows = group.dense_rows();
+        int32_t last = done;
+        const int32_t limit = threads_ == 1 ? order_.steps() : std::min(order_.steps(), done + kStepsPerTask);
+        while (last < limit && order_.needs_rows[last] <= rows) ++last;
+        const int32_t earlier = g == 0 ? h_ : order_.rows_done[image->steps_done[g - 1]];
+        const int32_t gain = group.dense_reach(earlier) - rows;
+        if (last > done) {
+          task = {image.get(), g, done, last, earlier};
+        } else if (gain >= std::min(kRowsPerTask, h_ - rows) && gain > 0) {
+          task = {image.get(), g, done, done, earlier};
+        } else {
+          continue;
+        }
+        image->busy[g] = 1;
+        return true;
+      }
+    }
+    return false;
+  }
+
+  void work() {
+    StepScratch scratch;
+    std::vector<uint16_t> rows;
+    std::vector<int16_t> offsets, symbols;
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (true) {
+      Task task;
+      while (!pick(task)) {
+        if (open_ == 0 && next_ == jobs_.size()) return;
+        changed_.wait(lock);
+      }
+      lock.unlock();
+      bool good = true;
+      if (task.first_step == task.last_step)
+        task.image->groups[task.group].advance_dense(task.image->context, task.image->job.psi, task.earlier_rows);
+      else
+        good = run_steps(task, scratch, rows, offsets, symbols);
+      lock.lock();
+      finish(task, good);
+      changed_.notify_all();
+    }
+  }
+
+  bool run_steps(const Task& task, StepScratch& scratch, std::vector<uint16_t>& rows, std::vector<int16_t>& offsets,
+                 std::vector<int16_t>& symbols) {
+    Image& image = *task.image;
+    const GroupDesc& d = m_.group[task.group];
+    const Rows tables = m_.rows(m_.y_rows);
+    for (int32_t s = task.first_step; s < task.last_step; ++s) {
+      const int32_t first = order_.first[s], count = order_.first[s + 1] - first;
+      const size_t n = static_cast<size_t>(count) * d.channels;
+      if (rows.size() < n) rows.resize(n), offsets.resize(n), symbols.resize(n);
+      image.groups[task.group].parameters(image.context, &order_.row[first], &order_.col[first], count, scratch,
+                                          rows.data(), offsets.data());
+      if (!image.streams[task.group].decode_step(tables, rows.data(), offsets.data(), static_cast<int32_t>(n),
+                                                 symbols.data()))
+        return false;
+      for (int32_t p = 0; p < count; ++p) {
+        const int32_t i = order_.row[first + p], j = order_.col[first + p];
+        const int16_t* from = symbols.data() + static_cast<size_t>(p) * d.channels;
+        image.context.put_latents(i, j, d.plane_channel, from, d.channels);
+        std::copy(from, from + d.channels,
+                  image.job.y + (static_cast<int64_t>(i) * w_ + j) * m_.latent_channels + d.first_channel);
+      }
+    }
+    return true;
+  }
+
+  // Under the lock.
+  void finish(const Task& task, bool good) {
+    Image& image = *task.image;
+    image.busy[task.group] = 0;
+    if (task.last_step > task.first_step) image.steps_done[task.group] = task.last_step;
+    if (task.last_step == order_.steps() && good) {
+      const Status status = image.streams[task.group].finish();
+      if (status != kOk) good = false;
+      image.groups[task.group].release();
+    }
+    if (!good && !image.failed) {
+      image.failed = true;
+      const Status status = image.streams[task.group].finish();
+      image.job.status = status == kOk ? kDamaged : status;
+    }
+    if (finished(image) && std::none_of(image.busy.begin(), image.busy.end(), [](uint8_t b) { return b != 0; })) {
+      for (auto& slot : images_)
+        if (slot.get() == &image) slot.reset();
+      --open_;
+      open_images();
+    }
+  }
+
+  const PackedModel& m_;
+  const Kernels& k_;
+  const int32_t h_, w_;
+  const int threads_;
+  const StepOrder order_;
+  std::vector<DecodeJob>& jobs_;
+  std::vector<std::unique_ptr<Image>> images_;
+  size_t next_ = 0, open_ = 0;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+};
+
+// Rows and offsets of one group for an encoder that knows all of y; symbols in coding order.
+void known_parameters(const PackedModel& m, const Kernels& k, int32_t g, const Plane& context, const uint8_t* psi,
+                      const int16_t* y, const StepOrder& order, int32_t h, int32_t w, std::vector<uint16_t>& rows,
+                      std::vector<int16_t>& offsets) {
+  const GroupDesc& d = m.group[g];
+  Group group(m, k, g, h, w);
+  group.advance_dense(context, psi, h);
+  const size_t n = static_cast<size_t>(h) * w * d.channels;
+  rows.resize(n);
+  offsets.resize(n);
+  StepScratch scratch;
+  if (m.uniform_taps) {
+    group.parameters(context, order.row.data(), order.col.data(), h * w, scratch, rows.data(), offsets.data());
+    return;
+  }
+  // Which taps are available differs from position to position: fill the plane step by step, as the decoder does.
+  Plane own(k, h, w, m.plane_channels, true);
+  for (int32_t s = 0; s < order.steps(); ++s) {
+    const int32_t first = order.first[s], count = order.first[s + 1] - first;
+    const size_t at = static_cast<size_t>(first) * d.channels;
+    group.parameters(own, &order.row[first], &order.col[first], count, scratch, &rows[at], &offsets[at]);
+    for (int32_t p = first; p < first + count; ++p)
+      own.put_latents(order.row[p], order.col[p], d.plane_channel,
+                      y + (static_cast<int64_t>(order.row[p]) * w + order.col[p]) * m.latent_channels + d.first_channel,
+                      d.channels);
+  }
+}
+
+Plane context_plane(const PackedModel& m, const Kernels& k, const int16_t* y, int32_t h, int32_t w) {
+  Plane plane(k, h, w, m.plane_channels, true);
+  for (int32_t i = 0; i < h; ++i)
+    for (int32_t j = 0; j < w; ++j)
+      for (int32_t g = 0; g < m.groups; ++g)
+        plane.put_latents(i, j, m.group[g].plane_channel,
+                          y + (static_cast<int64_t>(i) * w + j) * m.latent_channels + m.group[g].first_channel,
+                          m.group[g].channels);
+  return plane;
+}
+
+std::vector<uint16_t> z_rows(const PackedModel& m, int64_t positions) {
+  std::vector<uint16_t> rows(static_cast<size_t>(positions) * m.hyper_channels);
+  for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<uint16_t>(i % m.hyper_channels);
+  return rows;
+}
+
+}  // namespace
+
+Status decode_z(const PackedModel& m, const Segment& stream, int32_t hz, int32_t wz, int16_t* z) {
+  const std::vector<uint16_t> rows = z_rows(m, static_cast<int64_t>(hz) * wz);
+  const std::vector<int16_t> offsets(rows.size());
+  StreamDecoder decoder(stream.data, static_cast<size_t>(stream.size), stream.lanes);
+  decoder.decode_step(m.rows(m.z_rows), rows.data(), offsets.data(), static_cast<int32_t>(rows.size()), z);
+  return decoder.finish();
+}
+
+EncodedStream encode_z(const PackedModel& m, const int16_t* z, int32_t hz, int32_t wz, int32_t lanes) {
+  const std::vector<uint16_t> rows = z_rows(m, static_cast<int64_t>(hz) * wz);
+  std::vector<Coded> symbols(rows.size());
+  for (size_t i = 0; i < rows.size(); ++i) symbols[i] = {z[i], rows[i]};
+  EncodedStream out;
+  out.bytes = encode_stream(m.rows(m.z_rows), symbols, {static_cast<int32_t>(symbols.size())}, lanes, &out.lanes);
+  return out;
+}
+
+void hyper(const PackedModel& m, const int16_t* z, int32_t hz, int32_t wz, int32_t h, int32_t w, int threads,
+           uint8_t* psi) {
+  const Kernels& k = kernels_of(m);
+  Plane in(k, hz, wz, m.hs[0].cin_pad, true);
+  for (int32_t i = 0; i < hz; ++i)
+    for (int32_t j = 0; j < wz; ++j)
+      in.put_latents(i, j, 0, z + (static_cast<int64_t>(i) * wz + j) * m.hyper_channels, m.hyper_channels);
+  int32_t rows = hz, cols = wz;
+  for (int32_t l = 0; l < m.hs_layers; ++l) {
+    const ConvDesc& d = m.hs[l];
+    const int32_t channels = d.cout / (d.upsample * d.upsample);
+    Plane out(k, rows * d.upsample, cols * d.upsample, (channels + 3) / 4 * 4, false);
+    const int64_t strips = std::max<int64_t>(1, std::min<int64_t>(rows, static_cast<int64_t>(threads) * 4));
+    parallel_for(threads, strips, [&](int64_t s) {
+      conv_relu8_rows(m, k, d, in, static_cast<int32_t>(rows * s / strips),
+                      static_cast<int32_t>(rows * (s + 1) / strips), cols, out);
+    });
+    in = std::move(out);
+    rows *= d.upsample;
+    cols *= d.upsample;
+  }
+  for (int32_t i = 0; i < h; ++i)
+    for (int32_t j = 0; j < w; ++j) {
+      uint8_t* to = psi + (static_cast<int64_t>(i) * w + j) * m.psi_channels;
+      const uint8_t* from = in.at(i, j);
+      for (int32_t c = 0; c < m.psi_channels; ++c) to[c] = from[c * k.element_bytes];  // little-endian words below 256
+    }
+}
+
+void decode_y(const PackedModel& m, int32_t h, int32_t w, int threads, std::vector<DecodeJob>& jobs) {
+  BatchDecoder(m, h, w, threads, jobs).run();
+}
+
+void parameters(const PackedModel& m, const uint8_t* psi, const int16_t* y, int32_t h, int32_t w, int threads,
+                uint16_t* rows, int16_t* offsets) {
+  const Kernels& k = kernels_of(m);
+  const StepOrder order(m.schedule, h, w);
+  const Plane context = context_plane(m, k, y, h, w);
+  parallel_for(threads, m.groups, [&](int64_t g) {
+    const GroupDesc& d = m.group[g];
+    std::vector<uint16_t> r;
+    std::vector<int16_t> o;
+    known_parameters(m, k, static_cast<int32_t>(g), context, psi, y, order, h, w, r, o);
+    for (size_t p = 0; p < order.row.size(); ++p) {
+      const int64_t at = (static_cast<int64_t>(order.row[p]) * w + order.col[p]) * m.latent_channels + d.first_channel;
+      std::copy_n(&r[p * d.channels], d.channels, rows + at);
+      std::copy_n(&o[p * d.channels], d.channels, offsets + at);
+    }
+  });
+}
+
+std::vector<EncodedStream> encode_y(const PackedModel& m, const uint8_t* psi, const int16_t* y, int32_t h, int32_t w,
+                                    int32_t lanes, int threads) {
+  const Kernels& k = kernels_of(m);
+  const StepOrder order(m.schedule, h, w);
+  const Plane context = context_plane(m, k, y, h, w);
+  std::vector<EncodedStream> streams(m.groups);
+  parallel_for(threads, m.groups, [&](int64_t g) {
+    const GroupDesc& d = m.group[g];
+    std::vector<uint16_t> rows;
+    std::vector<int16_t> offsets;
+    known_parameters(m, k, static_cast<int32_t>(g), context, psi, y, order, h, w, rows, offsets);
+    std::vector<Coded> symbols(rows.size());
+    for (size_t p = 0; p < order.row.size(); ++p) {
+      const int16_t* from =
+          y + (static_cast<int64_t>(order.row[p]) * w + order.col[p]) * m.latent_channels + d.first_channel;
+      for (int32_t c = 0; c < d.channels; ++c) {
+        const size_t i = p * d.channels + c;
+        symbols[i] = {from[c] - offsets[i], rows[i]};
+      }
+    }
+    std::vector<int32_t> steps(order.steps());
+    for (int32_t s = 0; s < order.steps(); ++s) steps[s] = (order.first[s + 1] - order.first[s]) * d.channels;
+    streams[g].bytes = encode_stream(m.rows(m.y_rows), symbols, steps, lanes, &streams[g].lanes);
+  });
+  return streams;
+}
+
+}  // namespace ccm

@@ -1,0 +1,61 @@
+// Integer matrix kernels, one table per instruction set.
+//
+// Planes hold "elements": int16 where the products are made by pmaddwd, biased bytes (value + 128 for signed planes)
+// where they are made by the VNNI dot product of unsigned by signed bytes. Both are exact: pmaddwd adds two products of
+// 16-bit numbers in 32 bits, VNNI four products of bytes in 32 bits, and neither saturates (pmaddubsw would, so it is
+// not used).
+#pragma once
+#include <cstdint>
+
+namespace ccm {
+
+enum Isa : int32_t { kIsaScalar = 0, kIsaAvx2 = 1, kIsaAvxVnni = 2, kIsaAvx512Vnni = 3, kIsaCount = 4 };
+
+// c[m][n] = init[m][n] + sum over taps t, k of a[m][tap_offset[t] + k] * w[t][k][n]
+struct GemmArgs {
+  const void* const* a;        // [m] element pointers
+  const int32_t* tap_offset;   // [taps] in elements
+  const void* w;               // packed panels
+  const int32_t* const* init;  // [m] pointers to n_pad values each
+  int32_t* c;                  // [m][ldc]
+  int64_t ldc;
+  int32_t m, taps, k, n_pad;  // k: elements per tap, a multiple of 4; n_pad: a multiple of Kernels::n_block
+};
+
+struct Kernels {
+  const char* name;
+  Isa isa;
+  int32_t n_block;        // columns of a weight panel
+  int32_t k_block;        // consecutive k values of one column that lie together
+  int32_t element_bytes;  // 2: int16 elements and weights; 1: bytes
+  void (*gemm)(const GemmArgs&);
+  // clamp(requantize(acc), 0, 255) as elements of an unsigned plane
+  void (*relu8)(const int32_t* acc, const int32_t* mult, const int32_t* shift, void* out, int32_t n);
+  // out += requantize(acc), n a multiple of 8
+  void (*accumulate)(const int32_t* acc, const int32_t* mult, const int32_t* shift, int32_t* out, int32_t n);
+  // out = requantize(acc)
+  void (*rescale)(const int32_t* acc, const int32_t* mult, const int32_t* shift, int32_t* out, int32_t n);
+};
+
+const Kernels& scalar_kernels();
+#if defined(CCM_HAVE_AVX2)
+const Kernels& avx2_kernels();
+#if defined(CCM_HAVE_AVXVNNI)
+const Kernels& avxvnni_kernels();
+#endif
+#if defined(CCM_HAVE_AVX512VNNI)
+const Kernels& avx512vnni_kernels();
+#endif
+#endif
+
+// The kernels of an instruction set, or null when this machine lacks it, this build lacks it, or its results disagreed
+// with the scalar kernels in the self-check that runs once per process.
+const Kernels* kernels_for(Isa isa);
+
+// The fastest usable one.
+const Kernels& best_kernels();
+
+// "avx2" -> its kernels; "" -> the best; null when unknown or unusable.
+const Kernels* kernels_by_name(const char* name);
+
+}  // namespace ccm

@@ -1,0 +1,43 @@
+// int16 x int16 -> int32 products (pmaddwd), 6 x 16 tiles: 12 accumulators, 2 weights, 1 broadcast of 16 registers.
+#include <immintrin.h>
+
+#include "cpu/kernels.h"
+#include "cpu/kernels_vector.h"
+#include "cpu/requantize_avx2.h"
+
+namespace ccm {
+namespace {
+
+struct Avx2 {
+  using Reg = __m256i;
+  using Element = int16_t;
+  using Weight = int16_t;
+  static constexpr int kLanes = 8, kBlock = 2, kRows = 6;
+  static Reg load(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  static void store(int32_t* p, Reg v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+  static Reg load_weight(const Weight* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  static Reg broadcast(const Element* p) {
+    int32_t pair;
+    __builtin_memcpy(&pair, p, sizeof pair);
+    return _mm256_set1_epi32(pair);
+  }
+  static Reg dot(Reg acc, Reg x, Reg w) { return _mm256_add_epi32(acc, _mm256_madd_epi16(x, w)); }
+};
+
+void relu8_words(const int32_t* acc, const int32_t* mult, const int32_t* shift, void* out, int32_t n) {
+  auto* o = static_cast<int16_t*>(out);
+  for (int32_t i = 0; i < n; i += 8) {
+    const __m256i v = relu8_lanes(acc + i, mult + i, shift + i);
+    const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(o + i), words);
+  }
+}
+
+}  // namespace
+
+const Kernels& avx2_kernels() {
+  static const Kernels k{"avx2", kIsaAvx2, 16, 2, 2, gemm_vector<Avx2>, relu8_words, accumulate_avx2, rescale_avx2};
+  return k;
+}
+
+}  // namespace ccm

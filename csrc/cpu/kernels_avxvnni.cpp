@@ -1,0 +1,35 @@
+// unsigned x signed bytes -> int32 (VEX-coded vpdpbusd, 256 bits), 6 x 16 tiles.
+#include <immintrin.h>
+
+#include "cpu/kernels.h"
+#include "cpu/kernels_vector.h"
+#include "cpu/requantize_avx2.h"
+
+namespace ccm {
+namespace {
+
+struct AvxVnni {
+  using Reg = __m256i;
+  using Element = uint8_t;
+  using Weight = int8_t;
+  static constexpr int kLanes = 8, kBlock = 4, kRows = 6;
+  static Reg load(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  static void store(int32_t* p, Reg v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+  static Reg load_weight(const Weight* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  static Reg broadcast(const Element* p) {
+    int32_t quad;
+    __builtin_memcpy(&quad, p, sizeof quad);
+    return _mm256_set1_epi32(quad);
+  }
+  static Reg dot(Reg acc, Reg x, Reg w) { return _mm256_dpbusd_avx_epi32(acc, x, w); }
+};
+
+}  // namespace
+
+const Kernels& avxvnni_kernels() {
+  static const Kernels k{"avxvnni",        kIsaAvxVnni,     16,          4, 1, gemm_vector<AvxVnni>,
+                         relu8_bytes_avx2, accumulate_avx2, rescale_avx2};
+  return k;
+}
+
+}  // namespace ccm

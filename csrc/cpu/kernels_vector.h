@@ -1,0 +1,76 @@
+// The matrix kernel over a vector type V; included by one file per instruction set, which supplies V.
+//
+// V: Reg (vector of 32-bit lanes), kLanes, kRows (rows per tile: with two column registers a tile needs 2 * kRows
+// accumulators, two weight registers and one for the broadcast), Element, Weight, kBlock, zero-cost load/store/dot.
+// Everything is in an unnamed namespace: code compiled for one instruction set must not be merged with another's.
+#pragma once
+#include <cstdint>
+
+#include "cpu/kernels.h"
+
+namespace ccm {
+namespace {
+
+template <class V, int kRows>
+inline void gemm_tile(const GemmArgs& g, int32_t row, int32_t col, const typename V::Weight* w) {
+  using Reg = typename V::Reg;
+  using Element = typename V::Element;
+  Reg acc[kRows][2];
+#pragma GCC unroll 16
+  for (int m = 0; m < kRows; ++m) {
+    acc[m][0] = V::load(g.init[row + m] + col);
+    acc[m][1] = V::load(g.init[row + m] + col + V::kLanes);
+  }
+  const int32_t blocks = g.k / V::kBlock;
+  for (int32_t t = 0; t < g.taps; ++t) {
+    const Element* p[kRows];
+#pragma GCC unroll 16
+    for (int m = 0; m < kRows; ++m) p[m] = static_cast<const Element*>(g.a[row + m]) + g.tap_offset[t];
+    for (int32_t k = 0; k < blocks; ++k) {
+      const Reg w0 = V::load_weight(w), w1 = V::load_weight(w + V::kLanes * V::kBlock);
+      w += 2 * V::kLanes * V::kBlock;
+#pragma GCC unroll 16
+      for (int m = 0; m < kRows; ++m) {
+        const Reg x = V::broadcast(p[m] + k * V::kBlock);
+        acc[m][0] = V::dot(acc[m][0], x, w0);
+        acc[m][1] = V::dot(acc[m][1], x, w1);
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < kRows; ++m) {
+    int32_t* c = g.c + (row + m) * g.ldc + col;
+    V::store(c, acc[m][0]);
+    V::store(c + V::kLanes, acc[m][1]);
+  }
+}
+
+// Runtime row count -> compile-time row count.
+template <class V, int kRows>
+inline void gemm_rows(const GemmArgs& g, int32_t row, int32_t count, int32_t col, const typename V::Weight* w) {
+  if (count == kRows) {
+    gemm_tile<V, kRows>(g, row, col, w);
+  } else if constexpr (kRows > 1) {
+    gemm_rows<V, kRows - 1>(g, row, count, col, w);
+  }
+}
+
+template <class V>
+void gemm_vector(const GemmArgs& g) {
+  constexpr int kColumns = 2 * V::kLanes;
+  const int64_t panel = static_cast<int64_t>(g.taps) * g.k * kColumns;
+  // Equal tiles instead of full ones and a rest: 7 rows are done as 4 + 3, since a tile's cost hardly depends on its
+  // rows once there are too few of them to hide the latency of the accumulation.
+  const int32_t tiles = (g.m + V::kRows - 1) / V::kRows;
+  for (int32_t col = 0; col < g.n_pad; col += kColumns) {
+    const auto* w = static_cast<const typename V::Weight*>(g.w) + panel * (col / kColumns);
+    for (int32_t t = 0; t < tiles; ++t) {
+      const int32_t first = static_cast<int32_t>(static_cast<int64_t>(g.m) * t / tiles);
+      const int32_t last = static_cast<int32_t>(static_cast<int64_t>(g.m) * (t + 1) / tiles);
+      gemm_rows<V, V::kRows>(g, first, last - first, col, w);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace ccm

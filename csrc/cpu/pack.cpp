@@ -1,0 +1,406 @@
+#include "cpu/pack.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <string>
+
+namespace ccm {
+namespace {
+
+constexpr int32_t kMaxChannels = 4096;
+constexpr int32_t kMaxRowEntries = 8192;
+constexpr int32_t kMaxScaleCodes = 65536;
+constexpr int64_t kInt32Max = 2147483647;
+
+[[noreturn]] void fail(const std::string& what) { throw PlanError("bad entropy model (plan): " + what); }
+
+int32_t round_up(int32_t v, int32_t to) { return (v + to - 1) / to * to; }
+
+class Reader {
+ public:
+  Reader(const uint8_t* data, size_t size) : p_(data), left_(size) {}
+
+  const uint8_t* bytes(size_t n) {
+    const size_t padded = (n + 3) / 4 * 4;
+    if (padded > left_ || padded < n) fail("it ends too early");
+    const uint8_t* at = p_;
+    p_ += padded;
+    left_ -= padded;
+    return at;
+  }
+  int32_t number() {
+    int32_t v;
+    std::memcpy(&v, bytes(4), 4);
+    return v;
+  }
+  int32_t number(int32_t lo, int32_t hi, const char* what) {
+    const int32_t v = number();
+    if (v < lo || v > hi)
+      fail(std::string(what) + " is " + std::to_string(v) + ", outside " + std::to_string(lo) + ".." +
+           std::to_string(hi));
+    return v;
+  }
+  std::vector<int32_t> numbers(size_t n) {
+    const uint8_t* at = bytes(n * 4);
+    std::vector<int32_t> v(n);
+    if (n) std::memcpy(v.data(), at, n * 4);
+    return v;
+  }
+  size_t left() const { return left_; }
+
+ private:
+  const uint8_t* p_;
+  size_t left_;
+};
+
+// Grows a block of bytes; every section starts at a multiple of 64 (cache lines, vector loads).
+class Arena {
+ public:
+  explicit Arena(size_t head) : data_(head) {}
+  int64_t reserve(size_t n) {
+    const size_t at = (data_.size() + 63) / 64 * 64;
+    data_.resize(at + n);
+    return static_cast<int64_t>(at);
+  }
+  template <class T>
+  int64_t put(const std::vector<T>& v) {
+    const int64_t at = reserve(v.size() * sizeof(T));
+    if (!v.empty()) std::memcpy(data_.data() + at, v.data(), v.size() * sizeof(T));
+    return at;
+  }
+  uint8_t* data() { return data_.data(); }
+  std::vector<uint8_t> take() { return std::move(data_); }
+
+ private:
+  std::vector<uint8_t> data_;
+};
+
+// Weights [out][taps][in] (int8) -> panels of n_block columns; element (tap, k) of a column lies k_block apart.
+// `where` maps input channels to channels of the padded plane.
+void pack_weights(const Kernels& kernels, const int8_t* w, int32_t out, int32_t taps, int32_t in, int32_t in_pad,
+                  const std::vector<int32_t>& where, uint8_t* to) {
+  const int kb = kernels.k_block, nb = kernels.n_block;
+  for (int32_t n = 0; n < out; ++n)
+    for (int32_t t = 0; t < taps; ++t)
+      for (int32_t c = 0; c < in; ++c) {
+        const int8_t v = w[(static_cast<size_t>(n) * taps + t) * in + c];
+        const size_t k = static_cast<size_t>(t) * in_pad + where[c];
+        const size_t i = ((static_cast<size_t>(n / nb) * taps * in_pad / kb + k / kb) * nb + n % nb) * kb + k % kb;
+        if (kernels.element_bytes == 2) {
+          const int16_t wide = v;
+          std::memcpy(to + 2 * i, &wide, 2);
+        } else {
+          to[i] = static_cast<uint8_t>(v);
+        }
+      }
+}
+
+std::vector<int32_t> in_order(int32_t n) {
+  std::vector<int32_t> v(n);
+  std::iota(v.begin(), v.end(), 0);
+  return v;
+}
+
+class Packer {
+ public:
+  Packer(const uint8_t* plan, size_t size, const Kernels& k)
+      : in_(plan, size), size_(size), k_(k), out_(sizeof(PackedModel)) {}
+
+  std::vector<uint8_t> run() {
+    PackedModel m{};
+    m.magic = kPackedMagic;
+    m.isa = k_.isa;
+    if (std::memcmp(in_.bytes(4), "CCMP", 4)) fail("wrong magic");
+    if (in_.number() != 1) fail("unknown version");
+    if (static_cast<uint32_t>(in_.number()) != size_) fail("its length field does not match its length");
+    m.latent_channels = in_.number(1, kMaxChannels, "M");
+    m.hyper_channels = in_.number(1, kMaxChannels, "N");
+    m.groups = in_.number(1, kMaxGroups, "G");
+    int64_t sum = 0;
+    for (int g = 0; g < m.groups; ++g) {
+      GroupDesc& d = m.group[g];
+      d.channels = in_.number(1, kMaxChannels, "a group's channels");
+      d.first_channel = static_cast<int32_t>(sum);
+      d.plane_channel = m.plane_channels;
+      sum += d.channels;
+      m.plane_channels += round_up(d.channels, 4);
+    }
+    if (sum != m.latent_channels) fail("the groups do not add up to M");
+    schedule(m.schedule);
+    m.hs_layers = in_.number(1, kMaxLayers, "h_s layers");
+    int32_t channels = m.hyper_channels, factor = 1;
+    for (int i = 0; i < m.hs_layers; ++i) {
+      conv(m.hs[i], i == 0 ? std::vector<int32_t>() : in_order(channels), channels, kRelu8, i == 0);
+      channels = m.hs[i].cout / (m.hs[i].upsample * m.hs[i].upsample);
+      factor *= m.hs[i].upsample;
+    }
+    if (factor != 4) fail("h_s must upsample by 4 in all");
+    m.psi_channels = channels;
+    m.uniform_taps = 1;
+    for (int g = 0; g < m.groups; ++g) group(m, g);
+    m.scale_codes = in_.number(1, kMaxScaleCodes, "the scale table's length");
+    const uint8_t* codes = in_.bytes(m.scale_codes);
+    std::vector<uint8_t> table(codes, codes + m.scale_codes);
+    if (*std::max_element(table.begin(), table.end()) >= kNumScales) fail("a scale index above 63");
+    m.scale_table = out_.put(table);
+    const uint8_t* bits = in_.bytes(kNumScales);
+    int32_t row = 0;
+    for (int i = 0; i < kNumScales; ++i) {
+      if (bits[i] > kMeanBits) fail("more than 4 fraction bits");
+      m.scale_rows[i] = {row, bits[i]};
+      row += 1 << bits[i];
+    }
+    m.y_rows = rows(row, "rows of y");
+    m.z_rows = rows(m.hyper_channels, "rows of z");
+    if (in_.left()) fail("bytes left over");
+    out_.reserve(64);  // vector loads of a window's tail may look past the last section
+    std::vector<uint8_t> blob = out_.take();
+    m.bytes = static_cast<int64_t>(blob.size());
+    std::memcpy(blob.data(), &m, sizeof m);
+    return blob;
+  }
+
+ private:
+  void schedule(Schedule& s) {
+    s.row_step = in_.number(0, 255, "row_step");
+    s.col_step = in_.number(0, 255, "col_step");
+    s.ph = in_.number(1, kMaxPattern, "the pattern's height");
+    s.pw = in_.number(1, kMaxPattern, "the pattern's width");
+    for (int i = 0; i < s.ph * s.pw; ++i) s.pattern[i] = in_.number(0, 255, "a pattern entry");
+  }
+
+  int64_t weights(const int8_t* w, int32_t out, int32_t taps, int32_t in, int32_t in_pad, int32_t n_pad,
+                  const std::vector<int32_t>& where) {
+    const int64_t at = out_.reserve(static_cast<size_t>(taps) * in_pad * n_pad * k_.element_bytes);
+    pack_weights(k_, w, out, taps, in, in_pad, where, out_.data() + at);
+    return at;
+  }
+
+  static std::vector<int64_t> row_sums(const int8_t* w, int32_t out, size_t per, bool absolute) {
+    std::vector<int64_t> s(out);
+    for (int32_t n = 0; n < out; ++n)
+      for (size_t i = 0; i < per; ++i) s[n] += absolute ? std::abs(w[n * per + i]) : w[n * per + i];
+    return s;
+  }
+
+  // What signed planes need where elements are biased bytes: sum w (x + 128) = sum w x + 128 sum w.
+  int64_t byte_bias(int64_t sum, bool is_signed) const { return is_signed && k_.element_bytes == 1 ? -128 * sum : 0; }
+
+  void factors(int32_t n, int32_t n_pad, int64_t& mult_at, int64_t& shift_at, std::vector<int32_t>* keep_mult = nullptr,
+               std::vector<int32_t>* keep_shift = nullptr) {
+    std::vector<int32_t> mult = in_.numbers(n), shift = in_.numbers(n);
+    for (int32_t v : mult)
+      if (v < 0) fail("a negative multiplier");
+    for (int32_t v : shift)
+      if (v < 16 || v > 62) fail("a shift outside 16..62");
+    if (keep_mult) *keep_mult = mult;
+    if (keep_shift) *keep_shift = shift;
+    mult.resize(n_pad, 0);
+    shift.resize(n_pad, 32);
+    mult_at = out_.put(mult);
+    shift_at = out_.put(shift);
+  }
+
+  // The overflow proof for one channel: the accumulator and its requantized value both fit 32 bits.
+  static int64_t bound(int64_t weight_sum, int64_t max_x, int64_t bias, int32_t mult, int32_t shift) {
+    const int64_t acc = weight_sum * max_x + std::abs(bias);
+    if (acc > kInt32Max) fail("an accumulator could overflow");
+    const int64_t out = ((acc * mult) >> shift) + 1;
+    if (out > kInt32Max) fail("a requantized value could overflow");
+    return out;
+  }
+
+  // `where`: places of the input channels in the plane; empty: in order. Returns the largest |requantized| per channel.
+  std::vector<int64_t> conv(ConvDesc& d, std::vector<int32_t> where, int32_t cin, Output output, bool is_signed) {
+    d.cin = in_.number(1, kMaxChannels, "input channels");
+    if (d.cin != cin) fail("a layer's input channels do not match what it reads");
+    d.cout = in_.number(1, kMaxChannels, "output channels");
+    d.kernel = in_.number(1, 7, "a kernel");
+    if (d.kernel % 2 == 0) fail("an even kernel");
+    d.upsample = in_.number(1, 2, "an upsampling factor");
+    d.output = in_.number(0, 2, "an output code");
+    d.is_signed = in_.number(0, 1, "the sign of an input");
+    if (d.output != output) fail("an output code that does not fit the layer's place");
+    if (d.is_signed != is_signed) fail("a layer's input sign does not match what it reads");
+    if (d.upsample == 2 && (d.cout % 4 || output != kRelu8)) fail("a layer that cannot upsample");
+    if (where.empty()) where = in_order(cin);
+    d.cin_pad = round_up(where.back() + 1, 4);
+    d.n_pad = round_up(d.cout, k_.n_block);
+    const int32_t taps = d.kernel * d.kernel;
+    const size_t per = static_cast<size_t>(taps) * d.cin;
+    const auto* w = reinterpret_cast<const int8_t*>(in_.bytes(per * d.cout));
+    d.weights = weights(w, d.cout, taps, d.cin, d.cin_pad, d.n_pad, where);
+    std::vector<int32_t> bias = in_.numbers(d.cout), mult, shift;
+    factors(d.cout, d.n_pad, d.mult, d.shift, &mult, &shift);
+    const std::vector<int64_t> sums = row_sums(w, d.cout, per, false), sizes = row_sums(w, d.cout, per, true);
+    std::vector<int64_t> limits(d.cout);
+    for (int32_t n = 0; n < d.cout; ++n) {
+      // The biased form's intermediate sums may wrap; its result is the true accumulator modulo 2^32.
+      limits[n] = bound(sizes[n], is_signed ? 127 : 255, bias[n], mult[n], shift[n]);
+      bias[n] = static_cast<int32_t>(static_cast<uint32_t>(bias[n] + byte_bias(sums[n], is_signed)));
+    }
+    bias.resize(d.n_pad, 0);
+    d.bias = out_.put(bias);
+    return limits;
+  }
+
+  void group(PackedModel& m, int index) {
+    GroupDesc& d = m.group[index];
+    d.taps = in_.number(0, kMaxTaps, "taps");
+    for (int t = 0; t < d.taps; ++t) {
+      d.tap_di[t] = in_.number(-kBorder, kBorder, "a tap");
+      d.tap_dj[t] = in_.number(-kBorder, kBorder, "a tap");
+      bool any = false;
+      for (int a = 0; a < m.schedule.ph; ++a)
+        for (int b = 0; b < m.schedule.pw; ++b) {
+          const bool ok = tap_available(m.schedule, a, b, d.tap_di[t], d.tap_dj[t]);
+          any |= ok;
+          if (!ok) m.uniform_taps = 0;
+        }
+      if (!any) fail("a tap that the schedule never decodes in time");
+    }
+    d.base_width = in_.number(1, kMaxChannels, "the width of the base");
+    d.base_pad = round_up(d.base_width, k_.n_block);
+    const size_t per = static_cast<size_t>(d.taps) * d.channels;
+    const auto* w = reinterpret_cast<const int8_t*>(in_.bytes(per * d.base_width));
+    d.weights = weights(w, d.base_width, d.taps, d.channels, round_up(d.channels, 4), d.base_pad, in_order(d.channels));
+    std::vector<int32_t> mult, shift;
+    factors(d.base_width, d.base_pad, d.mult, d.shift, &mult, &shift);
+    const std::vector<int64_t> sums = row_sums(w, d.base_width, per, false),
+                               sizes = row_sums(w, d.base_width, per, true);
+    std::vector<int32_t> init(d.base_pad, 0);
+    for (int32_t n = 0; n < d.base_width; ++n) init[n] = static_cast<int32_t>(byte_bias(sums[n], true));
+    d.base_init = out_.put(init);
+
+    std::vector<int64_t> total = conv(d.hyper, {}, m.psi_channels, kAccumulate, false);
+    check_width(d.hyper, d.base_width);
+    std::vector<int32_t> where;
+    for (int g = 0; g < index; ++g)
+      for (int c = 0; c < m.group[g].channels; ++c) where.push_back(m.group[g].plane_channel + c);
+    d.stack_layers = in_.number(0, kMaxLayers, "stack layers");
+    if (index == 0 && d.stack_layers) fail("a cross-channel stack in the first group");
+    for (int i = 0; i < d.stack_layers; ++i) {
+      const bool last = i + 1 == d.stack_layers;
+      const int32_t cin = i == 0 ? d.first_channel : d.stack[i - 1].cout;
+      const auto limits = conv(d.stack[i], i == 0 ? where : in_order(cin), cin, last ? kAccumulate : kRelu8, i == 0);
+      if (d.stack[i].upsample != 1) fail("upsampling inside a stack");
+      if (last) add(total, limits, d.stack[i], d.base_width);
+    }
+    d.has_skip = in_.number(0, 1, "the skip flag");
+    if (index == 0 && d.has_skip) fail("a skip path in the first group");
+    if (d.has_skip) add(total, conv(d.skip, where, d.first_channel, kAccumulate, true), d.skip, d.base_width);
+    for (int32_t n = 0; n < d.base_width; ++n) bound(sizes[n], 127, total[n], mult[n], shift[n]);
+
+    d.hidden_layers = in_.number(0, kMaxLayers, "hidden layers");
+    int32_t width = d.base_width;
+    for (int i = 0; i < d.hidden_layers; ++i) {
+      conv(d.hidden[i], {}, width, kRelu8, false);
+      if (d.hidden[i].kernel != 1 || d.hidden[i].upsample != 1) fail("a hidden layer that is not 1x1");
+      width = d.hidden[i].cout;
+    }
+    conv(d.head, {}, width, kHead, false);
+    if (d.head.kernel != 1 || d.head.upsample != 1) fail("a head that is not 1x1");
+    if (d.head.cout != 2 * d.channels) fail("a head of the wrong width");
+  }
+
+  static void check_width(const ConvDesc& d, int32_t width) {
+    if (d.cout != width || d.upsample != 1) fail("a part of the base has the wrong width");
+  }
+
+  static void add(std::vector<int64_t>& total, const std::vector<int64_t>& part, const ConvDesc& d, int32_t width) {
+    check_width(d, width);
+    for (int32_t n = 0; n < width; ++n) total[n] += part[n];
+  }
+
+  PackedRows rows(int32_t expected, const char* what) {
+    const int32_t count = in_.number(1, kMaxRowEntries, what);
+    if (count != expected) fail(std::string("wrong number of ") + what);
+    const std::vector<int32_t> lo = in_.numbers(count), n = in_.numbers(count);
+    const int32_t total = in_.number();
+    int64_t sum = 0;
+    for (int32_t v : n) {
+      if (v < 2 || v > kMaxRowEntries) fail("a row of impossible length");
+      sum += v;
+    }
+    if (sum != total) fail("the rows do not add up");
+    std::vector<uint16_t> cdf(total);
+    std::memcpy(cdf.data(), in_.bytes(static_cast<size_t>(total) * 2), static_cast<size_t>(total) * 2);
+
+    std::vector<RowInfo> info(count);
+    std::vector<uint32_t> entries(total);
+    std::vector<uint16_t> windows(static_cast<size_t>(count) * kWindow, 0xffff);
+    uint32_t first = 0;
+    for (int32_t r = 0; r < count; ++r) {
+      if (lo[r] > 0 || lo[r] < -32767) fail("a row's lowest symbol is above zero or out of range");
+      const uint16_t* c = &cdf[first];
+      if (c[0] != 0) fail("a row that does not start at 0");
+      int32_t mode = 0;
+      uint32_t best = 0;
+      for (int32_t k = 0; k < n[r]; ++k) {
+        const uint32_t next = k + 1 < n[r] ? c[k + 1] : 65536;
+        if (next <= c[k]) fail("frequencies that are not positive");
+        const uint32_t freq = next - c[k];
+        entries[first + k] = c[k] | freq << 16;
+        if (freq > best && k + 1 < n[r]) best = freq, mode = k;
+      }
+      // The window is centred on the mode; what it misses is found by bisection.
+      const int32_t start = std::max(0, std::min(mode - kWindow / 2, n[r] - kWindow));
+      const int32_t inside = std::min(kWindow, n[r] - start);
+      std::copy(c + start, c + start + inside, &windows[static_cast<size_t>(r) * kWindow]);
+      info[r] = {first, static_cast<int16_t>(lo[r]), static_cast<uint16_t>(n[r]), static_cast<uint16_t>(start),
+                 static_cast<uint16_t>(inside)};
+      first += n[r];
+    }
+    return {out_.put(info), out_.put(entries), out_.put(windows), count};
+  }
+
+  Reader in_;
+  size_t size_;
+  const Kernels& k_;
+  Arena out_;
+};
+
+}  // namespace
+
+std::vector<uint8_t> pack_plan(const uint8_t* plan, size_t size, const Kernels& kernels) {
+  return Packer(plan, size, kernels).run();
+}
+
+std::vector<int32_t> int8_product(const Kernels& kernels, const uint8_t* x, const int8_t* w, int32_t m, int32_t k,
+                                  int32_t n, int64_t repeats) {
+  const int32_t n_pad = round_up(n, kernels.n_block);
+  std::vector<uint8_t> packed(static_cast<size_t>(k) * n_pad * kernels.element_bytes);
+  pack_weights(kernels, w, n, 1, k, k, in_order(k), packed.data());
+  std::vector<uint8_t> elements(static_cast<size_t>(m) * k * kernels.element_bytes);
+  for (size_t i = 0; i < static_cast<size_t>(m) * k; ++i) elements[i * kernels.element_bytes] = x[i];
+  const std::vector<int32_t> zeros(n_pad);
+  std::vector<int32_t> c(static_cast<size_t>(m) * n_pad), out;
+  constexpr int32_t kRows = 48;  // as a caller with plenty of rows would do it
+  const int32_t zero = 0;
+  const int32_t* inits[kRows];
+  std::fill(inits, inits + kRows, zeros.data());
+  for (int64_t r = 0; r < repeats; ++r)
+    for (int32_t first = 0; first < m; first += kRows) {
+      const int32_t rows = std::min(kRows, m - first);
+      const void* a[kRows];
+      for (int32_t i = 0; i < rows; ++i)
+        a[i] = elements.data() + static_cast<size_t>(first + i) * k * kernels.element_bytes;
+      kernels.gemm(
+          {a, &zero, packed.data(), inits, c.data() + static_cast<size_t>(first) * n_pad, n_pad, rows, 1, k, n_pad});
+    }
+  for (int32_t i = 0; i < m; ++i)
+    out.insert(out.end(), c.begin() + static_cast<size_t>(i) * n_pad, c.begin() + static_cast<size_t>(i) * n_pad + n);
+  return out;
+}
+
+const PackedModel& open_packed(const void* data, size_t size) {
+  const auto& m = *static_cast<const PackedModel*>(data);
+  if (size < sizeof(PackedModel) || m.magic != kPackedMagic || m.bytes != static_cast<int64_t>(size))
+    throw PlanError("not a packed model: pass the result of pack_plan");
+  if (!kernels_for(static_cast<Isa>(m.isa)))
+    throw PlanError("this model was packed for an instruction set that this machine lacks: pack the plan again here");
+  return m;
+}
+
+}  // namespace ccm

@@ -1,0 +1,60 @@
+// rANS streams on the CPU (FORMAT.md, section 5).
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "ccm/rans.h"
+#include "ccm/status.h"
+#include "ccm/tables.h"
+
+namespace ccm {
+
+// Decodes one stream, step by step. Reads nothing outside the given bytes: past the last word it supplies zeros and
+// remembers that it did.
+class StreamDecoder {
+ public:
+  // lanes must be valid (valid_lanes); a stream too short for its states starts out truncated.
+  StreamDecoder(const uint8_t* data, size_t size, int32_t lanes);
+
+  // The next n symbols, one step: out[i] = symbol of row rows[i] + offsets[i]. Returns false once the stream is known
+  // to be bad; then the values are meaningless (but written) and decoding should stop.
+  bool decode_step(const Rows& tables, const uint16_t* rows, const int16_t* offsets, int32_t n, int16_t* out);
+
+  // After the last step: whether everything was as it must be.
+  Status finish() const;
+
+ private:
+  template <int kLanes>
+  void decode(const Rows& tables, const uint16_t* rows, const int16_t* offsets, int32_t n, int16_t* out);
+  void decode_escapes(const Rows& tables, const uint16_t* rows, const int16_t* offsets, uint32_t lanes, int16_t* out);
+  uint32_t raw_bits(int32_t lane, int32_t bits);
+  void refill(uint64_t& x);
+
+  uint64_t state_[kMaxLanes];
+  const uint8_t* next_;
+  const uint8_t* end_;
+  int32_t lanes_;
+  bool truncated_ = false;
+  bool damaged_ = false;
+};
+
+// One symbol to encode: a row and the value relative to its offset.
+struct Coded {
+  int32_t value;
+  uint16_t row;
+};
+
+// Encodes symbols of consecutive steps; steps[s] is the number of symbols in step s. lanes 0: chosen from the payload
+// (choose_lanes); the chosen number is stored through lanes_used.
+std::vector<uint8_t> encode_stream(const Rows& tables, const std::vector<Coded>& symbols,
+                                   const std::vector<int32_t>& steps, int32_t lanes, int32_t* lanes_used);
+
+// The most lanes whose states cost at most 0.3 % of a payload (bytes, coded with one lane). Not part of the format: a
+// decoder takes the number from the header.
+int32_t choose_lanes(int64_t payload);
+
+// CRC-32C (Castagnoli) of `size` bytes, continuing from `crc` (0 to start).
+uint32_t crc32c(const uint8_t* data, size_t size, uint32_t crc);
+
+}  // namespace ccm

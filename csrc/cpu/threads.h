@@ -1,0 +1,43 @@
+// Threads for coarse tasks. Workers sleep while there is nothing to do: spinning at every small step is what makes
+// OpenMP codecs stall for seconds when another process holds a core.
+#pragma once
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace ccm {
+
+// Runs work(thread index) on `threads` threads, the caller's among them, and rethrows the first exception.
+inline void run_threads(int threads, const std::function<void(int)>& work) {
+  if (threads <= 1) return work(0);
+  std::exception_ptr error;
+  std::mutex mutex;
+  auto guarded = [&](int t) {
+    try {
+      work(t);
+    } catch (...) {
+      std::lock_guard<std::mutex> lock(mutex);
+      if (!error) error = std::current_exception();
+    }
+  };
+  std::vector<std::thread> pool;
+  for (int t = 1; t < threads; ++t) pool.emplace_back(guarded, t);
+  guarded(0);
+  for (std::thread& t : pool) t.join();
+  if (error) std::rethrow_exception(error);
+}
+
+// body(i) for i in [0, n), dealt out one by one.
+inline void parallel_for(int threads, int64_t n, const std::function<void(int64_t)>& body) {
+  std::atomic<int64_t> next{0};
+  run_threads(static_cast<int>(n < threads ? n : threads), [&](int) {
+    for (int64_t i; (i = next.fetch_add(1)) < n;) body(i);
+  });
+}
+
+}  // namespace ccm
