@@ -1,0 +1,192 @@
+"""The C++ engine against the oracle: same bytes, same latents, for every schedule, lane count, thread count and ISA."""
+
+import numpy as np
+import pytest
+import torch
+
+from ccm_fast import _backend
+from ccm_fast.integer import reference
+from ccm_fast.integer.testing import random_plan, sample_latents
+from ccm_fast.models import Schedule
+
+_backend.load()
+ops = torch.ops.ccm_fast
+ISAS = ops.isa_list().split(",")
+
+# (groups, N, schedule, plane): sizes that are no multiple of anything, several groups, one group, one position.
+CASES = {
+    "ccm": ((8, 4, 6), 5, Schedule.wavefront(5), (7, 9)),
+    "joint": ((12,), 4, Schedule.wavefront(5), (6, 5)),
+    "3x3": ((5, 3), 3, Schedule.wavefront(3), (5, 8)),
+    "channel-conditional": ((4, 4, 4, 7), 4, Schedule.single(), (5, 6)),
+    "checkerboard": ((3, 9), 4, Schedule.checkerboard(), (6, 7)),
+    "multistage2": ((6, 2), 4, Schedule.multistage(2), (5, 7)),
+    "multistage4": ((5,), 4, Schedule.multistage(4), (9, 6)),
+    "1x1": ((8, 4), 4, Schedule.wavefront(5), (1, 1)),
+    "row": ((8, 4), 4, Schedule.wavefront(5), (1, 40)),
+    "column": ((8, 4), 4, Schedule.wavefront(5), (33, 1)),
+}
+
+
+def tensors(streams, groups):
+    """[(bytes, lanes)] of one image -> data, segments [1, groups, 3]."""
+    data, rows = b"", []
+    for s in streams:
+        rows.append((len(data), len(s[0]), s[1]))
+        data += s[0]
+    segments = torch.tensor(rows, dtype=torch.int64).reshape(1, groups, 3)
+    return torch.frombuffer(bytearray(data or b"\0"), dtype=torch.uint8), segments
+
+
+def split(data, segments):
+    raw = data.numpy().tobytes()
+    return [(raw[o : o + n], lanes) for o, n, lanes in segments.reshape(-1, 3).tolist()]
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request):
+    groups, hyper_channels, schedule, (h, w) = CASES[request.param]
+    rng = np.random.default_rng(sum(map(ord, request.param)))
+    plan = random_plan(rng, groups=groups, hyper_channels=hyper_channels, schedule=schedule)
+    z, y = sample_latents(rng, plan, h, w, escape=0.02)
+    psi = reference.hyper(plan, z, h, w)
+    return plan, torch.frombuffer(bytearray(plan.to_bytes()), dtype=torch.uint8), z, psi, y
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("isa", ISAS)
+def test_engine_equals_oracle(case, isa, threads):
+    plan, plan_bytes, z, psi, y = case
+    h, w, _ = y.shape
+    packed = ops.pack_plan(plan_bytes, isa)
+    z_t = torch.from_numpy(z.astype(np.int16))[None]
+    y_t = torch.from_numpy(y.astype(np.int16))[None]
+    psi_t = ops.hyper(packed, z_t, h, w, threads)
+    assert np.array_equal(psi_t[0].numpy(), psi)
+
+    offset, row = ops.parameters(packed, psi_t, y_t, threads)
+    expected_offset, expected_row = reference.parameters(plan, psi, y)
+    assert np.array_equal(offset[0].numpy(), expected_offset)
+    assert np.array_equal(row[0].numpy(), expected_row)
+
+    for lanes in (0, 1, 4, 32):
+        z_streams = [reference.encode_z(plan, z, lanes)]
+        data, segments = ops.encode_z(packed, z_t, lanes, threads)
+        assert split(data, segments) == [tuple(s) for s in z_streams]
+        decoded, status = ops.decode_z(packed, data, segments, z.shape[0], z.shape[1], threads)
+        assert status.tolist() == [0]
+        assert torch.equal(decoded, z_t)
+
+        y_streams = reference.encode_y(plan, psi, y, lanes)
+        data, segments = ops.encode_y(packed, psi_t, y_t, lanes, threads)
+        assert split(data, segments) == [tuple(s) for s in y_streams]
+        decoded, status = ops.decode_y(packed, psi_t, data, segments, threads)
+        assert status.tolist() == [0]
+        assert torch.equal(decoded, y_t)
+    assert np.array_equal(reference.decode_y(plan, psi, y_streams), y)
+
+
+def test_batch_equals_single(case):
+    plan, plan_bytes, _, _, y = case
+    h, w, _ = y.shape
+    rng = np.random.default_rng(5)
+    packed = ops.pack_plan(plan_bytes, "")
+    images = [sample_latents(rng, plan, h, w) for _ in range(3)]
+    psi = torch.from_numpy(np.stack([reference.hyper(plan, z, h, w) for z, _ in images]).astype(np.uint8))
+    latents = torch.from_numpy(np.stack([y for _, y in images]).astype(np.int16))
+    data, segments = ops.encode_y(packed, psi, latents, 0, 2)
+    for threads in (1, 2, 4):
+        decoded, status = ops.decode_y(packed, psi, data, segments, threads)
+        assert status.tolist() == [0, 0, 0]
+        assert torch.equal(decoded, latents)
+    # A bad image leaves its neighbours alone.
+    broken = data.clone()
+    broken[segments[1, 0, 0] + 2] ^= 255
+    decoded, status = ops.decode_y(packed, psi, broken, segments, 2)
+    assert status.tolist()[0] == status.tolist()[2] == 0
+    assert status.tolist()[1] != 0
+    assert torch.equal(decoded[0], latents[0])
+    assert torch.equal(decoded[2], latents[2])
+
+
+def test_damage_is_reported_at_every_byte(case):
+    """A flipped bit is reported, or the bytes are the valid stream of other latents (which the CRC then tells apart).
+
+    The raw bits of an escape are an example: each of their values leaves the same state behind.
+    """
+    plan, plan_bytes, _, psi, y = case
+    packed = ops.pack_plan(plan_bytes, "")
+    psi_t = torch.from_numpy(psi.astype(np.uint8))[None]
+    y_t = torch.from_numpy(y.astype(np.int16))[None]
+    data, segments = ops.encode_y(packed, psi_t, y_t, 2, 1)
+    accepted = 0
+    for i in range(0, data.numel(), max(1, data.numel() // 200)):
+        broken = data.clone()
+        broken[i] ^= 1 << (i % 8)
+        decoded, status = ops.decode_y(packed, psi_t, broken, segments, 1)
+        if status.item() == 0:
+            assert torch.equal(ops.encode_y(packed, psi_t, decoded, 2, 1)[0], broken), f"byte {i}"
+            accepted += 1
+    assert accepted <= data.numel() // 50
+    last = segments[0, -1]
+    for cut in range(1, int(last[1])):
+        shorter = segments.clone()
+        shorter[0, -1, 1] -= cut
+        _, status = ops.decode_y(packed, psi_t, data, shorter, 1)
+        assert status.item() != 0, f"cut {cut}"
+
+
+def test_bad_arguments(case):
+    _, plan_bytes, z, psi, y = case
+    packed = ops.pack_plan(plan_bytes, "")
+    psi_t = torch.from_numpy(psi.astype(np.uint8))[None]
+    y_t = torch.from_numpy(y.astype(np.int16))[None]
+    with pytest.raises(RuntimeError, match="not a packed model"):
+        ops.hyper(plan_bytes, torch.from_numpy(z.astype(np.int16))[None], *y.shape[:2], 1)
+    with pytest.raises(RuntimeError, match="dtype"):
+        ops.parameters(packed, psi_t, y_t.int(), 1)
+    with pytest.raises(RuntimeError, match="contiguous|dimension"):
+        ops.parameters(packed, psi_t, y_t.transpose(1, 2).contiguous().transpose(1, 2), 1) if min(y.shape[:2]) > 1 else (
+            ops.parameters(packed, psi_t, y_t[0], 1)
+        )
+    with pytest.raises(RuntimeError, match="instruction set"):
+        ops.pack_plan(plan_bytes, "z80")
+    with pytest.raises(RuntimeError, match="-32768"):
+        ops.encode_y(packed, psi_t, torch.full_like(y_t, -32768), 0, 1)
+    data, segments = ops.encode_y(packed, psi_t, y_t, 0, 1)
+    for bad in ((0, data.numel() + 1, 1), (-1, 1, 1), (data.numel(), 1, 1), (2**62, 2**62, 1), (0, 1, 3), (0, 1, 64)):
+        wrong = segments.clone()
+        wrong[0, 0] = torch.tensor(bad)
+        with pytest.raises(RuntimeError, match="segment|lanes"):
+            ops.decode_y(packed, psi_t, data, wrong, 1)
+
+
+def test_every_damaged_plan_is_refused_or_harmless(case):
+    """Flipped plan bytes either raise or give a model that decodes (to something) without crashing."""
+    plan, plan_bytes, _, psi, y = case
+    h, w, _ = y.shape
+    rng = np.random.default_rng(3)
+    data = torch.from_numpy(rng.integers(0, 256, 200, dtype=np.uint8))
+    z = torch.zeros((1, -(-h // 4), -(-w // 4), plan.hyper_channels), dtype=torch.int16)
+    refused = 0
+    for i in rng.integers(0, plan_bytes.numel(), 300):
+        broken = plan_bytes.clone()
+        broken[i] ^= 1 << int(rng.integers(8))
+        try:
+            packed = ops.pack_plan(broken, "")
+        except RuntimeError:
+            refused += 1
+            continue
+        psi_t = ops.hyper(packed, z, h, w, 1)
+        segments = torch.tensor([[[0, 200, 1]] * len(plan.groups)], dtype=torch.int64)
+        ops.decode_y(packed, psi_t, data, segments, 1)
+    with pytest.raises(RuntimeError):
+        ops.pack_plan(plan_bytes[:-4], "")
+    assert refused < 300
+
+
+def test_int8_product():
+    x = torch.randint(0, 256, (50, 64), dtype=torch.uint8)
+    w = torch.randint(-127, 128, (37, 64), dtype=torch.int8)
+    for isa in ISAS:
+        assert torch.equal(ops.int8_product(x, w, isa, 1), x.int() @ w.int().T)
