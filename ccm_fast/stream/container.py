@@ -1,0 +1,90 @@
+"""The .ccm file: magic, version, optional chunks, then one packet (FORMAT.md, section 6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import DamagedError, LimitError, NotCcmError, TruncatedError, UnsupportedVersionError
+from .crc32c import crc32c
+from .limits import MAX_CHUNK_BYTES
+from .varint import ByteReader, encode_varint
+
+__all__ = ["ALPHA", "EXIF", "ICC", "MAGIC", "VERSION", "Container", "parse_container", "write_container"]
+
+MAGIC = b"CCM"
+VERSION = 1
+ICC, EXIF, ALPHA = "I", "X", "A"
+_CHUNKS_FOLLOW = 0x80
+
+
+@dataclass(frozen=True)
+class Container:
+    """A parsed file.
+
+    Attributes:
+        chunks: data of each chunk by its type, one character; types that are unknown here are kept too.
+        packet: a view of the packet's bytes, see :mod:`ccm_fast.stream.packet`.
+    """
+
+    chunks: dict[str, bytes]
+    packet: memoryview
+
+
+def write_container(packet: bytes, chunks: dict[str, bytes] | None = None) -> bytes:
+    """The bytes of a file. Raises ValueError if the chunks are larger than 64 MiB together."""
+    chunks = chunks or {}
+    if sum(map(len, chunks.values())) > MAX_CHUNK_BYTES:
+        raise ValueError(f"the chunks (alpha, EXIF, ICC profile) have more than {MAX_CHUNK_BYTES >> 20} MiB together")
+    out = [MAGIC, bytes([VERSION | (_CHUNKS_FOLLOW if chunks else 0)])]
+    for kind, data in chunks.items():
+        code = kind.encode("latin-1")
+        if len(code) != 1 or code == b"\0":
+            raise ValueError(f"a chunk type is one character other than NUL, not {kind!r}")
+        head = code + encode_varint(len(data))
+        out += [head, data, crc32c(data, crc32c(head)).to_bytes(4, "little")]
+    if chunks:
+        out.append(b"\0")
+    return b"".join((*out, packet))
+
+
+def parse_container(data: bytes | memoryview) -> Container:
+    """Split a file into its chunks (checked) and its packet (not looked into).
+
+    Raises:
+        NotCcmError: the first bytes are not a .ccm file's.
+        UnsupportedVersionError: another version, or unknown flags.
+        TruncatedError, DamagedError: the chunks are cut off or fail their checksums.
+        LimitError: more than 64 MiB of chunks.
+    """
+    reader = ByteReader(data)
+    start = bytes(reader.data[: len(MAGIC)])
+    if start != MAGIC[: len(start)]:
+        raise NotCcmError("not a .ccm file (it does not begin with CCM)")
+    if len(reader.data) <= len(MAGIC):
+        raise TruncatedError("the data ends before the version" if start else "the data is empty")
+    reader.position = len(MAGIC)
+    version = reader.byte("the version")
+    if version & 0x0F != VERSION or version & 0x70:
+        raise UnsupportedVersionError(
+            f"version {version & 0x0F} (byte {version:#04x}) of the format; this release reads version {VERSION}"
+        )
+    chunks: dict[str, bytes] = {}
+    total = 0
+    while version & _CHUNKS_FOLLOW:
+        start = reader.position
+        code = reader.byte("a chunk")
+        if not code:
+            break
+        kind = chr(code)
+        length = reader.varint("a chunk's length")
+        total += length
+        if total > MAX_CHUNK_BYTES:
+            raise LimitError(f"more than {MAX_CHUNK_BYTES >> 20} MiB of chunks")
+        content = reader.take(length, f"chunk {kind!r}")
+        crc = crc32c(reader.data[start : reader.position])
+        if crc != int.from_bytes(reader.take(4, f"chunk {kind!r}"), "little"):
+            raise DamagedError(f"the checksum of chunk {kind!r} does not match")
+        if kind in chunks:
+            raise DamagedError(f"two chunks of type {kind!r}")
+        chunks[kind] = bytes(content)
+    return Container(chunks, reader.data[reader.position :])

@@ -1,0 +1,28 @@
+"""Limits that are checked before anything is allocated."""
+
+from __future__ import annotations
+
+from ..errors import LimitError
+
+__all__ = ["MAX_CHUNK_BYTES", "MAX_GROUPS", "MAX_PIXELS", "MAX_SIDE", "check_size", "max_file_bytes"]
+
+MAX_SIDE = 1 << 20
+MAX_PIXELS = 178_956_970  # the default of Pillow, above which it raises DecompressionBombError
+MAX_CHUNK_BYTES = 64 << 20  # all chunks of a file together
+MAX_GROUPS = 32
+
+
+def check_size(width: int, height: int, max_pixels: int | None = MAX_PIXELS) -> None:
+    """Raises LimitError if an image of width x height pixels is outside the format or has more than ``max_pixels``.
+
+    ``None`` means no limit beyond the format's own (2^20 pixels a side).
+    """
+    if not 1 <= width <= MAX_SIDE or not 1 <= height <= MAX_SIDE:
+        raise LimitError(f"image of {width}x{height} pixels: sides are 1 to {MAX_SIDE}")
+    if max_pixels is not None and width * height > max_pixels:
+        raise LimitError(f"image of {width}x{height} pixels is above the limit of {max_pixels} pixels (max_pixels)")
+
+
+def max_file_bytes(max_pixels: int | None = MAX_PIXELS) -> int | None:
+    """The largest file worth reading: no encoder writes 8 bytes a pixel. None: no limit."""
+    return None if max_pixels is None else MAX_CHUNK_BYTES + 8 * max_pixels + 4096

@@ -1,0 +1,203 @@
+"""The packet: header, z payload and y payload of one image (FORMAT.md, section 6).
+
+In memory a packet is CompressAI's pair of strings (y string = header + y payload, z string = z payload); in a file the
+three parts follow each other. Both share the header, whose CRC covers all three.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import DamagedError, LimitError, TruncatedError, UnsupportedVersionError
+from .crc32c import crc32c
+from .limits import MAX_GROUPS, MAX_PIXELS, MAX_SIDE, check_size
+from .varint import ByteReader, encode_varint
+
+__all__ = ["LANES", "MAX_QUALITY_CODE", "Packet", "guess_groups", "parse_file", "parse_strings", "peek"]
+
+LANES = (1, 2, 4, 8, 16, 32)
+MAX_QUALITY_CODE = 224
+STATE_BYTES = 5  # one 40-bit state a lane opens each stream
+WORD_BYTES = 2
+DOWNSAMPLING = 16  # pixels a latent of y spans in each direction
+HYPER_DOWNSAMPLING = 4  # latents of y that one of z spans
+_GREY = 1
+
+
+@dataclass(frozen=True)
+class Packet:
+    """One image's streams and all that its header says.
+
+    Attributes:
+        width, height: of the image, pixels.
+        quality_code: quality = 1 + quality_code / 32; 0..224.
+        fingerprint: 8 bytes, the start of the SHA-256 of the frozen entropy model.
+        grey: the image has one channel.
+        lanes: lane counts: z's, then each group's.
+        streams: the streams in the same order, bytes or views.
+    """
+
+    width: int
+    height: int
+    quality_code: int
+    fingerprint: bytes
+    grey: bool
+    lanes: tuple[int, ...]
+    streams: tuple[bytes | memoryview, ...]
+
+    @property
+    def quality(self) -> float:
+        """1 to 8."""
+        return 1 + self.quality_code / 32
+
+    @property
+    def groups(self) -> int:
+        """Number of groups of y."""
+        return len(self.lanes) - 1
+
+    @property
+    def y_shape(self) -> tuple[int, int]:
+        """(h, w) of y."""
+        return _ceil(self.height, DOWNSAMPLING), _ceil(self.width, DOWNSAMPLING)
+
+    @property
+    def z_shape(self) -> tuple[int, int]:
+        """(hz, wz) of z."""
+        h, w = self.y_shape
+        return _ceil(h, HYPER_DOWNSAMPLING), _ceil(w, HYPER_DOWNSAMPLING)
+
+    def header(self) -> bytes:
+        """The header's bytes, CRC included. Raises ValueError if a field cannot be written."""
+        if not (1 <= self.width <= MAX_SIDE and 1 <= self.height <= MAX_SIDE):
+            raise ValueError(f"image sides must be 1 to {MAX_SIDE} pixels, not {self.width}x{self.height}")
+        if not 0 <= self.quality_code <= MAX_QUALITY_CODE or len(self.fingerprint) != 8:
+            raise ValueError("quality code or fingerprint out of range")
+        if not 1 <= self.groups <= MAX_GROUPS or len(self.streams) != len(self.lanes):
+            raise ValueError("there must be one stream for z and one for each of 1 to 32 groups")
+        bits = 0
+        words = []
+        for k, (lanes, stream) in enumerate(zip(self.lanes, self.streams, strict=True)):
+            if lanes not in LANES or (len(stream) - STATE_BYTES * lanes) % WORD_BYTES or len(stream) < 5 * lanes:
+                raise ValueError(f"stream {k} of {len(stream)} bytes does not fit {lanes} lanes")
+            bits |= (lanes.bit_length() - 1) << 3 * k
+            words.append((len(stream) - STATE_BYTES * lanes) // WORD_BYTES)
+        out = bytes([_GREY if self.grey else 0]) + bytes(self.fingerprint)
+        out += encode_varint(self.width) + encode_varint(self.height) + bytes([self.quality_code])
+        out += bits.to_bytes(_lane_bytes(self.groups), "little")
+        out += b"".join(encode_varint(n) for n in words[:-1])
+        return out + _crc(out, self.streams).to_bytes(4, "little")
+
+    def to_file(self) -> bytes:
+        """Header, z payload and y payload in one piece."""
+        return b"".join((self.header(), *self.streams))
+
+    def to_strings(self) -> tuple[bytes, bytes]:
+        """The y string and the z string."""
+        return b"".join((self.header(), *self.streams[1:])), bytes(self.streams[0])
+
+
+def _ceil(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _lane_bytes(groups: int) -> int:
+    return _ceil(3 * (groups + 1), 8)
+
+
+def _crc(header: bytes | memoryview, streams: tuple) -> int:
+    crc = crc32c(header)
+    for stream in streams:
+        crc = crc32c(stream, crc)
+    return crc
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """The part of a header that can be read without knowing the model: see the same fields of :class:`Packet`."""
+
+    width: int
+    height: int
+    quality_code: int
+    fingerprint: bytes
+    grey: bool
+
+
+def _fixed(reader: ByteReader, max_pixels: int | None) -> Fixed:
+    flags = reader.byte("the packet header")
+    if flags & ~_GREY:
+        raise UnsupportedVersionError(f"unknown packet flags {flags:#04x}")
+    fingerprint = bytes(reader.take(8, "the packet header"))
+    width, height = reader.varint("the image's width"), reader.varint("the image's height")
+    check_size(width, height, max_pixels)
+    code = reader.byte("the packet header")
+    if code > MAX_QUALITY_CODE:
+        raise DamagedError(f"quality code {code} is above {MAX_QUALITY_CODE}")
+    return Fixed(width, height, code, fingerprint, bool(flags & _GREY))
+
+
+def peek(data: bytes | memoryview, max_pixels: int | None = MAX_PIXELS) -> Fixed:
+    """Size, quality, fingerprint and grey flag of a packet (or a y string); checks no more than these.
+
+    Raises:
+        TruncatedError, DamagedError, UnsupportedVersionError, LimitError: see :mod:`ccm_fast.errors`.
+    """
+    return _fixed(ByteReader(data), max_pixels)
+
+
+def _parse(data, groups: int, max_pixels: int | None, z: bytes | memoryview | None) -> Packet:
+    if not 1 <= groups <= MAX_GROUPS:
+        raise LimitError(f"{groups} groups: the format has 1 to {MAX_GROUPS}")
+    reader = ByteReader(data)
+    fixed = _fixed(reader, max_pixels)
+    bits = int.from_bytes(reader.take(_lane_bytes(groups), "the lane counts"), "little")
+    logs = [bits >> 3 * k & 7 for k in range(groups + 1)]
+    if bits >> 3 * (groups + 1):
+        raise DamagedError("the spare bits of the lane counts are not zero")
+    if max(logs) >= len(LANES):
+        raise DamagedError(f"a lane count of 2^{max(logs)} is above 32")
+    lanes = tuple(1 << log for log in logs)
+    sizes = [STATE_BYTES * n + WORD_BYTES * reader.varint("the word counts") for n in lanes[:-1]]
+    end = reader.position
+    stored = int.from_bytes(reader.take(4, "the checksum"), "little")
+
+    if z is None:
+        z = reader.take(sizes[0], "the stream of z")
+    elif len(z) != sizes[0]:
+        error = TruncatedError if len(z) < sizes[0] else DamagedError
+        raise error(f"the z string has {len(z)} bytes, its header says {sizes[0]}")
+    streams = [memoryview(z), *(reader.take(n, f"the stream of group {g}") for g, n in enumerate(sizes[1:]))]
+    rest = len(reader.data) - reader.position
+    if rest < STATE_BYTES * lanes[-1] or (rest - STATE_BYTES * lanes[-1]) % WORD_BYTES:
+        raise TruncatedError("the data ends inside the stream of the last group")
+    streams.append(reader.take(rest, "the stream of the last group"))
+    if _crc(reader.data[:end], tuple(streams)) != stored:
+        raise DamagedError("the checksum does not match: the data is damaged or cut off")
+    return Packet(fixed.width, fixed.height, fixed.quality_code, fixed.fingerprint, fixed.grey, lanes, tuple(streams))
+
+
+def parse_file(data: bytes | memoryview, groups: int, max_pixels: int | None = MAX_PIXELS) -> Packet:
+    """Parse a packet as it lies in a file, of a model with ``groups`` groups; the streams are views into ``data``.
+
+    Raises:
+        TruncatedError, DamagedError, UnsupportedVersionError, LimitError: see :mod:`ccm_fast.errors`.
+    """
+    return _parse(data, groups, max_pixels, None)
+
+
+def parse_strings(y: bytes, z: bytes, groups: int, max_pixels: int | None = MAX_PIXELS) -> Packet:
+    """Parse a y string and its z string. Raises as :func:`parse_file`."""
+    return _parse(y, groups, max_pixels, z)
+
+
+def guess_groups(data: bytes | memoryview, max_pixels: int | None = MAX_PIXELS) -> Packet | None:
+    """Parse a packet of an unknown model: the number of groups is the one with which the checksum is right.
+
+    Returns None if none fits (the packet is damaged).
+    """
+    peek(data, max_pixels)
+    for groups in range(1, MAX_GROUPS + 1):
+        try:
+            return parse_file(data, groups, max_pixels)
+        except (TruncatedError, DamagedError):
+            continue
+    return None
