@@ -42,7 +42,9 @@ StepOrder::StepOrder(const Schedule& schedule, int32_t h, int32_t w) {
 Group::Group(const PackedModel& m, const Kernels& k, int32_t index, int32_t h, int32_t w)
     : m_(m), k_(k), d_(m.group[index]), h_(h), w_(w) {
   for (int32_t s = 0; s + 1 < d_.stack_layers; ++s) features_.emplace_back(k, h, w, d_.stack[s + 1].cin_pad, false);
-  rows_.assign(features_.size() + 1, 0);
+  claimed_.assign(features_.size() + 1, 0);
+  done_ = claimed_;
+  ready_.assign(claimed_.size(), std::vector<uint8_t>(h));
 }
 
 namespace {
@@ -52,34 +54,48 @@ int32_t reach(int32_t rows, int32_t h, const ConvDesc& d) { return rows >= h ? h
 
 }  // namespace
 
-int32_t Group::dense_reach(int32_t earlier_rows) const {
-  int32_t rows = earlier_rows;
-  for (int32_t s = 0; s < d_.stack_layers; ++s) rows = reach(rows, h_, d_.stack[s]);
-  if (d_.has_skip) rows = std::min(rows, reach(earlier_rows, h_, d_.skip));
-  return rows;
+bool Group::claim_dense(int32_t earlier_rows, int32_t chunk, int32_t least, DenseTask& task) {
+  const int32_t last = static_cast<int32_t>(claimed_.size()) - 1;
+  for (int32_t l = last; l >= 0; --l) {
+    int32_t limit = l > 0 ? done_[l - 1] : earlier_rows;
+    if (l < d_.stack_layers) limit = reach(limit, h_, d_.stack[l]);
+    if (l == last && d_.has_skip) limit = std::min(limit, reach(earlier_rows, h_, d_.skip));
+    const int32_t rows = limit - claimed_[l];
+    if (rows <= 0 || (rows < least && limit < h_)) continue;
+    task = {l, claimed_[l], std::min(limit, claimed_[l] + chunk)};
+    claimed_[l] = task.last;
+    // Here and not in the constructor, so that a group takes its memory when its turn comes.
+    if (l == last && base_.empty()) base_.resize(static_cast<size_t>(h_) * w_ * d_.base_pad);
+    return true;
+  }
+  return false;
 }
 
-bool Group::advance_dense(const Plane& context, const uint8_t* psi, int32_t earlier_rows) {
-  const int32_t target = dense_reach(earlier_rows);
-  int32_t rows = earlier_rows;
-  const Plane* in = &context;
-  for (size_t s = 0; s < features_.size(); ++s) {
-    rows = reach(rows, h_, d_.stack[s]);
-    if (rows > rows_[s]) conv_relu8_rows(m_, k_, d_.stack[s], *in, rows_[s], rows, w_, features_[s]);
-    rows_[s] = std::max(rows_[s], rows);
-    in = &features_[s];
+void Group::run_dense(const DenseTask& task, const Plane& context, const uint8_t* psi) {
+  const Plane& in = task.layer == 0 ? context : features_[task.layer - 1];
+  if (task.layer < static_cast<int32_t>(features_.size())) {
+    conv_relu8_rows(m_, k_, d_.stack[task.layer], in, task.first, task.last, w_, features_[task.layer]);
+    return;
   }
-  const int32_t done = rows_.back();
-  if (target <= done) return false;
-  hyper_rows(psi, done, target);
-  if (d_.stack_layers) conv_accumulate_rows(m_, k_, d_.stack[d_.stack_layers - 1], *in, done, target, w_, base_.data());
-  if (d_.has_skip) conv_accumulate_rows(m_, k_, d_.skip, context, done, target, w_, base_.data());
-  rows_.back() = target;
-  return true;
+  hyper_rows(psi, task.first, task.last);
+  if (d_.stack_layers) conv_accumulate_rows(m_, k_, d_.stack[task.layer], in, task.first, task.last, w_, base_.data());
+  if (d_.has_skip) conv_accumulate_rows(m_, k_, d_.skip, context, task.first, task.last, w_, base_.data());
+}
+
+void Group::complete_dense(const DenseTask& task) {
+  std::fill(ready_[task.layer].begin() + task.first, ready_[task.layer].begin() + task.last, uint8_t{1});
+  int32_t& done = done_[task.layer];
+  while (done < h_ && ready_[task.layer][done]) ++done;
+}
+
+void Group::all_dense(const Plane& context, const uint8_t* psi) {
+  for (DenseTask task; claim_dense(h_, h_, h_, task);) {
+    run_dense(task, context, psi);
+    complete_dense(task);
+  }
 }
 
 void Group::hyper_rows(const uint8_t* psi, int32_t first, int32_t last) {
-  if (base_.empty()) base_.resize(static_cast<size_t>(h_) * w_ * d_.base_pad);
   const int32_t* init = m_.at<int32_t>(d_.base_init);
   // psi comes without a border and as plain bytes: a strip with room for the kernel's halo makes a plane of it.
   const int32_t r = d_.hyper.kernel / 2, channels = m_.psi_channels;

@@ -32,12 +32,23 @@ class Group {
  public:
   Group(const PackedModel& m, const Kernels& k, int32_t index, int32_t h, int32_t w);
 
-  // Advances the dense part as far as `earlier_rows` complete rows of the earlier groups allow (h: all). Returns
-  // whether anything was done. `context` holds the earlier groups, `psi` is [h][w][P].
-  bool advance_dense(const Plane& context, const uint8_t* psi, int32_t earlier_rows);
-  // Rows of the base that advance_dense(earlier_rows) would reach.
-  int32_t dense_reach(int32_t earlier_rows) const;
-  int32_t dense_rows() const { return rows_.back(); }
+  // A run of rows of one layer of the dense part.
+  struct DenseTask {
+    int32_t layer, first, last;
+  };
+
+  // Claims the next rows that can be computed once `earlier_rows` rows of the earlier groups are complete, at most
+  // `chunk` of them (fewer than `least` only at the end of the plane). The deepest layer comes first: it is the one
+  // that others wait for. Not thread-safe; what it hands out may be run by any thread, several at once.
+  bool claim_dense(int32_t earlier_rows, int32_t chunk, int32_t least, DenseTask& task);
+  // Computes a claimed task. `context` holds the earlier groups, `psi` is [h][w][P].
+  void run_dense(const DenseTask& task, const Plane& context, const uint8_t* psi);
+  // Marks it as done; not thread-safe.
+  void complete_dense(const DenseTask& task);
+  // Complete rows of the base.
+  int32_t dense_rows() const { return done_.back(); }
+  // Everything at once.
+  void all_dense(const Plane& context, const uint8_t* psi);
 
   // Rows of the tables and offsets of all symbols of `count` positions: out_rows/out_offsets [count][channels].
   void parameters(const Plane& context, const int32_t* row, const int32_t* col, int32_t count, StepScratch& scratch,
@@ -60,7 +71,9 @@ class Group {
   int32_t h_, w_;
   std::vector<int32_t> base_;    // [h][w][base_pad]
   std::vector<Plane> features_;  // outputs of the stack's layers but the last
-  std::vector<int32_t> rows_;    // rows done: of each feature plane, and last of the base
+  // Of each feature plane, and last of the base:
+  std::vector<int32_t> claimed_, done_;      // rows handed out; rows complete from the top
+  std::vector<std::vector<uint8_t>> ready_;  // which rows are complete
 };
 
 }  // namespace ccm
