@@ -9,7 +9,6 @@ namespace ccm {
 namespace {
 
 constexpr int32_t kMaxChannels = 4096;
-constexpr int32_t kMaxRowEntries = 8192;
 constexpr int32_t kMaxScaleCodes = 65536;
 constexpr int64_t kInt32Max = 2147483647;
 
@@ -317,42 +316,12 @@ class Packer {
     const int32_t count = in_.number(1, kMaxRowEntries, what);
     if (count != expected) fail(std::string("wrong number of ") + what);
     const std::vector<int32_t> lo = in_.numbers(count), n = in_.numbers(count);
-    const int32_t total = in_.number();
-    int64_t sum = 0;
-    for (int32_t v : n) {
-      if (v < 2 || v > kMaxRowEntries) fail("a row of impossible length");
-      sum += v;
-    }
-    if (sum != total) fail("the rows do not add up");
+    const int32_t total = in_.number(2, INT32_MAX / 4, "the length of the tables");
+    const uint8_t* values = in_.bytes(static_cast<size_t>(total) * 2);
     std::vector<uint16_t> cdf(total);
-    std::memcpy(cdf.data(), in_.bytes(static_cast<size_t>(total) * 2), static_cast<size_t>(total) * 2);
-
-    std::vector<RowInfo> info(count);
-    std::vector<uint32_t> entries(total);
-    std::vector<uint16_t> windows(static_cast<size_t>(count) * kWindow, 0xffff);
-    uint32_t first = 0;
-    for (int32_t r = 0; r < count; ++r) {
-      if (lo[r] > 0 || lo[r] < -32767) fail("a row's lowest symbol is above zero or out of range");
-      const uint16_t* c = &cdf[first];
-      if (c[0] != 0) fail("a row that does not start at 0");
-      int32_t mode = 0;
-      uint32_t best = 0;
-      for (int32_t k = 0; k < n[r]; ++k) {
-        const uint32_t next = k + 1 < n[r] ? c[k + 1] : 65536;
-        if (next <= c[k]) fail("frequencies that are not positive");
-        const uint32_t freq = next - c[k];
-        entries[first + k] = c[k] | freq << 16;
-        if (freq > best && k + 1 < n[r]) best = freq, mode = k;
-      }
-      // The window is centred on the mode; what it misses is found by bisection.
-      const int32_t start = std::max(0, std::min(mode - kWindow / 2, n[r] - kWindow));
-      const int32_t inside = std::min(kWindow, n[r] - start);
-      std::copy(c + start, c + start + inside, &windows[static_cast<size_t>(r) * kWindow]);
-      info[r] = {first, static_cast<int16_t>(lo[r]), static_cast<uint16_t>(n[r]), static_cast<uint16_t>(start),
-                 static_cast<uint16_t>(inside)};
-      first += n[r];
-    }
-    return {out_.put(info), out_.put(entries), out_.put(windows), count};
+    std::memcpy(cdf.data(), values, static_cast<size_t>(total) * 2);
+    const OwnedRows rows = build_rows(lo, n, cdf);
+    return {out_.put(rows.info), out_.put(rows.entries), out_.put(rows.windows), count};
   }
 
   Reader in_;

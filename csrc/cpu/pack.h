@@ -2,18 +2,13 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
-#include <stdexcept>
 #include <vector>
 
 #include "ccm/model.h"
 #include "cpu/kernels.h"
+#include "cpu/rows.h"
 
 namespace ccm {
-
-// A plan that breaks a rule of FORMAT.md; the message says which.
-struct PlanError : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
 
 // Reads, checks and lays out a plan for one instruction set. Throws PlanError.
 std::vector<uint8_t> pack_plan(const uint8_t* plan, size_t size, const Kernels& kernels);

@@ -1,0 +1,139 @@
+"""The native coder by itself: golden bytes, oracle, overhead, damage, CRC."""
+
+import doctest
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ccm_fast import rans
+from ccm_fast.errors import BitstreamError, DamagedError, TruncatedError
+from ccm_fast.integer import reference
+from ccm_fast.integer.tables import gaussian_rows
+
+ROWS = gaussian_rows()
+TABLES = rans.Tables(ROWS.lo, ROWS.n, ROWS.cdf)
+
+
+def draw(rng, count, rows):
+    """Symbols from the rows' own distributions, by inverse transform (escapes become the row's edge)."""
+    first = np.concatenate([[0], np.cumsum(ROWS.n)])
+    out = np.empty(count, np.int32)
+    for i, (r, u) in enumerate(zip(rows, rng.integers(0, 65536, count), strict=True)):
+        k = np.searchsorted(ROWS.cdf[first[r] : first[r + 1]], u, side="right") - 1
+        out[i] = ROWS.lo[r] + min(int(k), ROWS.n[r] - 2)
+    return out
+
+
+def test_golden_bytes():
+    """Fixed symbols give fixed bytes, for ever: any change here breaks every file in existence."""
+    tables = rans.Tables([-2, 0], [6, 2], [0, 4096, 16384, 49152, 61440, 65000, 0, 60000])
+    symbols = np.array([0, 1, -1, 0, 2, -2, 0, 0, 300, -5, 0, 1])
+    rows = np.array([0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 1, 1])
+    one, two = rans.encode(tables, symbols, rows, lanes=1), rans.encode(tables, symbols, rows, [5, 7], lanes=2)
+    assert one == (bytes.fromhex(GOLDEN_ONE), 1)
+    assert two == (bytes.fromhex(GOLDEN_TWO), 2)
+    assert rans.decode(tables, *one, rows).tolist() == symbols.tolist()
+    assert rans.decode(tables, *two, rows, [5, 7]).tolist() == symbols.tolist()
+
+
+GOLDEN_ONE = "9b98973207b7066829e01e"
+GOLDEN_TWO = "8b61bc0400d5d6ee840135fb6051201d"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_equals_oracle(data):
+    lanes = data.draw(st.sampled_from([1, 2, 4, 8, 16, 32]))
+    steps = data.draw(st.lists(st.integers(0, 70), max_size=6))
+    seed = data.draw(st.integers(0, 2**32 - 1))
+    rng = np.random.default_rng(seed)
+    count = sum(steps)
+    rows = rng.integers(0, len(ROWS.n), count)
+    symbols = draw(rng, count, rows)
+    wild = rng.random(count) < 0.05
+    symbols[wild] = rng.integers(-32767, 32768, wild.sum())
+    stream, used = rans.encode(TABLES, symbols, rows, steps, lanes)
+    assert used == lanes
+    ends = np.cumsum(steps)
+    parts = [(rows[e - n : e], symbols[e - n : e]) for e, n in zip(ends, steps, strict=True)]
+    assert reference.encode_stream(ROWS, parts, lanes) == stream
+    assert np.array_equal(rans.decode(TABLES, stream, lanes, rows, steps), symbols)
+
+
+@pytest.mark.parametrize("lanes", [1, 8, 32])
+def test_overhead_over_ideal_code_length(lanes):
+    """40-bit states lose nothing beside the lanes' own bytes."""
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, len(ROWS.n), 40000)
+    symbols = draw(rng, len(rows), rows)
+    ideal = reference.ideal_bits(ROWS, rows, symbols) / 8
+    size = len(rans.encode(TABLES, symbols, rows, lanes=lanes)[0])
+    assert ideal < size < ideal * 1.0002 + 5 * lanes + 2
+
+
+def test_lanes_follow_the_payload():
+    rng = np.random.default_rng(1)
+    rows = rng.integers(0, len(ROWS.n), 60000)
+    symbols = draw(rng, len(rows), rows)
+    previous = 1
+    for count in (10, 2000, 20000, 60000):
+        data, lanes = rans.encode(TABLES, symbols[:count], rows[:count])
+        assert lanes >= previous
+        assert lanes == 1 or 5 * lanes <= 0.0031 * len(data)
+        previous = lanes
+    assert previous >= 8
+
+
+def test_every_truncation_is_reported():
+    rng = np.random.default_rng(2)
+    rows = rng.integers(0, len(ROWS.n), 300)
+    symbols = draw(rng, 300, rows)
+    data, lanes = rans.encode(TABLES, symbols, rows, lanes=4)
+    for cut in range(len(data)):
+        with pytest.raises(BitstreamError):
+            rans.decode(TABLES, data[:cut], lanes, rows)
+    with pytest.raises(TruncatedError):
+        rans.decode(TABLES, data[:-2], lanes, rows)
+    with pytest.raises(DamagedError):
+        rans.decode(TABLES, data + b"\0\0", lanes, rows)
+    with pytest.raises(TruncatedError):
+        rans.decode(TABLES, b"", lanes, rows)
+
+
+def test_random_bytes_never_hang_or_crash():
+    rng = np.random.default_rng(3)
+    rows = rng.integers(0, len(ROWS.n), 1000)
+    for _ in range(300):
+        data = rng.integers(0, 256, int(rng.integers(0, 400)), dtype=np.uint8).tobytes()
+        with pytest.raises(BitstreamError):
+            rans.decode(TABLES, data, int(2 ** rng.integers(0, 6)), rows)
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="lanes"):
+        rans.encode(TABLES, [0], [0], lanes=3)
+    with pytest.raises(ValueError, match="-32767"):
+        rans.encode(TABLES, [40000], [0])
+    with pytest.raises(IndexError, match="row"):
+        rans.encode(TABLES, [0], [len(ROWS.n)])
+    with pytest.raises(ValueError, match="add up"):
+        rans.encode(TABLES, [0, 0], [0, 0], [1])
+    with pytest.raises(ValueError, match="length"):
+        rans.encode(TABLES, [0, 0], [0])
+    for lo, n, cdf in (([1], [2], [0, 9]), ([0], [1], [0]), ([0], [2], [1, 9]), ([0], [2], [0, 0]), ([0], [3], [0, 9])):
+        with pytest.raises(ValueError, match="row"):
+            rans.Tables(lo, n, cdf)
+
+
+def test_crc32c():
+    assert rans.crc32c(b"123456789") == 0xE3069283  # the check value of RFC 3720
+    assert rans.crc32c(b"") == 0
+    data = np.random.default_rng(4).integers(0, 256, 1000, dtype=np.uint8).tobytes()
+    for cut in (0, 1, 7, 8, 9, 500):
+        assert rans.crc32c(data[cut:], rans.crc32c(data[:cut])) == rans.crc32c(data)
+
+
+def test_doctest():
+    assert doctest.testmod(rans).failed == 0
