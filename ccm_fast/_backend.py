@@ -86,6 +86,9 @@ def load() -> Native:
     try:
         torch.ops.load_library(str(ops_file))
         torch.ops.ccm_fast.build_info()
+        from ccm_fast._fakes import register
+
+        register()
     except (OSError, RuntimeError, AttributeError) as why:
         raise _unfit(ops_file, torch, why) from why
     try:

@@ -1,0 +1,66 @@
+"""Fake kernels: what shapes the operators return, for torch.compile, torch.export and opcheck.
+
+Channel counts and stream lengths are not in the arguments' shapes but inside the packed model and the data, so those
+dimensions are dynamic ("unbacked") sizes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["register"]
+
+
+def _size() -> torch.SymInt:
+    return torch.library.get_ctx().new_dynamic_size()
+
+
+def _pack_plan(plan: Tensor, isa: str) -> Tensor:
+    return plan.new_empty([_size()])
+
+
+def _decode_z(packed: Tensor, data: Tensor, segments: Tensor, hz: int, wz: int, threads: int):
+    batch = segments.shape[0]
+    return packed.new_empty([batch, hz, wz, _size()], dtype=torch.int16), packed.new_empty([batch], dtype=torch.int32)
+
+
+def _hyper(packed: Tensor, z_hat: Tensor, h: int, w: int, threads: int) -> Tensor:
+    return packed.new_empty([z_hat.shape[0], h, w, _size()])
+
+
+def _decode_y(packed: Tensor, psi: Tensor, data: Tensor, segments: Tensor, threads: int):
+    y_hat = packed.new_empty([*psi.shape[:3], _size()], dtype=torch.int16)
+    return y_hat, packed.new_empty([psi.shape[0]], dtype=torch.int32)
+
+
+def _encode_z(packed: Tensor, z_hat: Tensor, lanes: int, threads: int):
+    return packed.new_empty([_size()]), packed.new_empty([z_hat.shape[0], 3], dtype=torch.int64)
+
+
+def _encode_y(packed: Tensor, psi: Tensor, y_hat: Tensor, lanes: int, threads: int):
+    return packed.new_empty([_size()]), packed.new_empty([psi.shape[0], _size(), 3], dtype=torch.int64)
+
+
+def _parameters(packed: Tensor, psi: Tensor, y_hat: Tensor, threads: int):
+    return torch.empty_like(y_hat), torch.empty_like(y_hat)
+
+
+def _int8_product(x: Tensor, w: Tensor, isa: str, repeats: int) -> Tensor:
+    return x.new_empty([x.shape[0], w.shape[0]], dtype=torch.int32)
+
+
+def register() -> None:
+    """Register a fake kernel for every operator that takes tensors. Call once, after the library is loaded."""
+    fakes = {
+        "pack_plan": _pack_plan,
+        "decode_z": _decode_z,
+        "hyper": _hyper,
+        "decode_y": _decode_y,
+        "encode_z": _encode_z,
+        "encode_y": _encode_y,
+        "parameters": _parameters,
+        "int8_product": _int8_product,
+    }
+    for name, fake in fakes.items():
+        torch.library.register_fake(f"ccm_fast::{name}", fake)

@@ -1,0 +1,55 @@
+"""The operators as torch sees them: schemas, fake kernels, dispatch."""
+
+import numpy as np
+import pytest
+import torch
+
+from ccm_fast import _backend
+from ccm_fast.integer.testing import random_plan
+
+ops = _backend.load().ops
+
+
+@pytest.fixture(scope="module")
+def tensors():
+    rng = np.random.default_rng(0)
+    plan = random_plan(rng, groups=(4, 4), hyper_channels=3)
+    plan_bytes = torch.frombuffer(bytearray(plan.to_bytes()), dtype=torch.uint8)
+    packed = ops.pack_plan(plan_bytes, "")
+    z = torch.from_numpy(rng.integers(-2, 3, (2, 2, 3, 3)).astype(np.int16))
+    psi = ops.hyper(packed, z, 6, 10, 1)
+    y = torch.from_numpy(rng.integers(-2, 3, (2, 6, 10, 8)).astype(np.int16))
+    return plan_bytes, packed, z, psi, y
+
+
+def test_opcheck(tensors):
+    plan_bytes, packed, z, psi, y = tensors
+    z_data, z_segments = ops.encode_z(packed, z, 0, 1)
+    y_data, y_segments = ops.encode_y(packed, psi, y, 0, 1)
+    calls = {
+        "pack_plan": (plan_bytes, ""),
+        "decode_z": (packed, z_data, z_segments, 2, 3, 1),
+        "hyper": (packed, z, 6, 10, 1),
+        "decode_y": (packed, psi, y_data, y_segments, 1),
+        "encode_z": (packed, z, 0, 1),
+        "encode_y": (packed, psi, y, 0, 1),
+        "parameters": (packed, psi, y, 1),
+        "int8_product": (torch.ones(3, 8, dtype=torch.uint8), torch.ones(5, 8, dtype=torch.int8), "", 1),
+    }
+    for name, arguments in calls.items():
+        torch.library.opcheck(getattr(ops, name).default, arguments)
+
+
+def test_decoding_inside_a_compiled_function(tensors):
+    """No graph break: the operators are opaque nodes of the graph."""
+    _, packed, _, psi, y = tensors
+    data, segments = ops.encode_y(packed, psi, y, 0, 1)
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def decode(packed, psi, data, segments):
+        y_hat, status = torch.ops.ccm_fast.decode_y(packed, psi, data, segments, 1)
+        return y_hat.float() * 0.5, status
+
+    half, status = decode(packed, psi, data, segments)
+    assert status.tolist() == [0, 0]
+    assert torch.equal(half * 2, y.float())
