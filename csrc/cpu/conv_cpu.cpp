@@ -31,19 +31,22 @@ void conv_tiles(const PackedModel& m, const Kernels& k, const ConvDesc& d, const
 
 void conv_relu8_rows(const PackedModel& m, const Kernels& k, const ConvDesc& d, const Plane& in, int32_t first,
                      int32_t last, int32_t width, Plane& out) {
-  const int32_t *mult = m.at<int32_t>(d.mult), *shift = m.at<int32_t>(d.shift);
-  std::vector<uint8_t> row(static_cast<size_t>(d.n_pad) * k.element_bytes);
+  const int32_t *mult = m.at<int32_t>(d.mult), *shift = m.at<int32_t>(d.shift), element = k.element_bytes;
+  std::vector<uint8_t> tile(static_cast<size_t>(kTile) * d.n_pad * element);
   conv_tiles(m, k, d, in, first, last, width, [&](int32_t i, int32_t j, int32_t count, const int32_t* acc) {
+    k.relu8({acc, d.n_pad, mult, shift, d.n_pad, count, d.n_pad}, tile.data());
     for (int32_t p = 0; p < count; ++p) {
-      k.relu8(acc + static_cast<int64_t>(p) * d.n_pad, mult, shift, row.data(), d.n_pad);
+      const uint8_t* from = tile.data() + static_cast<int64_t>(p) * d.n_pad * element;
       if (d.upsample == 1) {
-        std::memcpy(out.at(i, j + p), row.data(), static_cast<size_t>(d.cout) * k.element_bytes);
+        std::memcpy(out.at(i, j + p), from, static_cast<size_t>(d.cout) * element);
         continue;
       }
       for (int32_t s = 0; s < 4; ++s) {  // sub-pixel (s / 2, s % 2) takes every fourth channel
         uint8_t* to = out.at(2 * i + s / 2, 2 * (j + p) + s % 2);
-        for (int32_t c = 0; c < d.cout / 4; ++c)
-          std::memcpy(to + c * k.element_bytes, row.data() + (4 * c + s) * k.element_bytes, k.element_bytes);
+        if (element == 2)
+          for (int32_t c = 0; c < d.cout / 4; ++c) std::memcpy(to + 2 * c, from + 2 * (4 * c + s), 2);
+        else
+          for (int32_t c = 0; c < d.cout / 4; ++c) to[c] = from[4 * c + s];
       }
     }
   });
@@ -53,9 +56,8 @@ void conv_accumulate_rows(const PackedModel& m, const Kernels& k, const ConvDesc
                           int32_t last, int32_t width, int32_t* base) {
   const int32_t *mult = m.at<int32_t>(d.mult), *shift = m.at<int32_t>(d.shift);
   conv_tiles(m, k, d, in, first, last, width, [&](int32_t i, int32_t j, int32_t count, const int32_t* acc) {
-    for (int32_t p = 0; p < count; ++p)
-      k.accumulate(acc + static_cast<int64_t>(p) * d.n_pad, mult, shift,
-                   base + (static_cast<int64_t>(i) * width + j + p) * d.n_pad, d.n_pad);
+    k.accumulate({acc, d.n_pad, mult, shift, d.n_pad, count, d.n_pad},
+                 base + (static_cast<int64_t>(i) * width + j) * d.n_pad);
   });
 }
 

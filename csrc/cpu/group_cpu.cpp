@@ -133,20 +133,16 @@ void Group::tile(const Plane& context, const int32_t* row, const int32_t* col, i
   }
   const int32_t* mult = m_.at<int32_t>(d_.mult);
   const int32_t* shift = m_.at<int32_t>(d_.shift);
-  int32_t width = d_.base_pad;
+  const int32_t pad = d_.base_pad;
   int from = 0;
   if (d_.taps) {
     int32_t offsets[kMaxTaps];
     for (int32_t t = 0; t < d_.taps; ++t) offsets[t] = context.offset(d_.tap_di[t], d_.tap_dj[t]);
-    k_.gemm(
-        {a, offsets, m_.at<uint8_t>(d_.weights), inits, acc, width, count, d_.taps, (d_.channels + 3) / 4 * 4, width});
-    for (int32_t p = 0; p < count; ++p)
-      k_.relu8(acc + static_cast<int64_t>(p) * width, mult, shift,
-               scratch.hidden[0].data() + static_cast<int64_t>(p) * widest * element, width);
+    k_.gemm({a, offsets, m_.at<uint8_t>(d_.weights), inits, acc, pad, count, d_.taps, (d_.channels + 3) / 4 * 4, pad});
   } else {
-    for (int32_t p = 0; p < count; ++p)
-      k_.relu8(inits[p], mult, shift, scratch.hidden[0].data() + static_cast<int64_t>(p) * widest * element, width);
+    for (int32_t p = 0; p < count; ++p) std::copy(inits[p], inits[p] + pad, acc + static_cast<int64_t>(p) * pad);
   }
+  k_.relu8({acc, pad, mult, shift, widest, count, pad}, scratch.hidden[0].data());
 
   // 1x1 layers, then the head.
   const int32_t zero = 0;
@@ -157,17 +153,17 @@ void Group::tile(const Plane& context, const int32_t* row, const int32_t* col, i
       inits[p] = m_.at<int32_t>(c.bias);
     }
     k_.gemm({a, &zero, m_.at<uint8_t>(c.weights), inits, acc, c.n_pad, count, 1, c.cin_pad, c.n_pad});
-    if (l == d_.hidden_layers) break;
     from ^= 1;
-    for (int32_t p = 0; p < count; ++p)
-      k_.relu8(acc + static_cast<int64_t>(p) * c.n_pad, m_.at<int32_t>(c.mult), m_.at<int32_t>(c.shift),
-               scratch.hidden[from].data() + static_cast<int64_t>(p) * widest * element, c.n_pad);
+    const RequantizeArgs block{acc, c.n_pad, m_.at<int32_t>(c.mult), m_.at<int32_t>(c.shift), widest, count, c.n_pad};
+    if (l < d_.hidden_layers) k_.relu8(block, scratch.hidden[from].data());
   }
+  k_.rescale({acc, d_.head.n_pad, m_.at<int32_t>(d_.head.mult), m_.at<int32_t>(d_.head.shift), d_.head.n_pad, count,
+              d_.head.n_pad},
+             acc);
   const uint8_t* table = m_.at<uint8_t>(m_.scale_table);
   const int32_t last_code = m_.scale_codes - 1, n = d_.channels;
   for (int32_t p = 0; p < count; ++p) {
-    int32_t* head = acc + static_cast<int64_t>(p) * d_.head.n_pad;
-    k_.rescale(head, m_.at<int32_t>(d_.head.mult), m_.at<int32_t>(d_.head.shift), head, d_.head.n_pad);
+    const int32_t* head = acc + static_cast<int64_t>(p) * d_.head.n_pad;
     uint16_t* rows = out_rows + static_cast<int64_t>(p) * n;
     int16_t* offsets = out_offsets + static_cast<int64_t>(p) * n;
     for (int32_t c = 0; c < n; ++c) {

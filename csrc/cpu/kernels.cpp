@@ -77,8 +77,6 @@ bool self_check(const Kernels& k) {
     rows[m] = a.data() + static_cast<size_t>(m) * kTaps * kK * k.element_bytes;
     inits[m] = init.data();
   }
-  std::vector<uint8_t> bytes(static_cast<size_t>(n) * 2);
-  std::vector<int32_t> scaled(n), summed(n);
   for (int m = 1; m <= kRows; ++m) {
     k.gemm({rows, offsets, packed.data(), inits, out.data(), n, m, kTaps, kK, n});
     for (int r = 0; r < m; ++r)
@@ -89,19 +87,24 @@ bool self_check(const Kernels& k) {
       }
   }
   const Kernels& s = scalar_kernels();
-  std::vector<int16_t> words(n);
-  for (int i = 0; i < n; ++i) out[i] = extreme(-2000000000, 2000000000);
-  s.relu8(out.data(), mult.data(), shift.data(), words.data(), n);
-  k.relu8(out.data(), mult.data(), shift.data(), bytes.data(), n);
-  for (int i = 0; i < n; ++i) {
+  constexpr int kBlockRows = 3;
+  const size_t values = static_cast<size_t>(kBlockRows) * n;
+  for (size_t i = 0; i < values; ++i) out[i] = extreme(-2000000000, 2000000000);
+  const RequantizeArgs block{out.data(), n, mult.data(), shift.data(), n, kBlockRows, n};
+  std::vector<int16_t> words(values);
+  std::vector<uint8_t> bytes(2 * values);
+  s.relu8(block, words.data());
+  k.relu8(block, bytes.data());
+  for (size_t i = 0; i < values; ++i) {
     int16_t e = bytes[i];
     if (k.element_bytes == 2) std::memcpy(&e, &bytes[2 * i], 2);
     if (e != words[i]) return false;
   }
-  std::vector<int32_t> expected(n);
-  s.rescale(out.data(), mult.data(), shift.data(), expected.data(), n);
-  k.rescale(out.data(), mult.data(), shift.data(), scaled.data(), n);
-  k.accumulate(out.data(), mult.data(), shift.data(), summed.data(), n);
+  std::vector<int32_t> expected(values), scaled(values), summed(values, 1);
+  s.rescale(block, expected.data());
+  k.rescale(block, scaled.data());
+  k.accumulate(block, summed.data());
+  for (int32_t& v : summed) --v;
   return scaled == expected && summed == expected;
 }
 

@@ -22,6 +22,16 @@ struct GemmArgs {
   int32_t m, taps, k, n_pad;  // k: elements per tap, a multiple of 4; n_pad: a multiple of Kernels::n_block
 };
 
+// A block of accumulators to requantize, one multiplier and shift per column. Outputs have their own row distance.
+struct RequantizeArgs {
+  const int32_t* acc;  // [rows][ld_acc]
+  int64_t ld_acc;
+  const int32_t* mult;   // [n]
+  const int32_t* shift;  // [n]
+  int64_t ld_out;        // in values of the output
+  int32_t rows, n;       // n: a multiple of 8
+};
+
 struct Kernels {
   const char* name;
   Isa isa;
@@ -29,12 +39,9 @@ struct Kernels {
   int32_t k_block;        // consecutive k values of one column that lie together
   int32_t element_bytes;  // 2: int16 elements and weights; 1: bytes
   void (*gemm)(const GemmArgs&);
-  // clamp(requantize(acc), 0, 255) as elements of an unsigned plane
-  void (*relu8)(const int32_t* acc, const int32_t* mult, const int32_t* shift, void* out, int32_t n);
-  // out += requantize(acc), n a multiple of 8
-  void (*accumulate)(const int32_t* acc, const int32_t* mult, const int32_t* shift, int32_t* out, int32_t n);
-  // out = requantize(acc)
-  void (*rescale)(const int32_t* acc, const int32_t* mult, const int32_t* shift, int32_t* out, int32_t n);
+  void (*relu8)(const RequantizeArgs&, void* out);          // clamp(requantize(acc), 0, 255) as unsigned elements
+  void (*accumulate)(const RequantizeArgs&, int32_t* out);  // out += requantize(acc)
+  void (*rescale)(const RequantizeArgs&, int32_t* out);     // out = requantize(acc)
 };
 
 const Kernels& scalar_kernels();

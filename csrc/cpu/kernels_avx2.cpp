@@ -24,13 +24,10 @@ struct Avx2 {
   static Reg dot(Reg acc, Reg x, Reg w) { return _mm256_add_epi32(acc, _mm256_madd_epi16(x, w)); }
 };
 
-void relu8_words(const int32_t* acc, const int32_t* mult, const int32_t* shift, void* out, int32_t n) {
-  auto* o = static_cast<int16_t*>(out);
-  for (int32_t i = 0; i < n; i += 8) {
-    const __m256i v = relu8_lanes(acc + i, mult + i, shift + i);
-    const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(o + i), words);
-  }
+void relu8_words(const RequantizeArgs& g, void* out) {
+  relu8_avx2(g, [out](int64_t at, __m128i words) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(static_cast<int16_t*>(out) + at), words);
+  });
 }
 
 }  // namespace

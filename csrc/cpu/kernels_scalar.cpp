@@ -26,17 +26,25 @@ void gemm_scalar(const GemmArgs& g) {
   }
 }
 
-void relu8_scalar(const int32_t* acc, const int32_t* mult, const int32_t* shift, void* out, int32_t n) {
+// body(r, i, requantized value) for every value of a block.
+template <class Body>
+void for_each(const RequantizeArgs& g, Body body) {
+  for (int32_t r = 0; r < g.rows; ++r)
+    for (int32_t i = 0; i < g.n; ++i)
+      body(r * g.ld_out + i, requantize(g.acc[r * g.ld_acc + i], g.mult[i], g.shift[i]));
+}
+
+void relu8_scalar(const RequantizeArgs& g, void* out) {
   auto* o = static_cast<int16_t*>(out);
-  for (int32_t i = 0; i < n; ++i) o[i] = static_cast<int16_t>(clamp(requantize(acc[i], mult[i], shift[i]), 0, 255));
+  for_each(g, [o](int64_t at, int32_t v) { o[at] = static_cast<int16_t>(clamp(v, 0, 255)); });
 }
 
-void accumulate_scalar(const int32_t* acc, const int32_t* mult, const int32_t* shift, int32_t* out, int32_t n) {
-  for (int32_t i = 0; i < n; ++i) out[i] += requantize(acc[i], mult[i], shift[i]);
+void accumulate_scalar(const RequantizeArgs& g, int32_t* out) {
+  for_each(g, [out](int64_t at, int32_t v) { out[at] += v; });
 }
 
-void rescale_scalar(const int32_t* acc, const int32_t* mult, const int32_t* shift, int32_t* out, int32_t n) {
-  for (int32_t i = 0; i < n; ++i) out[i] = requantize(acc[i], mult[i], shift[i]);
+void rescale_scalar(const RequantizeArgs& g, int32_t* out) {
+  for_each(g, [out](int64_t at, int32_t v) { out[at] = v; });
 }
 
 }  // namespace
