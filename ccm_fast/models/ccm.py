@@ -79,7 +79,7 @@ class CrossChannelContextModel(nn.Module):
         return x[..., : size[0], : size[1]]
 
     def entropy_parameters(self, y_hat: Tensor, z_hat: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and fractional scale index [B, M, h, w] of every symbol, given all of y_hat (float, all steps at once)."""
+        """Mean and fractional scale index [B, M, h, w] of every symbol, given all of y_hat (float, all at once)."""
         psi = self.h_s(z_hat.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT))[..., : y_hat.shape[-2], : y_hat.shape[-1]]
         context = y_hat.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT)
         means, indexes, start = [], [], 0
@@ -94,8 +94,8 @@ class CrossChannelContextModel(nn.Module):
     def forward(self, x: Tensor, quality: Tensor | float = 4.0) -> dict:
         """Training and evaluation pass.
 
-        In training mode likelihoods see additive uniform noise (Balle et al. 2018) and everything that is decoded from
-        symbols (contexts, h_s, g_s) sees straight-through rounding (Minnen & Singh 2020); in evaluation all is rounded.
+        In training mode likelihoods and h_s see additive uniform noise (Balle et al. 2018), and what is computed from y_hat
+        (contexts, g_s) straight-through rounding (Minnen & Singh 2020); in evaluation all is rounded.
 
         Args:
             x: images, float [B, 3, H, W] in [0, 1].
@@ -107,16 +107,54 @@ class CrossChannelContextModel(nn.Module):
         quality = torch.as_tensor(quality, dtype=torch.float32, device=x.device).expand(x.shape[0])
         y = self.analysis(x, quality)
         z = self.h_a(y)
-        y_hat, z_hat = ste_round(y), ste_round(z)
-        mean, index = self.entropy_parameters(y_hat, z_hat)
+        y_hat = y_coded = ste_round(y)
+        z_hat = torch.round(z)
         if self.training:
-            y_coded, z_coded = y + torch.rand_like(y) - 0.5, z + torch.rand_like(z) - 0.5
-        else:
-            y_coded, z_coded = y_hat, z_hat
+            y_coded = y + torch.rand_like(y) - 0.5
+            # Noise for h_s too, not rounding: early z lies within half a step of zero, and from an input that is rounded
+            # to zero everywhere h_s would never learn that it carries anything.
+            z_hat = z + torch.rand_like(z) - 0.5
+        mean, index = self.entropy_parameters(y_hat, z_hat)
         return {
             "x_hat": self.synthesis(y_hat, quality, x.shape[-2:]),
             "likelihoods": {
                 "y": gaussian_likelihood(y_coded, mean, scale_from_index(index)),
-                "z": self.z_prior(z_coded),
+                "z": self.z_prior(z_hat),
             },
         }
+
+    def compress(self, x: Tensor, quality: Tensor | float = 4.0) -> dict:
+        """Strings of images, see :func:`ccm_fast.compress`; needs a frozen model."""
+        from ..codec import compress
+
+        return compress(self, x, quality)
+
+    @torch.no_grad()
+    def decompress(self, strings: list[list[bytes]], shape: tuple[int, int]) -> dict:
+        """Images of strings, written to be read: the oracle decodes symbol by symbol, so a photograph takes minutes.
+
+        :func:`ccm_fast.decompress` takes the same arguments and gives the identical result, fast. Symbols come in the
+        order of the schedule's steps (FORMAT.md, section 5), not in raster order: that order is part of the files.
+
+        Returns:
+            ``{"x_hat": float32 [B, 3, H, W] in [0, 1]}``.
+
+        Raises:
+            NotFrozenError, BitstreamError, ValueError: as :func:`ccm_fast.decompress`.
+        """
+        from ..codec import frozen_of, parse_packets
+
+        frozen = frozen_of(self)
+        packets = parse_packets(frozen, strings, shape)
+        size = packets[0].height, packets[0].width
+        z_hat = frozen.decode_z([p.z_stream for p in packets], *packets[0].z_shape, engine="reference")
+        psi = frozen.hyper(z_hat, *packets[0].y_shape, engine="reference")
+        y_hat = frozen.decode_y(psi, [p.y_streams for p in packets], engine="reference")
+
+        weight = next(self.parameters())
+        quality = torch.tensor([p.quality for p in packets], device=weight.device)
+        x_hat = self.synthesis(y_hat.permute(0, 3, 1, 2).to(weight), quality, size).clamp(0, 1)
+        for image, packet in zip(x_hat, packets, strict=True):
+            if packet.grey:
+                image[:] = image.mean(0, keepdim=True)
+        return {"x_hat": x_hat.float()}
