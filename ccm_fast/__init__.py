@@ -12,19 +12,24 @@ from ccm_fast.version import __version__
 _EXPORTS = {
     "compress": "ccm_fast.codec",
     "decompress": "ccm_fast.codec",
-    "load": "ccm_fast.codec",
-    "freeze": "ccm_fast.codec",
-    "encode_file": "ccm_fast.codec",
-    "decode_file": "ccm_fast.codec",
+    "load": "ccm_fast.weights",
+    "freeze": "ccm_fast.integer.freeze",
+    "encode_file": "ccm_fast.files",
+    "decode_file": "ccm_fast.files",
     "CrossChannelContextModel": "ccm_fast.models",
     "CcmFastError": "ccm_fast.errors",
     "BuildError": "ccm_fast.errors",
     "BitstreamError": "ccm_fast.errors",
+    "NotCcmError": "ccm_fast.errors",
     "TruncatedError": "ccm_fast.errors",
     "DamagedError": "ccm_fast.errors",
     "WrongModelError": "ccm_fast.errors",
     "UnsupportedVersionError": "ccm_fast.errors",
     "LimitError": "ccm_fast.errors",
+    "NotFrozenError": "ccm_fast.errors",
+    "EncodeError": "ccm_fast.errors",
+    "ImageError": "ccm_fast.errors",
+    "ModelError": "ccm_fast.errors",
 }
 
 __all__ = ["__version__", *_EXPORTS]

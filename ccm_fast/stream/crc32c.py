@@ -40,4 +40,4 @@ def _native():
 def crc32c(data: bytes | memoryview, init: int = 0) -> int:
     """CRC-32C of ``data``, continuing from ``init``, the CRC of what came before (0: nothing)."""
     native = _native()
-    return crc32c_python(data, init) if native is None else native(data, init)
+    return crc32c_python(data, init) if native is None else native(bytes(data), init)

@@ -7,13 +7,14 @@ three parts follow each other. Both share the header, whose CRC covers all three
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..errors import DamagedError, LimitError, TruncatedError, UnsupportedVersionError
 from .crc32c import crc32c
 from .limits import MAX_GROUPS, MAX_PIXELS, MAX_SIDE, check_size
 from .varint import ByteReader, encode_varint
 
-__all__ = ["LANES", "MAX_QUALITY_CODE", "Packet", "guess_groups", "parse_file", "parse_strings", "peek"]
+__all__ = ["LANES", "MAX_QUALITY_CODE", "Packet", "Stream", "guess_groups", "parse_file", "parse_strings", "peek"]
 
 LANES = (1, 2, 4, 8, 16, 32)
 MAX_QUALITY_CODE = 224
@@ -22,6 +23,13 @@ WORD_BYTES = 2
 DOWNSAMPLING = 16  # pixels a latent of y spans in each direction
 HYPER_DOWNSAMPLING = 4  # latents of y that one of z spans
 _GREY = 1
+
+
+class Stream(NamedTuple):
+    """One rANS stream: z, or one group of y."""
+
+    data: bytes | memoryview
+    lanes: int
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,16 @@ class Packet:
         """(hz, wz) of z."""
         h, w = self.y_shape
         return _ceil(h, HYPER_DOWNSAMPLING), _ceil(w, HYPER_DOWNSAMPLING)
+
+    @property
+    def z_stream(self) -> Stream:
+        """The stream of z."""
+        return Stream(self.streams[0], self.lanes[0])
+
+    @property
+    def y_streams(self) -> list[Stream]:
+        """The streams of the groups of y."""
+        return [Stream(data, lanes) for data, lanes in zip(self.streams[1:], self.lanes[1:], strict=True)]
 
     def header(self) -> bytes:
         """The header's bytes, CRC included. Raises ValueError if a field cannot be written."""

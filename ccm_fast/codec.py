@@ -1,0 +1,352 @@
+"""Images to strings and back: the transforms in torch, the entropy path in integers.
+
+    x -- g_a --> y -- round --> y_hat --+--> rANS (encode_y) --> y string
+                 |                      |
+                 h_a -- round --> z_hat + h_s (integers) --> psi
+                                  '--> rANS (encode_z) --> z string
+
+Nothing float lies between the strings and y_hat (FORMAT.md), so the float half may run anywhere and in any precision.
+Files are in :mod:`ccm_fast.files`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import DamagedError, EncodeError, NotFrozenError, WrongModelError
+from .stream.limits import MAX_PIXELS, MAX_SIDE
+from .stream.packet import Packet, parse_strings, peek
+from .tiles import STRIDE, TILE_PIXELS, analyse, synthesize
+
+if TYPE_CHECKING:
+    from .integer.frozen import FrozenEntropyModel
+    from .models import CrossChannelContextModel
+
+__all__ = ["compress", "decode_latents", "decompress", "encode_packets", "parse_packets", "quality_code", "render"]
+
+SYMBOL_MAX = 32767  # y_hat and z_hat are 16-bit numbers other than -32768
+
+
+def quality_code(quality: float) -> int:
+    """Quality 1..8 as files store it, in 1/32 steps. Raises ValueError outside 1..8."""
+    quality = float(quality)
+    if not 1.0 <= quality <= 8.0:  # NaN too
+        raise ValueError(f"quality must lie in 1..8, not {quality:g}")
+    return round(32 * (quality - 1))
+
+
+def frozen_of(model: CrossChannelContextModel) -> FrozenEntropyModel:
+    """The model's integer entropy model. Raises NotFrozenError if there is none."""
+    if getattr(model, "frozen", None) is None:
+        raise NotFrozenError(
+            "the model has no integer entropy model: call ccm_fast.freeze(model, images) first, or take a frozen one"
+            " from ccm_fast.load(name)"
+        )
+    return model.frozen
+
+
+@contextmanager
+def stage(timings: dict | None, name: str) -> Iterator[None]:
+    """Add the seconds of the body to ``timings[name]``."""
+    start = time.perf_counter()
+    yield
+    if timings is not None:
+        timings[name] = timings.get(name, 0.0) + time.perf_counter() - start
+
+
+@contextmanager
+def torch_threads(threads: int | None) -> Iterator[int]:
+    """Run torch with so many threads (None: as it is set); yields the number. torch's setting is global."""
+    before = torch.get_num_threads()
+    if threads is None:
+        yield before
+        return
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, not {threads}")
+    torch.set_num_threads(threads)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(before)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Encoding
+
+
+def _symbols(latents: Tensor, name: str) -> Tensor:
+    """Rounded latents [B, C, h, w] as symbols, int16 [B, h, w, C] on the CPU."""
+    symbols = torch.round(latents).permute(0, 2, 3, 1).to("cpu")
+    # Written so that NaN does not pass.
+    if not bool((symbols.abs() <= SYMBOL_MAX).all()):
+        raise EncodeError(f"{name} leaves the range of 16-bit symbols: this model cannot code this image")
+    return symbols.to(torch.int16).contiguous()
+
+
+def encode_packets(
+    model: CrossChannelContextModel,
+    read: Callable[[slice, slice], Tensor],
+    size: tuple[int, int],
+    codes: Sequence[int],
+    *,
+    grey: bool = False,
+    lanes: int = 0,
+    threads: int | None = None,
+    engine: str = "cpu",
+    timings: dict | None = None,
+    tile_pixels: int = TILE_PIXELS,
+) -> list[Packet]:
+    """Encode a batch of equally large images that are read piece by piece.
+
+    Args:
+        model: a frozen model.
+        read: returns the pixels, float [B, 3, rows, columns] in [0, 1], of two slices. They reach up to 15 pixels
+            beyond the image, where edge pixels are to be repeated.
+        size: (H, W), pixels.
+        codes: B quality codes, see :func:`quality_code`.
+        grey: mark the images as grey.
+        lanes: rANS lanes per stream (1, 2, 4, 8, 16, 32); 0 chooses them by the payload's size.
+        threads: of torch and of the entropy coder; None: torch's setting.
+        engine: "cpu" or "reference".
+        timings: if given, seconds are added to its keys ``g_a``, ``h_a``, ``h_s`` and ``entropy`` (context and rANS).
+        tile_pixels: larger batches and images are transformed in pieces of so many pixels.
+
+    Raises:
+        NotFrozenError: the model is not frozen.
+        EncodeError: latents that are not finite or leave 16 bits.
+        ValueError: sides above 2^20 pixels, a wrong lane count.
+    """
+    frozen = frozen_of(model)
+    (H, W), (h, w) = size, (-(-s // STRIDE) for s in size)
+    if max(size) > MAX_SIDE:
+        raise ValueError(f"image of {W}x{H} pixels: sides are at most {MAX_SIDE}")
+    weight = next(model.parameters())
+    quality = torch.tensor([1 + c / 32 for c in codes], device=weight.device)
+    with torch.inference_mode(), torch_threads(threads) as count:
+        with stage(timings, "g_a"):
+            y = analyse(model.g_a, lambda i, j: read(i, j).to(weight), h, w, tile_pixels // len(codes))
+            y = y * model.gain(quality)
+            y_hat = _symbols(y, "y")
+        with stage(timings, "h_a"):
+            z_hat = _symbols(model.h_a(y), "z")
+        del y
+        with stage(timings, "h_s"):
+            psi = frozen.hyper(z_hat, h, w, threads=count, engine=engine)
+        with stage(timings, "entropy"):
+            z_streams = frozen.encode_z(z_hat, lanes=lanes, threads=count, engine=engine)
+            y_streams = frozen.encode_y(psi, y_hat, lanes=lanes, threads=count, engine=engine)
+    return [
+        Packet(
+            W,
+            H,
+            code,
+            frozen.fingerprint,
+            grey,
+            (z.lanes, *(s.lanes for s in groups)),
+            (z.data, *(s.data for s in groups)),
+        )
+        for code, z, groups in zip(codes, z_streams, y_streams, strict=True)
+    ]
+
+
+def _check_images(x: Tensor) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch.Tensor, not {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(f"x must be of a floating-point dtype with values in [0, 1], not {x.dtype}")
+    if x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape:
+        raise ValueError(f"x must have the shape [B, 3, H, W], none of them 0, not {list(x.shape)}")
+    low, high = (float(v) for v in torch.aminmax(x.detach()))
+    if not (low >= 0.0 and high <= 1.0):  # NaN too
+        raise ValueError(f"x must lie in [0, 1]; its values range from {low:g} to {high:g}")
+
+
+def compress(
+    model: CrossChannelContextModel,
+    x: Tensor,
+    quality: float | Sequence[float] | Tensor = 4.0,
+    *,
+    lanes: int = 0,
+    threads: int | None = None,
+    engine: str = "cpu",
+    timings: dict | None = None,
+) -> dict:
+    """Compress images to strings, by CompressAI's contract.
+
+    Args:
+        model: a frozen model, from :func:`ccm_fast.load` or after :func:`ccm_fast.freeze`.
+        x: images, float [B, 3, H, W] in [0, 1], of any size from 1x1.
+        quality: from 1 (smallest) to 8 (best), in 1/32 steps; one number, or one for each image.
+        lanes: rANS lanes per stream (1, 2, 4, 8, 16, 32); 0 chooses them by the payload's size.
+        threads: of torch and of the entropy coder; None: torch's setting.
+        engine: "cpu" or "reference" (plain Python, slow); the same strings from the same latents.
+        timings: if given, seconds are added to its keys ``g_a``, ``h_a``, ``h_s`` and ``entropy`` (context and rANS).
+
+    Returns:
+        ``{"strings": [[y string of each image], [z string of each image]], "shape": (hz, wz)}``. The strings hold all
+        that :func:`decompress` needs besides the model: image size and quality too.
+
+    Raises:
+        NotFrozenError: the model is not frozen.
+        TypeError, ValueError: x is no such tensor, has values outside [0, 1] or NaN; quality outside 1..8.
+        EncodeError: the model makes latents of this image that cannot be coded.
+    """
+    frozen_of(model)
+    _check_images(x)
+    values = torch.as_tensor(quality, dtype=torch.float64).flatten().tolist()
+    if len(values) not in (1, len(x)):
+        raise ValueError(f"{len(values)} qualities for {len(x)} images")
+    codes = [quality_code(q) for q in values] * (len(x) // len(values))
+    H, W = x.shape[-2:]
+    at_once = len(x) if x.numel() // 3 <= TILE_PIXELS else 1
+    packets = []
+    for k in range(0, len(x), at_once):
+        part = x.detach()[k : k + at_once]
+
+        def read(rows: slice, columns: slice, part: Tensor = part) -> Tensor:
+            over = (0, max(0, columns.stop - W), 0, max(0, rows.stop - H))
+            return F.pad(part[..., rows, columns], over, mode="replicate")
+
+        options = {"lanes": lanes, "threads": threads, "engine": engine, "timings": timings}
+        packets += encode_packets(model, read, (H, W), codes[k : k + at_once], **options)
+    y_strings, z_strings = zip(*(p.to_strings() for p in packets), strict=True)
+    return {"strings": [list(y_strings), list(z_strings)], "shape": packets[0].z_shape}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Decoding
+
+
+def check_fingerprint(fingerprint: bytes, frozen: FrozenEntropyModel) -> None:
+    """Raises WrongModelError if a stream was not written with this model."""
+    if fingerprint != frozen.fingerprint:
+        raise WrongModelError(
+            f"the stream was written with the model {fingerprint.hex()}; this one is {frozen.fingerprint.hex()}"
+        )
+
+
+def parse_packets(
+    frozen: FrozenEntropyModel, strings: Sequence[Sequence[bytes]], shape, max_pixels: int | None = MAX_PIXELS
+) -> list[Packet]:
+    """The checked packets of ``[[y strings], [z strings]]``. Raises as :func:`decompress`."""
+    if len(strings) != 2 or len(strings[0]) != len(strings[1]) or not strings[0]:
+        raise ValueError("strings must be [[y string of each image], [z string of each image]]")
+    packets = []
+    for y, z in zip(*strings, strict=True):
+        check_fingerprint(peek(y, max_pixels).fingerprint, frozen)
+        packets.append(parse_strings(y, z, len(frozen.plan.groups), max_pixels))
+    sizes = {(p.width, p.height) for p in packets}
+    if len(sizes) > 1:
+        listed = ", ".join(f"{w}x{h}" for w, h in sorted(sizes))
+        raise ValueError(f"the images of a batch must be equally large, and these are {listed}: decompress them singly")
+    if shape is not None and tuple(shape) != packets[0].z_shape:
+        raise DamagedError(f"shape {tuple(shape)} contradicts the strings, which say {packets[0].z_shape}")
+    return packets
+
+
+def decode_latents(
+    frozen: FrozenEntropyModel,
+    packets: Sequence[Packet],
+    *,
+    threads: int | None = None,
+    engine: str = "cpu",
+    timings: dict | None = None,
+) -> Tensor:
+    """y_hat, int16 [B, h, w, M] on the CPU, of equally large images: the same numbers on every machine.
+
+    Args:
+        frozen: the integer entropy model.
+        packets: from :func:`parse_packets`.
+        threads: None: torch's setting.
+        engine: "cpu" or "reference" (plain Python, slow).
+        timings: if given, seconds are added to its keys ``z``, ``h_s`` and ``entropy`` (context and rANS).
+
+    Raises:
+        TruncatedError, DamagedError: the streams do not decode to their end.
+    """
+    (hz, wz), (h, w) = packets[0].z_shape, packets[0].y_shape
+    with torch_threads(threads) as count:
+        options = {"threads": count, "engine": engine}
+        with stage(timings, "z"):
+            z_hat = frozen.decode_z([p.z_stream for p in packets], hz, wz, **options)
+        with stage(timings, "h_s"):
+            psi = frozen.hyper(z_hat, h, w, **options)
+        with stage(timings, "entropy"):
+            return frozen.decode_y(psi, [p.y_streams for p in packets], **options)
+
+
+def render(
+    model: CrossChannelContextModel, y_hat: Tensor, packets: Sequence[Packet], tile_pixels: int = TILE_PIXELS
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """The images of y_hat, in pieces: yields (rows, columns, float [B, 3, rows, columns] in [0, 1]).
+
+    Args:
+        model: for its synthesis transform and gains.
+        y_hat: int16 [B, h, w, M].
+        packets: size, quality and grey flag of each image.
+        tile_pixels: larger images are transformed in tiles of so many pixels.
+    """
+    weight = next(model.parameters())
+    gain = model.inverse_gain(torch.tensor([p.quality for p in packets], device=weight.device))
+    grey = [k for k, p in enumerate(packets) if p.grey]
+    H, W = packets[0].height, packets[0].width
+
+    def read(rows: slice, columns: slice) -> Tensor:
+        return y_hat[:, rows, columns].to(weight).permute(0, 3, 1, 2) * gain
+
+    for rows, columns, pixels in synthesize(model.g_s, read, *y_hat.shape[1:3], tile_pixels // len(packets)):
+        pixels = pixels[..., : H - rows.start, : W - columns.start].clamp(0, 1)
+        if grey:
+            pixels[grey] = pixels[grey].mean(1, keepdim=True)
+        yield slice(rows.start, min(rows.stop, H)), slice(columns.start, min(columns.stop, W)), pixels
+
+
+def decompress(
+    model: CrossChannelContextModel,
+    strings: Sequence[Sequence[bytes]],
+    shape: tuple[int, int] | None = None,
+    *,
+    threads: int | None = None,
+    engine: str = "cpu",
+    max_pixels: int | None = MAX_PIXELS,
+    timings: dict | None = None,
+) -> dict:
+    """Decompress the strings of :func:`compress`; a drop-in for ``model.decompress(strings, shape)``.
+
+    Args:
+        model: the model that they were written with (its fingerprint is in the strings).
+        strings: ``[[y string of each image], [z string of each image]]``.
+        shape: as returned by compress; it is also in the strings, and None leaves it to them.
+        threads: of torch and of the entropy decoder; None: torch's setting.
+        engine: "cpu" or "reference" (plain Python, slow); the latents are the same.
+        max_pixels: largest image to decode; None: no limit but the format's.
+        timings: if given, seconds are added to its keys ``z``, ``h_s``, ``entropy`` (context and rANS) and ``g_s``.
+
+    Returns:
+        ``{"x_hat": float32 [B, 3, H, W] in [0, 1]}`` in the images' own size, on the model's device.
+
+    Raises:
+        NotFrozenError: the model is not frozen.
+        BitstreamError: one of its subclasses says what is wrong with the strings.
+        ValueError: strings of another structure, or images of different sizes.
+    """
+    frozen = frozen_of(model)
+    packets = parse_packets(frozen, strings, shape, max_pixels)
+    y_hat = decode_latents(frozen, packets, threads=threads, engine=engine, timings=timings)
+    H, W = packets[0].height, packets[0].width
+    # Made outside of inference mode: what callers get is an ordinary tensor.
+    x_hat = torch.empty(len(packets), 3, H, W, device=next(model.parameters()).device)
+    with torch.inference_mode(), torch_threads(threads), stage(timings, "g_s"):
+        at_once = len(packets) if y_hat[..., 0].numel() * STRIDE**2 <= TILE_PIXELS else 1
+        for k in range(0, len(packets), at_once):
+            part = slice(k, k + at_once)
+            for rows, columns, pixels in render(model, y_hat[part], packets[part]):
+                x_hat[part, :, rows, columns] = pixels
+    return {"x_hat": x_hat}

@@ -1,0 +1,274 @@
+""".ccm files: encoding pictures into them and back, with the model found by the file's fingerprint."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .codec import check_fingerprint, decode_latents, encode_packets, frozen_of, quality_code, render, stage
+from .errors import LimitError, WrongModelError
+from .images import Picture, atomic_write, open_picture, output_format, save_picture, to_pillow
+from .models import CrossChannelContextModel
+from .stream.container import parse_container, write_container
+from .stream.limits import MAX_PIXELS, max_file_bytes
+from .stream.packet import Packet, parse_file, peek
+
+__all__ = ["Decoded", "decode_bytes", "decode_file", "encode_file", "encode_picture", "model_for", "read_bytes"]
+
+Model = CrossChannelContextModel | str | os.PathLike | None
+DEFAULT_MODEL = "ccm-small"
+
+
+@functools.lru_cache(maxsize=4)
+def _load(name: str) -> CrossChannelContextModel:
+    from .weights import load
+
+    return load(name)
+
+
+@functools.cache
+def shipped_fingerprints() -> dict[bytes, tuple[str, int]]:
+    """Fingerprint -> name and number of groups of every model that ships with the package."""
+    from safetensors import safe_open
+
+    from .weights import available, find
+
+    found = {}
+    for name in available():
+        with safe_open(str(find(name)), framework="np") as file:
+            plan = file.get_tensor("plan").tobytes()
+        groups = int.from_bytes(plan[20:24], "little")  # FORMAT.md, section 7
+        found[hashlib.sha256(plan).digest()[:8]] = name, groups
+    return found
+
+
+def model_for(model: Model, fingerprint: bytes | None = None) -> CrossChannelContextModel:
+    """The model to work with.
+
+    Args:
+        model: a model; the name of a shipped one or a weights file; None: the shipped one with this fingerprint.
+        fingerprint: of the stream to decode, if one is to be decoded; the model is checked against it.
+
+    Raises:
+        FileNotFoundError: no model of that name.
+        NotFrozenError: the model is not frozen.
+        WrongModelError: no shipped model has the fingerprint, or the given one has another.
+    """
+    if model is None:
+        if fingerprint is None:
+            model = DEFAULT_MODEL
+        elif fingerprint in shipped_fingerprints():
+            model = shipped_fingerprints()[fingerprint][0]
+        else:
+            names = ", ".join(name for name, _ in shipped_fingerprints().values()) or "none"
+            raise WrongModelError(
+                f"written with the model {fingerprint.hex()}, which does not ship with this release (shipped: {names});"
+                " name its weights file"
+            )
+    if not isinstance(model, CrossChannelContextModel):
+        model = _load(os.fspath(model))
+    frozen = frozen_of(model)
+    if fingerprint is not None:
+        check_fingerprint(fingerprint, frozen)
+    return model
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Encoding
+
+
+def encode_picture(
+    picture: Picture,
+    quality: float = 4.0,
+    model: Model = None,
+    *,
+    lanes: int = 0,
+    threads: int | None = None,
+    engine: str = "cpu",
+    timings: dict | None = None,
+) -> bytes:
+    """The bytes of a .ccm file. Arguments and errors as :func:`encode_file`."""
+    code = quality_code(quality)
+    pixels, (H, W) = picture.pixels, picture.size
+    scale = float(np.iinfo(pixels.dtype).max)
+
+    def read(rows: slice, columns: slice) -> Tensor:
+        # Repeats the edge where a piece reaches beyond the image.
+        part = pixels[rows, columns]
+        over = [(0, rows.stop - rows.start - part.shape[0]), (0, columns.stop - columns.start - part.shape[1])]
+        part = np.pad(part, over + [(0, 0)] * (pixels.ndim - 2), mode="edge")
+        values = torch.from_numpy(part.astype(np.float32)).div_(scale)
+        return (values.expand(3, -1, -1) if picture.grey else values.permute(2, 0, 1))[None]
+
+    options = {"grey": picture.grey, "lanes": lanes, "threads": threads, "engine": engine, "timings": timings}
+    (packet,) = encode_packets(model_for(model), read, (H, W), [code], **options)
+    return write_container(packet.to_file(), picture.chunks)
+
+
+def encode_file(
+    src: str | os.PathLike | BinaryIO | Image.Image,
+    dst: str | os.PathLike | BinaryIO,
+    quality: float = 4.0,
+    model: Model = DEFAULT_MODEL,
+    *,
+    lanes: int = 0,
+    threads: int | None = None,
+    engine: str = "cpu",
+    max_pixels: int | None = MAX_PIXELS,
+    timings: dict | None = None,
+) -> dict:
+    """Encode an image file to a .ccm file, which appears under its name only when complete.
+
+    Alpha is kept losslessly, EXIF and ICC profile travel along; see :mod:`ccm_fast.images` for what is taken.
+
+    Args:
+        src: path, binary file or Pillow image.
+        dst: path or binary file; an existing file is replaced.
+        quality: from 1 (smallest) to 8 (best), in 1/32 steps.
+        model: a frozen model, the name of a shipped one, or a weights file.
+        lanes: rANS lanes per stream (1, 2, 4, 8, 16, 32); 0 chooses them by the payload's size.
+        threads: of torch and of the entropy coder; None: torch's setting.
+        engine: "cpu" or "reference" (slow; the same bytes from the same latents).
+        max_pixels: larger images are refused; None: no limit.
+        timings: if given, seconds are added to its keys ``read``, ``g_a``, ``h_a``, ``h_s``, ``entropy``.
+
+    Returns:
+        ``{"width", "height", "bytes", "bpp", "quality"}`` of the file, the quality as quantized.
+
+    Raises:
+        ImageError: src is no image, or of a kind that cannot be coded.
+        LimitError: more than ``max_pixels`` pixels.
+        EncodeError: the model makes latents of this image that cannot be coded.
+        NotFrozenError, FileNotFoundError, ModelError: the model is not usable.
+        ValueError: quality, lanes or threads out of range.
+        OSError: a file cannot be read or written.
+    """
+    from .images import from_pillow
+
+    code = quality_code(quality)
+    with stage(timings, "read"):
+        picture = from_pillow(src) if isinstance(src, Image.Image) else open_picture(src, max_pixels)
+    data = encode_picture(picture, quality, model, lanes=lanes, threads=threads, engine=engine, timings=timings)
+    if isinstance(dst, (str, os.PathLike)):
+        with atomic_write(dst) as file:
+            file.write(data)
+    else:
+        dst.write(data)
+    H, W = picture.size
+    return {"width": W, "height": H, "bytes": len(data), "bpp": 8 * len(data) / (W * H), "quality": 1 + code / 32}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Decoding
+
+
+@dataclass
+class Decoded:
+    """What a .ccm file holds.
+
+    Attributes:
+        picture: pixels and metadata.
+        packet: the header's fields and the streams.
+        latents: y_hat, int16 [h, w, M]: the same numbers on every machine.
+    """
+
+    picture: Picture
+    packet: Packet
+    latents: np.ndarray
+
+
+def read_bytes(src: str | os.PathLike | BinaryIO, max_pixels: int | None = MAX_PIXELS) -> bytes:
+    """A whole file. Raises LimitError if it is larger than any file of ``max_pixels`` pixels can be."""
+    if isinstance(src, (str, os.PathLike)):
+        with open(src, "rb") as file:
+            return read_bytes(file, max_pixels)
+    limit = max_file_bytes(max_pixels)
+    data = src.read() if limit is None else src.read(limit + 1)
+    if limit is not None and len(data) > limit:
+        raise LimitError(f"more than {limit} bytes: no image of {max_pixels} pixels takes that")
+    return data
+
+
+def decode_bytes(
+    data: bytes,
+    model: Model = None,
+    *,
+    threads: int | None = None,
+    engine: str = "cpu",
+    max_pixels: int | None = MAX_PIXELS,
+    timings: dict | None = None,
+) -> Decoded:
+    """Decode the bytes of a .ccm file. Arguments and errors as :func:`decode_file`."""
+    container = parse_container(data)
+    model = model_for(model, peek(container.packet, max_pixels).fingerprint)
+    frozen = frozen_of(model)
+    packet = parse_file(container.packet, len(frozen.plan.groups), max_pixels)
+    y_hat = decode_latents(frozen, [packet], threads=threads, engine=engine, timings=timings)
+    return Decoded(Picture(_pixels(model, y_hat, packet, threads, timings), container.chunks), packet, y_hat[0].numpy())
+
+
+def _pixels(model, y_hat: Tensor, packet: Packet, threads: int | None, timings: dict | None) -> np.ndarray:
+    """uint8 [H, W] or [H, W, 3]."""
+    from .codec import torch_threads
+
+    out = np.empty((packet.height, packet.width) + (() if packet.grey else (3,)), np.uint8)
+    with torch.inference_mode(), torch_threads(threads), stage(timings, "g_s"):
+        for rows, columns, pixels in render(model, y_hat, [packet]):
+            levels = pixels[0].float().mul_(255).round_().to("cpu", torch.uint8)
+            out[rows, columns] = levels[0].numpy() if packet.grey else levels.permute(1, 2, 0).numpy()
+    return out
+
+
+def decode_file(
+    src: str | os.PathLike | BinaryIO,
+    dst: str | os.PathLike | BinaryIO | None = None,
+    model: Model = None,
+    *,
+    file_format: str | None = None,
+    threads: int | None = None,
+    engine: str = "cpu",
+    max_pixels: int | None = MAX_PIXELS,
+    timings: dict | None = None,
+    **save_options,
+) -> Image.Image | None:
+    """Decode a .ccm file to an image file, or to a Pillow image.
+
+    Args:
+        src: path or binary file.
+        dst: path or binary file; an existing file is replaced, in one go. None: return a Pillow image.
+        model: a frozen model, a name or a weights file; None: the shipped model whose fingerprint the file carries.
+        file_format: Pillow's name of the format to write ("PNG", "JPEG", ...); None: by dst's suffix, else PNG.
+        threads: of torch and of the entropy decoder; None: torch's setting.
+        engine: "cpu" or "reference" (slow; the same latents).
+        max_pixels: largest image to decode; None: no limit but the format's.
+        timings: if given, seconds are added to its keys ``z``, ``h_s``, ``entropy``, ``g_s``, ``write``.
+        save_options: passed on to Pillow's ``save``, such as ``quality=90`` for JPEG.
+
+    Returns:
+        The image (mode L, LA, RGB or RGBA; 8 bits a channel) if dst is None. EXIF and ICC profile are in its ``info``.
+
+    Raises:
+        BitstreamError: one of its subclasses says what is wrong with the file.
+        ImageError: the format cannot hold the image, or is not known.
+        NotFrozenError, FileNotFoundError, ModelError: the model is not usable.
+        OSError: a file cannot be read or written.
+    """
+    if file_format is None and dst is not None:
+        is_path = isinstance(dst, (str, os.PathLike)) and Path(dst).suffix
+        file_format = output_format(Path(dst).suffix) if is_path else "PNG"
+    data = read_bytes(src, max_pixels)
+    decoded = decode_bytes(data, model, threads=threads, engine=engine, max_pixels=max_pixels, timings=timings)
+    if dst is None:
+        return to_pillow(decoded.picture)
+    with stage(timings, "write"):
+        save_picture(decoded.picture, dst, file_format, **save_options)
+    return None

@@ -1,0 +1,62 @@
+"""Made the golden files once. Run it only for a new version of the format: the files are a promise (FORMAT.md)."""
+
+import hashlib
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import tiny
+
+from ccm_fast import weights
+from ccm_fast.files import decode_bytes, encode_file
+
+
+def image(name):
+    pixels = tiny.photo(37, 53)
+    if name == "grey":
+        return Image.fromarray(pixels[..., 0])
+    if name == "alpha":
+        alpha = (np.mgrid[:37, :53].sum(0) * 3 % 256).astype(np.uint8)
+        picture = Image.fromarray(np.dstack([pixels, alpha]))
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        picture.info.update(exif=exif.tobytes(), icc_profile=b"not really a profile")
+        return picture
+    if name == "pixel":
+        return Image.fromarray(pixels[:1, :1])
+    return Image.fromarray(pixels)
+
+
+def main():
+    out = {}
+    weights.save(tiny.make(), tiny.GOLDEN / "tiny.safetensors", {"what": "tests/tiny.py"})
+    for name, quality, lanes in (
+        ("colour", 4.0, 0),
+        ("grey", 2.5, 1),
+        ("alpha", 8.0, 32),
+        ("pixel", 1.0, 0),
+    ):
+        data = io.BytesIO()
+        encode_file(image(name), data, quality, tiny.model(), lanes=lanes)
+        (tiny.GOLDEN / f"{name}.ccm").write_bytes(data.getvalue())
+        decoded = decode_bytes(data.getvalue(), tiny.model(), engine="reference")
+        latents = np.ascontiguousarray(decoded.latents.astype("<i2"))
+        out[name] = {
+            "shape": list(latents.shape),
+            "sha256": hashlib.sha256(latents.tobytes()).hexdigest(),
+            "size": [decoded.packet.width, decoded.packet.height],
+            "quality": decoded.packet.quality,
+            "lanes": list(decoded.packet.lanes),
+            "chunks": {k: len(v) for k, v in decoded.picture.chunks.items()},
+            "mean": round(float(decoded.picture.pixels.mean()), 2),
+        }
+    (tiny.GOLDEN / "golden.json").write_text(json.dumps(out, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,426 @@
+"""compress / decompress, files, tiles, and the golden files."""
+
+import hashlib
+import io
+import json
+import os
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+from ccm_fast import codec, compress, decode_file, decompress, encode_file, errors, files, images, tiles
+from ccm_fast.models import CrossChannelContextModel
+from ccm_fast.stream.container import parse_container
+
+GOLDEN = json.loads((tiny.GOLDEN / "golden.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.model()
+
+
+def batch(*seeds, height=40, width=56):
+    return torch.stack([torch.from_numpy(tiny.photo(height, width, s)).permute(2, 0, 1) / 255 for s in seeds])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Golden files
+
+
+@pytest.mark.parametrize("engine", ["cpu", "reference"])
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_files_decode_to_the_same_latents_for_ever(model, name, engine):
+    want = GOLDEN[name]
+    decoded = files.decode_bytes((tiny.GOLDEN / f"{name}.ccm").read_bytes(), model, engine=engine)
+    latents = decoded.latents
+    assert latents.dtype == np.int16 and list(latents.shape) == want["shape"]
+    assert hashlib.sha256(latents.astype("<i2").tobytes()).hexdigest() == want["sha256"]
+    assert [decoded.packet.width, decoded.packet.height] == want["size"]
+    assert decoded.packet.quality == want["quality"] and list(decoded.packet.lanes) == want["lanes"]
+    assert {k: len(v) for k, v in decoded.picture.chunks.items()} == want["chunks"]
+    assert abs(float(decoded.picture.pixels.mean()) - want["mean"]) < 0.5  # floats: nearly the same everywhere
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_latents_are_coded_to_the_golden_bytes(model, name):
+    """The encoder's integer half: whatever floats made of the image, these latents have these bytes."""
+    data = (tiny.GOLDEN / f"{name}.ccm").read_bytes()
+    decoded = files.decode_bytes(data, model)
+    packet, frozen = decoded.packet, model.frozen
+    z_hat = frozen.decode_z([packet.z_stream], *packet.z_shape)
+    psi = frozen.hyper(z_hat, *packet.y_shape)
+    (z,) = frozen.encode_z(z_hat, lanes=packet.lanes[0])
+    (y,) = frozen.encode_y(psi, torch.from_numpy(decoded.latents)[None], lanes=packet.lanes[1])
+    assert [z.data, *(s.data for s in y)] == [bytes(s) for s in packet.streams]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# In memory
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (1, 70), (33, 2), (16, 16), (40, 56), (63, 65)])
+def test_own_size_and_the_readable_decoder(model, height, width):
+    x = batch(1, 2, height=height, width=width)
+    out = compress(model, x, quality=3)
+    assert out["shape"] == (-(-height // 64), -(-width // 64))
+    assert [len(s) for s in out["strings"]] == [2, 2] and isinstance(out["strings"][0][0], bytes)
+    x_hat = decompress(model, out["strings"], out["shape"])["x_hat"]
+    assert x_hat.shape == x.shape and x_hat.dtype == torch.float32
+    assert float(x_hat.min()) >= 0 and float(x_hat.max()) <= 1
+    assert torch.equal(model.decompress(out["strings"], out["shape"])["x_hat"], x_hat)
+    assert compress(model, x, quality=3, engine="reference") == out
+    assert model.compress(x, 3) == out
+
+
+def test_alone_and_in_a_batch_and_with_any_threads(model):
+    x = batch(1, 2, 3)
+    together = compress(model, x, [1.0, 4.5, 8.0])
+    latents = codec.decode_latents(model.frozen, codec.parse_packets(model.frozen, together["strings"], None))
+    for k in range(3):
+        alone = [[s[k]] for s in together["strings"]]
+        packets = codec.parse_packets(model.frozen, alone, together["shape"])
+        assert packets[0].quality == [1.0, 4.5, 8.0][k]
+        for threads in (1, 2):
+            assert torch.equal(codec.decode_latents(model.frozen, packets, threads=threads)[0], latents[k])
+    before = torch.get_num_threads()
+    assert compress(model, x, [1.0, 4.5, 8.0], threads=1)["shape"] == together["shape"]
+    assert torch.get_num_threads() == before
+
+
+def test_quality_is_quantized_on_both_sides(model):
+    x = batch(5)
+    assert compress(model, x, 4.0 + 1 / 70) == compress(model, x, 4.0)
+    assert compress(model, x, torch.tensor(4.1)) == compress(model, x, 4 + 3 / 32)
+    assert [codec.quality_code(q) for q in (1, 8, 4.02)] == [0, 224, 97]
+
+
+def test_result_is_an_ordinary_tensor(model):
+    out = compress(model, batch(1))
+    x_hat = decompress(model, out["strings"], out["shape"])["x_hat"]
+    weight = torch.ones(1, requires_grad=True)
+    (x_hat * weight).sum().backward()  # tensors of inference mode could not be saved for backward
+
+
+def test_timings(model):
+    seconds = {}
+    out = compress(model, batch(1), timings=seconds)
+    assert set(seconds) == {"g_a", "h_a", "h_s", "entropy"}
+    seconds = {}
+    decompress(model, out["strings"], out["shape"], timings=seconds)
+    assert set(seconds) == {"z", "h_s", "entropy", "g_s"} and min(seconds.values()) > 0
+
+
+@pytest.mark.parametrize(
+    "x, error, text",
+    [
+        (np.zeros((1, 3, 8, 8), np.float32), TypeError, "torch.Tensor"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), TypeError, "floating"),
+        (torch.zeros(3, 8, 8), ValueError, "shape"),
+        (torch.zeros(1, 1, 8, 8), ValueError, "shape"),
+        (torch.zeros(1, 3, 0, 8), ValueError, "shape"),
+        (torch.full((1, 3, 8, 8), 2.0), ValueError, r"\[0, 1\]"),
+        (torch.full((1, 3, 8, 8), -0.1), ValueError, r"\[0, 1\]"),
+        (torch.full((1, 3, 8, 8), float("nan")), ValueError, r"\[0, 1\]"),
+    ],
+)
+def test_bad_images(model, x, error, text):
+    with pytest.raises(error, match=text):
+        compress(model, x)
+
+
+def test_bad_arguments(model):
+    x = batch(1)
+    for quality in (0.9, 8.1, float("nan")):
+        with pytest.raises(ValueError, match="quality"):
+            compress(model, x, quality)
+    with pytest.raises(ValueError, match="2 qualities for 1"):
+        compress(model, x, [1, 2])
+    with pytest.raises(ValueError, match="threads"):
+        compress(model, x, threads=0)
+    with pytest.raises(ValueError, match="lanes"):
+        compress(model, x, lanes=3)
+    with pytest.raises(ValueError, match="engine"):
+        compress(model, x, engine="abacus")
+    fresh = CrossChannelContextModel(tiny.CONFIG)
+    for call in (lambda: compress(fresh, x), lambda: decompress(fresh, [[b""], [b""]], (1, 1))):
+        with pytest.raises(errors.NotFrozenError, match=r"ccm_fast\.freeze"):
+            call()
+
+
+def test_the_encoder_refuses_what_it_cannot_code():
+    for value in (1e7, float("nan")):
+        broken = tiny.make()
+        broken.g_a[-1].bias.data.fill_(value)
+        with pytest.raises(errors.EncodeError):
+            compress(broken, batch(1))
+
+
+def test_bad_strings(model):
+    a, b = compress(model, batch(1)), compress(model, batch(1, height=41))
+    (ya,), (za,) = a["strings"]
+    (yb,), (zb,) = b["strings"]
+    with pytest.raises(ValueError, match=r"56x40, 56x41"):
+        decompress(model, [[ya, yb], [za, zb]], a["shape"])
+    with pytest.raises(errors.DamagedError, match="contradicts"):
+        decompress(model, a["strings"], (2, 2))
+    for strings in ([], [[ya], [za, za]], [[], []]):
+        with pytest.raises(ValueError, match="strings"):
+            decompress(model, strings, a["shape"])
+    with pytest.raises(errors.BitstreamError):
+        decompress(model, [[ya], [bytes([za[0] ^ 1]) + za[1:]]], None)
+    other = tiny.make(seed=1)
+    with pytest.raises(errors.WrongModelError, match=model.frozen.fingerprint.hex()):
+        decompress(other, a["strings"], a["shape"])
+    with pytest.raises(errors.LimitError):
+        decompress(model, a["strings"], a["shape"], max_pixels=40 * 56 - 1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tiles
+
+
+def footprint(module, shape, at):
+    """Rows and columns of the input that some output values depend on, by gradients."""
+    x = torch.randn(shape, requires_grad=True)
+    module(x)[(..., *at)].abs().sum().backward()
+    where = x.grad.abs().sum((0, 1)).nonzero()
+    return where.amin(0).tolist(), where.amax(0).tolist()
+
+
+@pytest.mark.parametrize("preset", ["ccm-small", "tiny"])
+def test_margins_cover_the_receptive_field(preset):
+    torch.manual_seed(1)
+    m = CrossChannelContextModel(tiny.CONFIG if preset == "tiny" else preset)
+    n, k = 32, 16
+    low, high = footprint(m.g_a, (1, 3, 16 * n, 16 * n), (slice(k, k + 1), slice(k, k + 1)))
+    reach = tiles.margin(m.g_a, "analysis")
+    for lo, hi in zip(low, high):
+        assert k - reach <= lo // 16 and hi // 16 <= k + reach
+    assert min(low) // 16 <= k - reach + 1  # nor is it wasteful
+    pixels = slice(16 * k, 16 * k + 16)
+    low, high = footprint(m.g_s, (1, m.config.latent_channels, n, n), (pixels, pixels))
+    reach = tiles.margin(m.g_s, "synthesis")
+    for lo, hi in zip(low, high):
+        assert k - reach <= lo and hi <= k + reach
+    assert min(low) <= k - reach + 1
+
+
+@pytest.mark.parametrize("h, w, budget", [(50, 40, 900), (1, 3000, 600), (3000, 1, 600), (90, 90, 1), (7, 9, 63)])
+def test_tiles_cover_everything_once(h, w, budget):
+    around = 6
+    count = np.zeros((h, w), int)
+    for t in tiles.plan_tiles(h, w, around, budget):
+        count[t.i0 : t.i1, t.j0 : t.j1] += 1
+        area = (t.outer_i1 - t.outer_i0) * (t.outer_j1 - t.outer_j0)
+        assert area <= max(budget, (2 * around + 2) ** 2)
+        assert t.outer_i0 == max(0, t.i0 - around) and t.outer_j1 == min(w, t.j1 + around)
+    assert (count == 1).all()
+
+
+def test_tiles_have_no_seams(model):
+    x = batch(7, height=900, width=700)
+    size, (h, w) = (900, 700), (57, 44)
+    pad = torch.nn.functional.pad(x, (0, 4, 0, 12), mode="replicate")
+    with torch.inference_mode():
+        whole = tiles.analyse(model.g_a, lambda i, j: pad[..., i, j], h, w)
+        cut = tiles.analyse(model.g_a, lambda i, j: pad[..., i, j], h, w, 1 << 17)
+    assert torch.allclose(whole, cut, rtol=1e-4, atol=1e-5)
+
+    def image(tile_pixels):
+        out = torch.zeros(1, 3, *size)
+        with torch.inference_mode():
+            for rows, columns, pixels in codec.render(model, y_hat, packets, tile_pixels):
+                out[..., rows, columns] = pixels
+        return out
+
+    encoded = compress(model, x)
+    packets = codec.parse_packets(model.frozen, encoded["strings"], encoded["shape"])
+    y_hat = codec.decode_latents(model.frozen, packets)
+    assert torch.allclose(image(1 << 30), image(1 << 16), rtol=1e-4, atol=1e-5)
+
+
+def test_layers_of_unknown_reach_are_refused():
+    with pytest.raises(TypeError, match="Bilinear"):
+        tiles.margin(torch.nn.Sequential(torch.nn.UpsamplingBilinear2d(2)), "synthesis")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files
+
+
+def picture(mode):
+    rgb = Image.fromarray(tiny.photo(20, 30))
+    alpha = Image.fromarray((np.mgrid[:20, :30].sum(0) * 5).astype(np.uint8))
+    if mode == "RGBA":
+        rgb.putalpha(alpha)
+        return rgb
+    if mode == "LA":
+        grey = rgb.convert("L")
+        grey.putalpha(alpha)
+        return grey
+    if mode == "I;16":
+        return Image.fromarray(np.asarray(rgb.convert("L")).astype(np.uint16) * 257)
+    if mode == "P-transparent":
+        image = rgb.quantize(16)
+        image.info["transparency"] = 3
+        return image
+    return rgb.quantize(16) if mode == "P" else rgb.convert(mode)
+
+
+@pytest.mark.parametrize(
+    "mode, decoded",
+    [
+        ("RGB", "RGB"),
+        ("L", "L"),
+        ("1", "L"),
+        ("I;16", "L"),
+        ("I", "L"),
+        ("P", "RGB"),
+        ("P-transparent", "RGBA"),
+        ("RGBA", "RGBA"),
+        ("LA", "LA"),
+        ("CMYK", "RGB"),
+        ("YCbCr", "RGB"),
+        ("HSV", "RGB"),
+    ],
+)
+def test_modes(model, mode, decoded):
+    image = picture(mode)
+    out = io.BytesIO()
+    report = encode_file(image, out, 6, model)
+    assert report["bytes"] == len(out.getvalue()) and (report["width"], report["height"]) == (30, 20)
+    back = decode_file(io.BytesIO(out.getvalue()), model=model)
+    assert (back.mode, back.size) == (decoded, (30, 20))
+    if decoded in ("LA", "RGBA"):
+        want = image.convert("RGBA") if mode.startswith("P") else image
+        assert back.getchannel("A").tobytes() == want.getchannel("A").tobytes()
+
+
+def test_refused_modes(model):
+    for mode in ("F", "LAB"):
+        image = Image.new(mode, (4, 4))
+        with pytest.raises(errors.ImageError, match=mode):
+            encode_file(image, io.BytesIO(), model=model)
+    with pytest.raises(errors.ImageError, match="65535"):
+        encode_file(Image.new("I", (4, 4), 70000), io.BytesIO(), model=model)
+
+
+def test_grey16_keeps_its_bits_into_the_encoder():
+    values = (np.arange(600).reshape(20, 30) * 100).astype(np.uint16)
+    assert images.from_pillow(Image.fromarray(values)).pixels.dtype == np.uint16
+    out = io.BytesIO()
+    Image.fromarray(values).save(out, "PNG")
+    taken = images.open_picture(io.BytesIO(out.getvalue()), None)
+    assert taken.grey and (taken.pixels == values).all()
+
+
+def test_an_opaque_alpha_channel_is_not_stored():
+    image = picture("RGB")
+    image.putalpha(255)
+    assert images.from_pillow(image).chunks == {}
+
+
+def test_animations_are_refused(model, tmp_path):
+    frames = [Image.fromarray(tiny.photo(8, 8, s)) for s in range(3)]
+    for name in ("a.gif", "a.png", "a.webp", "a.tif"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+        with pytest.raises(errors.ImageError, match="3 frames"):
+            encode_file(tmp_path / name, tmp_path / "out.ccm", model=model)
+    assert not (tmp_path / "out.ccm").exists()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+def test_exif_and_icc_survive(model, tmp_path, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: carried, not applied
+    exif[0x010F] = "maker"
+    exif.get_ifd(0x8769)[0x829A] = 0.5
+    options = {"exif": exif.tobytes(), "icc_profile": b"profile" * 20}
+    picture("RGB").save(tmp_path / f"in{suffix}", **options)
+    encode_file(tmp_path / f"in{suffix}", tmp_path / "a.ccm", model=model)
+    chunks = parse_container((tmp_path / "a.ccm").read_bytes()).chunks
+    assert set(chunks) == {"X", "I"} and chunks["X"][:2] in (b"II", b"MM")
+    for target in (".png", ".jpg", ".webp", ".tif"):
+        decode_file(tmp_path / "a.ccm", tmp_path / f"out{target}", model)
+        with Image.open(tmp_path / f"out{target}") as image:
+            found = image.getexif()
+            assert image.info["icc_profile"] == options["icc_profile"]
+            assert found[0x010F] == "maker"
+            assert float(found.get_ifd(0x8769)[0x829A]) == 0.5
+            # Pillow, alone among readers, turns TIFF files upright while it loads them.
+            assert found.get(0x0112, 1) == (1 if suffix == ".tif" else 6)
+            assert image.size == ((30, 20) if suffix != ".tif" and target != ".tif" else (20, 30))
+
+
+def test_output_formats(model, tmp_path):
+    encode_file(picture("RGBA"), tmp_path / "a.ccm", model=model)
+    with pytest.raises(errors.ImageError, match="transparency"):
+        decode_file(tmp_path / "a.ccm", tmp_path / "a.jpg", model)
+    with pytest.raises(errors.ImageError, match="suffix"):
+        decode_file(tmp_path / "a.ccm", tmp_path / "a.xyz", model)
+    decode_file(tmp_path / "a.ccm", tmp_path / "nosuffix", model)
+    assert (tmp_path / "nosuffix").read_bytes()[:4] == b"\x89PNG"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.ccm", "nosuffix"]  # no halves left behind
+    encode_file(picture("RGB"), tmp_path / "b.ccm", model=model)
+    decode_file(tmp_path / "b.ccm", tmp_path / "low.jpg", model, quality=5)
+    decode_file(tmp_path / "b.ccm", tmp_path / "high.jpg", model, quality=95)
+    assert (tmp_path / "low.jpg").stat().st_size < (tmp_path / "high.jpg").stat().st_size
+
+
+def test_writing_is_atomic(tmp_path):
+    target = tmp_path / "x"
+    target.write_bytes(b"old")
+    with pytest.raises(RuntimeError), images.atomic_write(target) as file:
+        file.write(b"new")
+        raise RuntimeError
+    assert target.read_bytes() == b"old" and os.listdir(tmp_path) == ["x"]
+    (tmp_path / "link").symlink_to(target)
+    with images.atomic_write(tmp_path / "link") as file:
+        file.write(b"new")
+    assert target.read_bytes() == b"new" and (tmp_path / "link").is_symlink()
+    with images.atomic_write(os.devnull) as file:
+        file.write(b"gone")
+    assert not os.path.isfile(os.devnull)
+
+
+def test_not_images(tmp_path, model):
+    for name, data in (("empty.png", b""), ("text.jpg", b"hello"), ("cut.png", b"\x89PNG\r\n\x1a\n" + bytes(9))):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(errors.ImageError):
+            encode_file(tmp_path / name, tmp_path / "x.ccm", model=model)
+    with pytest.raises(FileNotFoundError):
+        encode_file(tmp_path / "nothing.png", tmp_path / "x.ccm", model=model)
+    with pytest.raises(errors.LimitError):
+        out = io.BytesIO()
+        picture("RGB").save(out, "PNG")
+        encode_file(io.BytesIO(out.getvalue()), tmp_path / "x.ccm", model=model, max_pixels=599)
+
+
+def test_models_are_found(model, tmp_path, monkeypatch):
+    data = (tiny.GOLDEN / "colour.ccm").read_bytes()
+    with pytest.raises(errors.WrongModelError, match=model.frozen.fingerprint.hex()):
+        files.decode_bytes(data)
+    assert files.decode_bytes(data, tiny.GOLDEN / "tiny.safetensors").picture.size == (37, 53)
+    monkeypatch.setattr("ccm_fast.weights.FOLDER", tiny.GOLDEN)
+    files.shipped_fingerprints.cache_clear()
+    try:
+        assert files.shipped_fingerprints() == {model.frozen.fingerprint: ("tiny", 3)}
+        assert files.decode_bytes(data).picture.size == (37, 53)
+    finally:
+        files.shipped_fingerprints.cache_clear()
+    with pytest.raises(FileNotFoundError, match="no-such"):
+        files.decode_bytes(data, "no-such-model")
+
+
+def test_huge_files_are_not_read():
+    class Endless(io.RawIOBase):
+        def read(self, n):
+            assert n < 1 << 28
+            return bytes(n)
+
+    with pytest.raises(errors.LimitError):
+        files.read_bytes(Endless(), max_pixels=1000)

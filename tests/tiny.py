@@ -1,0 +1,53 @@
+"""A tiny frozen model for tests: random float transforms, random integers; it codes anything, badly and fast."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ccm_fast import weights
+from ccm_fast.integer.frozen import FrozenEntropyModel
+from ccm_fast.integer.testing import random_plan
+from ccm_fast.models import CCMConfig, CrossChannelContextModel
+
+GOLDEN = Path(__file__).parent / "golden"
+CONFIG = CCMConfig(
+    name="tiny",
+    widths=(6, 6, 6),
+    blocks=(1, 0, 1),
+    groups=(4, 2, 3),
+    hyper_channels=4,
+    psi_channels=8,
+    cross_kernels=(3, 3),
+    cross_width=6,
+    parameter_widths=(12, 8),
+)
+
+
+def make(seed: int = 0) -> CrossChannelContextModel:
+    """A new one. Only one machine's floats make the same one again: tests that need that load the golden file."""
+    torch.manual_seed(seed)
+    model = CrossChannelContextModel(CONFIG).eval().requires_grad_(False)
+    model.log_gain += 3.0  # random transforms shrink: bring y to some quantization steps, and x_hat to some contrast
+    model.log_inverse_gain += 1.0
+    c = CONFIG
+    sizes = {"psi_channels": c.psi_channels, "cross_width": c.cross_width, "widths": c.parameter_widths}
+    plan = random_plan(np.random.default_rng(seed), c.groups, c.hyper_channels, **sizes)
+    model.frozen = FrozenEntropyModel(plan)
+    return model
+
+
+@functools.cache
+def model() -> CrossChannelContextModel:
+    """The committed one."""
+    return weights.load(GOLDEN / "tiny.safetensors")
+
+
+def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Something like a photograph: smooth areas, edges, a little noise; uint8 [height, width, 3]."""
+    rng = np.random.default_rng(seed)
+    i, j = np.mgrid[:height, :width] / 24.0
+    planes = [np.sin(i * rng.uniform(0.5, 2) + rng.uniform(0, 6)) * np.cos(j * rng.uniform(0.5, 2)) for _ in range(3)]
+    image = 128 + 70 * np.stack(planes, -1) + 40 * ((i + 2 * j) % 3 > 1.5)[..., None]
+    return np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8)
