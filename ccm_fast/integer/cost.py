@@ -1,0 +1,306 @@
+"""What the integers cost: code lengths of the float model and of the frozen one, and a fast exact network for them.
+
+:class:`IntegerNetwork` computes what the oracle computes, for whole batches, with torch's float64 convolutions: sums of
+products of integers are exact in float64 below 2^53, in any order. Requantization is in int64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ccm_fast.integer.plan import RELU8, GroupPlan, IntConv, Plan, TableRows
+from ccm_fast.integer.reference import MAX_NB, NB_BITS
+from ccm_fast.models.ccm import CrossChannelContextModel
+from ccm_fast.models.context import CONTEXT_LIMIT
+from ccm_fast.models.entropy import NUM_SCALES, gaussian_likelihood, scale_from_index
+
+__all__ = ["Cost", "IntegerNetwork", "TableCost", "image_tensor", "integer_cost", "latents"]
+
+
+def _clamp_latents(v: Tensor) -> Tensor:
+    return v.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT)
+
+
+class _Conv:
+    """An :class:`IntConv` as tensors; channel-first batches."""
+
+    def __init__(self, conv: IntConv):
+        self.conv = conv
+        self.weight = torch.from_numpy(conv.weight.astype(np.float64)).permute(0, 3, 1, 2).contiguous()
+        self.bias = torch.from_numpy(conv.bias.astype(np.float64))
+
+    def __call__(self, x: Tensor, exact: bool) -> Tensor:
+        acc = F.conv2d(x, self.weight, self.bias, padding=self.conv.kernel // 2)
+        out = _requantize(acc, self.conv.mult, self.conv.shift, exact)
+        if self.conv.output == RELU8:
+            out = out.clamp(0, 255 if exact else math.inf)
+        return F.pixel_shuffle(out, 2) if self.conv.upsample == 2 else out
+
+
+def _requantize(acc: Tensor, mult: np.ndarray, shift: np.ndarray, exact: bool) -> Tensor:
+    m = torch.from_numpy(mult.astype(np.int64))[:, None, None]
+    s = torch.from_numpy(shift.astype(np.int64))[:, None, None]
+    if not exact:
+        return acc * (m * torch.exp2(-s.double()))
+    one = torch.ones_like(s)
+    return ((acc.to(torch.int64) * m + (one << (s - 1))) >> s).double()
+
+
+class IntegerNetwork:
+    """The entropy network of a plan over whole batches, all steps at once; float64 tensors that hold integers.
+
+    Args:
+        plan: the frozen model.
+        exact: False leaves out all rounding and saturation of activations (the weights stay integers): what remains
+            then is the cost of the weights alone.
+    """
+
+    def __init__(self, plan: Plan, exact: bool = True):
+        self.plan, self.exact = plan, exact
+        self.h_s = [_Conv(c) for c in plan.hyper_synthesis]
+        self.groups = [_Group(plan, g, exact) for g in plan.groups]
+
+    def hyper(self, z_hat: Tensor, h: int, w: int) -> Tensor:
+        """psi [B, P, h, w] of z_hat [B, N, hz, wz]."""
+        x = _clamp_latents(z_hat.double())
+        for conv in self.h_s:
+            x = conv(x, self.exact)
+        return x[..., :h, :w]
+
+    def codes(self, psi: Tensor, y_hat: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean codes (1/16) and scale codes, each [B, M, h, w]; not yet clamped, and not rounded if not exact."""
+        context = _clamp_latents(y_hat.double())
+        means, scales, start = [], [], 0
+        for channels, group in zip(self.plan.group_channels, self.groups, strict=True):
+            out = group(psi, context[:, :start], context[:, start : start + channels])
+            means.append(out[:, :channels])
+            scales.append(out[:, channels:])
+            start += channels
+        return torch.cat(means, 1), torch.cat(scales, 1)
+
+    def parameters(self, psi: Tensor, y_hat: Tensor) -> tuple[Tensor, Tensor]:
+        """Offset and row of every symbol, int64 [B, M, h, w]."""
+        return offsets_and_rows(self.plan, *self.codes(psi, y_hat))
+
+
+class _Group:
+    def __init__(self, plan: Plan, group: GroupPlan, exact: bool):
+        self.plan, self.group, self.exact = plan, group, exact
+        self.hyper = _Conv(group.hyper)
+        self.stack = [_Conv(c) for c in group.stack]
+        self.skip = _Conv(group.skip) if group.skip is not None else None
+        self.tail = [_Conv(c) for c in [*group.hidden, group.head]]
+
+    def __call__(self, psi: Tensor, earlier: Tensor, own: Tensor) -> Tensor:
+        pre = self.hyper(psi, self.exact)
+        if self.stack:
+            x = earlier
+            for conv in self.stack:
+                x = conv(x, self.exact)
+            pre = pre + x
+        if self.skip is not None:
+            pre = pre + self.skip(earlier, self.exact)
+        pre = pre + self._spatial(own)
+        x = _requantize(pre, self.group.mult, self.group.shift, self.exact).clamp(0, 255 if self.exact else math.inf)
+        for conv in self.tail:
+            x = conv(x, self.exact)
+        return x
+
+    def _spatial(self, own: Tensor) -> Tensor:
+        h, w = own.shape[-2:]
+        step = torch.from_numpy(self.plan.steps(h, w))
+        weight = torch.from_numpy(self.group.weight.astype(np.float64))
+        r = 3
+        padded = F.pad(own, (r, r, r, r))
+        steps = F.pad(step, (r, r, r, r), value=torch.iinfo(torch.int64).max)
+        out = own.new_zeros(own.shape[0], len(weight), h, w)
+        for t, (di, dj) in enumerate(self.group.taps.tolist()):
+            window = (..., slice(r + di, r + di + h), slice(r + dj, r + dj + w))
+            readable = (steps[window] < step).double()
+            out += torch.einsum("nc,bchw->bnhw", weight[:, t], padded[window] * readable)
+        return out
+
+
+def offsets_and_rows(plan: Plan, m: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    """Offsets and rows, int64, from codes (rounded and clamped here), as in FORMAT.md section 3.3."""
+    m = torch.floor(m + 0.5).clamp(-32768, 32767).to(torch.int64)
+    s = torch.floor(s + 0.5).clamp(0, len(plan.scale_table) - 1).to(torch.int64)
+    idx = torch.from_numpy(plan.scale_table.astype(np.int64))[s]
+    b = torch.from_numpy(plan.fraction_bits.astype(np.int64))[idx]
+    one, d = torch.ones_like(b), 4 - b
+    t = ((m + ((one << d) >> 1)) >> d) + ((one << b) >> 1)
+    return t >> b, torch.from_numpy(plan.first_row)[idx] + (t & ((one << b) - 1))
+
+
+class TableCost:
+    """Code lengths with an ideal coder: -log2 of frequencies and raw escape bits."""
+
+    def __init__(self, rows: TableRows):
+        following = np.append(rows.cdf[1:].astype(np.int64), 1 << 16)
+        last = rows.start[1:] - 1
+        following[last] = 1 << 16
+        self.bits = torch.from_numpy(16 - np.log2((following - rows.cdf).astype(np.float64)))
+        self.lo = torch.from_numpy(rows.lo.astype(np.int64))
+        self.n = torch.from_numpy(rows.n.astype(np.int64))
+        self.start = torch.from_numpy(rows.start[:-1])
+
+    def __call__(self, row: Tensor, v: Tensor) -> Tensor:
+        """Bits, float64, of symbols v (without offsets) coded by rows; int64 tensors of one shape."""
+        lo, n = self.lo[row], self.n[row]
+        hi = lo + n - 2
+        escaped = (v < lo) | (v > hi)
+        bits = self.bits[self.start[row] + torch.where(escaped, n - 1, v - lo)]
+        e = torch.where(v > hi, 2 * (v - hi - 1), 2 * (lo - 1 - v) + 1)[escaped]
+        length = (e[:, None] >> torch.arange(MAX_NB + 1)).ne(0).sum(1)
+        bits[escaped] += NB_BITS + (length - 1).clamp(min=0)
+        return bits
+
+
+def image_tensor(image: Tensor | np.ndarray) -> Tensor:
+    """An image as float32 [3, H, W] in [0, 1].
+
+    Args:
+        image: float [3, H, W] in [0, 1], or uint8 [H, W, 3] or [3, H, W].
+
+    Raises:
+        ValueError: anything else.
+    """
+    x = torch.from_numpy(np.array(image)) if isinstance(image, np.ndarray) else image
+    if x.ndim != 3:
+        raise ValueError(f"an image has three dimensions, not {x.ndim}")
+    if x.shape[0] != 3 and x.shape[2] == 3:
+        x = x.permute(2, 0, 1)
+    if x.shape[0] != 3:
+        raise ValueError(f"an image has three channels; got the shape {tuple(x.shape)}")
+    return x.float() / 255.0 if x.dtype == torch.uint8 else x.float()
+
+
+@torch.no_grad()
+def latents(model: CrossChannelContextModel, images: Tensor, quality: float) -> tuple[Tensor, Tensor]:
+    """y_hat [B, M, h, w] and z_hat [B, N, hz, wz], rounded, float32, of images [B, 3, H, W] in [0, 1]."""
+    y = model.analysis(images, torch.full((images.shape[0],), float(quality)))
+    return torch.round(y), torch.round(model.h_a(y))
+
+
+class Cost(NamedTuple):
+    """Code length of a set of images at one quality, in bits.
+
+    Attributes:
+        quality: the quality.
+        pixels: of all images.
+        float_bits: part ("z", "y0", "y1", ...) -> bits of the float model.
+        integer_bits: the same of the frozen model.
+        causes: cause -> added bits of all parts: "tables" (grids of mean and scale, 16-bit probabilities, escapes),
+            "weights" (8-bit weights) and "activations" (rounding and saturation of activations); they add up.
+    """
+
+    quality: float
+    pixels: int
+    float_bits: dict[str, float]
+    integer_bits: dict[str, float]
+    causes: dict[str, float]
+
+    @property
+    def growth(self) -> float:
+        """Relative growth of the code length."""
+        return sum(self.integer_bits.values()) / sum(self.float_bits.values()) - 1.0
+
+    def __str__(self) -> str:
+        total = sum(self.float_bits.values())
+        parts = ", ".join(
+            f"{k} {v:.0f} -> {self.integer_bits[k]:.0f} ({100 * (self.integer_bits[k] / v - 1):+.2f} %)"
+            for k, v in self.float_bits.items()
+        )
+        causes = ", ".join(f"{k} {100 * v / total:+.3f} %" for k, v in self.causes.items())
+        return (
+            f"quality {self.quality:g}: {total / self.pixels:.4f} bpp, integers {100 * self.growth:+.3f} % ({causes}); "
+            f"bits: {parts}"
+        )
+
+
+class _Meter:
+    """Adds up code lengths of y and z in every variant."""
+
+    def __init__(self, model: CrossChannelContextModel, plan: Plan):
+        self.model, self.plan = model, plan
+        self.exact, self.smooth = IntegerNetwork(plan), IntegerNetwork(plan, exact=False)
+        self.y_cost, self.z_cost = TableCost(plan.y_rows), TableCost(plan.z_rows)
+
+    def __call__(self, y_hat: Tensor, z_hat: Tensor) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+        plan, h, w = self.plan, *y_hat.shape[-2:]
+        y, z = y_hat.to(torch.int64), z_hat.to(torch.int64)
+
+        mean, index = self.model.entropy_parameters(y_hat, z_hat)
+        mean, index = mean.double(), index.double()
+        real = -torch.log2(gaussian_likelihood(y_hat.double(), mean, scale_from_index(index)))
+        real_z = -torch.log2(self.model.z_prior(z_hat).double())
+
+        per_index = (len(plan.scale_table) - 1) / (NUM_SCALES - 1)
+        variants = {
+            "tables": (16 * mean, index * per_index),
+            "weights": self.smooth.codes(self.smooth.hyper(z_hat, h, w), y_hat),
+            "activations": self.exact.codes(self.exact.hyper(z_hat, h, w), y_hat),
+        }
+        bits = {}
+        for name, (m, s) in variants.items():
+            offset, row = offsets_and_rows(plan, m, s)
+            bits[name] = self.y_cost(row, y - offset)
+        channel = torch.arange(plan.hyper_channels)[None, :, None, None].expand_as(z)
+        coded_z = float(self.z_cost(channel, z).sum())
+
+        def parts(of_y: Tensor, of_z: float) -> dict[str, float]:
+            out = {"z": of_z}
+            for g, part in enumerate(of_y.split(list(plan.group_channels), dim=1)):
+                out[f"y{g}"] = float(part.sum())
+            return out
+
+        causes, before = {}, float(real.sum() + real_z.sum())
+        for name, value in bits.items():
+            after = float(value.sum()) + coded_z
+            causes[name], before = after - before, after
+        return parts(real, float(real_z.sum())), parts(bits["activations"], coded_z), causes
+
+
+def _added(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
+    return {k: a.get(k, 0.0) + v for k, v in b.items()}
+
+
+@torch.no_grad()
+def integer_cost(
+    model: CrossChannelContextModel,
+    plan: Plan,
+    images: Iterable[Tensor | np.ndarray],
+    qualities: Sequence[float] = (2.0, 4.0, 6.0),
+) -> list[Cost]:
+    """Code lengths of the float model and of its frozen one, summed over images.
+
+    Float: rounded latents, exact likelihoods with continuous means and scales, at least 1e-9. Integer: -log2 of the
+    frequencies of the table entries that would be coded, and the raw bits of escapes.
+
+    Args:
+        model: the float model, in evaluation mode.
+        plan: its frozen entropy model, a :class:`Plan` or something with one as ``.plan``.
+        images: as for :func:`image_tensor`.
+        qualities: where to measure.
+
+    Returns:
+        One :class:`Cost` per quality.
+    """
+    plan = getattr(plan, "plan", plan)
+    meter = _Meter(model, plan)
+    totals: dict[float, list[dict[str, float]]] = {q: [{}, {}, {}] for q in qualities}
+    pixels = 0
+    for image in images:
+        x = image_tensor(image)[None]
+        pixels += x.shape[-2] * x.shape[-1]
+        for q in qualities:
+            found = meter(*latents(model, x, q))
+            totals[q] = [_added(a, b) for a, b in zip(totals[q], found, strict=True)]
+    return [Cost(q, pixels, *totals[q]) for q in qualities]

@@ -1,0 +1,297 @@
+"""The frozen entropy model: a plan, and the engines that run it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ccm_fast import _backend
+from ccm_fast.errors import DamagedError, TruncatedError
+from ccm_fast.integer import reference
+from ccm_fast.integer.plan import Plan
+from ccm_fast.integer.reference import Stream
+
+__all__ = ["ENGINES", "FrozenEntropyModel"]
+
+#: "cpu": the native engine; "reference": the oracle in NumPy, slow.
+ENGINES = ("cpu", "reference")
+
+# csrc/include/ccm/status.h
+_FINE, _TRUNCATED, _DAMAGED = 0, 1, 2
+
+
+class FrozenEntropyModel:
+    """Everything between the bytes of a stream and the latents, in integers.
+
+    Latents and features are channel-last CPU tensors: z_hat int16 [B, hz, wz, N] with hz = ceil(h / 4), psi uint8
+    [B, h, w, P], y_hat int16 [B, h, w, M]. Both engines give the same bytes and the same numbers.
+
+    Args:
+        plan: the frozen model's numbers.
+    """
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self._bytes = plan.to_bytes()  # validates and proves
+        self._fingerprint = plan.fingerprint
+        self._packed: dict[str, Tensor] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def fingerprint(self) -> bytes:
+        """8 bytes that every stream of this model carries."""
+        return self._fingerprint
+
+    def to_bytes(self) -> bytes:
+        """The plan as bytes."""
+        return self._bytes
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> FrozenEntropyModel:
+        """Read a plan; raises :class:`ccm_fast.integer.plan.PlanError` on a bad one."""
+        return cls(Plan.from_bytes(data))
+
+    def __repr__(self) -> str:
+        p = self.plan
+        return f"FrozenEntropyModel({self.fingerprint.hex()}, groups={p.group_channels}, N={p.hyper_channels})"
+
+    def __getstate__(self) -> dict:
+        return {"data": self._bytes}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(Plan.from_bytes(state["data"]))
+
+    def __deepcopy__(self, memo: dict) -> FrozenEntropyModel:
+        return self  # immutable
+
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def packed(self, isa: str | None = None) -> Tensor:
+        """The model in the native engine's layout, uint8, made once per instruction set.
+
+        Args:
+            isa: one of ``torch.ops.ccm_fast.isa_list()``; "": the best one here; None: as the environment variable
+                CCM_FAST_ISA says, else the best.
+
+        Raises:
+            BuildError: the native library is missing.
+            ValueError: no such instruction set on this machine.
+        """
+        ops = _backend.load().ops
+        isa = os.environ.get("CCM_FAST_ISA", "") if isa is None else isa
+        known = ops.isa_list().split(",")
+        if isa and isa not in known:
+            raise ValueError(f"instruction set {isa!r} is not usable here: choose one of {', '.join(known)}")
+        with self._lock:
+            if isa not in self._packed:
+                data = torch.frombuffer(bytearray(self._bytes), dtype=torch.uint8)
+                self._packed[isa] = ops.pack_plan(data, isa)
+            return self._packed[isa]
+
+    def hyper(
+        self, z_hat: Tensor, h: int, w: int, *, engine: str = "cpu", threads: int | None = None, isa: str | None = None
+    ) -> Tensor:
+        """psi, uint8 [B, h, w, P], of z_hat int16 [B, ceil(h / 4), ceil(w / 4), N]."""
+        z_hat = _latents(z_hat, self.plan.hyper_channels, "z_hat")
+        if tuple(z_hat.shape[1:3]) != (-(-h // 4), -(-w // 4)):
+            raise ValueError(f"z_hat of {tuple(z_hat.shape[1:3])} positions does not belong to y of {(h, w)}")
+        if _native(engine):
+            return _backend.load().ops.hyper(self.packed(isa), z_hat, h, w, _threads(threads))
+        return _stacked([reference.hyper(self.plan, z, h, w) for z in z_hat.numpy()], torch.uint8)
+
+    def parameters(
+        self, psi: Tensor, y_hat: Tensor, *, engine: str = "cpu", threads: int | None = None, isa: str | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Offset and table row, int16 [B, h, w, M], of every symbol given all of y_hat."""
+        psi, y_hat = self._pair(psi, y_hat)
+        if _native(engine):
+            return _backend.load().ops.parameters(self.packed(isa), psi, y_hat, _threads(threads))
+        found = [reference.parameters(self.plan, p, y) for p, y in zip(_wide(psi), y_hat.numpy(), strict=True)]
+        return _stacked([f[0] for f in found], torch.int16), _stacked([f[1] for f in found], torch.int16)
+
+    def encode_z(
+        self,
+        z_hat: Tensor,
+        *,
+        lanes: int = 0,
+        engine: str = "cpu",
+        threads: int | None = None,
+        isa: str | None = None,
+    ) -> list[Stream]:
+        """One stream per image of z_hat int16 [B, hz, wz, N]; lanes 0: chosen by the payload.
+
+        Raises:
+            ValueError: a wrong lane count, or a value that the format cannot carry (-32768).
+        """
+        z_hat = _codable(_latents(z_hat, self.plan.hyper_channels, "z_hat"), lanes, "z_hat")
+        if _native(engine):
+            found = _backend.load().ops.encode_z(self.packed(isa), z_hat, lanes, _threads(threads))
+            return [streams[0] for streams in _split(*found)]
+        return [reference.encode_z(self.plan, z, lanes) for z in z_hat.numpy()]
+
+    def encode_y(
+        self,
+        psi: Tensor,
+        y_hat: Tensor,
+        *,
+        lanes: int = 0,
+        engine: str = "cpu",
+        threads: int | None = None,
+        isa: str | None = None,
+    ) -> list[list[Stream]]:
+        """The streams of every image, one per group. Arguments and errors as for :meth:`encode_z`."""
+        psi, y_hat = self._pair(psi, y_hat)
+        _codable(y_hat, lanes, "y_hat")
+        if _native(engine):
+            found = _backend.load().ops.encode_y(self.packed(isa), psi, y_hat, lanes, _threads(threads))
+            return _split(*found)
+        return [reference.encode_y(self.plan, p, y, lanes) for p, y in zip(_wide(psi), y_hat.numpy(), strict=True)]
+
+    def decode_z(
+        self,
+        streams: Sequence[tuple[bytes, int]],
+        hz: int,
+        wz: int,
+        *,
+        engine: str = "cpu",
+        threads: int | None = None,
+        isa: str | None = None,
+    ) -> Tensor:
+        """z_hat int16 [B, hz, wz, N] of one stream (bytes, lanes) per image.
+
+        Raises:
+            TruncatedError, DamagedError: naming the first image whose stream is not whole.
+        """
+        if _native(engine):
+            data, segments = _joined([[s] for s in streams])
+            z_hat, status = _backend.load().ops.decode_z(
+                self.packed(isa), data, segments[:, 0].contiguous(), hz, wz, _threads(threads)
+            )
+            _raise_for(status, "z")
+            return z_hat
+        found = _each(streams, "z", lambda s: reference.decode_z(self.plan, s, hz, wz))
+        return _stacked(found, torch.int16)
+
+    def decode_y(
+        self,
+        psi: Tensor,
+        streams: Sequence[Sequence[tuple[bytes, int]]],
+        *,
+        engine: str = "cpu",
+        threads: int | None = None,
+        isa: str | None = None,
+    ) -> Tensor:
+        """y_hat int16 [B, h, w, M] of psi and, for each image, one stream (bytes, lanes) per group.
+
+        Raises:
+            TruncatedError, DamagedError: naming the first image whose streams are not whole.
+            ValueError: a number of streams that is not the number of groups.
+        """
+        groups = len(self.plan.groups)
+        if len(streams) != psi.shape[0] or any(len(s) != groups for s in streams):
+            raise ValueError(f"one stream for each of {groups} groups and {psi.shape[0]} images is needed")
+        psi = _features(psi, self.plan.psi_channels)
+        if _native(engine):
+            data, segments = _joined(streams)
+            y_hat, status = _backend.load().ops.decode_y(self.packed(isa), psi, data, segments, _threads(threads))
+            _raise_for(status, "y")
+            return y_hat
+        pairs = list(zip(_wide(psi), streams, strict=True))
+        found = _each(pairs, "y", lambda pair: reference.decode_y(self.plan, pair[0], list(pair[1])))
+        return _stacked(found, torch.int16)
+
+    def _pair(self, psi: Tensor, y_hat: Tensor) -> tuple[Tensor, Tensor]:
+        psi, y_hat = _features(psi, self.plan.psi_channels), _latents(y_hat, self.plan.latent_channels, "y_hat")
+        if psi.shape[:3] != y_hat.shape[:3]:
+            raise ValueError(f"psi {list(psi.shape)} and y_hat {list(y_hat.shape)} do not belong together")
+        return psi, y_hat
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _native(engine: str) -> bool:
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, not {engine!r}")
+    return engine == "cpu"
+
+
+def _threads(threads: int | None) -> int:
+    return torch.get_num_threads() if threads is None else int(threads)
+
+
+def _plane(t: Tensor, dtype: torch.dtype, channels: int, name: str) -> Tensor:
+    if t.ndim != 4 or t.shape[3] != channels or 0 in t.shape:
+        raise ValueError(f"{name} must have the shape [B, rows, columns, {channels}], not {list(t.shape)}")
+    if t.dtype != dtype:
+        raise TypeError(f"{name} must be of {dtype}, not {t.dtype}")
+    return t.to("cpu").contiguous()
+
+
+def _latents(t: Tensor, channels: int, name: str) -> Tensor:
+    return _plane(t, torch.int16, channels, name)
+
+
+def _features(t: Tensor, channels: int) -> Tensor:
+    return _plane(t, torch.uint8, channels, "psi")
+
+
+def _codable(t: Tensor, lanes: int, name: str) -> Tensor:
+    if lanes not in (0, *reference.LANES):
+        raise ValueError(f"lanes must be 0 (automatic) or one of {reference.LANES}, not {lanes}")
+    if int(t.min()) == -32768:
+        raise ValueError(f"{name} holds -32768, which the format cannot carry")
+    return t
+
+
+def _wide(psi: Tensor) -> np.ndarray:
+    return psi.numpy().astype(np.int64)
+
+
+def _stacked(planes: list[np.ndarray], dtype: torch.dtype) -> Tensor:
+    return torch.from_numpy(np.stack(planes)).to(dtype)
+
+
+def _joined(streams: Sequence[Sequence[tuple[bytes, int]]]) -> tuple[Tensor, Tensor]:
+    """Data uint8 and segments int64 [B, streams, 3] (offset, length, lanes)."""
+    parts, rows, at = [], [], 0
+    for image in streams:
+        for data, lanes in image:
+            if lanes not in reference.LANES:
+                raise DamagedError(f"a stream cannot have {lanes} lanes")
+            parts.append(data)
+            rows.append((at, len(data), lanes))
+            at += len(data)
+    data = torch.frombuffer(bytearray(b"".join(parts) or b"\0"), dtype=torch.uint8)
+    return data, torch.tensor(rows, dtype=torch.int64).reshape(len(streams), -1, 3)
+
+
+def _split(data: Tensor, segments: Tensor) -> list[list[Stream]]:
+    raw = data.numpy().tobytes()
+    return [
+        [Stream(raw[at : at + size], lanes) for at, size, lanes in image]
+        for image in segments.reshape(segments.shape[0], -1, 3).tolist()
+    ]
+
+
+def _raise_for(status: Tensor, name: str) -> None:
+    for k, code in enumerate(status.tolist()):
+        if code == _TRUNCATED:
+            raise TruncatedError(f"image {k}: a stream of {name} ends before its last symbol")
+        if code != _FINE:
+            raise DamagedError(f"image {k}: a stream of {name} is damaged")
+
+
+def _each(items: Sequence, name: str, decode) -> list[np.ndarray]:
+    out = []
+    for k, item in enumerate(items):
+        try:
+            out.append(decode(item))
+        except (TruncatedError, DamagedError) as error:
+            raise type(error)(f"image {k}: a stream of {name}: {error}") from error
+    return out

@@ -1,0 +1,189 @@
+"""Weights files: one safetensors file with the float transforms, the frozen entropy model, and what they are.
+
+    tensors   "plan"         uint8: the frozen entropy model (FORMAT.md section 7)
+              "float.NAME"   fp16: the parameters of the transforms, the gains and the prior of z
+    metadata  "format"       "ccm_fast weights 1"
+              "config"       JSON: the CCMConfig
+              "meta"         JSON: whatever the author wants to say (training, licence, results)
+
+The entropy networks are in the plan alone; their float form, for training and for likelihoods, is made from it
+(:mod:`ccm_fast.integer.thaw`). Nothing in a weights file is executed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ccm_fast.errors import ModelError, NotFrozenError
+from ccm_fast.integer.frozen import FrozenEntropyModel
+from ccm_fast.integer.plan import Plan
+from ccm_fast.integer.thaw import thaw
+from ccm_fast.models import CCMConfig, CrossChannelContextModel
+from ccm_fast.models.schedule import Schedule
+
+__all__ = ["available", "find", "load", "load_float_state", "read_meta", "save"]
+
+FORMAT = "ccm_fast weights 1"
+PREFIX = "float."
+FROZEN = ("h_s.", "contexts.")  # parameters that the plan holds
+FOLDER = Path(__file__).resolve().parent / "weights_data"
+# Beyond this a file is not read: 40 times the shipped one.
+MAX_BYTES = 1 << 30
+
+
+def available() -> list[str]:
+    """Names of the models that ship with the package."""
+    return sorted(p.stem for p in FOLDER.glob("*.safetensors"))
+
+
+def find(name: str | Path) -> Path:
+    """The weights file of a shipped model's name, or of a path.
+
+    Raises:
+        FileNotFoundError: neither; the message lists the names.
+    """
+    shipped = FOLDER / f"{name}.safetensors"
+    if isinstance(name, str) and name in available():
+        return shipped
+    path = Path(name)
+    if path.is_file():
+        return path
+    names = ", ".join(available()) or "none"
+    raise FileNotFoundError(f"no model called {str(name)!r} (shipped: {names}), and no file of that name")
+
+
+def save(model: CrossChannelContextModel, path: str | Path, meta: dict | None = None) -> None:
+    """Write a frozen model.
+
+    Args:
+        model: the model; its parameters are stored in fp16.
+        path: the file, by custom NAME.safetensors; replaced in one go.
+        meta: JSON-ready remarks.
+
+    Raises:
+        NotFrozenError: ``model.frozen`` is not set.
+        ModelError: a parameter is not finite in fp16.
+    """
+    from safetensors.torch import save_file
+
+    if model.frozen is None:
+        raise NotFrozenError("the model has no integer entropy model: call ccm_fast.freeze(model, images) first")
+    tensors = {"plan": torch.frombuffer(bytearray(model.frozen.to_bytes()), dtype=torch.uint8)}
+    for name, value in model.state_dict().items():
+        if name.startswith(FROZEN):
+            continue
+        half = value.detach().to("cpu", torch.float16).contiguous()
+        if not bool(torch.isfinite(half).all()):
+            raise ModelError(f"parameter {name} is not finite in fp16")
+        tensors[PREFIX + name] = half
+    metadata = {
+        "format": FORMAT,
+        "config": json.dumps(model.config.to_dict()),
+        "meta": json.dumps(meta or {}),
+    }
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    save_file(tensors, str(temporary), metadata)
+    temporary.replace(path)
+
+
+def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file that says it is ours."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.stat().st_size > MAX_BYTES:
+        raise ModelError(f"{path.name} is larger than any weights file")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise ModelError(f"{path.name} is no weights file of this package (format {metadata.get('format')!r})")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except SafetensorError as error:
+        raise ModelError(f"{path.name} is not a safetensors file: {error}") from error
+    return tensors, metadata
+
+
+def _json(metadata: dict[str, str], key: str, path: Path) -> dict:
+    try:
+        value = json.loads(metadata[key])
+    except (KeyError, ValueError) as error:
+        raise ModelError(f"{path.name}: no readable {key!r} in the metadata") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path.name}: {key!r} is not an object")
+    return value
+
+
+def _build(path: Path) -> CrossChannelContextModel:
+    tensors, metadata = _open(path)
+    try:
+        model = CrossChannelContextModel(CCMConfig.from_dict(_json(metadata, "config", path)))
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{path.name}: bad configuration: {error}") from error
+    expected = {name: t for name, t in model.state_dict().items() if not name.startswith(FROZEN)}
+    found = {name.removeprefix(PREFIX): t for name, t in tensors.items() if name.startswith(PREFIX)}
+    unknown = [name for name in tensors if name != "plan" and not name.startswith(PREFIX)]
+    plan = tensors.get("plan")
+    if plan is None or plan.dtype != torch.uint8 or plan.ndim != 1:
+        raise ModelError(f"{path.name}: the frozen entropy model is missing, or not a row of bytes")
+    if unknown or set(found) != set(expected):
+        names = sorted({*unknown, *(set(found) ^ set(expected))})
+        raise ModelError(f"{path.name}: missing or unknown tensors: {', '.join(names[:5])}")
+    for name, t in found.items():
+        if t.dtype != torch.float16 or t.shape != expected[name].shape:
+            raise ModelError(
+                f"{path.name}: {name} is {t.dtype} {tuple(t.shape)}, not torch.float16 {tuple(expected[name].shape)}"
+            )
+        if not bool(torch.isfinite(t).all()):
+            raise ModelError(f"{path.name}: {name} has values that are not finite")
+    model.load_state_dict({name: t.float() for name, t in found.items()}, strict=False)
+    model.frozen = FrozenEntropyModel.from_bytes(plan.contiguous().numpy().tobytes())
+    _check_fit(model.frozen.plan, model.config, path)
+    try:
+        thaw(model, model.frozen.plan)
+    except ValueError as error:
+        raise ModelError(f"{path.name}: the frozen entropy model does not fit the configuration: {error}") from error
+    return model.eval()
+
+
+def _check_fit(plan: Plan, config: CCMConfig, path: Path) -> None:
+    """The plan must belong to the transforms: same latents, same schedule."""
+    schedule = Schedule.from_name(config.schedule, config.context_kernel)
+    same = (
+        plan.group_channels == config.groups
+        and plan.hyper_channels == config.hyper_channels
+        and (plan.row_step, plan.col_step) == (schedule.row_step, schedule.col_step)
+        and plan.pattern.tolist() == [list(row) for row in schedule.pattern]
+    )
+    if not same:
+        raise ModelError(f"{path.name}: the frozen entropy model does not belong to the configuration")
+
+
+def load(name_or_path: str | Path) -> CrossChannelContextModel:
+    """A frozen model in evaluation mode, ready to encode and decode.
+
+    Args:
+        name_or_path: a shipped model's name (see :func:`available`), or a .safetensors file.
+
+    Raises:
+        FileNotFoundError: no such model; the message lists the names.
+        ModelError: not a weights file, or one that is damaged or contradicts itself.
+    """
+    return _build(find(name_or_path)).requires_grad_(False)
+
+
+def load_float_state(name_or_path: str | Path) -> dict[str, Tensor]:
+    """The float32 state dict of a weights file, to continue training from. Raises as :func:`load`."""
+    return _build(find(name_or_path)).state_dict()
+
+
+def read_meta(name_or_path: str | Path) -> dict:
+    """The author's remarks in a weights file. Raises as :func:`load`."""
+    path = find(name_or_path)
+    _, metadata = _open(path)
+    return _json(metadata, "meta", path)

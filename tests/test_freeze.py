@@ -1,0 +1,174 @@
+"""Freezing: the fast integer network is the oracle; the frozen model codes nearly as well as the float one."""
+
+import numpy as np
+import pytest
+import torch
+
+from ccm_fast.integer import reference
+from ccm_fast.integer.cost import IntegerNetwork, TableCost, image_tensor, integer_cost, latents
+from ccm_fast.integer.freeze import freeze
+from ccm_fast.integer.plan import Plan
+from ccm_fast.integer.testing import random_plan, sample_latents
+from ccm_fast.integer.thaw import thaw
+from ccm_fast.models import CCMConfig, CrossChannelContextModel
+
+SCHEDULES = ["wavefront", "checkerboard", "single", "multistage2"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def channels_first(a):
+    return torch.from_numpy(np.asarray(a)).permute(2, 0, 1)[None].double()
+
+
+def channels_last(t):
+    return t[0].permute(1, 2, 0).numpy()
+
+
+def tiny(schedule="wavefront", groups=(4, 6), cross=(3, 3), **kwargs):
+    """An untrained model whose entropy network is lively enough to be worth quantizing."""
+    torch.manual_seed(1)
+    config = CCMConfig(
+        "tiny", (8, 8, 8), (0, 0, 0), groups, 4, 8, 5, schedule, cross, 8, 1 if cross else 0, (16, 12), **kwargs
+    )
+    model = CrossChannelContextModel(config).eval()
+    with torch.no_grad():
+        model.g_a[-1].weight.mul_(6)
+        model.h_a[-1].weight.mul_(8)
+        for context in model.contexts:
+            context.head.weight.mul_(10)
+    return model
+
+
+def photographs(count, size=96):
+    """Smooth random pictures with some texture, uint8 [H, W, 3]."""
+    rng = np.random.default_rng(3)
+    out = []
+    for _ in range(count):
+        coarse = torch.from_numpy(rng.random((1, 3, 7, 9)))
+        x = torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic", align_corners=False)
+        x = x + rng.uniform(0, 0.2) * torch.from_numpy(rng.standard_normal((1, 3, size, size)))
+        out.append((x[0].clamp(0, 1) * 255).permute(1, 2, 0).numpy().astype(np.uint8))
+    return out
+
+
+@pytest.mark.parametrize("schedule", [*SCHEDULES, "multistage4"])
+def test_fast_network_is_the_oracle(schedule):
+    rng = np.random.default_rng(11)
+    plan = random_plan(rng, (5, 3, 4), schedule=schedule, scale_codes=200, skip_kernel=3)
+    h, w = 9, 6
+    z_hat, y_hat = sample_latents(rng, plan, h, w, escape=0.03)
+    y_hat[2, 3, 1], y_hat[0, 0, 0], z_hat[0, 0, 0] = 32767, -32767, 300
+    psi = reference.hyper(plan, z_hat, h, w)
+    network = IntegerNetwork(plan)
+    assert np.array_equal(channels_last(network.hyper(channels_first(z_hat), h, w)), psi)
+    fast = network.parameters(channels_first(psi), channels_first(y_hat))
+    offset, row = reference.parameters(plan, psi, y_hat)
+    assert np.array_equal(channels_last(fast[0]), offset) and np.array_equal(channels_last(fast[1]), row)
+    v = y_hat - offset
+    bits = TableCost(plan.y_rows)(torch.from_numpy(row), torch.from_numpy(v)).sum()
+    assert float(bits) == pytest.approx(reference.ideal_bits(plan.y_rows, row, v), rel=1e-12)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("groups, cross", [((4, 6), (3, 3)), ((7,), (3, 3)), ((2, 3, 1), ())])
+def test_frozen_codes_like_float(schedule, groups, cross):
+    model = tiny(schedule, groups, cross)
+    images = photographs(8)
+    frozen = freeze(model, images, steps=0)
+    assert model.frozen is frozen
+    for cost in integer_cost(model, frozen, images, (2.0, 6.0)):
+        assert cost.growth < 0.02, str(cost)
+        assert sum(cost.integer_bits.values()) - sum(cost.float_bits.values()) == pytest.approx(
+            sum(cost.causes.values()), abs=1e-3
+        )
+        assert set(cost.float_bits) == {"z", *(f"y{g}" for g in range(len(groups)))}
+    # And the parameters are about the same ones.
+    y_hat, z_hat = latents(model, image_tensor(images[0])[None], 4.0)
+    with torch.no_grad():
+        mean, index = model.entropy_parameters(y_hat, z_hat)
+    network = IntegerNetwork(frozen.plan)
+    m, s = network.codes(network.hyper(z_hat, *y_hat.shape[-2:]), y_hat)
+    assert float((m / 16 - mean).abs().mean()) < 0.1
+    assert float((s - index.clamp(0, 63)).abs().mean()) < 1.0
+
+
+def test_streams_of_a_frozen_model():
+    """From a picture to streams and back with the oracle; their length is the one that cost.py states."""
+    model = tiny()
+    images = photographs(6)
+    plan = Plan.from_bytes(freeze(model, images, steps=0).to_bytes())
+    y_hat, z_hat = latents(model, image_tensor(images[0])[None], 5.0)
+    y, z = channels_last(y_hat).astype(np.int64), channels_last(z_hat).astype(np.int64)
+    z_stream = reference.encode_z(plan, z)
+    assert np.array_equal(reference.decode_z(plan, z_stream, *z.shape[:2]), z)
+    psi = reference.hyper(plan, z, *y.shape[:2])
+    streams = reference.encode_y(plan, psi, y)
+    assert np.array_equal(reference.decode_y(plan, psi, streams), y)
+    (cost,) = integer_cost(model, plan, images[:1], (5.0,))
+    coded = sum(len(s.data) for s in [z_stream, *streams])
+    ideal = sum(cost.integer_bits.values()) / 8
+    assert ideal < coded < ideal + 6 * (1 + len(streams))
+
+
+def test_fine_tuning_shortens_the_code():
+    model = tiny()
+    images = photographs(12)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    history = []
+    freeze(model, images, steps=30, history=history)
+    assert len(history) == 30 and np.mean(history[-5:]) < np.mean(history[:5])
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())  # the float model is not touched
+    tuned = integer_cost(model, model.frozen, images, (4.0,))[0]
+    plain = integer_cost(model, freeze(model, images, steps=0), images, (4.0,))[0]
+    assert sum(tuned.integer_bits.values()) < sum(plain.integer_bits.values())
+
+
+def test_freezing_is_reproducible():
+    model, images = tiny(), photographs(5)
+    assert freeze(model, images, steps=3).fingerprint == freeze(model, images, steps=3).fingerprint
+    assert freeze(model, images, steps=3).fingerprint != freeze(model, images, steps=3, seed=1).fingerprint
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_thawed_network_is_the_frozen_one_without_rounding(schedule):
+    model, images = tiny(schedule), photographs(5)
+    plan = freeze(model, images, steps=0).plan
+    y_hat, z_hat = latents(model, image_tensor(images[0])[None], 4.0)
+    thaw(model, plan)
+    with torch.no_grad():
+        mean, index = model.entropy_parameters(y_hat, z_hat)
+    smooth = IntegerNetwork(plan, exact=False)
+    m, s = smooth.codes(smooth.hyper(z_hat, *y_hat.shape[-2:]), y_hat)
+    assert torch.allclose(mean.double(), m / 16, atol=1e-3, rtol=1e-3)
+    assert torch.allclose(index.double(), s, atol=1e-2, rtol=1e-3)
+
+
+def test_dead_channels_do_not_overflow():
+    model = tiny()
+    with torch.no_grad():
+        model.h_s[0].weight[1] = 0
+        model.h_s[0].bias[1] = -1
+        for context in model.contexts:
+            context.spatial.weight[2] = 0
+            context.hyper.weight[3] = 0
+            context.hyper.bias[3] = 5
+            context.hidden[0].weight[0] = 1e-20
+            context.head.weight[:2] = 0
+            context.head.bias[0] = 3
+    freeze(model, photographs(3), steps=0)
+
+
+def test_bad_calibration_images():
+    with pytest.raises(ValueError, match="calibration images"):
+        freeze(tiny(), [])
+    with pytest.raises(ValueError, match="three channels"):
+        freeze(tiny(), [torch.zeros(1, 32, 32)])
+    with pytest.raises(ValueError, match="three dimensions"):
+        freeze(tiny(), [torch.zeros(1, 3, 32, 32)])
