@@ -180,7 +180,7 @@ def test_sdist_is_complete(tmp_path):
         held = {name.partition("/")[2] for name in tar.getnames()}
     wanted = {"setup.py", "pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md", "Makefile"}
     patterns = ["csrc/**/*.cpp", "csrc/**/*.h", "csrc/**/*.cu", "csrc/**/*.cuh", "ccm_fast/**/*.py", "tests/**/*.py"]
-    patterns += ["_build_backend/*.py", "ccm_fast/weights/*.safetensors", "ccm_fast/weights/*.json", "tests/golden/*"]
+    patterns += ["_build_backend/*.py", "ccm_fast/weights_data/*.safetensors", "tests/golden/*"]
     for pattern in patterns:
         wanted |= {p.relative_to(ROOT).as_posix() for p in ROOT.glob(pattern) if p.is_file()}
     assert not wanted - held
