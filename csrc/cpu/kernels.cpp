@@ -39,9 +39,9 @@ bool self_check(const Kernels& k) {
   const int n = 2 * k.n_block;
   uint32_t seed = 1;
   auto next = [&seed] { return seed = seed * 1664525u + 1013904223u, seed >> 8; };
-  auto extreme = [&](int lo, int hi) {
+  auto extreme = [&](int64_t lo, int64_t hi) {
     const uint32_t r = next();
-    return r % 4 == 0 ? lo : r % 4 == 1 ? hi : lo + static_cast<int>(next() % static_cast<uint32_t>(hi - lo + 1));
+    return static_cast<int>(r % 4 == 0 ? lo : r % 4 == 1 ? hi : lo + static_cast<int64_t>(next()) % (hi - lo + 1));
   };
   std::vector<int> x(kRows * kTaps * kK), w(static_cast<size_t>(kTaps) * kK * n);
   for (int& v : x) v = extreme(0, 255);

@@ -1,0 +1,124 @@
+// Drives the CPU engine under sanitizers, without torch or Python. Prints "ok" and exits with 0 when all is as
+// expected.
+//
+//   engine_check FOLDER H W THREADS FUZZ
+//
+// FOLDER holds plan, z, y (bytes of int16). Encodes, decodes on THREADS threads, alone and as a batch, then decodes
+// FUZZ damaged copies of the streams and packs FUZZ damaged copies of the plan.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cpu/context_cpu.h"
+#include "cpu/pack.h"
+
+namespace {
+
+std::vector<uint8_t> read_file(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  if (!in) throw std::runtime_error("cannot read " + path);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+std::vector<int16_t> read_latents(const std::string& path) {
+  const std::vector<uint8_t> bytes = read_file(path);
+  std::vector<int16_t> v(bytes.size() / 2);
+  std::memcpy(v.data(), bytes.data(), 2 * v.size());
+  return v;
+}
+
+void require(bool ok, const char* what) {
+  if (!ok) throw std::runtime_error(what);
+}
+
+void check(const ccm::PackedModel& m, const std::vector<int16_t>& z, const std::vector<int16_t>& y, int h, int w,
+           int threads, int fuzz) {
+  const int hz = (h + 3) / 4, wz = (w + 3) / 4;
+  const ccm::EncodedStream z_stream = ccm::encode_z(m, z.data(), hz, wz, 0);
+  std::vector<int16_t> z_out(z.size());
+  require(ccm::decode_z(m, {z_stream.bytes.data(), static_cast<int64_t>(z_stream.bytes.size()), z_stream.lanes}, hz, wz,
+                        z_out.data()) == ccm::kOk,
+          "z does not decode");
+  require(z_out == z, "z differs");
+
+  std::vector<uint8_t> psi(static_cast<size_t>(h) * w * m.psi_channels);
+  ccm::hyper(m, z.data(), hz, wz, h, w, threads, psi.data());
+  const auto streams = ccm::encode_y(m, psi.data(), y.data(), h, w, 4, threads);
+  std::vector<ccm::Segment> segments;
+  for (const auto& s : streams) segments.push_back({s.bytes.data(), static_cast<int64_t>(s.bytes.size()), s.lanes});
+
+  constexpr int kBatch = 3;
+  std::vector<std::vector<int16_t>> out(kBatch, std::vector<int16_t>(y.size()));
+  std::vector<ccm::DecodeJob> jobs;
+  for (auto& o : out) jobs.push_back({psi.data(), segments.data(), o.data(), ccm::kOk});
+  ccm::decode_y(m, h, w, threads, jobs);
+  for (int b = 0; b < kBatch; ++b) {
+    require(jobs[b].status == ccm::kOk, "y does not decode");
+    require(out[b] == y, "y differs");
+  }
+
+  std::mt19937 random(1);
+  for (int i = 0; i < fuzz; ++i) {
+    // Exact-size copies, so that a read past the end is a read past an allocation.
+    std::vector<std::vector<uint8_t>> broken;
+    for (const auto& s : streams) broken.push_back(s.bytes);
+    auto& victim = broken[random() % broken.size()];
+    if (i % 3 == 0) victim.resize(random() % (victim.size() + 1));
+    if (i % 3 == 1) victim[random() % victim.size()] ^= static_cast<uint8_t>(1u << random() % 8);
+    if (i % 3 == 2)
+      for (auto& b : victim) b = static_cast<uint8_t>(random());
+    std::vector<ccm::Segment> parts;
+    for (size_t g = 0; g < broken.size(); ++g)
+      parts.push_back({broken[g].data(), static_cast<int64_t>(broken[g].size()), streams[g].lanes});
+    std::vector<ccm::DecodeJob> job{{psi.data(), parts.data(), out[0].data(), ccm::kOk}};
+    ccm::decode_y(m, h, w, threads, job);
+    if (job[0].status == ccm::kOk && i % 3 != 1) require(out[0] == y, "damage was taken for other latents");
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    require(argc == 6, "usage: engine_check FOLDER H W THREADS FUZZ");
+    const std::string folder = argv[1];
+    const int h = std::atoi(argv[2]), w = std::atoi(argv[3]), threads = std::atoi(argv[4]), fuzz = std::atoi(argv[5]);
+    const std::vector<uint8_t> plan = read_file(folder + "/plan");
+    const std::vector<int16_t> z = read_latents(folder + "/z"), y = read_latents(folder + "/y");
+    for (int isa = 0; isa < ccm::kIsaCount; ++isa) {
+      const ccm::Kernels* kernels = ccm::kernels_for(static_cast<ccm::Isa>(isa));
+      if (!kernels) continue;
+      const std::vector<uint8_t> packed = ccm::pack_plan(plan.data(), plan.size(), *kernels);
+      check(ccm::open_packed(packed.data(), packed.size()), z, y, h, w, threads, fuzz);
+    }
+    std::mt19937 random(2);
+    int refused = 0;
+    for (int i = 0; i < fuzz; ++i) {
+      std::vector<uint8_t> broken = plan;
+      if (i % 4 == 0) broken.resize(random() % broken.size());
+      if (!broken.empty())
+        broken[random() % std::min<size_t>(broken.size(), i % 2 ? broken.size() : 400)] =
+            static_cast<uint8_t>(random());
+      try {
+        const auto packed = ccm::pack_plan(broken.data(), broken.size(), ccm::best_kernels());
+        const ccm::PackedModel& m = ccm::open_packed(packed.data(), packed.size());
+        if (m.latent_channels * static_cast<size_t>(h) * w == y.size() && z.size() % m.hyper_channels == 0 &&
+            m.hyper_channels * static_cast<size_t>((h + 3) / 4) * ((w + 3) / 4) == z.size())
+          check(m, z, y, h, w, threads, 0);
+      } catch (const ccm::PlanError&) {
+        ++refused;
+      }
+    }
+    require(fuzz == 0 || refused > fuzz / 10, "damaged plans are not refused");
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "engine_check: %s\n", e.what());
+    return 1;
+  }
+  std::puts("ok");
+  return 0;
+}

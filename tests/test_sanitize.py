@@ -1,0 +1,59 @@
+"""The C++ engine under AddressSanitizer + UBSan and under ThreadSanitizer, on good and on damaged input."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ccm_fast.integer.testing import random_plan, sample_latents
+from ccm_fast.models import Schedule
+
+ROOT = Path(__file__).parent.parent
+CXX = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
+X86 = os.uname().machine in ("x86_64", "amd64")
+SANITIZERS = {
+    "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+    "thread": ["-fsanitize=thread"],
+}
+
+
+@pytest.fixture(scope="module", params=SANITIZERS)
+def program(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    flags = ["-std=c++17", "-O1", "-g", "-pthread", *SANITIZERS[request.param]]
+    includes = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc/include'}"]
+    objects = []
+    # The instruction sets of the CPUs that this can run on; what is wrong with a tile is wrong in all of them.
+    for source in [*sorted((ROOT / "csrc/cpu").glob("*.cpp")), ROOT / "tests/cpp/engine_check.cpp"]:
+        own = []
+        if source.stem.endswith("_avx2"):
+            own = ["-mavx2"]
+        elif source.stem.endswith(("_avxvnni", "_avx512vnni")):
+            continue
+        if own and not X86:
+            continue
+        objects.append(folder / f"{source.stem}.o")
+        define = ["-DCCM_X86_KERNELS", "-DCCM_HAVE_AVX2"] if X86 else []
+        command = [CXX, *flags, *define, *includes, *own, "-c", str(source), "-o", str(objects[-1])]
+        subprocess.run(command, check=True)
+    program = folder / "engine_check"
+    subprocess.run([CXX, *flags, *map(str, objects), "-o", str(program)], check=True)
+    return program
+
+
+@pytest.mark.parametrize("schedule", ["wavefront", "checkerboard", "single"])
+def test_sanitized(program, schedule, tmp_path):
+    rng = np.random.default_rng(8)
+    h, w = 9, 14
+    plan = random_plan(rng, groups=(6, 4, 7), hyper_channels=3, schedule=Schedule.from_name(schedule))
+    z, y = sample_latents(rng, plan, h, w, escape=0.02)
+    (tmp_path / "plan").write_bytes(plan.to_bytes())
+    (tmp_path / "z").write_bytes(z.astype("<i2").tobytes())
+    (tmp_path / "y").write_bytes(y.astype("<i2").tobytes())
+    command = [str(program), str(tmp_path), str(h), str(w), "4", "150"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert result.stdout == "ok\n"
