@@ -11,6 +11,9 @@ from ccm_fast.integer.frozen import FrozenEntropyModel
 from ccm_fast.integer.testing import random_plan
 from ccm_fast.models import CCMConfig, CrossChannelContextModel
 
+# Convolutions this small lose time on threads, most of all where several test processes share the cores.
+torch.set_num_threads(1)
+
 GOLDEN = Path(__file__).parent / "golden"
 CONFIG = CCMConfig(
     name="tiny",

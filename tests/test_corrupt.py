@@ -1,0 +1,171 @@
+"""Bad bytes: every one of them ends in a typed error, fast; none in a crash, a hang or a wrong picture."""
+
+import io
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+from ccm_fast import compress, decompress, errors, files
+from ccm_fast.stream.container import parse_container, write_container
+from ccm_fast.stream.crc32c import crc32c
+from ccm_fast.stream.packet import LANES, parse_file
+
+SECONDS = 1.0
+FLIPS = 10_000
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.model()
+
+
+@pytest.fixture(scope="module")
+def data(model):
+    """A file with everything in it: chunks, escapes, several lanes; about a kilobyte."""
+    image = Image.fromarray(tiny.photo(60, 90))
+    image.putalpha(Image.linear_gradient("L").resize((90, 60)))
+    image.info["icc_profile"] = b"some profile"
+    out = io.BytesIO()
+    files.encode_file(image, out, 6, model, lanes=2)
+    return out.getvalue()
+
+
+def decode(data, model, **options):
+    """(kind, result): "error" and its class, or "image" and the decoded file. Anything else fails the test."""
+    start = time.perf_counter()
+    try:
+        kind, result = "image", files.decode_bytes(data, model, threads=1, **options)
+        files.to_pillow(result.picture)
+    except errors.BitstreamError as error:
+        assert type(error) is not errors.BitstreamError and str(error)
+        kind, result = "error", type(error)
+    assert time.perf_counter() - start < SECONDS
+    return kind, result
+
+
+def test_the_file_itself_is_good(data, model):
+    assert decode(data, model)[0] == "image"
+
+
+def test_every_truncation(data, model):
+    for n in range(len(data)):
+        assert decode(data[:n], model)[0] == "error"
+    strings = compress(model, torch.rand(1, 3, 20, 30))["strings"]
+    for which in (0, 1):
+        for n in range(len(strings[which][0])):
+            cut = [list(s) for s in strings]
+            cut[which][0] = cut[which][0][:n]
+            with pytest.raises(errors.BitstreamError):
+                decompress(model, cut)
+
+
+def test_random_bit_flips(data, model):
+    rng = np.random.default_rng(1)
+    seen = {}
+    for _ in range(FLIPS):
+        bad = np.frombuffer(data, np.uint8).copy()
+        for _ in range(rng.integers(1, 9) if rng.random() < 0.5 else 1):
+            bad[rng.integers(len(bad))] ^= 1 << rng.integers(8)
+        if bad.tobytes() == data:
+            continue
+        kind, result = decode(bad.tobytes(), model)
+        assert kind == "error"
+        seen[result] = seen.get(result, 0) + 1
+    assert set(seen) >= {errors.DamagedError, errors.TruncatedError, errors.WrongModelError, errors.NotCcmError}
+
+
+def test_random_files_and_tails(data, model):
+    rng = np.random.default_rng(2)
+    for _ in range(1000):
+        assert decode(rng.bytes(rng.integers(300)), model)[0] == "error"
+    for keep in rng.integers(4, len(data), 1000):
+        assert decode(data[:keep] + rng.bytes(rng.integers(1, 300)), model)[0] == "error"
+    for head in (b"CCM\x01", b"CCM\x81"):
+        for _ in range(1000):
+            assert decode(head + rng.bytes(rng.integers(300)), model)[0] == "error"
+
+
+def mutate(rng, packet):
+    """A packet whose checksum is right and something else is not (or, by luck, is)."""
+    streams, lanes = [bytearray(s) for s in packet.streams], list(packet.lanes)
+    k = int(rng.integers(len(streams)))
+    what = rng.integers(7)
+    if what <= 2:
+        for _ in range(1 << rng.integers(5)):
+            streams[k][rng.integers(len(streams[k]))] ^= 1 << rng.integers(8)
+    elif what == 3:  # a word less, or some more
+        keep = len(streams[k]) - 2
+        if keep >= 5 * lanes[k] and rng.random() < 0.5:
+            del streams[k][keep:]
+        else:
+            streams[k] += rng.bytes(2 * int(rng.integers(1, 9)))
+    elif what == 4:  # other lanes over about the same bytes
+        lanes[k] = int(rng.choice(LANES))
+        size = max(len(streams[k]), 5 * lanes[k])
+        streams[k] = streams[k].ljust(size + (size - 5 * lanes[k]) % 2, b"\x01")
+    elif what == 5:
+        streams[k], streams[k - 1], lanes[k], lanes[k - 1] = streams[k - 1], streams[k], lanes[k - 1], lanes[k]
+    else:
+        size = {"width": int(rng.integers(1, 400)), "height": int(rng.integers(1, 400))}
+        packet = replace(packet, **size, quality_code=int(rng.integers(225)), grey=bool(rng.integers(2)))
+    return replace(packet, lanes=tuple(lanes), streams=tuple(map(bytes, streams)))
+
+
+def test_damage_under_a_right_checksum(data, model):
+    """Behind the checksum the coder itself has to notice: final states and word counts."""
+    packet = parse_file(parse_container(data).packet, 3)
+    rng = np.random.default_rng(3)
+    seen = {}
+    for k in range(4000):
+        bad = mutate(rng, packet)
+        kind, result = decode(write_container(bad.to_file()), model)
+        if kind == "image":
+            assert result.picture.size == (bad.height, bad.width)
+            result = "image"
+        elif k < 100:  # the oracle says the same
+            assert decode(write_container(bad.to_file()), model, engine="reference") == (kind, result)
+        seen[result] = seen.get(result, 0) + 1
+    assert seen.pop("image", 0) < 1000  # other qualities and sizes of the same number of latents
+    assert set(seen) == {errors.DamagedError, errors.TruncatedError}
+
+
+def test_header_flips_under_a_right_checksum(data, model):
+    packet = parse_file(parse_container(data).packet, 3)
+    header, payload = packet.header(), b"".join(packet.streams)
+    rng = np.random.default_rng(4)
+    for _ in range(3000):
+        bad = bytearray(header[:-4])
+        for _ in range(rng.integers(1, 4)):
+            bad[rng.integers(9, len(bad))] ^= 1 << rng.integers(8)
+        crc = crc32c(payload, crc32c(bytes(bad)))
+        kind, result = decode(write_container(bytes(bad) + crc.to_bytes(4, "little") + payload), model)
+        assert kind == "error" or result.packet.y_shape == packet.y_shape
+
+
+def test_alpha_damage_under_a_right_checksum(data, model):
+    container = parse_container(data)
+    rng = np.random.default_rng(5)
+    kinds = set()
+    for k in range(1000):
+        alpha = bytearray(container.chunks["A"])
+        if k % 2:
+            alpha[rng.integers(len(alpha))] ^= 1 << rng.integers(8)
+        else:
+            del alpha[rng.integers(len(alpha)) :]
+        kind, result = decode(write_container(container.packet, {"A": bytes(alpha)}), model)
+        assert kind == "image" or result is errors.DamagedError
+        kinds.add(kind)
+    assert "error" in kinds
+
+
+def test_claims_of_enormous_images_end_fast(data, model):
+    packet = parse_file(parse_container(data).packet, 3)
+    for width, height in ((13_000, 13_000), (1 << 20, 170), (170, 1 << 20), (1 << 20, 1 << 20)):
+        kind, _ = decode(write_container(replace(packet, width=width, height=height).to_file()), model)
+        assert kind == "error"
+    assert decode(data, model, max_pixels=60 * 90 - 1) == ("error", errors.LimitError)
