@@ -1,0 +1,152 @@
+"""The command line: ``ccm-fast encode | decode | info | selftest | env | train``.
+
+This file parses; the work is in :mod:`ccm_fast.commands`. Nothing heavy is imported before it is needed, so that
+``--help`` and usage errors come at once.
+
+Conventions
+    Exit codes: 0 fine, 1 something failed (the other files were still worked on), 2 wrong usage, 130 interrupted.
+    Errors are one line on stderr each: ``ccm-fast: FILE: message``.
+    An existing output is left alone and reported, as gzip does; --force replaces it. Outputs appear complete or not
+    at all.
+    --json prints one JSON object per file on stdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ccm_fast.version import __version__
+
+__all__ = ["main"]
+
+_MAX_PIXELS = 178_956_970  # ccm_fast.stream.limits.MAX_PIXELS, without the import
+
+
+def _pixels(text: str) -> int | None:
+    value = int(text)
+    return None if value == 0 else value
+
+
+def _quality(text: str) -> float:
+    value = float(text)
+    if not 1 <= value <= 8:
+        raise argparse.ArgumentTypeError(f"quality must lie in 1..8, not {text}")
+    return value
+
+
+def _threads(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 1024:
+        raise argparse.ArgumentTypeError("threads must lie in 1..1024")
+    return value
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-t", "--threads", type=_threads, metavar="N", help="CPU threads (default: torch's choice)")
+    parser.add_argument(
+        "--max-pixels",
+        type=_pixels,
+        default=_MAX_PIXELS,
+        metavar="N",
+        help="refuse larger images; 0: no limit (default: %(default)s)",
+    )
+    parser.add_argument("-f", "--force", action="store_true", help="replace existing outputs")
+    parser.add_argument("-j", "--json", action="store_true", help="print one JSON object per file")
+    parser.add_argument("-v", "--verbose", action="store_true", help="print a line per file")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ccm-fast",
+        description="Learned image compression with cross-channel context models, decoded bit-exactly on any machine.",
+        epilog="Exit codes: 0 fine, 1 a file failed, 2 wrong usage. `ccm-fast COMMAND --help` says more.",
+    )
+    parser.add_argument("--version", action="version", version=f"ccm-fast {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    files_epilog = (
+        "With one input file, OUT is a file (or an existing folder); with several, or with folders, it is a folder,"
+        " made if needed, in which the inputs' structure is kept. `-` is standard input or output."
+    )
+    p = commands.add_parser(
+        "encode",
+        help="images to .ccm files",
+        usage="ccm-fast encode [options] IN... OUT",
+        epilog=files_epilog,
+    )
+    p.add_argument("paths", nargs="+", metavar="PATH", help="images or folders, then the output")
+    p.add_argument(
+        "-Q", "--quality", type=_quality, default=4.0, help="1 (smallest) to 8 (best) (default: %(default)s)"
+    )
+    p.add_argument(
+        "-m",
+        "--model",
+        default="ccm-small",
+        metavar="NAME|FILE",
+        help="shipped model or weights file (default: %(default)s)",
+    )
+    p.add_argument(
+        "--lanes",
+        type=int,
+        default=0,
+        choices=(0, 1, 2, 4, 8, 16, 32),
+        help="rANS lanes per stream; 0: chosen by size (default)",
+    )
+    _common(p)
+
+    p = commands.add_parser(
+        "decode",
+        help=".ccm files to images",
+        usage="ccm-fast decode [options] IN... OUT\n       ccm-fast decode [options] IN --latents FILE.npy",
+        epilog=files_epilog + " The format follows OUT's suffix, or --format; it is PNG otherwise.",
+    )
+    p.add_argument("paths", nargs="+", metavar="PATH", help=".ccm files or folders, then the output")
+    p.add_argument("--format", metavar="SUFFIX", help="png, jpg, webp, tif, ...: for folders and standard output")
+    p.add_argument("--save-quality", type=int, metavar="N", help="the output format's own quality setting (JPEG, WebP)")
+    p.add_argument(
+        "--latents", metavar="FILE.npy", help="also save y_hat, int16 [h, w, M], for comparing machines; one input only"
+    )
+    p.add_argument("-m", "--model", metavar="NAME|FILE", help="default: the shipped model that the file names")
+    p.add_argument("--engine", choices=("cpu", "reference"), default="cpu", help="reference: plain Python, slow")
+    _common(p)
+
+    p = commands.add_parser("info", help="what is in .ccm files; needs no model")
+    p.add_argument("files", nargs="+", metavar="FILE", help=".ccm files; - is standard input")
+    p.add_argument("-j", "--json", action="store_true", help="print one JSON object per file")
+
+    p = commands.add_parser("selftest", help="check that this installation encodes and decodes exactly")
+    p.add_argument("-m", "--model", metavar="NAME|FILE", help="default: every shipped model")
+    p.add_argument("-j", "--json", action="store_true", help="print one JSON object")
+
+    p = commands.add_parser("env", help="the environment, for bug reports")
+    p.add_argument("-j", "--json", action="store_true", help="print one JSON object")
+
+    commands.add_parser("train", help="train a model", add_help=False)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code (argparse exits by itself on wrong usage)."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if argv[:1] == ["train"]:  # its options are those of TrainConfig, known only after torch's import
+            from ccm_fast import commands
+
+            return commands.train(argv[1:])
+        parser = _parser()
+        args = parser.parse_args(argv)
+        from ccm_fast import commands
+
+        return getattr(commands, args.command)(args)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output has left
+        sys.stdout = None
+        return 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
