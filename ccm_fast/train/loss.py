@@ -34,7 +34,7 @@ def rate_distortion_loss(x: Tensor, out: dict, quality: Tensor, metric: str = "m
         metric: "mse" or "ms-ssim" (needs pytorch-msssim).
 
     Returns:
-        ``loss`` (scalar), and per image [B]: ``bpp``, ``bpp_y``, ``bpp_z``, ``mse`` (of values in [0, 1]), ``distortion``.
+        ``loss`` (scalar), and per image [B]: ``bpp``, ``bpp_y``, ``bpp_z``, ``mse`` (values in [0, 1]), ``distortion``.
     """
     pixels = x.shape[-2] * x.shape[-1]
     bits = {k: -torch.log2(v.float()).flatten(1).sum(1) / pixels for k, v in out["likelihoods"].items()}

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <numeric>
 #include <string>
+#include <utility>
 
 namespace ccm {
 namespace {
@@ -24,6 +25,8 @@ class Reader {
     const size_t padded = (n + 3) / 4 * 4;
     if (padded > left_ || padded < n) fail("it ends too early");
     const uint8_t* at = p_;
+    for (size_t i = n; i < padded; ++i)
+      if (at[i]) fail("padding that is not zero");
     p_ += padded;
     left_ -= padded;
     return at;
@@ -250,6 +253,8 @@ class Packer {
     for (int t = 0; t < d.taps; ++t) {
       d.tap_di[t] = in_.number(-kBorder, kBorder, "a tap");
       d.tap_dj[t] = in_.number(-kBorder, kBorder, "a tap");
+      if (t > 0 && std::pair(d.tap_di[t], d.tap_dj[t]) <= std::pair(d.tap_di[t - 1], d.tap_dj[t - 1]))
+        fail("taps that are not in raster order");
       bool any = false;
       for (int a = 0; a < m.schedule.ph; ++a)
         for (int b = 0; b < m.schedule.pw; ++b) {

@@ -24,7 +24,7 @@ OwnedRows build_rows(const std::vector<int32_t>& lo, const std::vector<int32_t>&
   uint32_t first = 0;
   for (size_t r = 0; r < n.size(); ++r) {
     const uint16_t* c = cdf.data() + first;
-    if (lo[r] > 0 || lo[r] < -32767) fail(r, "its lowest symbol is above zero or out of range");
+    if (lo[r] > 0 || lo[r] < kLowestSymbol) fail(r, "its lowest symbol is above zero or out of range");
     if (c[0] != 0) fail(r, "it does not start at 0");
     int32_t mode = 0;
     uint32_t best = 0;

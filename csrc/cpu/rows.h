@@ -16,6 +16,9 @@ struct PlanError : std::runtime_error {
 // A row's n is a 16-bit number in memory; wider rows than this are of no use with 16-bit probabilities.
 constexpr int32_t kMaxRowEntries = 8192;
 
+// Keeps the magnitude of every escape below 2^17.
+constexpr int32_t kLowestSymbol = -8192;
+
 struct OwnedRows {
   std::vector<RowInfo> info;
   std::vector<uint32_t> entries;

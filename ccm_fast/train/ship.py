@@ -1,0 +1,118 @@
+"""From a training checkpoint to the weights that ship: freeze, save in fp16, evaluate what was saved."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ..models import CCMConfig, CrossChannelContextModel
+from .data import load_images
+
+__all__ = ["evaluate", "load_checkpoint", "ship"]
+
+# Enough varied photographs for calibration and the fine-tuning of the integers; more changed the code length by less
+# than its differences between seeds.
+CALIBRATION_IMAGES = 96
+
+
+def load_checkpoint(path: str | Path) -> tuple[CrossChannelContextModel, dict]:
+    """The averaged weights of a training checkpoint as a model, and what is known of its training.
+
+    Raises:
+        FileNotFoundError: no such file. KeyError: not a checkpoint of ``ccm-fast train``.
+    """
+    state = torch.load(path, map_location="cpu", weights_only=False)
+    model = CrossChannelContextModel(CCMConfig.from_dict(state["config"]))
+    model.load_state_dict(state["ema"])
+    train = state["train"]
+    meta = {key: state[key] for key in ("step", "hours", "patches")}
+    meta.update({key: train[key] for key in ("metric", "crop", "batch", "lr", "seed")})
+    return model.eval(), meta
+
+
+def evaluate(
+    model: CrossChannelContextModel, images: Sequence[np.ndarray], qualities: Sequence[float], progress: bool = True
+) -> list[dict]:
+    """Mean size and PSNR of real strings (as in a file, container included) at some qualities.
+
+    Args:
+        model: a frozen model.
+        images: uint8 [H, W, 3].
+        qualities: where to measure.
+        progress: show a bar.
+
+    Returns:
+        For each quality ``{"quality", "bpp", "psnr"}``, means over images (PSNR of 8-bit RGB, in dB).
+    """
+    from ..codec import compress, decompress
+
+    result = []
+    bar = tqdm(total=len(qualities) * len(images), unit="image", disable=not progress)
+    for quality in qualities:
+        bpp, psnr = [], []
+        for image in images:
+            x = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
+            out = compress(model, x, quality)
+            x_hat = decompress(model, **out)["x_hat"]
+            restored = (x_hat[0].permute(1, 2, 0).numpy() * 255).round()
+            size = 4 + sum(len(s) for part in out["strings"] for s in part)  # 4: the container's magic and version
+            bpp.append(8 * size / (image.shape[0] * image.shape[1]))
+            psnr.append(10 * math.log10(255**2 / max(np.square(restored - image.astype(np.float64)).mean(), 1e-9)))
+            bar.update()
+        result.append({"quality": quality, "bpp": float(np.mean(bpp)), "psnr": float(np.mean(psnr))})
+    bar.close()
+    return result
+
+
+def ship(
+    checkpoint: str | Path,
+    out: str | Path,
+    data: Sequence[str],
+    test: Sequence[str] = (),
+    qualities: Sequence[float] = (1, 2, 3, 4, 5, 6, 7, 8),
+    cost_qualities: Sequence[float] = (2, 4, 6),
+    seed: int = 0,
+    progress: bool = True,
+) -> dict:
+    """Freeze a checkpoint, write the weights, load them again, evaluate, and write the evaluation beside them.
+
+    Args:
+        checkpoint: ``last.pt`` of a training run.
+        out: the weights file, NAME.safetensors; the evaluation goes to NAME.json.
+        data: training images, for calibration.
+        test: images to evaluate on (never trained on); none: no evaluation.
+        qualities: qualities of the rate-distortion curve.
+        cost_qualities: qualities at which the cost of the integers is measured.
+        seed: choice of calibration images, and of everything random in freezing.
+        progress: show bars.
+
+    Returns:
+        The evaluation, as written.
+    """
+    from ..integer.cost import integer_cost
+    from ..integer.freeze import freeze
+    from ..weights import load, save
+
+    model, meta = load_checkpoint(checkpoint)
+    images = load_images(list(data))
+    chosen = np.random.default_rng(seed).permutation(len(images))[:CALIBRATION_IMAGES]
+    freeze(model, [images[k] for k in chosen], seed=seed)
+    out = Path(out)
+    save(model, out, meta)
+    report = {"model": out.stem, "training": meta, "fingerprint": model.frozen.fingerprint.hex()}
+    report["file_bytes"] = out.stat().st_size
+    if test:
+        photographs = load_images(list(test))
+        report["images"] = len(photographs)
+        # The float model's latents and likelihoods against the integers', from the same float parameters.
+        costs = integer_cost(model, model.frozen, photographs, cost_qualities)
+        report["integer_cost_percent"] = {f"{c.quality:g}": 100 * c.growth for c in costs}
+        report["results"] = evaluate(load(out), photographs, qualities, progress)
+    out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return report
