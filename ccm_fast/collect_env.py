@@ -104,6 +104,13 @@ def _native():
         return f"NOT USABLE: {error}"
 
 
+def _kernels():
+    """Instruction sets of the entropy path that work here and passed their self-check, the one in use first."""
+    from ccm_fast._backend import load
+
+    return load().ops.isa_list()
+
+
 def _version_of(package):
     def probe():
         from importlib.metadata import version
@@ -117,6 +124,7 @@ _PROBES = {
     "ccm_fast": _ccm_fast,
     "native": _native,
     "build": _build,
+    "kernels": _kernels,
     "torch": _torch,
     "gpu": _gpus,
     "python": lambda: f"{sys.version.split()[0]} ({platform.python_implementation()})",

@@ -1,0 +1,143 @@
+"""Writes the figures of README.md from the committed result files; `--check` only compares.
+
+Text between `<!-- NAME -->` and `<!-- /NAME -->` is generated. tests/test_readme.py runs the comparison.
+
+    python benchmarks/readme.py [--check]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+WEIGHTS = ROOT / "ccm_fast" / "weights_data"
+
+
+def _load(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def _machine(result: dict) -> str:
+    e = result["environment"]
+    return f"Machine: {e['cpu']}, {e['cores']} cores, {e['kernels'].split(',')[0]} kernels, torch {e['torch']}"
+
+
+def kodak() -> str:
+    """Times of a Kodak image, by stage."""
+    result = _load(RESULTS / "kodak_ccm-small.json")
+    rows = []
+    for line in result["summary"]:
+        for threads in (1, 2):
+            d, e = line["seconds"][f"decode {threads}t"], line["seconds"][f"encode {threads}t"]
+            rows.append(
+                [
+                    f"{line['quality']:g}",
+                    f"{line['bpp']:.3f}",
+                    f"{line['psnr']:.2f}",
+                    str(threads),
+                    f"{1000 * (d['z'] + d['h_s']):.0f}",
+                    f"{1000 * d['entropy']:.0f}",
+                    f"{1000 * d['g_s']:.0f}",
+                    f"{d['whole command']:.1f}",
+                    f"{1000 * (e['g_a'] + e['h_a'] + e['h_s'] + e['entropy']):.0f}",
+                    f"{e['whole command']:.1f}",
+                ]
+            )
+    head = ["quality", "bpp", "PSNR, dB", "threads", "decode: z + h_s, ms", "context + rANS, ms", "g_s, ms"]
+    head += ["decode command, s", "encode, ms", "encode command, s"]
+    table = _table(head, rows)
+    return f"{table}\n\n24 images, real file sizes; medians. {_machine(result)}."
+
+
+def overhead() -> str:
+    """Distance from the ideal code length, and the cost of the integers."""
+    result = _load(RESULTS / "kodak_ccm-small.json")
+    cost = _load(WEIGHTS / "ccm-small.json")["integer_cost_percent"]
+    rows = []
+    for line in result["summary"]:
+        q = f"{line['quality']:g}"
+        worst = line["worst_overhead_percent_from_10kB"]
+        rows.append(
+            [
+                q,
+                f"{line['overhead_percent']:+.2f} %",
+                "-" if worst != worst else f"{worst:+.2f} %",
+                f"{cost[q]:+.2f} %",
+            ]
+        )
+    head = ["quality", "files over ideal code length", "worst file of 10 kB and more"]
+    head.append("integers against the float model")
+    return _table(head, rows)
+
+
+def context() -> str:
+    """Context + rANS against the arithmetic and against CompressAI."""
+    rows = []
+    for preset in ("ccm-small", "ccm-base"):
+        r = _load(RESULTS / f"context_rans_{preset}_1t.json")
+        rows.append(
+            [
+                preset,
+                f"{sum(r['multiply_adds'].values()) / 1e9:.1f} G",
+                f"{1000 * r['decode_seconds']:.0f}",
+                f"{1000 * r['product_seconds']:.0f}",
+                f"{r['ratio']:.2f}",
+                f"{r['compressai_seconds']:.1f}",
+                f"{r['times_faster']:.0f}x",
+            ]
+        )
+    head = ["sizes of", "multiply-adds", "context + rANS, ms", "bare int8 product, ms", "ratio"]
+    head += ["CompressAI's mbt2018 loop, s", "faster"]
+    return f"{_table(head, rows)}\n\n768x512, one thread, medians of interleaved runs. {_machine(r)}."
+
+
+def damage() -> str:
+    """Outcomes of damaged files."""
+    result = _load(RESULTS / "damage.json")
+    rows = []
+    for name, r in result["results"].items():
+        errors = sum(n for kind, n in r["outcomes"].items() if kind != "image")
+        rows.append([name, str(r["files"]), str(errors), f"{1000 * r['slowest_seconds']:.0f}"])
+    return _table(["damage", "files", "typed errors", "slowest, ms"], rows)
+
+
+SECTIONS: dict[str, Callable[[], str]] = {"kodak": kodak, "overhead": overhead, "context": context, "damage": damage}
+
+
+def generate(text: str) -> str:
+    """README with every generated section brought up to date."""
+    for name, section in SECTIONS.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        if not pattern.search(text):
+            raise SystemExit(f"README.md has no section {name}")
+        body = section()
+        text = pattern.sub(lambda m, body=body: f"{m[1]}{body}\n{m[2]}", text)
+    return text
+
+
+def main() -> None:
+    """Write README.md, or compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    path = ROOT / "README.md"
+    old = path.read_text(encoding="utf-8")
+    new = generate(old)
+    if args.check:
+        sys.exit("README.md is not what the results say: run python benchmarks/readme.py" if new != old else 0)
+    path.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
