@@ -175,6 +175,7 @@ def decode(args) -> int:
             raise UsageError("--latents needs exactly one input file")
     except UsageError as error:
         return _usage("decode", error)
+    from ccm_fast.codec import stage
     from ccm_fast.files import decode_bytes, model_for, read_bytes
     from ccm_fast.images import atomic_write, output_format, save_picture
 
@@ -203,7 +204,8 @@ def decode(args) -> int:
                 np.save(file, decoded.latents)
         if job.target is not None:
             target = sys.stdout.buffer if job.target == "-" else job.target
-            save_picture(decoded.picture, target, file_format, **save_options)
+            with stage(seconds, "write"):
+                save_picture(decoded.picture, target, file_format, **save_options)
         p = decoded.packet
         bpp = 8 * len(data) / (p.width * p.height)
         report = {"width": p.width, "height": p.height, "bytes": len(data), "bpp": bpp, "quality": p.quality}
