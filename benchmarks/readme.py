@@ -1,4 +1,4 @@
-"""Writes the figures of README.md from the committed result files; `--check` only compares.
+"""Writes the figures of README.md and the model card from the committed result files; `--check` only compares.
 
 Text between `<!-- NAME -->` and `<!-- /NAME -->` is generated. tests/test_readme.py runs the comparison.
 
@@ -112,31 +112,50 @@ def damage() -> str:
     return _table(["damage", "files", "typed errors", "slowest, ms"], rows)
 
 
-SECTIONS: dict[str, Callable[[], str]] = {"kodak": kodak, "overhead": overhead, "context": context, "damage": damage}
+def card() -> str:
+    """Training totals and the rate-distortion table of the shipped weights."""
+    report = _load(WEIGHTS / "ccm-small.json")
+    t = report["training"]
+    rows = [[f"{r['quality']:g}", f"{r['bpp']:.4f}", f"{r['psnr']:.2f}"] for r in report["results"]]
+    text = f"{t['patches']:,} patches of {t['crop']}x{t['crop']} in {t['step']:,} steps, {t['hours']:.1f} hours on two cores"
+    text += f" that were also used for other work. Weights: {report['file_bytes']:,} bytes, fingerprint"
+    text += f" `{report['fingerprint']}`.\n\n"
+    return (
+        text
+        + _table(["quality", "bpp (real files)", "PSNR, dB"], rows)
+        + f"\n\nMeans over {report['images']} Kodak images."
+    )
 
 
-def generate(text: str) -> str:
-    """README with every generated section brought up to date."""
-    for name, section in SECTIONS.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+# File -> its generated sections.
+SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"kodak": kodak, "overhead": overhead, "context": context, "damage": damage},
+    "docs/model_card.md": {"card": card},
+}
+
+
+def generate(name: str) -> tuple[str, str]:
+    """A file's text, and the same with every generated section brought up to date."""
+    old = text = (ROOT / name).read_text(encoding="utf-8")
+    for section, make in SECTIONS[name].items():
+        pattern = re.compile(rf"(<!-- {section} -->\n).*?(<!-- /{section} -->)", re.DOTALL)
         if not pattern.search(text):
-            raise SystemExit(f"README.md has no section {name}")
-        body = section()
+            raise SystemExit(f"{name} has no section {section}")
+        body = make()
         text = pattern.sub(lambda m, body=body: f"{m[1]}{body}\n{m[2]}", text)
-    return text
+    return old, text
 
 
 def main() -> None:
-    """Write README.md, or compare."""
+    """Write the files, or compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    path = ROOT / "README.md"
-    old = path.read_text(encoding="utf-8")
-    new = generate(old)
-    if args.check:
-        sys.exit("README.md is not what the results say: run python benchmarks/readme.py" if new != old else 0)
-    path.write_text(new, encoding="utf-8")
+    for name in SECTIONS:
+        old, new = generate(name)
+        if args.check and new != old:
+            sys.exit(f"{name} is not what the results say: run python benchmarks/readme.py")
+        (ROOT / name).write_text(new, encoding="utf-8")
 
 
 if __name__ == "__main__":
