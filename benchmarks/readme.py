@@ -117,8 +117,8 @@ def card() -> str:
     report = _load(WEIGHTS / "ccm-small.json")
     t = report["training"]
     rows = [[f"{r['quality']:g}", f"{r['bpp']:.4f}", f"{r['psnr']:.2f}"] for r in report["results"]]
-    text = f"{t['patches']:,} patches of {t['crop']}x{t['crop']} in {t['step']:,} steps, {t['hours']:.1f} hours on two cores"
-    text += f" that were also used for other work. Weights: {report['file_bytes']:,} bytes, fingerprint"
+    text = f"{t['patches']:,} patches of {t['crop']}x{t['crop']} in {t['step']:,} steps, {t['hours']:.1f} hours on two"
+    text += f" cores that were also used for other work. Weights: {report['file_bytes']:,} bytes, fingerprint"
     text += f" `{report['fingerprint']}`.\n\n"
     return (
         text

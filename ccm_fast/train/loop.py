@@ -20,6 +20,10 @@ from .loss import psnr, rate_distortion_loss
 __all__ = ["TrainConfig", "train"]
 
 
+# Five scales of an 11-pixel window: (11 - 1) * 2^4 pixels and one more, rounded up to whole latents.
+MS_SSIM_CROP = 176
+
+
 @dataclass
 class TrainConfig:
     """Options of :func:`train`.
@@ -28,7 +32,7 @@ class TrainConfig:
         out: folder for the checkpoint (``last.pt``) and the log (``log.jsonl``); a checkpoint there is resumed.
         data: tar shards, folders or images to train on.
         valid: the same, for validation; empty: none.
-        preset: model preset, used when nothing is resumed.
+        preset: name of a model preset, or a configuration; used when nothing is resumed.
         init: weights (a checkpoint or a shipped .safetensors file) to start from when nothing is resumed.
         metric: "mse" or "ms-ssim".
         hours: hours of training that the learning-rate schedule spans (time in earlier, resumed runs counted).
@@ -47,7 +51,7 @@ class TrainConfig:
     out: str
     data: list[str] = field(default_factory=list)
     valid: list[str] = field(default_factory=list)
-    preset: str = "ccm-small"
+    preset: str | CCMConfig = "ccm-small"
     init: str = ""
     metric: str = "mse"
     hours: float = 2.0
@@ -122,7 +126,12 @@ def train(cfg: TrainConfig, progress: bool = True) -> Path:
 
     Stops when the schedule's hours or steps are used up, or at an interrupt (Ctrl-C, SIGTERM through
     KeyboardInterrupt), and writes a checkpoint in every case.
+
+    Raises:
+        FileNotFoundError: no data. ValueError: crops that no image, or the metric, can do with.
     """
+    if cfg.metric == "ms-ssim" and cfg.crop < MS_SSIM_CROP:
+        raise ValueError(f"MS-SSIM needs crops of at least {MS_SSIM_CROP} pixels, not {cfg.crop}")
     torch.manual_seed(cfg.seed)
     if cfg.threads:
         torch.set_num_threads(cfg.threads)

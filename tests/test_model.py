@@ -1,0 +1,136 @@
+"""The float model: shapes, causality, schedules, qualities."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from ccm_fast.models import PRESETS, CCMConfig, CrossChannelContextModel, Schedule
+from ccm_fast.models.context import GroupContext
+from ccm_fast.models.entropy import FactorizedPrior, gaussian_likelihood, scale_from_index
+
+SMALL = {
+    "widths": (8, 8, 8),
+    "blocks": (1, 1, 0),
+    "hyper_channels": 4,
+    "psi_channels": 8,
+    "cross_width": 8,
+    "parameter_widths": (16, 12),
+}
+
+
+@pytest.mark.parametrize("groups", [(6,), (2, 3, 4)])
+@pytest.mark.parametrize("size", [(1, 1), (33, 50), (64, 64)])
+@pytest.mark.parametrize("training", [True, False])
+def test_forward(groups, size, training):
+    model = CrossChannelContextModel(CCMConfig(groups=groups, **SMALL)).train(training)
+    x = torch.rand(2, 3, *size)
+    out = model(x, torch.tensor([1.0, 7.3]))
+    h, w = (-(-s // 16) for s in size)
+    assert out["x_hat"].shape == x.shape
+    assert out["likelihoods"]["y"].shape == (2, sum(groups), h, w)
+    assert out["likelihoods"]["z"].shape == (2, 4, -(-h // 4), -(-w // 4))
+    for p in out["likelihoods"].values():
+        assert bool(((p > 0) & (p <= 1)).all())
+
+
+def test_every_parameter_is_trained():
+    model = CrossChannelContextModel(CCMConfig(groups=(2, 3), **SMALL)).train()
+    torch.manual_seed(0)
+    out = model(torch.rand(8, 3, 64, 64), torch.linspace(1, 8, 8))
+    loss = out["x_hat"].square().mean() - sum(p.log().mean() for p in out["likelihoods"].values())
+    loss.backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
+    assert without == []
+
+
+@pytest.mark.parametrize("name", ["wavefront", "checkerboard", "single", "multistage2", "multistage4"])
+@pytest.mark.parametrize("cross_kernels", [(), (3, 3)])
+def test_contexts_see_only_what_is_decoded(name, cross_kernels):
+    """A change of one symbol moves parameters of later groups and later steps alone, and within reach."""
+    config = CCMConfig(groups=(3, 2), schedule=name, cross_kernels=cross_kernels, cross_skip_kernel=3, **SMALL)
+    schedule = Schedule.from_name(name, 5)
+    group = GroupContext(config, 1).double().eval()
+    torch.manual_seed(1)
+    h, w = 9, 11
+    psi, earlier, own = (torch.randn(1, c, h, w, dtype=torch.double) for c in (8, 3, 2))
+    before = torch.cat(group(psi, earlier, own), 1)
+    step = schedule.steps(h, w)
+    touched = False
+    for i, j in [(0, 0), (4, 5), (3, 6), (8, 10), (5, 0)]:
+        changed = own.clone()
+        changed[0, :, i, j] += 1
+        moved = (torch.cat(group(psi, earlier, changed), 1) != before).any(1)[0].numpy()
+        assert not (moved & (step <= step[i, j])).any()
+        far = np.ones((h, w), bool)
+        far[max(0, i - 2) : i + 3, max(0, j - 2) : j + 3] = False
+        assert not (moved & far).any()
+        touched |= bool(moved.any())
+    assert touched == (name != "single")
+    changed = earlier.clone()
+    changed[0, :, 4, 5] += 1
+    moved = (torch.cat(group(psi, changed, own), 1) != before).any(1)[0]
+    assert bool(moved[4, 5])
+    assert bool(moved[5, 6])  # cross-channel context looks ahead too
+
+
+@pytest.mark.parametrize("name", ["wavefront", "checkerboard", "single", "multistage2", "multistage4"])
+def test_schedule(name):
+    schedule = Schedule.from_name(name, 5)
+    step = schedule.steps(7, 10)
+    order = schedule.positions(7, 10)
+    seen = np.concatenate(order)
+    assert sorted(map(tuple, seen)) == [(i, j) for i in range(7) for j in range(10)]
+    values = [step[p[:, 0], p[:, 1]] for p in order]
+    assert all(len(set(v)) == 1 for v in values)
+    assert all(a[0] < b[0] for a, b in pairwise(values))
+    taps = schedule.class_taps(5)
+    ph, pw = schedule.period
+    for i in range(7):
+        for j in range(10):
+            for u in range(-2, 3):
+                for v in range(-2, 3):
+                    if 0 <= i + u < 7 and 0 <= j + v < 10:
+                        assert taps[i % ph, j % pw, u + 2, v + 2] == (step[i + u, j + v] < step[i, j])
+
+
+def test_wavefront_of_a_kodak_image():
+    assert len(Schedule.wavefront(5).positions(32, 48)) == 141
+    assert len(Schedule.wavefront(5).taps(5)) == 12
+    assert len(Schedule.wavefront(3).positions(32, 48)) == 48 + 2 * 31
+
+
+def test_bad_schedules_and_configurations():
+    with pytest.raises(ValueError, match="unknown schedule"):
+        Schedule.from_name("spiral")
+    with pytest.raises(ValueError, match="rectangular"):
+        Schedule(pattern=((0, 1), (0,)))
+    with pytest.raises(ValueError, match=r"0\.\.255"):
+        Schedule(row_step=256)
+    with pytest.raises(ValueError, match="odd"):
+        CCMConfig(context_kernel=4)
+    with pytest.raises(ValueError, match="group"):
+        CCMConfig(groups=())
+    for config in PRESETS.values():
+        assert CCMConfig.from_dict(config.to_dict()) == config
+
+
+def test_qualities_interpolate():
+    model = CrossChannelContextModel(CCMConfig(groups=(4,), **SMALL))
+    q = torch.tensor([1.0, 1.5, 2.0, 8.0])
+    gain = model.gain(q)[:, :, 0, 0]
+    assert torch.allclose(gain[1], (gain[0] * gain[2]).sqrt())
+    assert torch.allclose(gain[3], model.log_gain[-1].exp())
+    assert bool((gain[3] > gain[0]).all())
+
+
+def test_likelihoods_are_probabilities():
+    v = torch.arange(-3000, 3001, dtype=torch.double)
+    for index in (0.0, 20.0, 63.0):
+        sigma = scale_from_index(torch.tensor(index, dtype=torch.double))
+        total = gaussian_likelihood(v, torch.tensor(0.3, dtype=torch.double), sigma).sum()
+        assert abs(float(total) - 1) < 1e-4
+    prior = FactorizedPrior(3).double()
+    total = prior(v.reshape(1, 1, 1, -1).expand(1, 3, 1, -1)).sum(-1)
+    assert torch.allclose(total, torch.ones_like(total), atol=1e-3)
