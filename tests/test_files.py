@@ -1,0 +1,191 @@
+"""Pictures into .ccm files and back: modes, metadata, formats, and what is refused."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+from ccm_fast import decode_file, encode_file, errors, files, images
+from ccm_fast.stream.container import parse_container
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.model()
+
+
+def picture(mode):
+    rgb = Image.fromarray(tiny.photo(20, 30))
+    alpha = Image.fromarray((np.mgrid[:20, :30].sum(0) * 5).astype(np.uint8))
+    if mode == "RGBA":
+        rgb.putalpha(alpha)
+        return rgb
+    if mode == "LA":
+        grey = rgb.convert("L")
+        grey.putalpha(alpha)
+        return grey
+    if mode == "I;16":
+        return Image.fromarray(np.asarray(rgb.convert("L")).astype(np.uint16) * 257)
+    if mode == "P-transparent":
+        image = rgb.quantize(16)
+        image.info["transparency"] = 3
+        return image
+    return rgb.quantize(16) if mode == "P" else rgb.convert(mode)
+
+
+@pytest.mark.parametrize(
+    "mode, decoded",
+    [
+        ("RGB", "RGB"),
+        ("L", "L"),
+        ("1", "L"),
+        ("I;16", "L"),
+        ("I", "L"),
+        ("P", "RGB"),
+        ("P-transparent", "RGBA"),
+        ("RGBA", "RGBA"),
+        ("LA", "LA"),
+        ("CMYK", "RGB"),
+        ("YCbCr", "RGB"),
+        ("HSV", "RGB"),
+    ],
+)
+def test_modes(model, mode, decoded):
+    image = picture(mode)
+    out = io.BytesIO()
+    report = encode_file(image, out, 6, model)
+    assert report["bytes"] == len(out.getvalue()) and (report["width"], report["height"]) == (30, 20)
+    back = decode_file(io.BytesIO(out.getvalue()), model=model)
+    assert (back.mode, back.size) == (decoded, (30, 20))
+    if decoded in ("LA", "RGBA"):
+        want = image.convert("RGBA") if mode.startswith("P") else image
+        assert back.getchannel("A").tobytes() == want.getchannel("A").tobytes()
+
+
+def test_refused_modes(model):
+    for mode in ("F", "LAB"):
+        image = Image.new(mode, (4, 4))
+        with pytest.raises(errors.ImageError, match=mode):
+            encode_file(image, io.BytesIO(), model=model)
+    with pytest.raises(errors.ImageError, match="65535"):
+        encode_file(Image.new("I", (4, 4), 70000), io.BytesIO(), model=model)
+
+
+def test_grey16_keeps_its_bits_into_the_encoder():
+    values = (np.arange(600).reshape(20, 30) * 100).astype(np.uint16)
+    assert images.from_pillow(Image.fromarray(values)).pixels.dtype == np.uint16
+    out = io.BytesIO()
+    Image.fromarray(values).save(out, "PNG")
+    taken = images.open_picture(io.BytesIO(out.getvalue()), None)
+    assert taken.grey and (taken.pixels == values).all()
+
+
+def test_an_opaque_alpha_channel_is_not_stored():
+    image = picture("RGB")
+    image.putalpha(255)
+    assert images.from_pillow(image).chunks == {}
+
+
+def test_animations_are_refused(model, tmp_path):
+    frames = [Image.fromarray(tiny.photo(8, 8, s)) for s in range(3)]
+    for name in ("a.gif", "a.png", "a.webp", "a.tif"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+        with pytest.raises(errors.ImageError, match="3 frames"):
+            encode_file(tmp_path / name, tmp_path / "out.ccm", model=model)
+    assert not (tmp_path / "out.ccm").exists()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+def test_exif_and_icc_survive(model, tmp_path, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: carried, not applied
+    exif[0x010F] = "maker"
+    exif.get_ifd(0x8769)[0x829A] = 0.5
+    options = {"exif": exif.tobytes(), "icc_profile": b"profile" * 20}
+    picture("RGB").save(tmp_path / f"in{suffix}", **options)
+    encode_file(tmp_path / f"in{suffix}", tmp_path / "a.ccm", model=model)
+    chunks = parse_container((tmp_path / "a.ccm").read_bytes()).chunks
+    assert set(chunks) == {"X", "I"} and chunks["X"][:2] in (b"II", b"MM")
+    for target in (".png", ".jpg", ".webp", ".tif"):
+        decode_file(tmp_path / "a.ccm", tmp_path / f"out{target}", model)
+        with Image.open(tmp_path / f"out{target}") as image:
+            found = image.getexif()
+            assert image.info["icc_profile"] == options["icc_profile"]
+            assert found[0x010F] == "maker"
+            assert float(found.get_ifd(0x8769)[0x829A]) == 0.5
+            # Pillow, alone among readers, turns TIFF files upright while it loads them.
+            assert found.get(0x0112, 1) == (1 if suffix == ".tif" else 6)
+            assert image.size == ((30, 20) if suffix != ".tif" and target != ".tif" else (20, 30))
+
+
+def test_output_formats(model, tmp_path):
+    encode_file(picture("RGBA"), tmp_path / "a.ccm", model=model)
+    with pytest.raises(errors.ImageError, match="transparency"):
+        decode_file(tmp_path / "a.ccm", tmp_path / "a.jpg", model)
+    with pytest.raises(errors.ImageError, match="suffix"):
+        decode_file(tmp_path / "a.ccm", tmp_path / "a.xyz", model)
+    decode_file(tmp_path / "a.ccm", tmp_path / "nosuffix", model)
+    assert (tmp_path / "nosuffix").read_bytes()[:4] == b"\x89PNG"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.ccm", "nosuffix"]  # no halves left behind
+    encode_file(picture("RGB"), tmp_path / "b.ccm", model=model)
+    decode_file(tmp_path / "b.ccm", tmp_path / "low.jpg", model, quality=5)
+    decode_file(tmp_path / "b.ccm", tmp_path / "high.jpg", model, quality=95)
+    assert (tmp_path / "low.jpg").stat().st_size < (tmp_path / "high.jpg").stat().st_size
+
+
+def test_writing_is_atomic(tmp_path):
+    target = tmp_path / "x"
+    target.write_bytes(b"old")
+    with pytest.raises(RuntimeError), images.atomic_write(target) as file:
+        file.write(b"new")
+        raise RuntimeError
+    assert target.read_bytes() == b"old" and os.listdir(tmp_path) == ["x"]
+    (tmp_path / "link").symlink_to(target)
+    with images.atomic_write(tmp_path / "link") as file:
+        file.write(b"new")
+    assert target.read_bytes() == b"new" and (tmp_path / "link").is_symlink()
+    with images.atomic_write(os.devnull) as file:
+        file.write(b"gone")
+    assert not os.path.isfile(os.devnull)
+
+
+def test_not_images(tmp_path, model):
+    for name, data in (("empty.png", b""), ("text.jpg", b"hello"), ("cut.png", b"\x89PNG\r\n\x1a\n" + bytes(9))):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(errors.ImageError):
+            encode_file(tmp_path / name, tmp_path / "x.ccm", model=model)
+    with pytest.raises(FileNotFoundError):
+        encode_file(tmp_path / "nothing.png", tmp_path / "x.ccm", model=model)
+    with pytest.raises(errors.LimitError):
+        out = io.BytesIO()
+        picture("RGB").save(out, "PNG")
+        encode_file(io.BytesIO(out.getvalue()), tmp_path / "x.ccm", model=model, max_pixels=599)
+
+
+def test_models_are_found(model, tmp_path, monkeypatch):
+    data = (tiny.GOLDEN / "colour.ccm").read_bytes()
+    with pytest.raises(errors.WrongModelError, match=model.frozen.fingerprint.hex()):
+        files.decode_bytes(data)
+    assert files.decode_bytes(data, tiny.GOLDEN / "tiny.safetensors").picture.size == (37, 53)
+    monkeypatch.setattr("ccm_fast.weights.FOLDER", tiny.GOLDEN)
+    files.shipped_fingerprints.cache_clear()
+    try:
+        assert files.shipped_fingerprints() == {model.frozen.fingerprint: ("tiny", 3)}
+        assert files.decode_bytes(data).picture.size == (37, 53)
+    finally:
+        files.shipped_fingerprints.cache_clear()
+    with pytest.raises(FileNotFoundError, match="no-such"):
+        files.decode_bytes(data, "no-such-model")
+
+
+def test_huge_files_are_not_read():
+    class Endless(io.RawIOBase):
+        def read(self, n):
+            assert n < 1 << 28
+            return bytes(n)
+
+    with pytest.raises(errors.LimitError):
+        files.read_bytes(Endless(), max_pixels=1000)
