@@ -1,4 +1,4 @@
-"""The command line: ``ccm-fast encode | decode | info | selftest | env | train``.
+"""The command line: ``ccm-fast encode | decode | info | selftest | env | train | freeze``.
 
 This file parses; the work is in :mod:`ccm_fast.commands`. Nothing heavy is imported before it is needed, so that
 ``--help`` and usage errors come at once.
@@ -125,6 +125,13 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("-j", "--json", action="store_true", help="print one JSON object")
 
     commands.add_parser("train", help="train a model", add_help=False)
+
+    p = commands.add_parser("freeze", help="a training checkpoint to weights: integers, fp16, evaluation")
+    p.add_argument("checkpoint", help="last.pt of a training run")
+    p.add_argument("out", metavar="OUT.safetensors", help="the weights; an evaluation goes to OUT.json")
+    p.add_argument("--data", nargs="+", required=True, metavar="PATH", help="training images, to calibrate on")
+    p.add_argument("--test", nargs="+", default=[], metavar="PATH", help="images to evaluate on; never trained on")
+    p.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     return parser
 
 

@@ -318,6 +318,19 @@ def env(args) -> int:
     return 0
 
 
+def freeze(args) -> int:
+    """``ccm-fast freeze``."""
+    from ccm_fast.train.ship import ship
+
+    try:
+        report = ship(args.checkpoint, args.out, args.data, args.test, progress=not args.quiet and sys.stderr.isatty())
+    except FAILURES as error:
+        complain(None, error)
+        return 1
+    print(json.dumps(report, indent=1))
+    return 0
+
+
 def train(argv: list[str]) -> int:
     """``ccm-fast train``: the options are the fields of TrainConfig."""
     import argparse

@@ -19,7 +19,7 @@ from .errors import DamagedError, TruncatedError
 __all__ = ["Tables", "crc32c", "decode", "encode"]
 
 
-def Tables(lo, n, cdf):  # noqa: N802  (it makes an object of a class that lives in C++)
+def Tables(lo, n, cdf):
     """CDF rows for coding.
 
     Args:

@@ -13,6 +13,7 @@ The entropy networks are in the plan alone; their float form, for training and f
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -89,6 +90,9 @@ def save(model: CrossChannelContextModel, path: str | Path, meta: dict | None = 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     save_file(tensors, str(temporary), metadata)
+    umask = os.umask(0)  # there is no way to ask for it without setting it
+    os.umask(umask)
+    temporary.chmod(0o666 & ~umask)  # safetensors writes files that only their owner can read
     temporary.replace(path)
 
 

@@ -60,6 +60,14 @@ def test_it_learns_and_ships(tmp_path, folder):
     assert low["bpp"] < high["bpp"]
     assert set(report["integer_cost_percent"]) == {"2", "4", "6"}
     assert model.config == TINY
+    # What has shipped can be trained on.
+    again = train(
+        config(tmp_path / "more", folder, steps=1, lr=0.0, init=str(tmp_path / "t.safetensors")), progress=False
+    )
+    continued, _ = load_checkpoint(again)
+    for name, value in model.state_dict().items():
+        if name.startswith(("g_a.", "g_s.", "h_a.", "log_gain")):
+            assert torch.allclose(continued.state_dict()[name], value, atol=1e-3), name
 
 
 def test_resume_is_exact(tmp_path, folder, monkeypatch):

@@ -94,8 +94,8 @@ class CrossChannelContextModel(nn.Module):
     def forward(self, x: Tensor, quality: Tensor | float = 4.0) -> dict:
         """Training and evaluation pass.
 
-        In training mode likelihoods and h_s see additive uniform noise (Balle et al. 2018), and what is computed from y_hat
-        (contexts, g_s) straight-through rounding (Minnen & Singh 2020); in evaluation all is rounded.
+        In training mode likelihoods and h_s see additive uniform noise (Balle et al. 2018), and what is computed from
+        y_hat (contexts, g_s) straight-through rounding (Minnen & Singh 2020); in evaluation all is rounded.
 
         Args:
             x: images, float [B, 3, H, W] in [0, 1].
@@ -111,8 +111,8 @@ class CrossChannelContextModel(nn.Module):
         z_hat = torch.round(z)
         if self.training:
             y_coded = y + torch.rand_like(y) - 0.5
-            # Noise for h_s too, not rounding: early z lies within half a step of zero, and from an input that is rounded
-            # to zero everywhere h_s would never learn that it carries anything.
+            # Noise for h_s too, not rounding: early z lies within half a step of zero, and from an input that is
+            # rounded to zero everywhere h_s would never learn that it carries anything.
             z_hat = z + torch.rand_like(z) - 0.5
         mean, index = self.entropy_parameters(y_hat, z_hat)
         return {

@@ -24,8 +24,8 @@ class CCMConfig:
         schedule: name of the coding schedule, see :class:`~ccm_fast.models.schedule.Schedule`.
         cross_kernels: kernels of the convolution stack over the earlier groups; () leaves the stack out.
         cross_width: channels inside that stack.
-        cross_skip_kernel: kernel of the linear path beside the stack; 0 leaves it out. With ``cross_kernels=()`` this is
-            the linear cross-channel context.
+        cross_skip_kernel: kernel of the linear path beside the stack; 0 leaves it out. With ``cross_kernels=()``
+            this is the linear cross-channel context.
         parameter_widths: hidden widths of the 1x1 entropy-parameter network. The first is where all contexts are added.
         qualities: number of trained quality levels (gain vectors); levels between them are interpolated.
     """
@@ -71,8 +71,8 @@ class CCMConfig:
 
 
 PRESETS: dict[str, CCMConfig] = {
-    # 21 k multiply-adds per pixel in g_s (8.1 G for 768x512: a fifth of a second on one core at 43 G/s in fp32), and few
-    # enough parameters for weights of less than 10 MB in fp16.
+    # 21 k multiply-adds per pixel in g_s (8.1 G for 768x512: a fifth of a second on one core at 43 G/s in fp32), and
+    # few enough parameters for weights of less than 10 MB in fp16.
     "ccm-small": CCMConfig(),
     # The field's usual size (N = M = 192), for those with GPUs.
     "ccm-base": CCMConfig(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -76,7 +78,7 @@ class GroupContext(nn.Module):
             if config.cross_skip_kernel:
                 k = config.cross_skip_kernel
                 self.skip = nn.Conv2d(before, widths[0], k, padding=k // 2, bias=False)
-        self.hidden = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.hidden = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairwise(widths))
         self.head = nn.Conv2d(widths[-1], 2 * own, 1)
         with torch.no_grad():
             # Start near mean 0 and sigma 1.2 (index 20), whatever the input: the first steps then learn the scales.

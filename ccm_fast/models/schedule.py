@@ -1,7 +1,7 @@
 """Coding schedules: which latent positions may be decoded together.
 
-A schedule is an integer map ``step[H, W]`` (docs of the file format: FORMAT.md, "Schedules"). A symbol at position p may
-depend on symbols of its own group at positions q with ``step[q] < step[p]``; all positions of a step are decoded in
+A schedule is an integer map ``step[H, W]`` (docs of the file format: FORMAT.md, "Schedules"). A symbol at position p
+may depend on symbols of its own group at positions q with ``step[q] < step[p]``; all positions of a step are decoded in
 parallel. Every schedule this package knows is an instance of one formula,
 
     step[i, j] = row_step * i + col_step * j + pattern[i mod ph, j mod pw],
@@ -93,7 +93,7 @@ class Schedule:
         return self.row_step * i + self.col_step * j + np.asarray(self.pattern, np.int32)[i % ph, j % pw]
 
     def positions(self, height: int, width: int) -> list[np.ndarray]:
-        """Positions of each non-empty step in coding order: a list of int64 [n, 2] arrays (i, j), raster within a step."""
+        """Positions of each non-empty step in coding order (raster within a step): a list of int64 [n, 2] arrays."""
         step = self.steps(height, width).ravel()
         order = np.argsort(step, kind="stable")
         cuts = np.flatnonzero(np.diff(step[order])) + 1

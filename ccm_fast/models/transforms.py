@@ -16,7 +16,7 @@ __all__ = ["AnalysisTransform", "HyperAnalysis", "HyperSynthesis", "SynthesisTra
 
 
 class ResidualBlock(nn.Module):
-    """x + conv3x3(leaky(conv3x3(x))). The second convolution starts small, so that a deep stack starts near identity."""
+    """x + conv3x3(leaky(conv3x3(x))). The second convolution starts small: a deep stack then starts near identity."""
 
     def __init__(self, channels: int):
         super().__init__()
