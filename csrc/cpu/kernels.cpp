@@ -16,7 +16,11 @@ const Kernels* available(Isa isa) {
       return __builtin_cpu_supports("avx2") ? &avx2_kernels() : nullptr;
 #if defined(CCM_HAVE_AVXVNNI)
     case kIsaAvxVnni:
+#if defined(CCM_EMULATE_VNNI)
+      return __builtin_cpu_supports("avx2") ? &avxvnni_kernels() : nullptr;
+#else
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("avxvnni") ? &avxvnni_kernels() : nullptr;
+#endif
 #endif
 #if defined(CCM_HAVE_AVX512VNNI)
     case kIsaAvx512Vnni:

@@ -21,7 +21,16 @@ struct AvxVnni {
     __builtin_memcpy(&quad, p, sizeof quad);
     return _mm256_set1_epi32(quad);
   }
+#if defined(CCM_EMULATE_VNNI)
+  // Tests on processors without the instruction: what it does, by AVX2, so that everything around it is tested there.
+  static Reg dot(Reg acc, Reg x, Reg w) {
+    const Reg x_even = _mm256_and_si256(x, _mm256_set1_epi16(255)), x_odd = _mm256_srli_epi16(x, 8);
+    const Reg w_even = _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8), w_odd = _mm256_srai_epi16(w, 8);
+    return _mm256_add_epi32(acc, _mm256_add_epi32(_mm256_madd_epi16(x_even, w_even), _mm256_madd_epi16(x_odd, w_odd)));
+  }
+#else
   static Reg dot(Reg acc, Reg x, Reg w) { return _mm256_dpbusd_avx_epi32(acc, x, w); }
+#endif
 };
 
 }  // namespace

@@ -36,8 +36,11 @@ void require(bool ok, const char* what) {
   if (!ok) throw std::runtime_error(what);
 }
 
-void check(const ccm::PackedModel& m, const std::vector<int16_t>& z, const std::vector<int16_t>& y, int h, int w,
-           int threads, int fuzz) {
+using Bytes = std::vector<std::vector<uint8_t>>;
+
+// Returns everything that another instruction set has to get identically: psi and the streams.
+Bytes check(const ccm::PackedModel& m, const std::vector<int16_t>& z, const std::vector<int16_t>& y, int h, int w,
+            int threads, int fuzz) {
   const int hz = (h + 3) / 4, wz = (w + 3) / 4;
   const ccm::EncodedStream z_stream = ccm::encode_z(m, z.data(), hz, wz, 0);
   std::vector<int16_t> z_out(z.size());
@@ -79,6 +82,9 @@ void check(const ccm::PackedModel& m, const std::vector<int16_t>& z, const std::
     ccm::decode_y(m, h, w, threads, job);
     if (job[0].status == ccm::kOk && i % 3 != 1) require(out[0] == y, "damage was taken for other latents");
   }
+  Bytes result{psi, z_stream.bytes};
+  for (const auto& s : streams) result.push_back(s.bytes);
+  return result;
 }
 
 }  // namespace
@@ -90,11 +96,16 @@ int main(int argc, char** argv) {
     const int h = std::atoi(argv[2]), w = std::atoi(argv[3]), threads = std::atoi(argv[4]), fuzz = std::atoi(argv[5]);
     const std::vector<uint8_t> plan = read_file(folder + "/plan");
     const std::vector<int16_t> z = read_latents(folder + "/z"), y = read_latents(folder + "/y");
+    Bytes expected;
+    std::string names;
     for (int isa = 0; isa < ccm::kIsaCount; ++isa) {
       const ccm::Kernels* kernels = ccm::kernels_for(static_cast<ccm::Isa>(isa));
       if (!kernels) continue;
       const std::vector<uint8_t> packed = ccm::pack_plan(plan.data(), plan.size(), *kernels);
-      check(ccm::open_packed(packed.data(), packed.size()), z, y, h, w, threads, fuzz);
+      const Bytes result = check(ccm::open_packed(packed.data(), packed.size()), z, y, h, w, threads, fuzz);
+      if (expected.empty()) expected = result;
+      require(result == expected, "instruction sets differ");
+      names += std::string(" ") + kernels->name;
     }
     std::mt19937 random(2);
     int refused = 0;
@@ -115,10 +126,10 @@ int main(int argc, char** argv) {
       }
     }
     require(fuzz == 0 || refused > fuzz / 10, "damaged plans are not refused");
+    std::printf("ok%s\n", names.c_str());
   } catch (const std::exception& e) {
     std::fprintf(stderr, "engine_check: %s\n", e.what());
     return 1;
   }
-  std::puts("ok");
   return 0;
 }
