@@ -280,52 +280,62 @@ void decode_y(const PackedModel& m, int32_t h, int32_t w, int threads, std::vect
   BatchDecoder(m, h, w, threads, jobs).run();
 }
 
-void parameters(const PackedModel& m, const uint8_t* psi, const int16_t* y, int32_t h, int32_t w, int threads,
-                uint16_t* rows, int16_t* offsets) {
+namespace {
+
+// body(group, order, rows, offsets) for every group of an image whose y is known, on several threads.
+template <class Body>
+void for_each_group(const PackedModel& m, const uint8_t* psi, const int16_t* y, int32_t h, int32_t w, int threads,
+                    Body body) {
   const Kernels& k = kernels_of(m);
   const StepOrder order(m.schedule, h, w);
   const Plane context = context_plane(m, k, y, h, w);
   // Last group first: it has the most earlier channels to look at, and the longest task should not start last.
   parallel_for(threads, m.groups, [&](int64_t i) {
-    const int64_t g = m.groups - 1 - i;
+    const int32_t g = m.groups - 1 - static_cast<int32_t>(i);
+    std::vector<uint16_t> rows;
+    std::vector<int16_t> offsets;
+    known_parameters(m, k, g, context, psi, y, order, h, w, rows, offsets);
+    body(g, order, rows, offsets);
+  });
+}
+
+// Where the channels of the group at the p-th position of the coding order lie in y.
+int64_t place(const PackedModel& m, const GroupDesc& d, const StepOrder& order, size_t p, int32_t w) {
+  return (static_cast<int64_t>(order.row[p]) * w + order.col[p]) * m.latent_channels + d.first_channel;
+}
+
+}  // namespace
+
+void parameters(const PackedModel& m, const uint8_t* psi, const int16_t* y, int32_t h, int32_t w, int threads,
+                uint16_t* rows, int16_t* offsets) {
+  for_each_group(m, psi, y, h, w, threads, [&](int32_t g, const StepOrder& order, const auto& r, const auto& o) {
     const GroupDesc& d = m.group[g];
-    std::vector<uint16_t> r;
-    std::vector<int16_t> o;
-    known_parameters(m, k, static_cast<int32_t>(g), context, psi, y, order, h, w, r, o);
     for (size_t p = 0; p < order.row.size(); ++p) {
-      const int64_t at = (static_cast<int64_t>(order.row[p]) * w + order.col[p]) * m.latent_channels + d.first_channel;
-      std::copy_n(&r[p * d.channels], d.channels, rows + at);
-      std::copy_n(&o[p * d.channels], d.channels, offsets + at);
+      std::copy_n(&r[p * d.channels], d.channels, rows + place(m, d, order, p, w));
+      std::copy_n(&o[p * d.channels], d.channels, offsets + place(m, d, order, p, w));
     }
   });
 }
 
 std::vector<EncodedStream> encode_y(const PackedModel& m, const uint8_t* psi, const int16_t* y, int32_t h, int32_t w,
                                     int32_t lanes, int threads) {
-  const Kernels& k = kernels_of(m);
-  const StepOrder order(m.schedule, h, w);
-  const Plane context = context_plane(m, k, y, h, w);
   std::vector<EncodedStream> streams(m.groups);
-  // Last group first: it has the most earlier channels to look at, and the longest task should not start last.
-  parallel_for(threads, m.groups, [&](int64_t i) {
-    const int64_t g = m.groups - 1 - i;
-    const GroupDesc& d = m.group[g];
-    std::vector<uint16_t> rows;
-    std::vector<int16_t> offsets;
-    known_parameters(m, k, static_cast<int32_t>(g), context, psi, y, order, h, w, rows, offsets);
-    std::vector<Coded> symbols(rows.size());
-    for (size_t p = 0; p < order.row.size(); ++p) {
-      const int16_t* from =
-          y + (static_cast<int64_t>(order.row[p]) * w + order.col[p]) * m.latent_channels + d.first_channel;
-      for (int32_t c = 0; c < d.channels; ++c) {
-        const size_t i = p * d.channels + c;
-        symbols[i] = {from[c] - offsets[i], rows[i]};
-      }
-    }
-    std::vector<int32_t> steps(order.steps());
-    for (int32_t s = 0; s < order.steps(); ++s) steps[s] = (order.first[s + 1] - order.first[s]) * d.channels;
-    streams[g].bytes = encode_stream(m.rows(m.y_rows), symbols, steps, lanes, &streams[g].lanes);
-  });
+  for_each_group(m, psi, y, h, w, threads,
+                 [&](int32_t g, const StepOrder& order, const auto& rows, const auto& offsets) {
+                   const GroupDesc& d = m.group[g];
+                   std::vector<Coded> symbols(rows.size());
+                   for (size_t p = 0; p < order.row.size(); ++p) {
+                     const int16_t* from = y + place(m, d, order, p, w);
+                     for (int32_t c = 0; c < d.channels; ++c) {
+                       const size_t i = p * d.channels + c;
+                       symbols[i] = {from[c] - offsets[i], rows[i]};
+                     }
+                   }
+                   std::vector<int32_t> steps(order.steps());
+                   for (int32_t s = 0; s < order.steps(); ++s)
+                     steps[s] = (order.first[s + 1] - order.first[s]) * d.channels;
+                   streams[g].bytes = encode_stream(m.rows(m.y_rows), symbols, steps, lanes, &streams[g].lanes);
+                 });
   return streams;
 }
 

@@ -3,24 +3,12 @@
 
 #include "cpu/kernels.h"
 #include "cpu/kernels_vector.h"
-#include "cpu/requantize_avx2.h"
+#include "cpu/lanes_avx2.h"
 
 namespace ccm {
 namespace {
 
-struct Avx2 {
-  using Reg = __m256i;
-  using Element = int16_t;
-  using Weight = int16_t;
-  static constexpr int kLanes = 8, kBlock = 2, kRows = 6;
-  static Reg load(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-  static void store(int32_t* p, Reg v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
-  static Reg load_weight(const Weight* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-  static Reg broadcast(const Element* p) {
-    int32_t pair;
-    __builtin_memcpy(&pair, p, sizeof pair);
-    return _mm256_set1_epi32(pair);
-  }
+struct Avx2 : Lanes256<int16_t, int16_t, 2> {
   static Reg dot(Reg acc, Reg x, Reg w) { return _mm256_add_epi32(acc, _mm256_madd_epi16(x, w)); }
 };
 

@@ -3,7 +3,7 @@
 
 #include "cpu/kernels.h"
 #include "cpu/kernels_vector.h"
-#include "cpu/requantize_avx2.h"
+#include "cpu/lanes_avx2.h"
 
 namespace ccm {
 namespace {

@@ -3,24 +3,12 @@
 
 #include "cpu/kernels.h"
 #include "cpu/kernels_vector.h"
-#include "cpu/requantize_avx2.h"
+#include "cpu/lanes_avx2.h"
 
 namespace ccm {
 namespace {
 
-struct AvxVnni {
-  using Reg = __m256i;
-  using Element = uint8_t;
-  using Weight = int8_t;
-  static constexpr int kLanes = 8, kBlock = 4, kRows = 6;
-  static Reg load(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-  static void store(int32_t* p, Reg v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
-  static Reg load_weight(const Weight* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-  static Reg broadcast(const Element* p) {
-    int32_t quad;
-    __builtin_memcpy(&quad, p, sizeof quad);
-    return _mm256_set1_epi32(quad);
-  }
+struct AvxVnni : Lanes256<uint8_t, int8_t, 4> {
 #if defined(CCM_EMULATE_VNNI)
   // Tests on processors without the instruction: what it does, by AVX2, so that everything around it is tested there.
   static Reg dot(Reg acc, Reg x, Reg w) {

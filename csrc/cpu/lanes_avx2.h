@@ -1,4 +1,5 @@
-// requantize() on eight lanes with AVX2, bit for bit the function of fixed_point.h.
+// What the x86 kernels share: 256-bit registers, and requantize() on eight lanes with AVX2, bit for bit the function of
+// fixed_point.h.
 #pragma once
 #include <immintrin.h>
 
@@ -8,6 +9,25 @@
 
 namespace ccm {
 namespace {
+
+// The part of a vector type for kernels_vector.h that does not depend on how products are made.
+template <class E, class W, int kBlockSize>
+struct Lanes256 {
+  using Reg = __m256i;
+  using Element = E;
+  using Weight = W;
+  static constexpr int kLanes = 8, kBlock = kBlockSize, kRows = 6;
+  static Reg load(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  static void store(int32_t* p, Reg v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+  static Reg load_weight(const Weight* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  // One block of elements, 32 bits, to all lanes.
+  static Reg broadcast(const Element* p) {
+    int32_t block;
+    static_assert(sizeof(Element) * kBlock == sizeof block, "a block fills a lane");
+    __builtin_memcpy(&block, p, sizeof block);
+    return _mm256_set1_epi32(block);
+  }
+};
 
 struct Requantizer8 {
   __m256i mult_even, mult_odd, shift_even, shift_odd, half_even, half_odd, lowered_even, lowered_odd;
