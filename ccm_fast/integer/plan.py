@@ -54,7 +54,8 @@ class OverflowProofError(PlanError):
     """Some input could overflow 32 bits; the message names the layer and the channel."""
 
 
-def _check(condition: bool, reason: str) -> None:
+def check(condition: bool, reason: str) -> None:
+    """Raises PlanError with the reason unless the condition holds."""
     if not condition:
         raise PlanError(reason)
 
@@ -68,7 +69,7 @@ def fixed_point(factor: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
         PlanError: a factor of 2^14 or more, which no shift of at least 16 can express safely, or not a number.
     """
     factor = np.atleast_1d(np.asarray(factor, np.float64))
-    _check(bool(((factor >= 0) & (factor < 2.0**14)).all()), "a requantization factor is not in [0, 2^14)")
+    check(bool(((factor >= 0) & (factor < 2.0**14)).all()), "a requantization factor is not in [0, 2^14)")
     exponent = np.frexp(factor)[1].astype(np.int64)  # factor < 2^exponent
     shift = np.clip(30 - exponent, 16, 62)
     return np.rint(np.ldexp(factor, shift)).astype(np.int32), shift.astype(np.int32)
@@ -174,7 +175,7 @@ class TableRows:
         """Rows from lowest symbols and lists of frequencies (each >= 1, sum 65536, the escape last)."""
         frequencies = [np.asarray(f, np.int64) for f in frequencies]
         for r, f in enumerate(frequencies):
-            _check(len(f) >= 2 and f.min() >= 1 and f.sum() == 1 << 16, f"bad frequencies in row {r}")
+            check(len(f) >= 2 and f.min() >= 1 and f.sum() == 1 << 16, f"bad frequencies in row {r}")
         cdf = np.concatenate([np.cumsum(f) - f for f in frequencies]).astype(np.uint16)
         return cls(np.asarray(list(lo), np.int32), np.array([len(f) for f in frequencies], np.int32), cdf)
 
@@ -241,10 +242,12 @@ class Plan:
             PlanError: parts do not fit each other.
             OverflowProofError: some input could overflow.
         """
+        from ccm_fast.integer.plan_bytes import write
+
         if self._bytes is None:
             validate(self)
             prove(self)
-            self._bytes = _write(self)
+            self._bytes = write(self)
         return self._bytes
 
     @classmethod
@@ -255,8 +258,10 @@ class Plan:
             PlanError: truncated, damaged, outside the limits, or parts that do not fit each other.
             OverflowProofError: some input could overflow.
         """
+        from ccm_fast.integer.plan_bytes import read
+
         data = bytes(data)
-        plan = _read(data)
+        plan = read(data)
         validate(plan)
         prove(plan)
         plan._bytes = data
@@ -283,48 +288,48 @@ def layers(plan: Plan) -> Iterable[tuple[str, IntConv]]:
 
 
 def _check_array(a: np.ndarray, dtype: type, shape: tuple[int, ...], name: str) -> None:
-    _check(isinstance(a, np.ndarray) and a.dtype == dtype, f"{name} must be a NumPy array of {np.dtype(dtype)}")
-    _check(a.shape == shape, f"{name} has shape {a.shape}, not {shape}")
+    check(isinstance(a, np.ndarray) and a.dtype == dtype, f"{name} must be a NumPy array of {np.dtype(dtype)}")
+    check(a.shape == shape, f"{name} has shape {a.shape}, not {shape}")
 
 
 def _check_requantizer(mult: np.ndarray, shift: np.ndarray, outputs: int, name: str) -> None:
     _check_array(mult, np.int32, (outputs,), f"{name}: mult")
     _check_array(shift, np.int32, (outputs,), f"{name}: shift")
-    _check(bool((mult >= 0).all()), f"{name}: mult must not be negative")
-    _check(bool(((shift >= 16) & (shift <= 62)).all()), f"{name}: shift must lie in 16..62")
+    check(bool((mult >= 0).all()), f"{name}: mult must not be negative")
+    check(bool(((shift >= 16) & (shift <= 62)).all()), f"{name}: shift must lie in 16..62")
 
 
 def _check_conv(conv: IntConv, name: str) -> None:
-    _check(conv.weight.ndim == 4 and conv.weight.shape[1] == conv.weight.shape[2], f"{name}: bad weight shape")
+    check(conv.weight.ndim == 4 and conv.weight.shape[1] == conv.weight.shape[2], f"{name}: bad weight shape")
     _check_array(conv.weight, np.int8, conv.weight.shape, f"{name}: weight")
-    _check(conv.kernel in KERNELS, f"{name}: kernel {conv.kernel} is none of {KERNELS}")
-    _check(1 <= conv.inputs <= MAX_CHANNELS and 1 <= conv.outputs <= MAX_CHANNELS, f"{name}: channels out of range")
-    _check(conv.upsample in (1, 2), f"{name}: upsampling must be 1 or 2")
-    _check(conv.outputs % conv.upsample**2 == 0, f"{name}: output channels not divisible by 4")
-    _check(conv.output in (RELU8, ACCUMULATE, HEAD), f"{name}: unknown output code {conv.output}")
+    check(conv.kernel in KERNELS, f"{name}: kernel {conv.kernel} is none of {KERNELS}")
+    check(1 <= conv.inputs <= MAX_CHANNELS and 1 <= conv.outputs <= MAX_CHANNELS, f"{name}: channels out of range")
+    check(conv.upsample in (1, 2), f"{name}: upsampling must be 1 or 2")
+    check(conv.outputs % conv.upsample**2 == 0, f"{name}: output channels not divisible by 4")
+    check(conv.output in (RELU8, ACCUMULATE, HEAD), f"{name}: unknown output code {conv.output}")
     _check_array(conv.bias, np.int32, (conv.outputs,), f"{name}: bias")
     _check_requantizer(conv.mult, conv.shift, conv.outputs, name)
 
 
 def _check_use(conv: IntConv, name: str, inputs: int, outputs: int | None, output: int, signed: bool) -> None:
-    _check(conv.inputs == inputs, f"{name}: reads {conv.inputs} channels where there are {inputs}")
-    _check(outputs is None or conv.outputs == outputs, f"{name}: yields {conv.outputs} channels, not {outputs}")
-    _check(conv.output == output, f"{name}: output code {conv.output}, not {output}")
-    _check(conv.signed == signed, f"{name}: inputs must be {'signed' if signed else 'unsigned'}")
+    check(conv.inputs == inputs, f"{name}: reads {conv.inputs} channels where there are {inputs}")
+    check(outputs is None or conv.outputs == outputs, f"{name}: yields {conv.outputs} channels, not {outputs}")
+    check(conv.output == output, f"{name}: output code {conv.output}, not {output}")
+    check(conv.signed == signed, f"{name}: inputs must be {'signed' if signed else 'unsigned'}")
 
 
 def _check_rows(rows: TableRows, count: int, name: str) -> None:
     _check_array(rows.n, np.int32, (count,), f"{name}: n")
     _check_array(rows.lo, np.int32, (count,), f"{name}: lo")
-    _check(bool(((rows.n >= 2) & (rows.n <= MAX_ENTRIES)).all()), f"{name}: a row must have 2..{MAX_ENTRIES} entries")
+    check(bool(((rows.n >= 2) & (rows.n <= MAX_ENTRIES)).all()), f"{name}: a row must have 2..{MAX_ENTRIES} entries")
     # With lo >= -8192 the escape value of any symbol has at most 17 bits.
-    _check(bool(((rows.lo <= 0) & (rows.lo >= -MAX_ENTRIES)).all()), f"{name}: lo must lie in -{MAX_ENTRIES}..0")
+    check(bool(((rows.lo <= 0) & (rows.lo >= -MAX_ENTRIES)).all()), f"{name}: lo must lie in -{MAX_ENTRIES}..0")
     _check_array(rows.cdf, np.uint16, (int(rows.n.sum(dtype=np.int64)),), f"{name}: cdf")
     first = np.zeros(len(rows.cdf), bool)
     first[rows.start[:-1]] = True
-    _check(bool((rows.cdf[first] == 0).all()), f"{name}: a row does not begin with 0")
+    check(bool((rows.cdf[first] == 0).all()), f"{name}: a row does not begin with 0")
     rising = rows.cdf[1:].astype(np.int64) > rows.cdf[:-1]
-    _check(bool((rising | first[1:]).all()), f"{name}: a cumulative frequency does not rise")
+    check(bool((rising | first[1:]).all()), f"{name}: a cumulative frequency does not rise")
 
 
 def validate(plan: Plan) -> None:
@@ -334,45 +339,45 @@ def validate(plan: Plan) -> None:
         PlanError: naming the first part that does not.
     """
     C, G = plan.group_channels, len(plan.group_channels)
-    _check(1 <= G <= MAX_GROUPS and len(plan.groups) == G, f"a plan has 1..{MAX_GROUPS} groups")
-    _check(min(C) >= 1 and sum(C) <= MAX_CHANNELS, f"y must have 1..{MAX_CHANNELS} channels, no group empty")
-    _check(1 <= plan.hyper_channels <= MAX_CHANNELS, f"z must have 1..{MAX_CHANNELS} channels")
+    check(1 <= G <= MAX_GROUPS and len(plan.groups) == G, f"a plan has 1..{MAX_GROUPS} groups")
+    check(min(C) >= 1 and sum(C) <= MAX_CHANNELS, f"y must have 1..{MAX_CHANNELS} channels, no group empty")
+    check(1 <= plan.hyper_channels <= MAX_CHANNELS, f"z must have 1..{MAX_CHANNELS} channels")
 
-    _check(plan.pattern.ndim == 2 and min(plan.pattern.shape) >= 1, "the schedule's pattern must be a matrix")
+    check(plan.pattern.ndim == 2 and min(plan.pattern.shape) >= 1, "the schedule's pattern must be a matrix")
     ph, pw = plan.pattern.shape
-    _check(ph <= 8 and pw <= 8, "the schedule's pattern is larger than 8x8")
+    check(ph <= 8 and pw <= 8, "the schedule's pattern is larger than 8x8")
     numbers = [plan.row_step, plan.col_step, int(plan.pattern.min()), int(plan.pattern.max())]
-    _check(min(numbers) >= 0 and max(numbers) <= 255, "schedule numbers must lie in 0..255")
+    check(min(numbers) >= 0 and max(numbers) <= 255, "schedule numbers must lie in 0..255")
 
     for name, conv in layers(plan):
         _check_conv(conv, name)
-        _check(conv.upsample == 1 or name.startswith("h_s"), f"{name}: only h_s may upsample")
+        check(conv.upsample == 1 or name.startswith("h_s"), f"{name}: only h_s may upsample")
 
-    _check(1 <= len(plan.hyper_synthesis) <= MAX_LAYERS, f"h_s must have 1..{MAX_LAYERS} layers")
+    check(1 <= len(plan.hyper_synthesis) <= MAX_LAYERS, f"h_s must have 1..{MAX_LAYERS} layers")
     channels, factor = plan.hyper_channels, 1
     for k, conv in enumerate(plan.hyper_synthesis):
         _check_use(conv, f"h_s.{k}", channels, None, RELU8, signed=k == 0)
         channels, factor = conv.channels, factor * conv.upsample
-    _check(factor == 4, f"h_s upsamples by {factor}, not 4")
+    check(factor == 4, f"h_s upsamples by {factor}, not 4")
 
     for g, group in enumerate(plan.groups):
         name, own, before = f"group {g}", C[g], sum(C[:g])
-        _check(group.taps.ndim == 2 and group.taps.shape[1] == 2, f"{name}: taps must be pairs")
+        check(group.taps.ndim == 2 and group.taps.shape[1] == 2, f"{name}: taps must be pairs")
         taps = [tuple(t) for t in group.taps.tolist()]
-        _check(all(max(map(abs, t)) <= MAX_TAP for t in taps), f"{name}: a tap lies outside +-{MAX_TAP}")
-        _check(taps == sorted(set(taps)), f"{name}: taps must be in raster order, each once")
+        check(all(max(map(abs, t)) <= MAX_TAP for t in taps), f"{name}: a tap lies outside +-{MAX_TAP}")
+        check(taps == sorted(set(taps)), f"{name}: taps must be in raster order, each once")
         for di, dj in taps:
             there = np.roll(plan.pattern.astype(np.int64), (-di, -dj), axis=(0, 1))
             readable = plan.row_step * di + plan.col_step * dj + there < plan.pattern
-            _check(bool(readable.any()), f"{name}: no position may read the tap ({di}, {dj})")
+            check(bool(readable.any()), f"{name}: no position may read the tap ({di}, {dj})")
         D = group.weight.shape[0]
-        _check(1 <= D <= MAX_CHANNELS, f"{name}: width of base out of range")
+        check(1 <= D <= MAX_CHANNELS, f"{name}: width of base out of range")
         _check_array(group.weight, np.int8, (D, len(taps), own), f"{name} spatial: weight")
         _check_requantizer(group.mult, group.shift, D, f"{name} spatial")
 
         _check_use(group.hyper, f"{name} hyper", plan.psi_channels, D, ACCUMULATE, signed=False)
-        _check(before > 0 or (not group.stack and group.skip is None), f"{name}: has no earlier groups to read")
-        _check(len(group.stack) <= MAX_LAYERS and len(group.hidden) <= MAX_LAYERS, f"{name}: too many layers")
+        check(before > 0 or (not group.stack and group.skip is None), f"{name}: has no earlier groups to read")
+        check(len(group.stack) <= MAX_LAYERS and len(group.hidden) <= MAX_LAYERS, f"{name}: too many layers")
         channels = before
         for k, conv in enumerate(group.stack):
             last = k == len(group.stack) - 1
@@ -384,16 +389,16 @@ def validate(plan: Plan) -> None:
         channels = D
         for k, conv in enumerate(group.hidden):
             _check_use(conv, f"{name} hidden.{k}", channels, None, RELU8, signed=False)
-            _check(conv.kernel == 1, f"{name} hidden.{k}: kernel must be 1")
+            check(conv.kernel == 1, f"{name} hidden.{k}: kernel must be 1")
             channels = conv.outputs
         _check_use(group.head, f"{name} head", channels, 2 * own, HEAD, signed=False)
-        _check(group.head.kernel == 1, f"{name} head: kernel must be 1")
+        check(group.head.kernel == 1, f"{name} head: kernel must be 1")
 
-    _check(plan.scale_table.ndim == 1 and 1 <= len(plan.scale_table) <= 65536, "the scale table has 1..65536 entries")
+    check(plan.scale_table.ndim == 1 and 1 <= len(plan.scale_table) <= 65536, "the scale table has 1..65536 entries")
     _check_array(plan.scale_table, np.uint8, plan.scale_table.shape, "scale table")
-    _check(int(plan.scale_table.max()) < NUM_INDEXES, "an entry of the scale table exceeds 63")
+    check(int(plan.scale_table.max()) < NUM_INDEXES, "an entry of the scale table exceeds 63")
     _check_array(plan.fraction_bits, np.uint8, (NUM_INDEXES,), "fraction bits")
-    _check(int(plan.fraction_bits.max()) <= 4, "more than 4 fraction bits")
+    check(int(plan.fraction_bits.max()) <= 4, "more than 4 fraction bits")
     _check_rows(plan.y_rows, int((1 << plan.fraction_bits.astype(np.int64)).sum()), "rows of y")
     _check_rows(plan.z_rows, plan.hyper_channels, "rows of z")
 
@@ -442,143 +447,3 @@ def prove(plan: Plan) -> None:
         total += np.abs(group.weight.astype(np.int64)).sum(axis=(1, 2)) * SIGNED_MAX
         _require(total, f"{name} spatial", "the sum of all contexts")
         _requantized(total, group.mult, group.shift, f"{name} spatial")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Bytes
-
-
-class _Writer:
-    def __init__(self) -> None:
-        self.parts: list[bytes] = []
-
-    def ints(self, *values: int | np.ndarray) -> None:
-        for v in values:
-            self.parts.append(np.asarray(v, np.int64).astype("<i4").tobytes())
-
-    def array(self, a: np.ndarray) -> None:
-        data = np.ascontiguousarray(a).astype(a.dtype.newbyteorder("<")).tobytes()
-        self.parts.append(data + b"\0" * (-len(data) % 4))
-
-    def conv(self, c: IntConv) -> None:
-        self.ints(c.inputs, c.outputs, c.kernel, c.upsample, c.output, int(c.signed))
-        self.array(c.weight)
-        self.ints(c.bias, c.mult, c.shift)
-
-    def convs(self, cs: list[IntConv]) -> None:
-        self.ints(len(cs))
-        for c in cs:
-            self.conv(c)
-
-    def rows(self, r: TableRows) -> None:
-        self.ints(len(r), r.lo, r.n, len(r.cdf))
-        self.array(r.cdf)
-
-
-def _write(plan: Plan) -> bytes:
-    w = _Writer()
-    w.ints(plan.latent_channels, plan.hyper_channels, len(plan.groups), *plan.group_channels)
-    w.ints(plan.row_step, plan.col_step, *plan.pattern.shape, plan.pattern)
-    w.convs(plan.hyper_synthesis)
-    for group in plan.groups:
-        w.ints(len(group.taps), group.taps, len(group.weight))
-        w.array(group.weight)
-        w.ints(group.mult, group.shift)
-        w.conv(group.hyper)
-        w.convs(group.stack)
-        w.convs([] if group.skip is None else [group.skip])
-        w.convs(group.hidden)
-        w.conv(group.head)
-    w.ints(len(plan.scale_table))
-    w.array(plan.scale_table)
-    w.array(plan.fraction_bits)
-    w.rows(plan.y_rows)
-    w.rows(plan.z_rows)
-    body = b"".join(w.parts)
-    return MAGIC + np.array([VERSION, len(body) + 12], "<i4").tobytes() + body
-
-
-class _Reader:
-    """Every read is checked against the end before anything is allocated."""
-
-    def __init__(self, data: bytes):
-        self.data, self.at = data, 0
-
-    def raw(self, size: int, what: str) -> bytes:
-        _check(0 <= size <= len(self.data) - self.at, f"the plan ends inside {what}")
-        self.at += size
-        return self.data[self.at - size : self.at]
-
-    def ints(self, count: int, what: str) -> np.ndarray:
-        return np.frombuffer(self.raw(4 * count, what), "<i4").astype(np.int32)
-
-    def int(self, low: int, high: int, what: str) -> int:
-        value = int(self.ints(1, what)[0])
-        _check(low <= value <= high, f"{what}: {value} is not in {low}..{high}")
-        return value
-
-    def array(self, dtype: str, shape: tuple[int, ...], what: str) -> np.ndarray:
-        dtype = np.dtype(dtype)
-        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        data = self.raw(size, what)
-        _check(not any(self.raw(-size % 4, what)), f"{what}: padding is not zero")
-        return np.frombuffer(data, dtype).astype(dtype.newbyteorder("=")).reshape(shape)
-
-    def conv(self, what: str) -> IntConv:
-        inputs = self.int(1, MAX_CHANNELS, f"{what}: input channels")
-        outputs = self.int(1, MAX_CHANNELS, f"{what}: output channels")
-        kernel = self.int(1, max(KERNELS), f"{what}: kernel")
-        upsample = self.int(1, 2, f"{what}: upsampling")
-        output = self.int(RELU8, HEAD, f"{what}: output code")
-        signed = bool(self.int(0, 1, f"{what}: input sign"))
-        weight = self.array("<i1", (outputs, kernel, kernel, inputs), f"{what}: weight")
-        bias, mult, shift = (self.ints(outputs, f"{what}: {part}") for part in ("bias", "mult", "shift"))
-        return IntConv(weight, bias, mult, shift, output, signed, upsample)
-
-    def convs(self, most: int, what: str) -> list[IntConv]:
-        return [self.conv(f"{what}.{k}") for k in range(self.int(0, most, f"number of layers of {what}"))]
-
-    def rows(self, what: str) -> TableRows:
-        count = self.int(1, MAX_CHANNELS, f"number of {what}")
-        lo, n = self.ints(count, f"{what}: lo"), self.ints(count, f"{what}: n")
-        total = self.int(2, count * MAX_ENTRIES, f"{what}: entries")
-        return TableRows(lo, n, self.array("<u2", (total,), f"{what}: cdf"))
-
-
-def _read(data: bytes) -> Plan:
-    r = _Reader(data)
-    _check(r.raw(4, "its magic number") == MAGIC, "not a plan: it does not begin with CCMP")
-    version = int(r.ints(1, "its version")[0])
-    _check(version == VERSION, f"plan version {version} is not known here")
-    _check(int(r.ints(1, "its length")[0]) == len(data), "the plan's length is not the one that it states")
-    M = r.int(1, MAX_CHANNELS, "channels of y")
-    N = r.int(1, MAX_CHANNELS, "channels of z")
-    G = r.int(1, MAX_GROUPS, "number of groups")
-    channels = tuple(r.int(1, MAX_CHANNELS, "channels of a group") for _ in range(G))
-    _check(sum(channels) == M, f"the groups have {sum(channels)} channels, y has {M}")
-    row_step, col_step = r.int(0, 255, "row step"), r.int(0, 255, "column step")
-    ph, pw = r.int(1, 8, "pattern height"), r.int(1, 8, "pattern width")
-    pattern = r.ints(ph * pw, "the pattern").reshape(ph, pw)
-    hyper_synthesis = r.convs(MAX_LAYERS, "h_s")
-    groups = []
-    for g in range(G):
-        name = f"group {g}"
-        T = r.int(0, (2 * MAX_TAP + 1) ** 2, f"{name}: number of taps")
-        taps = r.ints(2 * T, f"{name}: taps").reshape(T, 2)
-        D = r.int(1, MAX_CHANNELS, f"{name}: width of base")
-        weight = r.array("<i1", (D, T, channels[g]), f"{name}: spatial weight")
-        mult, shift = r.ints(D, f"{name}: mult"), r.ints(D, f"{name}: shift")
-        hyper = r.conv(f"{name} hyper")
-        stack = r.convs(MAX_LAYERS, f"{name} stack")
-        skip = r.convs(1, f"{name} skip")
-        hidden = r.convs(MAX_LAYERS, f"{name} hidden")
-        head = r.conv(f"{name} head")
-        groups.append(GroupPlan(taps, weight, mult, shift, hyper, stack, skip[0] if skip else None, hidden, head))
-    S = r.int(1, 65536, "length of the scale table")
-    scale_table = r.array("<u1", (S,), "the scale table")
-    fraction_bits = r.array("<u1", (NUM_INDEXES,), "fraction bits")
-    y_rows, z_rows = r.rows("rows of y"), r.rows("rows of z")
-    _check(r.at == len(data), f"{len(data) - r.at} bytes follow the plan")
-    return Plan(
-        channels, N, row_step, col_step, pattern, hyper_synthesis, groups, scale_table, fraction_bits, y_rows, z_rows
-    )

@@ -361,12 +361,12 @@ def encode_stream(rows: TableRows, steps: Iterable[tuple[np.ndarray, np.ndarray]
 
 
 def choose_lanes(payload_bytes: int) -> int:
-    """The encoder's choice of lanes (not normative): the most whose states cost at most 0.3 % of the payload.
+    """The encoder's choice of lanes (not normative): the most whose states cost at most a quarter of a percent of the payload.
 
     At least 1. ``payload_bytes`` is the length of the stream with one lane.
     """
     lanes = 1
-    while lanes < LANES[-1] and 1000 * STATE_BYTES * 2 * lanes <= 3 * payload_bytes:
+    while lanes < LANES[-1] and 400 * STATE_BYTES * 2 * lanes <= payload_bytes:
         lanes *= 2
     return lanes
 

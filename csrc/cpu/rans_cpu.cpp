@@ -274,7 +274,7 @@ std::vector<uint8_t> encode_stream(const Rows& tables, const std::vector<Coded>&
 
 int32_t choose_lanes(int64_t payload) {
   int32_t lanes = 1;
-  while (lanes < kMaxLanes && 2 * lanes * kStateBytes * 1000 <= 3 * payload) lanes *= 2;
+  while (lanes < kMaxLanes && 2 * lanes * kStateBytes * 400 <= payload) lanes *= 2;
   return lanes;
 }
 
