@@ -153,7 +153,7 @@ def test_overhead():
 
 
 def test_choose_lanes():
-    assert [reference.choose_lanes(n) for n in (0, 100, 3333, 3334, 6667, 53334, 10**7)] == [1, 1, 1, 2, 4, 32, 32]
+    assert [reference.choose_lanes(n) for n in (0, 100, 3999, 4000, 8000, 64000, 10**7)] == [1, 1, 1, 2, 4, 32, 32]
 
 
 def test_requantize_rounds_half_up():
