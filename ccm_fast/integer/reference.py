@@ -363,7 +363,8 @@ def encode_stream(rows: TableRows, steps: Iterable[tuple[np.ndarray, np.ndarray]
 def choose_lanes(payload_bytes: int) -> int:
     """The encoder's choice of lanes (not normative): the most whose states cost at most 0.25 % of the payload.
 
-    At least 1; files of 10 kB and more then stay within half a percent of their ideal length. ``payload_bytes`` is the length of the stream with one lane.
+    At least 1; files of 10 kB and more then stay within half a percent of their ideal length.
+    ``payload_bytes`` is the length of the stream with one lane.
     """
     lanes = 1
     while lanes < LANES[-1] and 400 * STATE_BYTES * 2 * lanes <= payload_bytes:
