@@ -80,7 +80,8 @@ def test_packet_round_trip(p):
         packet.guess_groups(data),
     ):
         assert parsed == p and parsed.header() == p.header()
-    assert packet.peek(data) == packet.Fixed(p.width, p.height, p.quality_code, FINGERPRINT, p.grey)
+    single = set(p.lanes) == {1}
+    assert packet.peek(data) == packet.Fixed(p.width, p.height, p.quality_code, FINGERPRINT, p.grey, single)
 
 
 def test_header_bytes():
@@ -135,18 +136,19 @@ def test_every_bit_flip_is_an_error():
 
 
 def recode(data, start, end, new):
-    """Replace header bytes and put the right checksum in: reaches the checks behind it. One group, no words."""
-    body = data[:start] + new + data[end:-14]
-    payload = data[-10:]
+    """Replace header bytes and put the right checksum in: reaches the checks behind it. Three lanes in all, no words."""
+    body = data[:start] + new + data[end:-19]
+    payload = data[-15:]
     return body + crc32c(payload, crc32c(body)).to_bytes(4, "little") + payload
 
 
 def test_field_checks_hold_even_with_a_right_checksum():
-    data = make(lanes=(1, 1), words=(0, 0)).to_file()
+    data = make(lanes=(1, 2), words=(0, 0)).to_file()
     #      flags | fingerprint 1..8 | width 9 | height 10 | code 11 | lanes 12 | words of z 13 | crc 14..17
     packet.parse_file(recode(data, 9, 10, b"\x09"), 1)
     cases = [
-        (0, 1, b"\x02", errors.UnsupportedVersionError),
+        (0, 1, b"\x04", errors.UnsupportedVersionError),
+        (12, 13, b"\x00", errors.DamagedError),  # all lanes one: a flag says that
         (9, 10, b"\x00", errors.LimitError),
         (9, 10, encode_varint((1 << 20) + 1), errors.LimitError),
         (9, 11, encode_varint(1 << 20) * 2, errors.LimitError),
@@ -159,6 +161,12 @@ def test_field_checks_hold_even_with_a_right_checksum():
     for start, end, new, error in cases:
         with pytest.raises(error):
             packet.parse_file(recode(data, start, end, new), 1)
+
+
+def test_lane_counts_of_one_are_left_out():
+    one, two = make(lanes=(1, 1, 1), words=(0, 1, 2)), make(lanes=(1, 1, 2), words=(0, 1, 2))
+    assert len(two.header()) - len(one.header()) == 2
+    assert one.header()[0] == 2 and two.header()[0] == 0
 
 
 def test_pixel_limit_is_adjustable():

@@ -32,6 +32,7 @@ __all__ = [
 
 LANES = (1, 2, 4, 8, 16, 32)
 STATE_LOW, STATE_END = 1 << 24, 1 << 40
+STATE_SINGLE = 1 << 16  # where the encoder of a stream with one lane starts
 STATE_BYTES = 5
 WORD = 1 << 16
 NB_BITS = 5  # the escape's bit count is one of 2^5 equiprobable numbers
@@ -241,10 +242,11 @@ class _Decoder:
         if (len(data) - head) % 2:
             raise DamagedError("half a word follows the stream")
         self.x = [int.from_bytes(data[STATE_BYTES * k : STATE_BYTES * (k + 1)], "little") for k in range(lanes)]
-        if min(self.x) < STATE_LOW:
-            raise DamagedError("an initial state is too small")
         self.words = np.frombuffer(data, "<u2", offset=head).tolist()
         self.at = 0
+        self.end = STATE_SINGLE if lanes == 1 else STATE_LOW
+        if min(self.x) < (STATE_LOW if self.words else self.end):
+            raise DamagedError("an initial state is too small")
 
     def slot(self, lane: int) -> int:
         return self.x[lane] % WORD
@@ -252,11 +254,11 @@ class _Decoder:
     def advance(self, lane: int, start: int, freq: int) -> None:
         x = self.x[lane]
         x = freq * (x >> 16) + x % WORD - start
-        if x < STATE_LOW:
-            if self.at == len(self.words):
-                raise TruncatedError("the stream ends before its last symbol")
+        if x < STATE_LOW and self.at < len(self.words):
             x = x * WORD + self.words[self.at]
             self.at += 1
+        elif x < self.end:
+            raise TruncatedError("the stream ends before its last symbol")
         self.x[lane] = x
 
     def uniform(self, lane: int, bits: int) -> int:
@@ -266,7 +268,7 @@ class _Decoder:
         return value
 
     def finish(self) -> None:
-        if any(x != STATE_LOW for x in self.x) or self.at != len(self.words):
+        if any(x != self.end for x in self.x) or self.at != len(self.words):
             raise DamagedError("the stream does not end in the coder's initial state")
 
 
@@ -349,7 +351,7 @@ def encode_stream(rows: TableRows, steps: Iterable[tuple[np.ndarray, np.ndarray]
     events = [
         event for row, v in steps for event in _step_events(rows, np.ravel(row).tolist(), np.ravel(v).tolist(), lanes)
     ]
-    x = [STATE_LOW] * lanes
+    x = [STATE_SINGLE if lanes == 1 else STATE_LOW] * lanes
     words = []
     for lane, start, freq in reversed(events):  # rANS is last in, first out
         if x[lane] >= freq << 24:  # else the new state would reach 2^40

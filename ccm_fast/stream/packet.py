@@ -22,7 +22,7 @@ STATE_BYTES = 5  # one 40-bit state a lane opens each stream
 WORD_BYTES = 2
 DOWNSAMPLING = 16  # pixels a latent of y spans in each direction
 HYPER_DOWNSAMPLING = 4  # latents of y that one of z spans
-_GREY = 1
+_GREY, _SINGLE = 1, 2  # flags
 
 
 class Stream(NamedTuple):
@@ -99,9 +99,10 @@ class Packet:
                 raise ValueError(f"stream {k} of {len(stream)} bytes does not fit {lanes} lanes")
             bits |= (lanes.bit_length() - 1) << 3 * k
             words.append((len(stream) - STATE_BYTES * lanes) // WORD_BYTES)
-        out = bytes([_GREY if self.grey else 0]) + bytes(self.fingerprint)
+        single = set(self.lanes) == {1}
+        out = bytes([_GREY * self.grey + _SINGLE * single]) + bytes(self.fingerprint)
         out += encode_varint(self.width) + encode_varint(self.height) + bytes([self.quality_code])
-        out += bits.to_bytes(_lane_bytes(self.groups), "little")
+        out += b"" if single else bits.to_bytes(_lane_bytes(self.groups), "little")
         out += b"".join(encode_varint(n) for n in words[:-1])
         return out + _crc(out, self.streams).to_bytes(4, "little")
 
@@ -138,11 +139,12 @@ class Fixed:
     quality_code: int
     fingerprint: bytes
     grey: bool
+    single: bool  # every stream has one lane
 
 
 def _fixed(reader: ByteReader, max_pixels: int | None) -> Fixed:
     flags = reader.byte("the packet header")
-    if flags & ~_GREY:
+    if flags & ~(_GREY | _SINGLE):
         raise UnsupportedVersionError(f"unknown packet flags {flags:#04x}")
     fingerprint = bytes(reader.take(8, "the packet header"))
     width, height = reader.varint("the image's width"), reader.varint("the image's height")
@@ -150,7 +152,7 @@ def _fixed(reader: ByteReader, max_pixels: int | None) -> Fixed:
     code = reader.byte("the packet header")
     if code > MAX_QUALITY_CODE:
         raise DamagedError(f"quality code {code} is above {MAX_QUALITY_CODE}")
-    return Fixed(width, height, code, fingerprint, bool(flags & _GREY))
+    return Fixed(width, height, code, fingerprint, bool(flags & _GREY), bool(flags & _SINGLE))
 
 
 def peek(data: bytes | memoryview, max_pixels: int | None = MAX_PIXELS) -> Fixed:
@@ -167,12 +169,14 @@ def _parse(data, groups: int, max_pixels: int | None, z: bytes | memoryview | No
         raise LimitError(f"{groups} groups: the format has 1 to {MAX_GROUPS}")
     reader = ByteReader(data)
     fixed = _fixed(reader, max_pixels)
-    bits = int.from_bytes(reader.take(_lane_bytes(groups), "the lane counts"), "little")
+    bits = 0 if fixed.single else int.from_bytes(reader.take(_lane_bytes(groups), "the lane counts"), "little")
     logs = [bits >> 3 * k & 7 for k in range(groups + 1)]
     if bits >> 3 * (groups + 1):
         raise DamagedError("the spare bits of the lane counts are not zero")
     if max(logs) >= len(LANES):
         raise DamagedError(f"a lane count of 2^{max(logs)} is above 32")
+    if not fixed.single and not any(logs):
+        raise DamagedError("lane counts that should have been left out")
     lanes = tuple(1 << log for log in logs)
     sizes = [STATE_BYTES * n + WORD_BYTES * reader.varint("the word counts") for n in lanes[:-1]]
     end = reader.position

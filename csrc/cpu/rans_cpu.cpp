@@ -54,7 +54,8 @@ inline bool fits(int32_t v) { return v >= -32767 && v <= 32767; }
 
 }  // namespace
 
-StreamDecoder::StreamDecoder(const uint8_t* data, size_t size, int32_t lanes) : lanes_(lanes) {
+StreamDecoder::StreamDecoder(const uint8_t* data, size_t size, int32_t lanes)
+    : end_state_(end_state(lanes)), lanes_(lanes) {
   const size_t head = static_cast<size_t>(lanes) * kStateBytes;
   if (size < head) {
     truncated_ = true;
@@ -65,7 +66,7 @@ StreamDecoder::StreamDecoder(const uint8_t* data, size_t size, int32_t lanes) : 
   for (int32_t l = 0; l < lanes; ++l) {
     uint64_t x = 0;
     for (int b = 0; b < kStateBytes; ++b) x |= static_cast<uint64_t>(data[l * kStateBytes + b]) << (8 * b);
-    if (x < kStateLow) damaged_ = true;
+    if (x < (size >= head + 2 ? kStateLow : end_state_)) damaged_ = true;
     state_[l] = x;
   }
   if ((size - head) % 2) damaged_ = true;
@@ -75,14 +76,13 @@ StreamDecoder::StreamDecoder(const uint8_t* data, size_t size, int32_t lanes) : 
 
 inline void StreamDecoder::refill(uint64_t& x) {
   if (x >= kStateLow) return;
-  uint32_t word = 0;
   if (CCM_LIKELY(next_ != end_)) {
-    word = next_[0] | static_cast<uint32_t>(next_[1]) << 8;
+    x = x << 16 | next_[0] | static_cast<uint32_t>(next_[1]) << 8;
     next_ += 2;
-  } else {
+  } else if (x < end_state_) {
     truncated_ = true;
+    x = x << 16;  // anything; it keeps the state from reaching zero
   }
-  x = x << 16 | word;
 }
 
 uint32_t StreamDecoder::raw_bits(int32_t lane, int32_t bits) {
@@ -173,7 +173,7 @@ bool StreamDecoder::decode_step(const Rows& tables, const uint16_t* rows, const 
 Status StreamDecoder::finish() const {
   if (truncated_) return kTruncated;
   bool good = !damaged_ && next_ == end_;
-  for (int32_t l = 0; l < lanes_; ++l) good &= state_[l] == kStateLow;
+  for (int32_t l = 0; l < lanes_; ++l) good &= state_[l] == end_state_;
   return good ? kOk : kDamaged;
 }
 
@@ -182,7 +182,7 @@ namespace {
 class StreamEncoder {
  public:
   StreamEncoder(const Rows& tables, int32_t lanes) : tables_(tables), lanes_(lanes) {
-    std::fill(state_, state_ + kMaxLanes, kStateLow);
+    std::fill(state_, state_ + kMaxLanes, end_state(lanes));
   }
 
   // A step's symbols, last round first, last phase first, last lane first: the decoder's order backwards.

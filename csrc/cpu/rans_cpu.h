@@ -32,6 +32,7 @@ class StreamDecoder {
   void refill(uint64_t& x);
 
   uint64_t state_[kMaxLanes];
+  uint64_t end_state_;
   const uint8_t* next_;
   const uint8_t* end_;
   int32_t lanes_;

@@ -16,6 +16,11 @@ constexpr uint32_t kProbMask = (1u << kProbBits) - 1;
 // +0.19 % in rate, measured on Gaussian latents; with 2^24 the loss is below 0.001 % and a lane costs one byte more.
 constexpr uint64_t kStateLow = uint64_t{1} << 24;
 constexpr int kStateBytes = 5;
+// Where an encoder starts, and so where a decoder ends. A stream with one lane starts lower, which saves a byte: its
+// last symbols then leave states below kStateLow when no word is left, and that is no error. (With several lanes a lane
+// could not know whether the remaining words are its own.) Lower still gains nothing: below 2^16 a state is coarser
+// than the probabilities.
+constexpr uint64_t kStateEndOfOne = uint64_t{1} << 16;
 constexpr int kMaxLanes = 32;
 // Escapes: 5 equiprobable bits for the bit length (0..17) of the magnitude, then its low bits.
 constexpr int kEscapeLengthBits = 5;
@@ -36,6 +41,8 @@ CCM_HD bool rans_push(uint64_t& x, uint32_t start, uint32_t freq, uint16_t& word
   x = ((x / freq) << kProbBits) + x % freq + start;
   return emit;
 }
+
+CCM_HD uint64_t end_state(int32_t lanes) { return lanes == 1 ? kStateEndOfOne : kStateLow; }
 
 CCM_HD bool valid_lanes(int64_t lanes) { return lanes >= 1 && lanes <= kMaxLanes && (lanes & (lanes - 1)) == 0; }
 
