@@ -136,7 +136,7 @@ def test_every_bit_flip_is_an_error():
 
 
 def recode(data, start, end, new):
-    """Replace header bytes and put the right checksum in: reaches the checks behind it. Three lanes in all, no words."""
+    """Replace header bytes and put the right checksum in: reaches the checks behind it. Three lanes, no words."""
     body = data[:start] + new + data[end:-19]
     payload = data[-15:]
     return body + crc32c(payload, crc32c(body)).to_bytes(4, "little") + payload
