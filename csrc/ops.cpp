@@ -58,9 +58,10 @@ int thread_count(int64_t threads) {
   return static_cast<int>(threads);
 }
 
-void check_plane(int64_t h, int64_t w) {
-  check(h >= 1 && w >= 1 && h <= kMaxSide && w <= kMaxSide && h * w <= (int64_t{1} << 26),
-        "a plane of impossible size");
+// A step may hold a whole plane, and its symbols are counted in 32 bits.
+void check_plane(int64_t h, int64_t w, int64_t channels) {
+  check(h >= 1 && w >= 1 && h <= kMaxSide && w <= kMaxSide && h * w * channels < (int64_t{1} << 31),
+        "a plane of " + std::to_string(h) + "x" + std::to_string(w) + " latents cannot be coded as one image");
 }
 
 // Rows (offset, length, lanes) of `segments`, checked against the bytes they point into.
@@ -120,7 +121,7 @@ Tensor pack_plan(Tensor plan, std::string isa) {
 std::tuple<Tensor, Tensor> decode_z(Tensor packed, Tensor bytes, Tensor segments, int64_t hz, int64_t wz,
                                     int64_t threads) {
   const PackedModel& m = model(packed);
-  check_plane(hz, wz);
+  check_plane(hz, wz, m.hyper_channels);
   check_tensor(segments, ScalarType::Long, {-1, 3}, "segments");
   const auto streams = read_segments(bytes, segments);
   const int64_t batch = segments.size(0);
@@ -135,7 +136,7 @@ std::tuple<Tensor, Tensor> decode_z(Tensor packed, Tensor bytes, Tensor segments
 
 Tensor hyper(Tensor packed, Tensor z_hat, int64_t h, int64_t w, int64_t threads) {
   const PackedModel& m = model(packed);
-  check_plane(h, w);
+  check_plane(h, w, m.psi_channels);
   check_tensor(z_hat, ScalarType::Short, {-1, (h + 3) / 4, (w + 3) / 4, m.hyper_channels}, "z_hat");
   const int64_t batch = z_hat.size(0), hz = z_hat.size(1), wz = z_hat.size(2);
   Tensor psi = torch::stable::new_empty(packed, {batch, h, w, m.psi_channels}, ScalarType::Byte);
@@ -150,7 +151,7 @@ std::tuple<Tensor, Tensor> decode_y(Tensor packed, Tensor psi, Tensor bytes, Ten
   const PackedModel& m = model(packed);
   check_tensor(psi, ScalarType::Byte, {-1, -1, -1, m.psi_channels}, "psi");
   const int64_t batch = psi.size(0), h = psi.size(1), w = psi.size(2);
-  check_plane(h, w);
+  check_plane(h, w, m.latent_channels);
   check_tensor(segments, ScalarType::Long, {batch, m.groups, 3}, "segments");
   const auto streams = read_segments(bytes, segments);
   Tensor y = torch::stable::new_zeros(packed, {batch, h, w, m.latent_channels}, ScalarType::Short);
@@ -170,7 +171,7 @@ std::tuple<Tensor, Tensor> encode_z(Tensor packed, Tensor z_hat, int64_t lanes, 
   check_tensor(z_hat, ScalarType::Short, {-1, -1, -1, m.hyper_channels}, "z_hat");
   check_values(z_hat, "z_hat");
   const int64_t batch = z_hat.size(0), hz = z_hat.size(1), wz = z_hat.size(2);
-  check_plane(hz, wz);
+  check_plane(hz, wz, m.hyper_channels);
   std::vector<ccm::EncodedStream> streams(batch);
   ccm::parallel_for(thread_count(threads), batch, [&](int64_t b) {
     streams[b] = ccm::encode_z(m, data<int16_t>(z_hat) + b * hz * wz * m.hyper_channels, static_cast<int32_t>(hz),
@@ -182,7 +183,7 @@ std::tuple<Tensor, Tensor> encode_z(Tensor packed, Tensor z_hat, int64_t lanes, 
 // Common checks of operators that know y; returns the batch size.
 int64_t check_known(const PackedModel& m, const Tensor& psi, const Tensor& y_hat) {
   check_tensor(psi, ScalarType::Byte, {-1, -1, -1, m.psi_channels}, "psi");
-  check_plane(psi.size(1), psi.size(2));
+  check_plane(psi.size(1), psi.size(2), m.latent_channels);
   check_tensor(y_hat, ScalarType::Short, {psi.size(0), psi.size(1), psi.size(2), m.latent_channels}, "y_hat");
   return psi.size(0);
 }

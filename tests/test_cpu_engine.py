@@ -153,6 +153,8 @@ def test_bad_arguments(case):
         ops.pack_plan(plan_bytes, "z80")
     with pytest.raises(RuntimeError, match="-32768"):
         ops.encode_y(packed, psi_t, torch.full_like(y_t, -32768), 0, 1)
+    with pytest.raises(RuntimeError, match="65536x65536 latents"):
+        ops.decode_z(packed, torch.zeros(9, dtype=torch.uint8), torch.tensor([[0, 9, 1]]), 1 << 16, 1 << 16, 1)
     data, segments = ops.encode_y(packed, psi_t, y_t, 0, 1)
     for bad in ((0, data.numel() + 1, 1), (-1, 1, 1), (data.numel(), 1, 1), (2**62, 2**62, 1), (0, 1, 3), (0, 1, 64)):
         wrong = segments.clone()

@@ -35,6 +35,20 @@ def test_forward(groups, size, training):
         assert bool(((p > 0) & (p <= 1)).all())
 
 
+def test_likelihoods_stay_in_fp32_under_autocast():
+    """bf16 has 8 bits of mantissa: fit for convolutions, not for differences of cumulatives."""
+    torch.manual_seed(0)
+    model = CrossChannelContextModel(CCMConfig(groups=(4, 4), **SMALL)).eval()
+    x = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        full = model(x, 4.0)["likelihoods"]
+        with torch.autocast("cpu", torch.bfloat16):
+            half = model(x, 4.0)["likelihoods"]
+    for name, p in half.items():
+        assert p.dtype == torch.float32
+        assert abs(float(p.log().mean() / full[name].log().mean()) - 1) < 0.05
+
+
 def test_every_parameter_is_trained():
     model = CrossChannelContextModel(CCMConfig(groups=(2, 3), **SMALL)).train()
     torch.manual_seed(0)

@@ -100,22 +100,35 @@ class BatchDecoder {
     std::vector<uint16_t> rows;
     std::vector<int16_t> offsets, symbols;
     std::unique_lock<std::mutex> lock(mutex_);
-    while (true) {
-      Task task;
-      while (!pick(task)) {
-        if (open_ == 0 && next_ == jobs_.size()) return;
-        changed_.wait(lock);
+    try {
+      while (step(lock, scratch, rows, offsets, symbols)) {
       }
-      lock.unlock();
-      bool good = true;
-      if (task.first_step == task.last_step)
-        task.image->groups[task.group].run_dense(task.dense, task.image->context, task.image->job.psi);
-      else
-        good = run_steps(task, scratch, rows, offsets, symbols);
-      lock.lock();
-      finish(task, good);
+    } catch (...) {  // out of memory: without this the others would wait for ever for what this thread had taken
+      if (!lock.owns_lock()) lock.lock();
+      aborted_ = true;
       changed_.notify_all();
+      throw;
     }
+  }
+
+  // One task; false when there will be none any more.
+  bool step(std::unique_lock<std::mutex>& lock, StepScratch& scratch, std::vector<uint16_t>& rows,
+            std::vector<int16_t>& offsets, std::vector<int16_t>& symbols) {
+    Task task;
+    while (aborted_ || !pick(task)) {
+      if (aborted_ || (open_ == 0 && next_ == jobs_.size())) return false;
+      changed_.wait(lock);
+    }
+    lock.unlock();
+    bool good = true;
+    if (task.first_step == task.last_step)
+      task.image->groups[task.group].run_dense(task.dense, task.image->context, task.image->job.psi);
+    else
+      good = run_steps(task, scratch, rows, offsets, symbols);
+    lock.lock();
+    finish(task, good);
+    changed_.notify_all();
+    return true;
   }
 
   bool run_steps(const Task& task, StepScratch& scratch, std::vector<uint16_t>& rows, std::vector<int16_t>& offsets,
@@ -179,6 +192,7 @@ class BatchDecoder {
   std::vector<DecodeJob>& jobs_;
   std::vector<std::unique_ptr<Image>> images_;
   size_t next_ = 0, open_ = 0;
+  bool aborted_ = false;
   std::mutex mutex_;
   std::condition_variable changed_;
 };

@@ -7,12 +7,14 @@
 #include <exception>
 #include <functional>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
 namespace ccm {
 
-// Runs work(thread index) on `threads` threads, the caller's among them, and rethrows the first exception.
+// Runs work(thread index) on at most `threads` threads, the caller's (index 0) among them, and rethrows the first
+// exception.
 inline void run_threads(int threads, const std::function<void(int)>& work) {
   if (threads <= 1) return work(0);
   std::exception_ptr error;
@@ -26,7 +28,11 @@ inline void run_threads(int threads, const std::function<void(int)>& work) {
     }
   };
   std::vector<std::thread> pool;
-  for (int t = 1; t < threads; ++t) pool.emplace_back(guarded, t);
+  try {
+    for (int t = 1; t < threads; ++t) pool.emplace_back(guarded, t);
+  } catch (const std::system_error&) {
+    // The system gives no more threads: those that there are do the work.
+  }
   guarded(0);
   for (std::thread& t : pool) t.join();
   if (error) std::rethrow_exception(error);
