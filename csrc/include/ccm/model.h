@@ -14,13 +14,16 @@ constexpr int kMaxLayers = 8;
 // Planes carry a border of zeros this wide, so that no convolution (kernel <= 7) tests for the plane's edge.
 constexpr int kBorder = 3;
 
-enum Output : int32_t { kRelu8 = 0, kAccumulate = 1, kHead = 2 };
+enum Output : int32_t { kRelu8 = 0, kAccumulate = 1, kHead = 2, kLeaky8 = 3 };
 
 // One convolution. Channels of its input plane are padded to a multiple of 4, its outputs to `n_pad`.
 struct ConvDesc {
   int32_t cin, cin_pad, cout, n_pad;
   int32_t kernel, upsample, output, is_signed;
   int64_t weights, bias, mult, shift;
+  // leaky8 outputs: the byte that stands for 0, and the multipliers of negative accumulators. relu8: 0 and zeros.
+  int32_t zero, in_zero;  // in_zero: the byte that stands for 0 in the input plane where elements are biased bytes
+  int64_t below;
 };
 
 struct GroupDesc {
@@ -29,6 +32,8 @@ struct GroupDesc {
   int32_t taps, base_width, base_pad;
   int32_t tap_di[kMaxTaps], tap_dj[kMaxTaps];
   int64_t weights, base_init, mult, shift;  // spatial context; base_init: what every base starts from
+  int32_t f_output, f_zero;                 // kRelu8, kLeaky8, or kHead: pre is the head, no layers follow
+  int64_t below;
   int32_t stack_layers, has_skip, hidden_layers;
   ConvDesc hyper, skip, head;
   ConvDesc stack[kMaxLayers], hidden[kMaxLayers];
@@ -46,6 +51,9 @@ struct PackedModel {
   int32_t latent_channels, hyper_channels, groups, psi_channels;
   int32_t plane_channels;  // channels of the padded context plane: every group padded to a multiple of 4
   int32_t scale_codes;
+  int32_t residual;        // y_hat in 1/16: 16 * symbol + mean code; otherwise whole numbers
+  int32_t scaled_context;  // contexts see clamp(requantize(y_hat)) by channel of the padded context plane
+  int64_t context_mult, context_shift;
   Schedule schedule;
   int32_t uniform_taps;  // every tap is available at every position: the encoder needs no steps
   int32_t hs_layers;
