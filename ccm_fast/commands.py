@@ -347,6 +347,7 @@ def train(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="ccm-fast train",
         description="Train a model, or continue the run in --out. Ctrl-C and SIGTERM write a checkpoint and stop.",
+        epilog="torchrun --nproc-per-node=N -m ccm_fast train ... does the same in N processes (GPUs: --device cuda).",
     )
     for option in dataclasses.fields(TrainConfig):
         default = option.default if option.default is not dataclasses.MISSING else None
@@ -363,16 +364,21 @@ def train(argv: list[str]) -> int:
     args = vars(parser.parse_args(argv))
     progress = not args.pop("quiet") and sys.stderr.isatty()
 
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
+    asked: list[int] = []
 
-    before = signal.signal(signal.SIGTERM, stop)
+    def ask(number: int, _: object) -> None:
+        if asked:  # the second time at once, in the middle of a step
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        last = run(TrainConfig(**args), progress=progress)
+        last = run(TrainConfig(**args), progress=progress, stop=lambda: bool(asked))
     except FAILURES as error:
         complain(None, error)
         return 1
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     print(last)
     return 0

@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
 
 
 def config(out, folder, **options):
-    options = {"steps": 4, "hours": 1e6, "batch": 2, "crop": 64, "warmup": 1, "save_minutes": 1e6, **options}
+    options = {"stages": "joint=4", "batch": 2, "crop": 64, "warmup": 1, "save_minutes": 1e6, **options}
     return TrainConfig(out=str(out), data=[str(folder)], preset=TINY, threads=1, **options)
 
 
@@ -49,7 +49,7 @@ def losses(out):
 
 
 def test_it_learns_and_ships(tmp_path, folder):
-    last = train(config(tmp_path, folder, steps=150, lr=3e-3, valid=[str(folder)]), progress=False)
+    last = train(config(tmp_path, folder, stages="joint=150", lr=3e-3, valid=[str(folder)]), progress=False)
     first, *_, end = losses(tmp_path)
     assert end < 0.8 * first
     model, meta = load_checkpoint(last)
@@ -62,7 +62,8 @@ def test_it_learns_and_ships(tmp_path, folder):
     assert model.config == TINY
     # What has shipped can be trained on.
     again = train(
-        config(tmp_path / "more", folder, steps=1, lr=0.0, init=str(tmp_path / "t.safetensors")), progress=False
+        config(tmp_path / "more", folder, stages="joint=1", lr=0.0, init=str(tmp_path / "t.safetensors")),
+        progress=False,
     )
     continued, _ = load_checkpoint(again)
     for name, value in model.state_dict().items():
@@ -93,7 +94,7 @@ def test_ms_ssim(tmp_path, folder):
     pytest.importorskip("pytorch_msssim")
     with pytest.raises(ValueError, match="176"):
         train(config(tmp_path, folder, metric="ms-ssim"), progress=False)
-    train(config(tmp_path, folder, metric="ms-ssim", crop=176, steps=1), progress=False)
+    train(config(tmp_path, folder, metric="ms-ssim", crop=176, stages="joint=1"), progress=False)
     assert (tmp_path / "last.pt").exists()
 
 

@@ -78,20 +78,26 @@ class CrossChannelContextModel(nn.Module):
         x = self.g_s((y_hat * self.inverse_gain(quality)).contiguous(memory_format=torch.channels_last))
         return x[..., : size[0], : size[1]]
 
-    def entropy_parameters(self, y_hat: Tensor, z_hat: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and fractional scale index [B, M, h, w] of every symbol, given all of y_hat (float, all at once)."""
+    def entropy_parameters(self, y_hat: Tensor, z_hat: Tensor, context: bool = True) -> tuple[Tensor, Tensor]:
+        """Mean and fractional scale index [B, M, h, w] of every symbol, given all of y_hat (float, all at once).
+
+        ``context=False`` leaves out what is computed from y_hat: a cheap hyperprior to train the transforms with.
+        """
         psi = self.h_s(z_hat.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT))[..., : y_hat.shape[-2], : y_hat.shape[-1]]
-        context = y_hat.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT)
+        known = y_hat.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT)
         means, indexes, start = [], [], 0
         for group in self.contexts:
-            own = context[:, start : start + group.channels]
-            mean, index = group(psi, context[:, :start] if start else None, own)
+            if context:
+                own = known[:, start : start + group.channels]
+                mean, index = group(psi, known[:, :start] if start else None, own)
+            else:
+                mean, index = group.parameters_from(group.hyper(psi))
             means.append(mean)
             indexes.append(index)
             start += group.channels
         return torch.cat(means, 1), torch.cat(indexes, 1)
 
-    def forward(self, x: Tensor, quality: Tensor | float = 4.0) -> dict:
+    def forward(self, x: Tensor, quality: Tensor | float = 4.0, context: bool = True) -> dict:
         """Training and evaluation pass.
 
         In training mode likelihoods and h_s see additive uniform noise (Balle et al. 2018), and what is computed from
@@ -100,12 +106,18 @@ class CrossChannelContextModel(nn.Module):
         Args:
             x: images, float [B, 3, H, W] in [0, 1].
             quality: one number, or float [B], from 1 (smallest) to 8 (best).
+            context: see :meth:`entropy_parameters`.
 
         Returns:
             ``{"x_hat": [B, 3, H, W], "likelihoods": {"y": [B, M, h, w], "z": [B, N, hz, wz]}}``
         """
         quality = torch.as_tensor(quality, dtype=torch.float32, device=x.device).expand(x.shape[0])
         y = self.analysis(x, quality)
+        likelihoods = self.likelihoods(y, context)
+        return {"x_hat": self.synthesis(ste_round(y), quality, x.shape[-2:]), "likelihoods": likelihoods}
+
+    def likelihoods(self, y: Tensor, context: bool = True) -> dict[str, Tensor]:
+        """The entropy model's part of :meth:`forward`: ``{"y": [B, M, h, w], "z": [B, N, hz, wz]}`` of y, unrounded."""
         z = self.h_a(y).float()  # under autocast, what is rounded and what likelihoods are made of is fp32
         y_hat = y_coded = ste_round(y)
         z_hat = torch.round(z)
@@ -114,13 +126,9 @@ class CrossChannelContextModel(nn.Module):
             # Noise for h_s too, not rounding: early z lies within half a step of zero, and from an input that is
             # rounded to zero everywhere h_s would never learn that it carries anything.
             z_hat = z + torch.rand_like(z) - 0.5
-        mean, index = (v.float() for v in self.entropy_parameters(y_hat, z_hat))
-        with torch.autocast(x.device.type, enabled=False):
-            likelihoods = {
-                "y": gaussian_likelihood(y_coded, mean, scale_from_index(index)),
-                "z": self.z_prior(z_hat),
-            }
-        return {"x_hat": self.synthesis(y_hat, quality, x.shape[-2:]), "likelihoods": likelihoods}
+        mean, index = (v.float() for v in self.entropy_parameters(y_hat, z_hat, context))
+        with torch.autocast(y.device.type, enabled=False):
+            return {"y": gaussian_likelihood(y_coded, mean, scale_from_index(index)), "z": self.z_prior(z_hat)}
 
     def compress(self, x: Tensor, quality: Tensor | float = 4.0) -> dict:
         """Strings of images, see :func:`ccm_fast.compress`; needs a frozen model."""

@@ -4,83 +4,155 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-__all__ = ["CropDataset", "load_images"]
+__all__ = ["CropDataset", "ImageFiles", "load_images"]
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"}
 
 
-def _decode(data: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("RGB"))
+class ImageFiles(Sequence):
+    """The images of tar files, folders (recursive) and image files; item k is uint8 [H, W, 3].
 
-
-def load_images(paths: list[str | Path]) -> list[np.ndarray]:
-    """All images of the given tar files, folders (recursive) and image files, uint8 [H, W, 3] each.
-
-    Held in memory: 2,000 crops of 288x288 take half a gigabyte, and decoding is then no part of a training step.
+    Only the places and sizes are read at first. Decoded images are kept while they fit into ``memory`` bytes: a small
+    set is decoded once, a large one again and again, by the workers of :meth:`CropDataset.stream`.
 
     Raises:
         FileNotFoundError: a path does not exist, or nothing usable lies under it.
     """
-    images: list[np.ndarray] = []
-    for path in map(Path, paths):
-        if not path.exists():
-            raise FileNotFoundError(f"no such training data: {path}")
-        if path.suffix == ".tar":
-            with tarfile.open(path) as tar:
-                for member in tar:
-                    if member.isfile() and Path(member.name).suffix.lower() in IMAGE_SUFFIXES:
-                        images.append(_decode(tar.extractfile(member).read()))
-        else:
-            files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-            images += [_decode(f.read_bytes()) for f in files if f.suffix.lower() in IMAGE_SUFFIXES]
-    if not images:
-        raise FileNotFoundError(f"no images under {', '.join(map(str, paths))}")
-    return images
+
+    def __init__(self, paths: Sequence[str | Path], memory: float = float("inf")):
+        self.places: list[tuple[str, int, int]] = []  # file, offset and length in bytes
+        self.sizes: list[tuple[int, int]] = []  # height, width
+        for path in map(Path, paths):
+            if not path.exists():
+                raise FileNotFoundError(f"no such training data: {path}")
+            if path.suffix == ".tar":
+                with tarfile.open(path, "r:") as tar:
+                    members = [m for m in tar if m.isfile() and Path(m.name).suffix.lower() in IMAGE_SUFFIXES]
+                self.places += [(str(path), m.offset_data, m.size) for m in members]
+            else:
+                files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+                self.places += [(str(f), 0, -1) for f in files if f.suffix.lower() in IMAGE_SUFFIXES]
+        if not self.places:
+            raise FileNotFoundError(f"no images under {', '.join(map(str, paths))}")
+        for k in range(len(self.places)):
+            with self._open(k) as image:
+                self.sizes.append((image.height, image.width))
+        self.memory = memory
+        self._kept: dict[int, np.ndarray] = {}
+
+    def _open(self, k: int) -> Image.Image:
+        name, offset, size = self.places[k]
+        with open(name, "rb") as file:
+            file.seek(offset)
+            return Image.open(io.BytesIO(file.read(size)))
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, k: int) -> np.ndarray:
+        if not 0 <= k < len(self):
+            raise IndexError(k)
+        if k in self._kept:
+            return self._kept[k]
+        with self._open(k) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        if pixels.nbytes <= self.memory:
+            self.memory -= pixels.nbytes
+            self._kept[k] = pixels
+        return pixels
 
 
-class CropDataset:
-    """Endless random batches: images in shuffled epochs, a random crop of each, mirrored at random.
+def load_images(paths: Sequence[str | Path]) -> list[np.ndarray]:
+    """All images of the given tar files, folders (recursive) and image files, uint8 [H, W, 3] each.
+
+    Raises:
+        FileNotFoundError: a path does not exist, or nothing usable lies under it.
+    """
+    return list(ImageFiles(paths))
+
+
+class CropDataset(Dataset):
+    """Endless random crops: images in shuffled epochs, a random crop of each, mirrored at random.
+
+    Crop number n depends on the seed and n alone, so that a run's place in the data is one number, workers need no
+    common state, and the processes of a distributed run take every world-th crop.
 
     Args:
-        images: as from :func:`load_images`; those smaller than the crop are left out.
+        images: uint8 [H, W, 3] each; those smaller than the crop are left out.
         crop: side of the square crops, pixels.
-        seed: seed of the order and of the crops. :meth:`state` and :meth:`restore` make a resumed run continue exactly.
+        seed: seed of the order and of the crops.
+        rank, world: this process and their number.
     """
 
-    def __init__(self, images: list[np.ndarray], crop: int, seed: int = 0):
-        self.images = [im for im in images if min(im.shape[:2]) >= crop]
-        if not self.images:
+    def __init__(self, images: Sequence[np.ndarray], crop: int, seed: int = 0, rank: int = 0, world: int = 1):
+        self.sizes = images.sizes if isinstance(images, ImageFiles) else [im.shape[:2] for im in images]
+        self.images = images
+        self.usable = [k for k, size in enumerate(self.sizes) if min(size) >= crop]
+        if not self.usable:
             raise ValueError(f"no image is as large as the crop of {crop}x{crop} pixels")
-        self.crop = crop
-        self.rng = np.random.default_rng(seed)
-        self.order: list[int] = []
+        self.crop, self.seed, self.rank, self.world = crop, seed, rank, world
+        self.position = 0  # crops that all processes together have taken
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+
+    def where(self, n: int) -> tuple[int, np.random.Generator]:
+        """The image of crop n, and the generator of everything random about it."""
+        epoch, k = divmod(n, len(self.usable))
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, np.random.default_rng((self.seed, 0, epoch)).permutation(self.usable)
+        return int(self._order[k]), np.random.default_rng((self.seed, 1, n))
+
+    def __getitem__(self, n: int) -> np.ndarray:
+        """Crop n, uint8 [crop, crop, 3]."""
+        k, rng = self.where(n)
+        image = self.images[k]
+        i, j = (int(rng.integers(s - self.crop + 1)) for s in image.shape[:2])
+        patch = image[i : i + self.crop, j : j + self.crop]
+        return patch[:, ::-1] if rng.random() < 0.5 else patch
+
+    def take(self, size: int) -> list[int]:
+        """The numbers of this process's next ``size`` crops."""
+        first = self.position + self.rank
+        self.position += size * self.world
+        return list(range(first, self.position, self.world))
 
     def batch(self, size: int) -> Tensor:
-        """float32 [size, 3, crop, crop] in [0, 1], channels_last."""
-        out = np.empty((size, self.crop, self.crop, 3), np.uint8)
-        for k in range(size):
-            if not self.order:
-                self.order = self.rng.permutation(len(self.images)).tolist()
-            image = self.images[self.order.pop()]
-            i = self.rng.integers(image.shape[0] - self.crop + 1)
-            j = self.rng.integers(image.shape[1] - self.crop + 1)
-            patch = image[i : i + self.crop, j : j + self.crop]
-            out[k] = patch[:, ::-1] if self.rng.random() < 0.5 else patch
-        return torch.from_numpy(out).permute(0, 3, 1, 2).to(torch.float32).div_(255.0)
+        """The next crops: float32 [size, 3, crop, crop] in [0, 1], channels_last."""
+        return to_tensor([self[n] for n in self.take(size)])
+
+    def stream(self, size: int, workers: int = 0):
+        """Endless batches as from :meth:`batch`, decoded ahead by worker processes if there are any.
+
+        ``position`` advances as batches come out, not as they are decoded.
+        """
+        if not workers:
+            while True:
+                yield self.batch(size)
+        ahead = CropDataset(self.images, self.crop, self.seed, self.rank, self.world)
+        ahead.position = self.position
+        numbers = iter(lambda: ahead.take(size), None)
+        loader = DataLoader(self, batch_sampler=numbers, num_workers=workers, collate_fn=to_tensor)
+        for batch in loader:
+            self.position += size * self.world
+            yield batch
 
     def state(self) -> dict:
         """Everything that decides the next batches."""
-        return {"rng": self.rng.bit_generator.state, "order": list(self.order)}
+        return {"position": self.position}
 
     def restore(self, state: dict) -> None:
-        """Continue from a :meth:`state`."""
-        self.rng.bit_generator.state = state["rng"]
-        self.order = list(state["order"])
+        """Continue from a :meth:`state`; one of an older layout starts a new epoch."""
+        self.position = state.get("position", 0)
+
+
+def to_tensor(crops: list[np.ndarray]) -> Tensor:
+    """uint8 [H, W, 3] each -> float32 [B, 3, H, W] in [0, 1], channels_last."""
+    return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).to(torch.float32).div_(255.0)

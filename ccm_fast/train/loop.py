@@ -1,27 +1,33 @@
-"""The training loop: one process, any device, resumable, its schedule in hours."""
+"""The training loop: stages, exact resume, one process or several, any device."""
 
 from __future__ import annotations
 
 import copy
 import json
-import math
-import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from ..models import CCMConfig, CrossChannelContextModel
-from .data import CropDataset, load_images
-from .loss import psnr, rate_distortion_loss
+from . import checkpoint
+from .data import CropDataset, ImageFiles, load_images
+from .klt import initialise
+from .loss import psnr, rate_distortion_loss, rate_loss
+from .parallel import Processes
+from .stages import LatentCache, learning_rate, parse_stages, select, silence_contexts
 
-__all__ = ["TrainConfig", "train"]
+__all__ = ["TrainConfig", "train", "validate"]
 
 
 # Five scales of an 11-pixel window: (11 - 1) * 2^4 pixels and one more, rounded up to whole latents.
 MS_SSIM_CROP = 176
+# Validation runs beside training on the same cores: two dozen images tell curves apart by 0.05 dB.
+VALID_IMAGES = 24
 
 
 @dataclass
@@ -33,19 +39,31 @@ class TrainConfig:
         data: tar shards, folders or images to train on.
         valid: the same, for validation; empty: none.
         preset: name of a model preset, or a configuration; used when nothing is resumed.
-        init: weights (a checkpoint or a shipped .safetensors file) to start from when nothing is resumed.
+        init: weights (a checkpoint or a shipped .safetensors file) to start from when nothing is resumed; tensors that
+            the preset has in another shape, or not at all, are left out.
+        start: when neither: "klt" starts the transforms as a block transform of the training images, "random" anywhere.
+        stages: what to train and for how long, one after another: transforms, context (on the latents of fixed
+            transforms) or joint, each with hours (0.5h) or steps (2000).
         metric: "mse" or "ms-ssim".
-        hours: hours of training that the learning-rate schedule spans (time in earlier, resumed runs counted).
-        steps: stop after this many steps in all; 0: no such limit.
-        batch, crop: batch size and side of the crops.
-        lr: peak learning rate of Adam; linear warm-up over ``warmup`` steps, then cosine to ``lr * final_lr``.
+        batch: crops per step and process.
+        crop: side of the crops, pixels.
+        lr: peak learning rate of Adam for the transforms.
+        entropy_lr: that of everything else, as a multiple of lr.
+        warmup: steps of linear warm-up at the start of every stage.
+        schedule: of the learning rate in each stage, "cosine", "step" or "hold" (constant, then a cosine at the end).
+        final_lr: the share of the rate that is left at the end of a stage.
+        z_warmup: steps over which the rate of z comes to count fully; at once, z would be silenced before h_s has
+            learned to read it.
         clip: limit of the gradient's norm.
         ema: decay of the averaged weights, which validation uses and which ship.
-        bf16: run forward and backward under bf16 autocast (worth it only where the hardware has bf16 arithmetic).
+        bf16: "auto" (where the hardware computes in bf16), "on" or "off": forward and backward under bf16 autocast.
         threads: torch threads; 0: leave as is.
-        save_minutes, valid_minutes: intervals.
+        workers: processes that decode images ahead; worth it when the images do not fit into memory.
+        memory: gigabytes of decoded images and of latents to keep, each.
+        save_minutes: interval of checkpoints.
+        valid_minutes: interval of validations.
         seed: seed of everything random.
-        device: torch device.
+        device: torch device; "cuda" under torchrun: one GPU per process.
     """
 
     out: str
@@ -53,173 +71,267 @@ class TrainConfig:
     valid: list[str] = field(default_factory=list)
     preset: str | CCMConfig = "ccm-small"
     init: str = ""
+    start: str = "klt"
+    stages: str = "transforms=0.6h,context=0.3h,joint=1.1h"
     metric: str = "mse"
-    hours: float = 2.0
-    steps: int = 0
     batch: int = 8
     crop: int = 128
-    lr: float = 5e-4
+    lr: float = 3e-4
+    entropy_lr: float = 2.0
     warmup: int = 100
-    final_lr: float = 0.02
+    schedule: str = "hold"
+    final_lr: float = 0.03
+    z_warmup: int = 1000
     clip: float = 1.0
     ema: float = 0.999
-    bf16: bool = False
+    bf16: str = "auto"
     threads: int = 0
+    workers: int = 0
+    memory: float = 4.0
     save_minutes: float = 10.0
     valid_minutes: float = 15.0
     seed: int = 1
     device: str = "cpu"
 
 
-def _save(path: Path, payload: dict) -> None:
-    """Write a checkpoint so that an interruption leaves either the old or the new one, never half of one."""
-    temporary = path.with_suffix(".tmp")
-    torch.save(payload, temporary)
-    os.replace(temporary, path)
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device computes in bf16 (and does not only convert)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 @torch.no_grad()
-def validate(model: CrossChannelContextModel, images: list, qualities=(2.0, 4.0, 6.0), metric: str = "mse") -> dict:
-    """Estimated bits per pixel and PSNR (mean over images) at some qualities, centre crops of 256x256."""
+def validate(
+    model: CrossChannelContextModel,
+    images: list,
+    qualities=(2.0, 4.0, 6.0, 8.0),
+    metric: str = "mse",
+    context: bool = True,
+) -> dict:
+    """Estimated bits per pixel and PSNR (means over images) at some qualities, centre crops of 256x256."""
     model.eval()
+    device = next(model.parameters()).device
     result = {}
     for q in qualities:
-        bpp, db = [], []
+        sums = {"bpp": 0.0, "bpp_z": 0.0, "psnr": 0.0, "loss": 0.0}
         for image in images:
             i, j = ((s - min(s, 256)) // 2 for s in image.shape[:2])
             x = torch.from_numpy(image[i : i + 256, j : j + 256].copy()).permute(2, 0, 1)[None].float().div_(255)
-            x = x.to(next(model.parameters()).device)
-            out = model(x, q)
+            x = x.to(device)
+            out = model(x, q, context)
             out["x_hat"] = out["x_hat"].clamp(0, 1)
-            terms = rate_distortion_loss(x, out, torch.tensor([q], device=x.device))
-            bpp.append(float(terms["bpp"]))
-            db.append(psnr(terms["mse"]))
-        result[f"q{q:g}"] = {"bpp": sum(bpp) / len(bpp), "psnr": sum(db) / len(db)}
+            terms = rate_distortion_loss(x, out, torch.tensor([q], device=device), metric)
+            for key in ("bpp", "bpp_z", "loss"):
+                sums[key] += float(terms[key])
+            sums["psnr"] += psnr(terms["mse"])
+        result[f"q{q:g}"] = {key: round(value / len(images), 5) for key, value in sums.items()}
     return result
 
 
-def _resume(cfg: TrainConfig, model, ema, optimizer, crops) -> tuple[int, float, int]:
-    """Load ``last.pt`` (or ``init``). Returns steps, hours and patches so far."""
-    last = Path(cfg.out, "last.pt")
-    if last.exists():
-        state = torch.load(last, map_location=cfg.device, weights_only=False)
-        model.load_state_dict(state["model"])
-        ema.load_state_dict(state["ema"])
-        optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["torch_rng"].cpu())
-        crops.restore(state["data"])
-        return state["step"], state["hours"], state["patches"]
-    if cfg.init:
-        if cfg.init.endswith(".pt"):
-            weights = torch.load(cfg.init, map_location=cfg.device, weights_only=False)["ema"]
+class _Run:
+    """A model in training: what a checkpoint holds, and one step."""
+
+    def __init__(self, cfg: TrainConfig, processes: Processes):
+        self.cfg, self.processes = cfg, processes
+        device = processes.device
+        self.crops = CropDataset(
+            ImageFiles(cfg.data, cfg.memory * 2**30), cfg.crop, cfg.seed, processes.rank, processes.world
+        )
+        torch.manual_seed(cfg.seed)
+        last = Path(cfg.out, "last.pt")
+        state = checkpoint.read(last) if last.exists() else None
+        config = CCMConfig.from_dict(state["config"]) if state else cfg.preset
+        self.model = CrossChannelContextModel(config).to(device)
+        self.progress = checkpoint.Progress()
+        if state is None:
+            self.progress = self._start()
+        processes.equalise(self.model)
+        self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
+        transforms = [p for n, p in self.model.named_parameters() if n.startswith(("g_a.", "g_s.", "log_"))]
+        others = [p for n, p in self.model.named_parameters() if not n.startswith(("g_a.", "g_s.", "log_"))]
+        self.optimizer = torch.optim.Adam(
+            [{"params": transforms, "peak": cfg.lr}, {"params": others, "peak": cfg.lr * cfg.entropy_lr}],
+            lr=cfg.lr,
+            fused=True,  # one pass over the memory: 4 ms a step instead of 26
+        )
+        torch.manual_seed(cfg.seed + 7919 * processes.rank)  # noise and qualities differ between the processes
+        if state is not None:
+            self.progress = checkpoint.restore(state, self.model, self.ema, self.optimizer, self.crops, processes)
+        for group, peak in zip(self.optimizer.param_groups, (cfg.lr, cfg.lr * cfg.entropy_lr), strict=True):
+            group["peak"] = peak  # a resumed run may be given another rate
+        self.bf16 = cfg.bf16 == "on" or (cfg.bf16 == "auto" and has_bf16(device))
+        self.latents = None
+
+    def _start(self) -> checkpoint.Progress:
+        """Weights to start from; returns the training that is already in them."""
+        if self.cfg.init:
+            return checkpoint.initial(self.cfg.init, self.model)
+        if self.cfg.start == "klt":
+            initialise(self.model, self.crops.images, self.cfg.seed)
+        elif self.cfg.start != "random":
+            raise ValueError(f"start must be klt or random, not {self.cfg.start!r}")
+        silence_contexts(self.model)
+        return checkpoint.Progress()
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint; every process must call this."""
+        rng = self.processes.gather(torch.get_rng_state())
+        if self.processes.first:
+            checkpoint.write(
+                path, self.model, self.ema, self.optimizer, self.crops, rng, self.progress, asdict(self.cfg)
+            )
+
+    def loss(self, stage: str) -> dict[str, Tensor]:
+        """Loss terms of the next batch."""
+        cfg, device = self.cfg, self.processes.device
+        z_weight = min(1.0, (self.progress.step + 1) / max(cfg.z_warmup, 1))
+        if stage == "context":
+            if self.latents is None:
+                # Whole images: a quarter of a 128-pixel crop's contexts would read the zeros outside of it.
+                side = min(min(self.crops.sizes[k]) for k in self.crops.usable) // 16 * 16
+                whole = CropDataset(self.crops.images, side, cfg.seed, self.crops.rank, self.crops.world)
+                self.latents = LatentCache(whole, cfg.memory * 2**30)
+            self.latents.crops.position = self.crops.position  # one number is the place in the data
+            x = self.latents.batch(self.model, cfg.batch, device)
+            self.crops.position = self.latents.crops.position
         else:
-            from ..weights import load_float_state
+            x = next(self.stream).to(device, non_blocking=True)
+        # Stratified over the batch: every step sees the whole range of qualities.
+        slots = (torch.randperm(cfg.batch) + torch.rand(cfg.batch)) / cfg.batch
+        quality = (1 + slots * (self.model.config.qualities - 1)).to(device)
+        self.model.train()
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+            if stage == "context":
+                likelihoods = self.model.likelihoods(x * self.model.gain(quality))
+                return rate_loss(likelihoods, 256 * x.shape[-2] * x.shape[-1], quality, cfg.metric, z_weight)
+            out = self.model(x, quality, context=stage == "joint")
+            return rate_distortion_loss(x, out, quality, cfg.metric, z_weight)
 
-            weights = load_float_state(cfg.init)
-        model.load_state_dict(weights)
-        ema.load_state_dict(weights)
-    return 0, 0.0, 0
+    def step(self, stage: str, share: float) -> dict[str, Tensor]:
+        """One step at a share of the peak rates; returns the loss terms and the gradient's norm."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * share
+        terms = self.loss(stage)
+        self.optimizer.zero_grad(set_to_none=True)
+        terms["loss"].backward()
+        trained = [p for p in self.model.parameters() if p.grad is not None]
+        self.processes.average_gradients(trained)
+        norm = torch.nn.utils.clip_grad_norm_(trained, self.cfg.clip)
+        if torch.isfinite(norm):  # a rare bad batch is dropped instead of destroying the run
+            self.optimizer.step()
+        # Short memory at first: early weights are worth nothing.
+        decay = min(self.cfg.ema, (1 + self.progress.step) / (10 + self.progress.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
+        return {**terms, "grad": norm}
 
 
-def train(cfg: TrainConfig, progress: bool = True) -> Path:
+def train(cfg: TrainConfig, progress: bool = True, stop: Callable[[], bool] = lambda: False) -> Path:
     """Train a model; returns the path of the last checkpoint.
 
-    Stops when the schedule's hours or steps are used up, or at an interrupt (Ctrl-C, SIGTERM through
-    KeyboardInterrupt), and writes a checkpoint in every case.
+    Ends when all stages are over, when ``stop()`` says so (asked after every step), or at a KeyboardInterrupt, and
+    writes a checkpoint in every case. A run that was stopped and resumed gives, step for step, the bits of one that
+    was not (one thread, stages counted in steps).
 
     Raises:
-        FileNotFoundError: no data. ValueError: crops that no image, or the metric, can do with.
+        FileNotFoundError: no data. ValueError: crops that no image, or the metric, can do with; unknown options.
     """
+    stages = parse_stages(cfg.stages)
+    learning_rate(cfg.schedule, 0.0, cfg.final_lr)
+    if cfg.bf16 not in ("auto", "on", "off"):
+        raise ValueError(f"bf16 must be auto, on or off, not {cfg.bf16!r}")
     if cfg.metric == "ms-ssim" and cfg.crop < MS_SSIM_CROP:
         raise ValueError(f"MS-SSIM needs crops of at least {MS_SSIM_CROP} pixels, not {cfg.crop}")
-    torch.manual_seed(cfg.seed)
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
-    last = out / "last.pt"
-    config = None
-    if last.exists():
-        config = CCMConfig.from_dict(torch.load(last, map_location="cpu", weights_only=False)["config"])
-    model = CrossChannelContextModel(config or cfg.preset).to(cfg.device)
-    ema = copy.deepcopy(model).eval().requires_grad_(False)
-    optimizer = torch.optim.Adam(model.parameters(), lr=cfg.lr)
-    crops = CropDataset(load_images(cfg.data), cfg.crop, cfg.seed)
-    valid = load_images(cfg.valid) if cfg.valid else []
-    step, hours, patches = _resume(cfg, model, ema, optimizer, crops)
+    processes = Processes(cfg.device)
+    try:
+        run = _Run(cfg, processes)
+        valid = load_images(cfg.valid)[:VALID_IMAGES] if cfg.valid and processes.first else []
+        with open(out / "log.jsonl" if processes.first else "/dev/null", "a", encoding="utf-8", buffering=1) as log:
+            _stages(run, stages, valid, log, progress and processes.first, stop)
+    finally:
+        processes.close()
+    return out / "last.pt"
 
-    log = open(out / "log.jsonl", "a", encoding="utf-8", buffering=1)  # noqa: SIM115  (closed in finally)
+
+def _stages(run: _Run, stages: list, valid: list, log, progress: bool, stop: Callable[[], bool]) -> None:
+    cfg, p, last = run.cfg, run.progress, Path(run.cfg.out, "last.pt")
 
     def note(**values) -> None:
-        log.write(json.dumps({"step": step, "hours": round(hours, 4), "patches": patches, **values}) + "\n")
+        log.write(json.dumps({**p.report(), **values}) + "\n")
 
-    def checkpoint() -> None:
-        _save(
-            last,
-            {
-                "config": model.config.to_dict(),
-                "train": asdict(cfg),
-                "model": model.state_dict(),
-                "ema": ema.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "torch_rng": torch.get_rng_state(),
-                "data": crops.state(),
-                "step": step,
-                "hours": hours,
-                "patches": patches,
-            },
-        )
-
-    note(event="start", config=asdict(cfg))
-    bar = tqdm(disable=not progress, unit="step", initial=step, total=cfg.steps or None)
-    saved = validated = clock = time.monotonic()
-    average: dict[str, float] = {}
-    try:
-        while hours < cfg.hours and not (cfg.steps and step >= cfg.steps):
-            done = max(hours / cfg.hours, step / cfg.steps if cfg.steps else 0.0)
-            cosine = cfg.final_lr + (1 - cfg.final_lr) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-            lr = cfg.lr * min(1.0, (step + 1) / cfg.warmup) * cosine
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            x = crops.batch(cfg.batch).to(cfg.device)
-            # Stratified over the batch: every step sees the whole range of qualities.
-            slots = (torch.randperm(cfg.batch) + torch.rand(cfg.batch)) / cfg.batch
-            quality = (1 + slots * (model.config.qualities - 1)).to(cfg.device)
-            model.train()
-            with torch.autocast(torch.device(cfg.device).type, torch.bfloat16, enabled=cfg.bf16):
-                terms = rate_distortion_loss(x, model(x, quality), quality, cfg.metric)
-            optimizer.zero_grad(set_to_none=True)
-            terms["loss"].backward()
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.clip)
-            if torch.isfinite(norm):  # a rare bad batch is dropped instead of destroying the run
-                optimizer.step()
-            decay = min(cfg.ema, (1 + step) / (10 + step))  # short memory at first: early weights are worth nothing
-            with torch.no_grad():
-                torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
-            step += 1
-            patches += cfg.batch
-            now = time.monotonic()
-            hours += (now - clock) / 3600
-            clock = now
-            for key in ("loss", "bpp", "bpp_z", "mse"):
-                value = float(terms[key].detach().mean())
-                average[key] = value if key not in average else 0.98 * average[key] + 0.02 * value
-            bar.update()
-            if step % 50 == 0:
-                bar.set_postfix({"loss": f"{average['loss']:.3f}", "bpp": f"{average['bpp']:.3f}"})
-                note(lr=lr, grad=float(norm), psnr=psnr(average["mse"]), **{k: round(v, 6) for k, v in average.items()})
-            if valid and now - validated > 60 * cfg.valid_minutes:
-                note(event="valid", **validate(ema, valid))
-                validated = clock = time.monotonic()
-            if now - saved > 60 * cfg.save_minutes:
-                checkpoint()
-                saved = clock = time.monotonic()
+    def check(stage: str) -> None:
         if valid:
-            note(event="valid", **validate(ema, valid))
+            note(
+                event="valid",
+                stage=stage,
+                **validate(run.ema, valid, (2.0, 4.0, 6.0, 8.0), cfg.metric, stage != "transforms"),
+            )
+
+    note(event="start", config=asdict(cfg), bf16=run.bf16, processes=run.processes.world)
+    bar = tqdm(disable=not progress, unit="step", initial=p.step)
+    saved = validated = time.monotonic()
+    mark = None
+    try:
+        while p.stage < len(stages):
+            stage = stages[p.stage]
+            select(run.model, stage.name)
+            run.stream = run.crops.stream(cfg.batch, cfg.workers)
+            average: dict[str, float] = {}
+            while (done := stage.done(p.stage_hours, p.stage_step)) < 1:
+                clock, cpu = time.monotonic(), time.process_time()
+                mark = torch.get_rng_state(), run.crops.state()
+                share = min(1.0, (p.stage_step + 1) / max(cfg.warmup, 1)) * learning_rate(
+                    cfg.schedule, done, cfg.final_lr
+                )
+                terms = run.step(stage.name, share)
+                mark = None
+                elapsed, stopping = run.processes.largest(time.monotonic() - clock, stop())
+                p.count(cfg.batch * run.processes.world, elapsed, time.process_time() - cpu)
+                for key in ("loss", "bpp", "bpp_z", "mse"):
+                    if key in terms:
+                        value = float(terms[key].detach().mean())
+                        average[key] = value if key not in average else 0.98 * average[key] + 0.02 * value
+                bar.update()
+                if p.step % 50 == 0:
+                    bar.set_postfix({"stage": stage.name, "bpp": f"{average['bpp']:.3f}"})
+                    if "mse" in average:
+                        average["psnr"] = psnr(average["mse"])
+                    note(
+                        stage=stage.name,
+                        lr=share * cfg.lr,
+                        grad=float(terms["grad"]),
+                        **{k: round(v, 6) for k, v in average.items()},
+                    )
+                # The first process's clock decides for all: saving is a collective operation.
+                late, due = run.processes.largest(
+                    run.processes.first and time.monotonic() - validated > 60 * cfg.valid_minutes,
+                    run.processes.first and time.monotonic() - saved > 60 * cfg.save_minutes,
+                )
+                if late:
+                    check(stage.name)
+                    validated = time.monotonic()
+                if due:
+                    run.save(last)
+                    saved = time.monotonic()
+                if stopping:
+                    note(event="stopped", stage=stage.name)
+                    return
+            check(stage.name)
+            p.next_stage()
     except KeyboardInterrupt:
+        if mark is not None:  # inside a step that did not come to its end: the next run begins with it
+            torch.set_rng_state(mark[0])
+            run.crops.restore(mark[1])
         note(event="interrupted")
     finally:
-        checkpoint()
-        log.close()
+        run.save(last)
         bar.close()
-    return last

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["lagrange_multiplier", "rate_distortion_loss"]
+__all__ = ["lagrange_multiplier", "psnr", "rate_distortion_loss", "rate_loss"]
 
 # lambda of qualities 1..8 for 255^2 * MSE, log-linear between 0.0018 and 0.18: the end points of CompressAI's models.
 _LOW, _HIGH, _LEVELS = 0.0018, 0.18, 8
@@ -21,24 +21,45 @@ def lagrange_multiplier(quality: Tensor, metric: str = "mse") -> Tensor:
     return low * (high / low) ** ((quality - 1.0) / (_LEVELS - 1))
 
 
-def rate_distortion_loss(x: Tensor, out: dict, quality: Tensor, metric: str = "mse") -> dict[str, Tensor]:
-    """Loss terms of a batch.
+def _weight(quality: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+    """lambda, and what an image's Lagrangian counts.
 
-    Each image's Lagrangian is divided by sqrt(lambda): without that the highest quality, whose lambda is a hundred
-    times the lowest one's, would get nearly all of the gradient.
+    Without 1 / sqrt(lambda) the highest quality, whose lambda is a hundred times the lowest one's, would get nearly all
+    of the gradient.
+    """
+    lam = lagrange_multiplier(quality, metric)
+    return lam, torch.sqrt(lagrange_multiplier(torch.tensor((1 + _LEVELS) / 2), metric) / lam)
+
+
+def rate_loss(
+    likelihoods: dict[str, Tensor], pixels: int, quality: Tensor, metric: str = "mse", z_weight: float = 1.0
+) -> dict[str, Tensor]:
+    """The rate's part of :func:`rate_distortion_loss`, for an entropy model on fixed latents.
+
+    Returns:
+        ``loss`` (scalar), and per image [B]: ``bpp``, ``bpp_y``, ``bpp_z``.
+    """
+    bits = {k: -torch.log2(v.float()).flatten(1).sum(1) / pixels for k, v in likelihoods.items()}
+    loss = ((bits["y"] + z_weight * bits["z"]) * _weight(quality, metric)[1]).mean()
+    return {"loss": loss, "bpp": bits["y"] + bits["z"], "bpp_y": bits["y"], "bpp_z": bits["z"]}
+
+
+def rate_distortion_loss(
+    x: Tensor, out: dict, quality: Tensor, metric: str = "mse", z_weight: float = 1.0
+) -> dict[str, Tensor]:
+    """Loss terms of a batch.
 
     Args:
         x: images [B, 3, H, W] in [0, 1].
         out: result of the model's forward.
         quality: float [B].
         metric: "mse" or "ms-ssim" (needs pytorch-msssim).
+        z_weight: what the rate of z counts in the loss.
 
     Returns:
         ``loss`` (scalar), and per image [B]: ``bpp``, ``bpp_y``, ``bpp_z``, ``mse`` (values in [0, 1]), ``distortion``.
     """
-    pixels = x.shape[-2] * x.shape[-1]
-    bits = {k: -torch.log2(v.float()).flatten(1).sum(1) / pixels for k, v in out["likelihoods"].items()}
-    bpp = sum(bits.values())
+    terms = rate_loss(out["likelihoods"], x.shape[-2] * x.shape[-1], quality, metric, z_weight)
     mse = (out["x_hat"].float() - x).square().flatten(1).mean(1)
     if metric == "mse":
         distortion = 255.0**2 * mse
@@ -48,10 +69,8 @@ def rate_distortion_loss(x: Tensor, out: dict, quality: Tensor, metric: str = "m
         distortion = 1.0 - ms_ssim(out["x_hat"].float(), x, data_range=1.0, size_average=False)
     else:
         raise ValueError(f"metric must be 'mse' or 'ms-ssim', not {metric!r}")
-    lam = lagrange_multiplier(quality, metric)
-    middle = lagrange_multiplier(torch.tensor((1 + _LEVELS) / 2), metric)
-    loss = ((bpp + lam * distortion) * torch.sqrt(middle / lam)).mean()
-    return {"loss": loss, "bpp": bpp, "bpp_y": bits["y"], "bpp_z": bits["z"], "mse": mse, "distortion": distortion}
+    lam, weight = _weight(quality, metric)
+    return {**terms, "loss": terms["loss"] + (lam * distortion * weight).mean(), "mse": mse, "distortion": distortion}
 
 
 def psnr(mse: Tensor | float) -> float:

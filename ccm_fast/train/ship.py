@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from ..models import CCMConfig, CrossChannelContextModel
+from .checkpoint import read
 from .data import load_images
 
 __all__ = ["evaluate", "load_checkpoint", "ship"]
@@ -25,14 +26,14 @@ def load_checkpoint(path: str | Path) -> tuple[CrossChannelContextModel, dict]:
     """The averaged weights of a training checkpoint as a model, and what is known of its training.
 
     Raises:
-        FileNotFoundError: no such file. KeyError: not a checkpoint of ``ccm-fast train``.
+        FileNotFoundError: no such file. ValueError: not a checkpoint of ``ccm-fast train``.
     """
-    state = torch.load(path, map_location="cpu", weights_only=False)
+    state = read(path)
     model = CrossChannelContextModel(CCMConfig.from_dict(state["config"]))
     model.load_state_dict(state["ema"])
     train = state["train"]
-    meta = {key: state[key] for key in ("step", "hours", "patches")}
-    meta.update({key: train[key] for key in ("metric", "crop", "batch", "lr", "seed")})
+    meta = {key: state[key] for key in ("step", "hours", "cpu_hours", "patches") if key in state}
+    meta.update({key: train[key] for key in ("metric", "crop", "batch", "lr", "seed", "stages") if key in train})
     return model.eval(), meta
 
 

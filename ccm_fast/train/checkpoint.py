@@ -1,0 +1,130 @@
+"""Checkpoints: everything that decides how a run goes on, written so that an interruption leaves a whole one."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from ..models import CrossChannelContextModel
+
+__all__ = ["Progress", "initial", "read", "restore", "write"]
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        step, patches: optimizer steps and crops so far.
+        hours: hours of steps (validation and saving not counted).
+        cpu_hours: processor time of the first process in them: what counts where the machine does other work, too.
+        stage, stage_step, stage_hours: the current stage, and what was spent in it.
+    """
+
+    step: int = 0
+    patches: int = 0
+    hours: float = 0.0
+    cpu_hours: float = 0.0
+    stage: int = 0
+    stage_step: int = 0
+    stage_hours: float = 0.0
+
+    def count(self, patches: int, seconds: float, cpu_seconds: float) -> None:
+        """One more step."""
+        self.step += 1
+        self.stage_step += 1
+        self.patches += patches
+        self.hours += seconds / 3600
+        self.stage_hours += seconds / 3600
+        self.cpu_hours += cpu_seconds / 3600
+
+    def next_stage(self) -> None:
+        """The current stage is over."""
+        self.stage, self.stage_step, self.stage_hours = self.stage + 1, 0, 0.0
+
+    def report(self) -> dict:
+        """What every line of the log begins with."""
+        return {
+            "step": self.step,
+            "hours": round(self.hours, 4),
+            "cpu_hours": round(self.cpu_hours, 4),
+            "patches": self.patches,
+        }
+
+
+def write(path: Path, model, ema, optimizer, crops, rng: list[torch.Tensor], progress: Progress, options: dict) -> None:
+    """Write a checkpoint: a new file takes the old one's place when it is complete."""
+    state = {
+        "config": model.config.to_dict(),
+        "train": options,
+        "model": model.state_dict(),
+        "ema": ema.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "torch_rng": rng,
+        "data": crops.state(),
+        **asdict(progress),
+    }
+    temporary = path.with_suffix(".tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def read(path: str | Path) -> dict:
+    """A checkpoint's contents.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: not a checkpoint of ``ccm-fast train``.
+    """
+    state = torch.load(path, map_location="cpu", weights_only=False)
+    if not isinstance(state, dict) or not {"config", "model", "ema", "train"} <= state.keys():
+        raise ValueError(f"{path} is no checkpoint of ccm-fast train")
+    return state
+
+
+def _progress(state: dict) -> Progress:
+    known = Progress.__dataclass_fields__
+    return Progress(**{key: value for key, value in state.items() if key in known})
+
+
+def restore(state: dict, model, ema, optimizer, crops, processes) -> Progress:
+    """Continue exactly from a checkpoint (with as many processes as it was written by)."""
+    model.load_state_dict(state["model"])
+    ema.load_state_dict(state["ema"])
+    rng = state["torch_rng"]
+    if not isinstance(rng, list) or len(state["optimizer"]["param_groups"]) != len(optimizer.param_groups):
+        raise ValueError("this checkpoint is of an older layout: start a new run with --init and another --out")
+    optimizer.load_state_dict(state["optimizer"])
+    if processes.rank < len(rng):  # more processes than before: the others have their seeds
+        torch.set_rng_state(rng[processes.rank])
+    crops.restore(state["data"])
+    return _progress(state)
+
+
+def initial(path: str, model: CrossChannelContextModel) -> Progress:
+    """Load the weights of a checkpoint (its averaged ones) or of a shipped file, as far as they fit.
+
+    Returns:
+        The training that is in them, as far as it is known; a new run counts on from it, in stages of its own.
+
+    Raises:
+        ValueError: nothing fits.
+    """
+    before = Progress()
+    if path.endswith(".pt"):
+        state = read(path)
+        weights, before = state["ema"], _progress(state)
+        before.stage = before.stage_step = 0
+        before.stage_hours = 0.0
+    else:
+        from ..weights import load_float_state
+
+        weights = load_float_state(path)
+    own = model.state_dict()
+    fitting = {name: t for name, t in weights.items() if name in own and own[name].shape == t.shape}
+    if not fitting:
+        raise ValueError(f"{path}: no tensor fits this model; choose the --preset that it was trained with")
+    model.load_state_dict(fitting, strict=False)
+    return before

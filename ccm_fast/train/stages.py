@@ -1,0 +1,126 @@
+"""Stages of a training run: what is trained, with which entropy model, for how long, at which rate."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..models import CrossChannelContextModel
+from .data import CropDataset, to_tensor
+
+__all__ = ["STAGES", "LatentCache", "Stage", "parse_stages", "silence_contexts"]
+
+#: What each stage trains. "transforms": everything but what is computed from y_hat, so that a step costs an eighth less
+#: and the hyperprior, alone, learns to carry information. "context": the entropy model on latents of fixed
+#: transforms. "joint": everything.
+STAGES = ("transforms", "context", "joint")
+_TRANSFORMS = ("g_a.", "g_s.", "log_gain", "log_inverse_gain")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage, ``name``, of so many ``hours`` or ``steps`` (the other is 0)."""
+
+    name: str
+    hours: float = 0.0
+    steps: int = 0
+
+    def done(self, hours: float, steps: int) -> float:
+        """The share of the stage that is over, given what has been spent in it."""
+        return hours / self.hours if self.hours else steps / self.steps
+
+
+def parse_stages(text: str) -> list[Stage]:
+    """Stages from e.g. ``"transforms=0.5h,context=2000,joint=1h"``: hours with an h, steps without.
+
+    Raises:
+        ValueError: another name, or no positive length.
+    """
+    stages = []
+    for part in text.split(","):
+        name, _, length = part.strip().partition("=")
+        if name not in STAGES:
+            raise ValueError(f"unknown stage {name!r}: choose from {', '.join(STAGES)}, as in joint=1.5h or joint=2000")
+        try:
+            stage = Stage(name, hours=float(length[:-1])) if length.endswith("h") else Stage(name, steps=int(length))
+        except ValueError:
+            raise ValueError(f"stage {name}: its length is hours (1.5h) or steps (2000), not {length!r}") from None
+        if not max(stage.hours, stage.steps) > 0:
+            raise ValueError(f"stage {name}: its length must be positive")
+        stages.append(stage)
+    return stages
+
+
+def select(model: CrossChannelContextModel, stage: str) -> None:
+    """Let exactly the parameters of a stage take part in training."""
+    for name, p in model.named_parameters():
+        transform = name.startswith(_TRANSFORMS)
+        dense = ".spatial." in name or ".stack." in name or ".skip." in name
+        p.requires_grad_(stage == "joint" or (not transform if stage == "context" else not dense))
+
+
+@torch.no_grad()
+def silence_contexts(model: CrossChannelContextModel) -> None:
+    """Make a new model's contexts add nothing: the stage that trains them then starts from the trained hyperprior."""
+    for group in model.contexts:
+        for layer in (group.spatial, group.skip, *list(group.stack)[-1:]):
+            if layer is not None:
+                layer.weight.zero_()
+
+
+def learning_rate(kind: str, done: float, final: float) -> float:
+    """The share of the peak rate after ``done`` of a stage.
+
+    Args:
+        kind: "cosine" from 1 to ``final``; "step": 1, then ``final**0.5`` from 60 % on and ``final`` from 85 % on;
+            "hold": 1, then a cosine in the last quarter, so that a run can be prolonged from before it.
+        done: 0..1.
+        final: the last share.
+    """
+    done = min(max(done, 0.0), 1.0)
+    if kind == "step":
+        return 1.0 if done < 0.6 else final**0.5 if done < 0.85 else final
+    if kind == "hold":
+        done = max(0.0, 4 * done - 3)
+    elif kind != "cosine":
+        raise ValueError(f"schedule must be cosine, step or hold, not {kind!r}")
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class LatentCache:
+    """Latents of whole training images before their gain, for the "context" stage.
+
+    y of an image is computed when it is first drawn and then kept in fp16 (at M = 192 a 288x288 crop takes 120 kB, a
+    quarter of its pixels in fp32), so that after the first epoch no transform runs at all.
+
+    Args:
+        crops: where images and their order come from; its crop size is the side of what is cut out of each, always at
+            the same place.
+        memory: bytes to keep at most; what does not fit is computed again.
+    """
+
+    def __init__(self, crops: CropDataset, memory: float = float("inf")):
+        self.crops, self.memory = crops, memory
+        self._kept: dict[int, Tensor] = {}
+
+    @torch.no_grad()
+    def batch(self, model: CrossChannelContextModel, size: int, device: str) -> Tensor:
+        """y [size, M, h, w] before the gain, the next of this process."""
+        out = []
+        for n in self.crops.take(size):
+            k, _ = self.crops.where(n)
+            y = self._kept.get(k)
+            if y is None:
+                image, side = self.crops.images[k], self.crops.crop
+                i, j = ((s - side) // 2 for s in image.shape[:2])
+                x = to_tensor([image[i : i + side, j : j + side]]).to(device)
+                # fp16 also when it is not kept: the numbers must not depend on the memory there is.
+                y = model.g_a(x.contiguous(memory_format=torch.channels_last)).half().cpu()
+                if y.nbytes <= self.memory:
+                    self.memory -= y.nbytes
+                    self._kept[k] = y
+            out.append(y)
+        return torch.cat(out).to(device).float()
