@@ -38,7 +38,7 @@ namespace {
 
 constexpr size_t kStack = 128 * 1024, kGuard = 4096;
 constexpr size_t kMaxThreads = 16384;     // each takes two memory maps, of which Linux gives a process 65,530
-constexpr size_t kMaxTsanThreads = 6000;  // ThreadSanitizer ends at 8,128, and remembers some of the finished ones
+constexpr size_t kMaxTsanThreads = 6000;  // in a launch; ThreadSanitizer ends at 8,128
 constexpr size_t kStaticLimit = 48 * 1024, kRedZone = 64;
 constexpr int kMaxPending = 17;  // different masks that wait at once in a warp: 16 pairs of lanes, and one more
 
@@ -131,7 +131,11 @@ struct Launch {
 
 std::mutex one_launch;
 std::string error;
-std::vector<char*> free_stacks;
+struct Machine {
+  char* stack;
+  void* tsan;
+};
+std::vector<Machine> spare_machines;
 
 uint64_t random_number() {
   uint64_t& s = L->random_state;
@@ -313,11 +317,13 @@ void entry() {
   __builtin_trap();
 }
 
-char* new_stack() {
-  if (!free_stacks.empty() && !__tsan_create_fiber) {
-    char* s = free_stacks.back();
-    free_stacks.pop_back();
-    return s;
+// Making a fiber costs ThreadSanitizer 3 ms, so that they are kept for later launches, which are ordered after this
+// one. Within a launch none is used twice: the second thread would be ordered after the first.
+Machine new_machine() {
+  if (!spare_machines.empty()) {
+    Machine m = spare_machines.back();
+    spare_machines.pop_back();
+    return m;
   }
   void* p = mmap(nullptr, kStack + kGuard, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) {
@@ -325,14 +331,14 @@ char* new_stack() {
     std::abort();
   }
   mprotect(p, kGuard, PROT_NONE);
-  return static_cast<char*>(p) + kGuard;
+  return {static_cast<char*>(p) + kGuard, __tsan_create_fiber ? __tsan_create_fiber(0) : nullptr};
 }
 
 Fiber* new_fiber(Block* b, unsigned number) {
   auto* f = new Fiber;
   f->block = b;
-  f->stack = new_stack();
-  if (__tsan_create_fiber) f->tsan = __tsan_create_fiber(0);
+  Machine m = new_machine();
+  f->stack = m.stack, f->tsan = m.tsan;
 #if defined(__x86_64__)
   // Stacks lie whole pages apart; without this offset all of them would share a few sets of the first-level cache.
   auto** s = reinterpret_cast<void**>(f->stack + kStack - 64 - number * 7 % 64 * 64);
@@ -381,39 +387,32 @@ void start_block() {
   progress();
 }
 
-void drop_fibers(Block* b) {
+void drop(Block* b) {
   for (Fiber* f : b->fibers) {
-    if (__tsan_destroy_fiber) __tsan_destroy_fiber(f->tsan);
-    // An abandoned stack may hold an instrumented frame's red zones; TSan must forget what was where.
-    if (__tsan_destroy_fiber || f->state != kDone || free_stacks.size() >= kMaxThreads)
+    if (f->state == kDone && spare_machines.size() < kMaxThreads) {
+      spare_machines.push_back({f->stack, f->tsan});
+    } else {  // an abandoned stack may hold a frame's red zones
+      if (__tsan_destroy_fiber) __tsan_destroy_fiber(f->tsan);
       munmap(f->stack - kGuard, kStack + kGuard);
-    else
-      free_stacks.push_back(f->stack);
+    }
     delete f;
   }
-  b->fibers.clear();
-}
-void drop_memory(Block* b) {
   if (__asan_unpoison_memory_region) __asan_unpoison_memory_region(b->fixed, kStaticLimit + 64 * kRedZone);
   std::free(b->dynamic);
   std::free(b->fixed);
   delete b;
 }
-std::vector<Block*> finished;  // whose memory has to stay until the launch ends
+std::vector<Block*> finished;
 
 void reap() {
   auto keep = L->live.begin();
   for (Block* b : L->live) {
-    if (b->alive) {
+    if (b->alive)
       *keep++ = b;
-      continue;
-    }
-    drop_fibers(b);
-    // Under TSan, freeing now would race with the block's last accesses, since nothing orders them before us.
-    if (__tsan_acquire)
-      finished.push_back(b);
+    else if (__tsan_acquire)
+      finished.push_back(b);  // freeing it now would race with its last accesses: nothing orders them before us
     else
-      drop_memory(b);
+      drop(b);
   }
   L->live.erase(keep, L->live.end());
 }
@@ -584,7 +583,11 @@ int run(dim3 grid, dim3 dim, size_t shared, bool cooperative, void (*body)(void*
   if (static_cast<long long>(shared) > shared_limit())
     return refuse(cudaErrorInvalidValue, "invalid launch: " + std::to_string(shared) + " bytes of shared memory of " +
                                              std::to_string(shared_limit()));
-  size_t most = (__tsan_create_fiber ? kMaxTsanThreads : kMaxThreads) / threads;
+  if (__tsan_create_fiber && blocks * threads > kMaxTsanThreads)
+    return refuse(cudaErrorInvalidConfiguration, "under ThreadSanitizer a launch has at most " +
+                                                     std::to_string(kMaxTsanThreads) + " threads, not " +
+                                                     std::to_string(blocks * threads));
+  size_t most = kMaxThreads / threads;
   long long wanted = setting("CCM_EMU_RESIDENT", 0);
   if (wanted > 0 && static_cast<size_t>(wanted) < most) most = static_cast<size_t>(wanted);
   if (cooperative && blocks > most)
@@ -617,11 +620,8 @@ int run(dim3 grid, dim3 dim, size_t shared, bool cooperative, void (*body)(void*
   }
   current = outer;
   acquire(&launch.ended);
-  for (Block* b : launch.live) {
-    drop_fibers(b);
-    drop_memory(b);
-  }
-  for (Block* b : finished) drop_memory(b);
+  for (Block* b : launch.live) drop(b);
+  for (Block* b : finished) drop(b);
   finished.clear();
   if (std::getenv("CCM_EMU_STATS"))
     std::fprintf(stderr, "emulator: %llu switches, %llu warp collectives\n", launch.switches, launch.collectives);
