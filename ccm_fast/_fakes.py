@@ -42,6 +42,10 @@ def _encode_y(packed: Tensor, psi: Tensor, y_hat: Tensor, lanes: int, threads: i
     return packed.new_empty([_size()]), packed.new_empty([psi.shape[0], _size(), 3], dtype=torch.int64)
 
 
+def _encode_y_residual(packed: Tensor, psi: Tensor, y: Tensor, lanes: int, threads: int):
+    return *_encode_y(packed, psi, y, lanes, threads), torch.empty_like(y, dtype=torch.int16)
+
+
 def _parameters(packed: Tensor, psi: Tensor, y_hat: Tensor, threads: int):
     return torch.empty_like(y_hat), torch.empty_like(y_hat)
 
@@ -59,6 +63,7 @@ def register() -> None:
         "decode_y": _decode_y,
         "encode_z": _encode_z,
         "encode_y": _encode_y,
+        "encode_y_residual": _encode_y_residual,
         "parameters": _parameters,
         "int8_product": _int8_product,
     }

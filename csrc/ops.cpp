@@ -192,6 +192,7 @@ std::tuple<Tensor, Tensor> encode_y(Tensor packed, Tensor psi, Tensor y_hat, int
   const PackedModel& m = model(packed);
   check_lanes(lanes);
   const int64_t batch = check_known(m, psi, y_hat), h = psi.size(1), w = psi.size(2);
+  check(!m.residual, "this model codes residuals: use encode_y_residual");
   check_values(y_hat, "y_hat");
   std::vector<ccm::EncodedStream> streams;
   for (int64_t b = 0; b < batch; ++b) {
@@ -201,6 +202,32 @@ std::tuple<Tensor, Tensor> encode_y(Tensor packed, Tensor psi, Tensor y_hat, int
     for (auto& s : image) streams.push_back(std::move(s));
   }
   return write_segments(packed, streams, {batch, m.groups, 3});
+}
+
+std::tuple<Tensor, Tensor, Tensor> encode_y_residual(Tensor packed, Tensor psi, Tensor y, int64_t lanes,
+                                                     int64_t threads) {
+  const PackedModel& m = model(packed);
+  check_lanes(lanes);
+  check(m.residual, "this model does not code residuals: use encode_y");
+  check_tensor(psi, ScalarType::Byte, {-1, -1, -1, m.psi_channels}, "psi");
+  const int64_t batch = psi.size(0), h = psi.size(1), w = psi.size(2), plane = h * w * m.latent_channels;
+  check_plane(h, w, m.latent_channels);
+  check_tensor(y, ScalarType::Int, {batch, h, w, m.latent_channels}, "y");
+  const int32_t* values = data<int32_t>(y);
+  for (int64_t i = 0; i < batch * plane; ++i)
+    check(values[i] >= -ccm::kResidualLimit && values[i] <= ccm::kResidualLimit,
+          "y holds " + std::to_string(values[i]) + " / 256, beyond " + std::to_string(ccm::kResidualLimit) +
+              " / 256, the largest magnitude that the format can code");
+  Tensor y_hat = torch::stable::new_empty(packed, {batch, h, w, m.latent_channels}, ScalarType::Short);
+  std::vector<ccm::EncodedStream> streams(batch * m.groups);
+  std::vector<ccm::ResidualJob> jobs;
+  for (int64_t b = 0; b < batch; ++b)
+    jobs.push_back({data<uint8_t>(psi) + b * h * w * m.psi_channels, values + b * plane,
+                    data<int16_t>(y_hat) + b * plane, &streams[b * m.groups]});
+  ccm::encode_y_residual(m, static_cast<int32_t>(h), static_cast<int32_t>(w), static_cast<int32_t>(lanes),
+                         thread_count(threads), jobs);
+  auto [bytes, segments] = write_segments(packed, streams, {batch, m.groups, 3});
+  return {bytes, segments, y_hat};
 }
 
 std::tuple<Tensor, Tensor> parameters(Tensor packed, Tensor psi, Tensor y_hat, int64_t threads) {
@@ -270,6 +297,10 @@ STABLE_TORCH_LIBRARY(ccm_fast, m) {
   m.def("decode_y(Tensor packed, Tensor psi, Tensor data, Tensor segments, int threads) -> (Tensor, Tensor)");
   m.def("encode_z(Tensor packed, Tensor z_hat, int lanes, int threads) -> (Tensor, Tensor)");
   m.def("encode_y(Tensor packed, Tensor psi, Tensor y_hat, int lanes, int threads) -> (Tensor, Tensor)");
+  m.def(
+      "encode_y_residual(Tensor packed, Tensor psi, Tensor y, int lanes, int threads) -> (Tensor data, Tensor "
+      "segments, "
+      "Tensor y_hat)");
   m.def("parameters(Tensor packed, Tensor psi, Tensor y_hat, int threads) -> (Tensor, Tensor)");
   m.def("int8_product(Tensor x, Tensor w, str isa, int repeats) -> Tensor");
 }
@@ -281,6 +312,7 @@ STABLE_TORCH_LIBRARY_IMPL(ccm_fast, CPU, m) {
   m.impl("decode_y", TORCH_BOX(&decode_y));
   m.impl("encode_z", TORCH_BOX(&encode_z));
   m.impl("encode_y", TORCH_BOX(&encode_y));
+  m.impl("encode_y_residual", TORCH_BOX(&encode_y_residual));
   m.impl("parameters", TORCH_BOX(&parameters));
   m.impl("int8_product", TORCH_BOX(&int8_product));
 }

@@ -46,11 +46,25 @@ def program(request, tmp_path_factory):
     return program
 
 
-@pytest.mark.parametrize("schedule", ["wavefront", "checkerboard", "single"])
-def test_sanitized(program, schedule, tmp_path):
+# Of the second version of plans: everything, and everything with direct heads.
+NEW = {"leaky": True, "residual": True, "scaled": True}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "features"),
+    [
+        ("wavefront", {}),
+        ("checkerboard", {}),
+        ("single", {}),
+        ("wavefront", NEW),
+        ("checkerboard", {"leaky": True, "scaled": True}),
+        ("wavefront", {**NEW, "direct": True}),
+    ],
+)
+def test_sanitized(program, schedule, features, tmp_path):
     rng = np.random.default_rng(8)
     h, w = 9, 14
-    plan = random_plan(rng, groups=(6, 4, 7), hyper_channels=3, schedule=Schedule.from_name(schedule))
+    plan = random_plan(rng, groups=(6, 4, 7), hyper_channels=3, schedule=Schedule.from_name(schedule), **features)
     z, y = sample_latents(rng, plan, h, w, escape=0.02)
     (tmp_path / "plan").write_bytes(plan.to_bytes())
     (tmp_path / "z").write_bytes(z.astype("<i2").tobytes())

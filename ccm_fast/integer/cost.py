@@ -60,9 +60,14 @@ class IntegerNetwork:
         plan: the frozen model.
         exact: False leaves out all rounding and saturation of activations (the weights stay integers): what remains
             then is the cost of the weights alone.
+
+    Raises:
+        ValueError: a plan of version 2; those are not made by :func:`ccm_fast.integer.freeze.freeze`.
     """
 
     def __init__(self, plan: Plan, exact: bool = True):
+        if plan.version != 1:
+            raise ValueError("the costs of plans with leaky, direct, residual or scaled parts cannot be computed")
         self.plan, self.exact = plan, exact
         self.h_s = [_Conv(c) for c in plan.hyper_synthesis]
         self.groups = [_Group(plan, g, exact) for g in plan.groups]

@@ -29,7 +29,9 @@ class FrozenEntropyModel:
     """Everything between the bytes of a stream and the latents, in integers.
 
     Latents and features are channel-last CPU tensors: z_hat int16 [B, hz, wz, N] with hz = ceil(h / 4), psi uint8
-    [B, h, w, P], y_hat int16 [B, h, w, M]. Both engines give the same bytes and the same numbers.
+    [B, h, w, P], y_hat int16 [B, h, w, M] in units of ``y_unit``. Both engines give the same bytes and numbers.
+
+    Residual models round y - mean instead of y: :meth:`encode_y_residual` takes the place of :meth:`encode_y`.
 
     Args:
         plan: the frozen model's numbers.
@@ -46,6 +48,16 @@ class FrozenEntropyModel:
     def fingerprint(self) -> bytes:
         """8 bytes that every stream of this model carries."""
         return self._fingerprint
+
+    @property
+    def residual(self) -> bool:
+        """Whether y_hat is a whole number plus its mean, in 1/16, instead of a whole number."""
+        return self.plan.residual
+
+    @property
+    def y_unit(self) -> float:
+        """The unit of y_hat: 1, or 1/16 in residual models."""
+        return 1 / 16 if self.plan.residual else 1.0
 
     def to_bytes(self) -> bytes:
         """The plan as bytes."""
@@ -144,13 +156,58 @@ class FrozenEntropyModel:
         threads: int | None = None,
         isa: str | None = None,
     ) -> list[list[Stream]]:
-        """The streams of every image, one per group. Arguments and errors as for :meth:`encode_z`."""
+        """The streams of every image, one per group. Arguments and errors as for :meth:`encode_z`.
+
+        Raises:
+            ValueError: also for residual models.
+        """
+        if self.residual:
+            raise ValueError("this model codes residuals: use encode_y_residual")
         psi, y_hat = self._pair(psi, y_hat)
         _codable(y_hat, lanes, "y_hat")
         if _native(engine):
             found = _backend.load().ops.encode_y(self.packed(isa), psi, y_hat, lanes, _threads(threads))
             return _split(*found)
         return [reference.encode_y(self.plan, p, y, lanes) for p, y in zip(_wide(psi), y_hat.numpy(), strict=True)]
+
+    def encode_y_residual(
+        self,
+        psi: Tensor,
+        y: Tensor,
+        *,
+        lanes: int = 0,
+        engine: str = "cpu",
+        threads: int | None = None,
+        isa: str | None = None,
+    ) -> tuple[list[list[Stream]], Tensor]:
+        """The streams of every image, one per group, and y_hat as :meth:`decode_y` will give it.
+
+        Each value becomes its mean plus a whole number, the nearest one after rounding to 1/256.
+
+        Args:
+            psi: uint8 [B, h, w, P].
+            y: [B, h, w, M]; floating-point numbers, or int32 in units of 1/256.
+            lanes: as for :meth:`encode_z`.
+            engine: as everywhere.
+            threads: as everywhere.
+            isa: as everywhere.
+
+        Raises:
+            ValueError: the model is not residual, or a value is not finite, or beyond +-2047.4375 (y_hat has
+                16 bits).
+        """
+        if not self.residual:
+            raise ValueError("this model does not code residuals: use encode_y")
+        psi, y = _features(psi, self.plan.psi_channels), _in_256ths(y, self.plan.latent_channels)
+        _check_pair(psi, y, "y")
+        _check_lanes(lanes)
+        if _native(engine):
+            ops = _backend.load().ops
+            data, segments, y_hat = ops.encode_y_residual(self.packed(isa), psi, y, lanes, _threads(threads))
+            return _split(data, segments), y_hat
+        pairs = zip(_wide(psi), y.numpy(), strict=True)
+        found = [reference.encode_y_residual(self.plan, p, v, lanes) for p, v in pairs]
+        return [f[0] for f in found], _stacked([f[1] for f in found], torch.int16)
 
     def decode_z(
         self,
@@ -186,7 +243,7 @@ class FrozenEntropyModel:
         threads: int | None = None,
         isa: str | None = None,
     ) -> Tensor:
-        """y_hat int16 [B, h, w, M] of psi and, for each image, one stream (bytes, lanes) per group.
+        """y_hat int16 [B, h, w, M], in units of ``y_unit``, of psi and, for each image, one stream per group.
 
         Raises:
             TruncatedError, DamagedError: naming the first image whose streams are not whole.
@@ -207,8 +264,7 @@ class FrozenEntropyModel:
 
     def _pair(self, psi: Tensor, y_hat: Tensor) -> tuple[Tensor, Tensor]:
         psi, y_hat = _features(psi, self.plan.psi_channels), _latents(y_hat, self.plan.latent_channels, "y_hat")
-        if psi.shape[:3] != y_hat.shape[:3]:
-            raise ValueError(f"psi {list(psi.shape)} and y_hat {list(y_hat.shape)} do not belong together")
+        _check_pair(psi, y_hat, "y_hat")
         return psi, y_hat
 
 
@@ -241,9 +297,33 @@ def _features(t: Tensor, channels: int) -> Tensor:
     return _plane(t, torch.uint8, channels, "psi")
 
 
-def _codable(t: Tensor, lanes: int, name: str) -> Tensor:
+def _in_256ths(y: Tensor, channels: int) -> Tensor:
+    """Latents for a residual encoder, int32 in 1/256."""
+    if y.is_floating_point():
+        y = _plane(y.to(torch.float64), torch.float64, channels, "y") * 256
+        if not bool(torch.isfinite(y).all()):
+            raise ValueError("y holds infinities or NaNs, which cannot be coded")
+        y = torch.floor(y + 0.5).clamp(-(2**31) + 1, 2**31 - 1).to(torch.int32)
+    y = _plane(y, torch.int32, channels, "y")
+    most = max(int(y.max()), -int(y.min()))
+    if most > reference.RESIDUAL_MAX:
+        limit = reference.RESIDUAL_MAX / 256
+        raise ValueError(f"y holds a value of magnitude {most / 256}, beyond {limit}, the most that can be coded")
+    return y
+
+
+def _check_pair(psi: Tensor, y: Tensor, name: str) -> None:
+    if psi.shape[:3] != y.shape[:3]:
+        raise ValueError(f"psi {list(psi.shape)} and {name} {list(y.shape)} do not belong together")
+
+
+def _check_lanes(lanes: int) -> None:
     if lanes not in (0, *reference.LANES):
         raise ValueError(f"lanes must be 0 (automatic) or one of {reference.LANES}, not {lanes}")
+
+
+def _codable(t: Tensor, lanes: int, name: str) -> Tensor:
+    _check_lanes(lanes)
     if int(t.min()) == -32768:
         raise ValueError(f"{name} holds -32768, which the format cannot carry")
     return t

@@ -17,6 +17,7 @@ from ccm_fast.errors import ModelError
 __all__ = [
     "ACCUMULATE",
     "HEAD",
+    "LEAKY8",
     "NUM_INDEXES",
     "RELU8",
     "GroupPlan",
@@ -30,13 +31,16 @@ __all__ = [
 ]
 
 #: Output codes of a convolution.
-RELU8, ACCUMULATE, HEAD = 0, 1, 2
+RELU8, ACCUMULATE, HEAD, LEAKY8 = 0, 1, 2, 3
+#: Outputs that are bytes, which the layers inside a chain have.
+BYTES = (RELU8, LEAKY8)
 #: Scale indexes: ``scale_table`` maps scale codes to 0..63.
 NUM_INDEXES = 64
-#: Largest magnitude of a convolution's input: signed inputs are clamped latents, unsigned ones are relu8 outputs.
+#: Largest magnitude of a convolution's input: signed inputs are clamped latents, unsigned ones are relu8 outputs
+#: (:func:`magnitude` knows those of leaky8).
 SIGNED_MAX, UNSIGNED_MAX = 127, 255
 
-MAGIC, VERSION = b"CCMP", 1
+MAGIC = b"CCMP"
 MAX_CHANNELS = 4096
 MAX_GROUPS = 32
 MAX_LAYERS = 8
@@ -84,9 +88,11 @@ class IntConv:
         bias: int32 [out], in units of the accumulator.
         mult: int32 [out], 0..2^31 - 1.
         shift: int32 [out], 16..62.
-        output: RELU8, ACCUMULATE or HEAD.
-        signed: inputs are latents (clamped to +-127) instead of unsigned bytes.
+        output: RELU8, ACCUMULATE, HEAD or LEAKY8.
+        signed: inputs are latents (clamped to +-127) instead of bytes of an earlier layer.
         upsample: 1, or 2: a pixel shuffle follows.
+        zero: with LEAKY8, outputs lie in -zero..255 - zero; else 0.
+        below: with LEAKY8, int32 [out], the multipliers of negative accumulators; else None.
     """
 
     weight: np.ndarray
@@ -96,6 +102,8 @@ class IntConv:
     output: int
     signed: bool = False
     upsample: int = 1
+    zero: int = 0
+    below: np.ndarray | None = None
 
     @property
     def inputs(self) -> int:
@@ -125,12 +133,15 @@ class GroupPlan:
     Attributes:
         taps: int32 [T, 2], offsets (di, dj) in raster order; T = 0: no spatial context.
         weight: int8 [D, T, C], the spatial context.
-        mult, shift: int32 [D], turn the sum of all contexts into the first hidden layer's unsigned bytes.
+        mult, shift: int32 [D], turn the sum of all contexts into the first hidden layer's bytes, or into the head.
         hyper: ACCUMULATE convolution of psi to D channels.
-        stack: convolutions over the earlier groups, RELU8, the last one ACCUMULATE to D channels; may be empty.
+        stack: convolutions over the earlier groups, RELU8 or LEAKY8, the last one ACCUMULATE to D channels; may be
+            empty.
         skip: ACCUMULATE convolution of the earlier groups to D channels, or None.
-        hidden: 1x1 RELU8 convolutions.
-        head: 1x1 HEAD convolution to 2 C channels.
+        hidden: 1x1 RELU8 or LEAKY8 convolutions.
+        head: 1x1 HEAD convolution to 2 C channels; None with the output HEAD.
+        output: what the sum of all contexts becomes: RELU8, LEAKY8, or HEAD (then D = 2 C and nothing is hidden).
+        zero, below: as in :class:`IntConv`, with the output LEAKY8.
     """
 
     taps: np.ndarray
@@ -141,7 +152,10 @@ class GroupPlan:
     stack: list[IntConv]
     skip: IntConv | None
     hidden: list[IntConv]
-    head: IntConv
+    head: IntConv | None
+    output: int = RELU8
+    zero: int = 0
+    below: np.ndarray | None = None
 
 
 @dataclass(eq=False)
@@ -188,11 +202,13 @@ class Plan:
         group_channels: C_0 .. C_{G-1}; M is their sum.
         hyper_channels: N, the channels of z.
         row_step, col_step, pattern: the schedule, pattern int32 [ph, pw].
-        hyper_synthesis: the layers of h_s, RELU8, upsampling 4 in all.
+        hyper_synthesis: the layers of h_s, RELU8 or LEAKY8, upsampling 4 in all.
         groups: one :class:`GroupPlan` per group.
         scale_table: uint8 [S], scale code -> scale index 0..63.
         fraction_bits: uint8 [64], bits of the mean's fraction in the choice of a row, per scale index.
         y_rows, z_rows: tables.
+        residual: y is in 1/16, a symbol plus its mean code; all fraction bits are 0.
+        context_mult, context_shift: int32 [M], requantize y before contexts see it; or None, both.
     """
 
     group_channels: tuple[int, ...]
@@ -206,7 +222,17 @@ class Plan:
     fraction_bits: np.ndarray
     y_rows: TableRows
     z_rows: TableRows
+    residual: bool = False
+    context_mult: np.ndarray | None = None
+    context_shift: np.ndarray | None = None
     _bytes: bytes | None = field(default=None, repr=False)
+
+    @property
+    def version(self) -> int:
+        """The least version of the format that has everything this plan needs: 1 or 2."""
+        leaky = any(conv.output == LEAKY8 for _, conv in layers(self))
+        other = any(group.output != RELU8 for group in self.groups)
+        return 2 if leaky or other or self.residual or self.context_mult is not None else 1
 
     @property
     def latent_channels(self) -> int:
@@ -217,6 +243,11 @@ class Plan:
     def psi_channels(self) -> int:
         """P, the channels of the hyperprior's features."""
         return self.hyper_synthesis[-1].channels
+
+    @property
+    def psi_zero(self) -> int:
+        """What is added to psi to make bytes of it."""
+        return self.hyper_synthesis[-1].zero
 
     @property
     def first_row(self) -> np.ndarray:
@@ -284,7 +315,8 @@ def layers(plan: Plan) -> Iterable[tuple[str, IntConv]]:
             yield f"group {g} skip", group.skip
         for k, conv in enumerate(group.hidden):
             yield f"group {g} hidden.{k}", conv
-        yield f"group {g} head", group.head
+        if group.head is not None:
+            yield f"group {g} head", group.head
 
 
 def _check_array(a: np.ndarray, dtype: type, shape: tuple[int, ...], name: str) -> None:
@@ -299,6 +331,17 @@ def _check_requantizer(mult: np.ndarray, shift: np.ndarray, outputs: int, name: 
     check(bool(((shift >= 16) & (shift <= 62)).all()), f"{name}: shift must lie in 16..62")
 
 
+def _check_output(part: IntConv | GroupPlan, outputs: int, name: str) -> None:
+    """The output code and what belongs to it."""
+    check(part.output in (RELU8, ACCUMULATE, HEAD, LEAKY8), f"{name}: unknown output code {part.output}")
+    if part.output != LEAKY8:
+        check(part.zero == 0 and part.below is None, f"{name}: only leaky outputs have a zero point and below")
+        return
+    check(0 <= part.zero <= 255, f"{name}: the zero point {part.zero} is not in 0..255")
+    _check_array(part.below, np.int32, (outputs,), f"{name}: below")
+    check(bool((part.below >= 0).all()), f"{name}: below must not be negative")
+
+
 def _check_conv(conv: IntConv, name: str) -> None:
     check(conv.weight.ndim == 4 and conv.weight.shape[1] == conv.weight.shape[2], f"{name}: bad weight shape")
     _check_array(conv.weight, np.int8, conv.weight.shape, f"{name}: weight")
@@ -306,15 +349,18 @@ def _check_conv(conv: IntConv, name: str) -> None:
     check(1 <= conv.inputs <= MAX_CHANNELS and 1 <= conv.outputs <= MAX_CHANNELS, f"{name}: channels out of range")
     check(conv.upsample in (1, 2), f"{name}: upsampling must be 1 or 2")
     check(conv.outputs % conv.upsample**2 == 0, f"{name}: output channels not divisible by 4")
-    check(conv.output in (RELU8, ACCUMULATE, HEAD), f"{name}: unknown output code {conv.output}")
+    _check_output(conv, conv.outputs, name)
     _check_array(conv.bias, np.int32, (conv.outputs,), f"{name}: bias")
     _check_requantizer(conv.mult, conv.shift, conv.outputs, name)
 
 
-def _check_use(conv: IntConv, name: str, inputs: int, outputs: int | None, output: int, signed: bool) -> None:
+def _check_use(
+    conv: IntConv, name: str, inputs: int, outputs: int | None, output: int | tuple[int, ...], signed: bool
+) -> None:
     check(conv.inputs == inputs, f"{name}: reads {conv.inputs} channels where there are {inputs}")
     check(outputs is None or conv.outputs == outputs, f"{name}: yields {conv.outputs} channels, not {outputs}")
-    check(conv.output == output, f"{name}: output code {conv.output}, not {output}")
+    allowed = output if isinstance(output, tuple) else (output,)
+    check(conv.output in allowed, f"{name}: output code {conv.output}, not {' or '.join(map(str, allowed))}")
     check(conv.signed == signed, f"{name}: inputs must be {'signed' if signed else 'unsigned'}")
 
 
@@ -356,7 +402,7 @@ def validate(plan: Plan) -> None:
     check(1 <= len(plan.hyper_synthesis) <= MAX_LAYERS, f"h_s must have 1..{MAX_LAYERS} layers")
     channels, factor = plan.hyper_channels, 1
     for k, conv in enumerate(plan.hyper_synthesis):
-        _check_use(conv, f"h_s.{k}", channels, None, RELU8, signed=k == 0)
+        _check_use(conv, f"h_s.{k}", channels, None, BYTES, signed=k == 0)
         channels, factor = conv.channels, factor * conv.upsample
     check(factor == 4, f"h_s upsamples by {factor}, not 4")
 
@@ -374,6 +420,8 @@ def validate(plan: Plan) -> None:
         check(1 <= D <= MAX_CHANNELS, f"{name}: width of base out of range")
         _check_array(group.weight, np.int8, (D, len(taps), own), f"{name} spatial: weight")
         _check_requantizer(group.mult, group.shift, D, f"{name} spatial")
+        _check_output(group, D, f"{name} spatial")
+        check(group.output in (*BYTES, HEAD), f"{name} spatial: output code {group.output}, not 0, 2 or 3")
 
         _check_use(group.hyper, f"{name} hyper", plan.psi_channels, D, ACCUMULATE, signed=False)
         check(before > 0 or (not group.stack and group.skip is None), f"{name}: has no earlier groups to read")
@@ -381,14 +429,19 @@ def validate(plan: Plan) -> None:
         channels = before
         for k, conv in enumerate(group.stack):
             last = k == len(group.stack) - 1
-            output = ACCUMULATE if last else RELU8
+            output = ACCUMULATE if last else BYTES
             _check_use(conv, f"{name} stack.{k}", channels, D if last else None, output, signed=k == 0)
             channels = conv.outputs
         if group.skip is not None:
             _check_use(group.skip, f"{name} skip", before, D, ACCUMULATE, signed=True)
+        if group.output == HEAD:
+            check(not group.hidden and group.head is None, f"{name}: layers follow a direct head")
+            check(2 * own == D, f"{name}: a direct head of {D} channels, not {2 * own}")
+            continue
+        check(group.head is not None, f"{name}: the head is missing")
         channels = D
         for k, conv in enumerate(group.hidden):
-            _check_use(conv, f"{name} hidden.{k}", channels, None, RELU8, signed=False)
+            _check_use(conv, f"{name} hidden.{k}", channels, None, BYTES, signed=False)
             check(conv.kernel == 1, f"{name} hidden.{k}: kernel must be 1")
             channels = conv.outputs
         _check_use(group.head, f"{name} head", channels, 2 * own, HEAD, signed=False)
@@ -399,6 +452,10 @@ def validate(plan: Plan) -> None:
     check(int(plan.scale_table.max()) < NUM_INDEXES, "an entry of the scale table exceeds 63")
     _check_array(plan.fraction_bits, np.uint8, (NUM_INDEXES,), "fraction bits")
     check(int(plan.fraction_bits.max()) <= 4, "more than 4 fraction bits")
+    check(not plan.residual or int(plan.fraction_bits.max()) == 0, "a residual model cannot have fraction bits")
+    check((plan.context_mult is None) == (plan.context_shift is None), "context_mult and context_shift go together")
+    if plan.context_mult is not None:
+        _check_requantizer(plan.context_mult, plan.context_shift, sum(C), "scaled context")
     _check_rows(plan.y_rows, int((1 << plan.fraction_bits.astype(np.int64)).sum()), "rows of y")
     _check_rows(plan.z_rows, plan.hyper_channels, "rows of z")
 
@@ -409,21 +466,49 @@ def _require(bound: np.ndarray, name: str, what: str) -> None:
         raise OverflowProofError(f"{name}, channel {worst}: {what} may reach {int(bound[worst])}, beyond 32 bits")
 
 
-def _requantized(bound: np.ndarray, mult: np.ndarray, shift: np.ndarray, name: str) -> np.ndarray:
+def _requantized(bound: np.ndarray, part: IntConv | GroupPlan, name: str) -> np.ndarray:
     """Largest magnitude after requantization of values of magnitude <= bound < 2^31 (rounding included)."""
-    shift = shift.astype(np.int64)
-    out = (bound * mult.astype(np.int64) + (np.int64(1) << (shift - 1))) >> shift
+    mult, shift = part.mult.astype(np.int64), part.shift.astype(np.int64)
+    if part.below is not None:
+        mult = np.maximum(mult, part.below)
+    out = (bound * mult + (np.int64(1) << (shift - 1))) >> shift
     _require(out, name, "the requantized value")
     return out
 
 
-def _conv_bound(conv: IntConv, name: str) -> np.ndarray:
+def magnitude(zero: int) -> int:
+    """Largest magnitude of a byte with a zero point."""
+    return max(zero, UNSIGNED_MAX - zero)
+
+
+def _input_zeros(plan: Plan) -> Iterable[int]:
+    """The zero point of each layer's inputs, in the order of :func:`layers`; of signed inputs anything."""
+    zero = 0
+    for conv in plan.hyper_synthesis:
+        yield zero
+        zero = conv.zero
+    for group in plan.groups:
+        yield plan.psi_zero
+        zero = 0
+        for conv in group.stack:
+            yield zero
+            zero = conv.zero
+        if group.skip is not None:
+            yield 0
+        zero = group.zero
+        for conv in (*group.hidden, group.head):
+            if conv is not None:
+                yield zero
+                zero = conv.zero
+
+
+def _conv_bound(conv: IntConv, zero: int, name: str) -> np.ndarray:
     """Proven largest magnitude of each channel of a convolution's requantized output, before any clamp."""
     # int64: 4096 channels * 7 * 7 taps * 128 * 255 + 2^31 is far below 2^63.
     weights = np.abs(conv.weight.astype(np.int64)).sum(axis=(1, 2, 3))
-    bound = weights * (SIGNED_MAX if conv.signed else UNSIGNED_MAX) + np.abs(conv.bias.astype(np.int64))
+    bound = weights * (SIGNED_MAX if conv.signed else magnitude(zero)) + np.abs(conv.bias.astype(np.int64))
     _require(bound, name, "the accumulator")
-    return _requantized(bound, conv.mult, conv.shift, name)
+    return _requantized(bound, conv, name)
 
 
 def prove(plan: Plan) -> None:
@@ -435,7 +520,8 @@ def prove(plan: Plan) -> None:
     Raises:
         OverflowProofError: naming the layer and the channel.
     """
-    bounds = {name: _conv_bound(conv, name) for name, conv in layers(plan)}
+    zeros = _input_zeros(plan)
+    bounds = {name: _conv_bound(conv, zero, name) for (name, conv), zero in zip(layers(plan), zeros, strict=True)}
     for g, group in enumerate(plan.groups):
         name = f"group {g}"
         total = bounds[f"{name} hyper"].copy()
@@ -446,4 +532,4 @@ def prove(plan: Plan) -> None:
         _require(total, f"{name} base", "the sum of the parts")
         total += np.abs(group.weight.astype(np.int64)).sum(axis=(1, 2)) * SIGNED_MAX
         _require(total, f"{name} spatial", "the sum of all contexts")
-        _requantized(total, group.mult, group.shift, f"{name} spatial")
+        _requantized(total, group, f"{name} spatial")

@@ -7,6 +7,7 @@ import numpy as np
 from ccm_fast.integer.plan import (
     HEAD,
     KERNELS,
+    LEAKY8,
     MAGIC,
     MAX_CHANNELS,
     MAX_ENTRIES,
@@ -15,7 +16,6 @@ from ccm_fast.integer.plan import (
     MAX_TAP,
     NUM_INDEXES,
     RELU8,
-    VERSION,
     GroupPlan,
     IntConv,
     Plan,
@@ -42,6 +42,11 @@ class _Writer:
         self.ints(c.inputs, c.outputs, c.kernel, c.upsample, c.output, int(c.signed))
         self.array(c.weight)
         self.ints(c.bias, c.mult, c.shift)
+        self.leaky(c)
+
+    def leaky(self, part: IntConv | GroupPlan) -> None:
+        if part.output == LEAKY8:
+            self.ints(part.zero, part.below)
 
     def convs(self, cs: list[IntConv]) -> None:
         self.ints(len(cs))
@@ -54,34 +59,44 @@ class _Writer:
 
 
 def write(plan: Plan) -> bytes:
-    """The bytes of a plan that has been checked."""
+    """The bytes of a plan that has been checked, in the least version that has all it needs."""
     w = _Writer()
+    version = plan.version
     w.ints(plan.latent_channels, plan.hyper_channels, len(plan.groups), *plan.group_channels)
+    if version == 2:
+        scaled = plan.context_mult is not None
+        w.ints(int(plan.residual) | int(scaled) << 1)
+        if scaled:
+            w.ints(plan.context_mult, plan.context_shift)
     w.ints(plan.row_step, plan.col_step, *plan.pattern.shape, plan.pattern)
     w.convs(plan.hyper_synthesis)
     for group in plan.groups:
         w.ints(len(group.taps), group.taps, len(group.weight))
+        if version == 2:
+            w.ints(group.output)
         w.array(group.weight)
         w.ints(group.mult, group.shift)
+        w.leaky(group)
         w.conv(group.hyper)
         w.convs(group.stack)
         w.convs([] if group.skip is None else [group.skip])
-        w.convs(group.hidden)
-        w.conv(group.head)
+        if group.output != HEAD:
+            w.convs(group.hidden)
+            w.conv(group.head)
     w.ints(len(plan.scale_table))
     w.array(plan.scale_table)
     w.array(plan.fraction_bits)
     w.rows(plan.y_rows)
     w.rows(plan.z_rows)
     body = b"".join(w.parts)
-    return MAGIC + np.array([VERSION, len(body) + 12], "<i4").tobytes() + body
+    return MAGIC + np.array([version, len(body) + 12], "<i4").tobytes() + body
 
 
 class _Reader:
     """Every read is checked against the end before anything is allocated."""
 
     def __init__(self, data: bytes):
-        self.data, self.at = data, 0
+        self.data, self.at, self.version = data, 0, 1
 
     def raw(self, size: int, what: str) -> bytes:
         check(0 <= size <= len(self.data) - self.at, f"the plan ends inside {what}")
@@ -108,11 +123,17 @@ class _Reader:
         outputs = self.int(1, MAX_CHANNELS, f"{what}: output channels")
         kernel = self.int(1, max(KERNELS), f"{what}: kernel")
         upsample = self.int(1, 2, f"{what}: upsampling")
-        output = self.int(RELU8, HEAD, f"{what}: output code")
+        output = self.int(RELU8, LEAKY8 if self.version == 2 else HEAD, f"{what}: output code")
         signed = bool(self.int(0, 1, f"{what}: input sign"))
         weight = self.array("<i1", (outputs, kernel, kernel, inputs), f"{what}: weight")
         bias, mult, shift = (self.ints(outputs, f"{what}: {part}") for part in ("bias", "mult", "shift"))
-        return IntConv(weight, bias, mult, shift, output, signed, upsample)
+        return IntConv(weight, bias, mult, shift, output, signed, upsample, *self.leaky(output, outputs, what))
+
+    def leaky(self, output: int, outputs: int, what: str) -> tuple[int, np.ndarray | None]:
+        """The zero point and the multipliers of negative accumulators, where there are any."""
+        if output != LEAKY8:
+            return 0, None
+        return self.int(0, 255, f"{what}: zero point"), self.ints(outputs, f"{what}: below")
 
     def convs(self, most: int, what: str) -> list[IntConv]:
         return [self.conv(f"{what}.{k}") for k in range(self.int(0, most, f"number of layers of {what}"))]
@@ -128,14 +149,18 @@ def read(data: bytes) -> Plan:
     """The plan in some bytes; its parts are not yet checked against each other. Raises PlanError."""
     r = _Reader(data)
     check(r.raw(4, "its magic number") == MAGIC, "not a plan: it does not begin with CCMP")
-    version = int(r.ints(1, "its version")[0])
-    check(version == VERSION, f"plan version {version} is not known here")
+    r.version = int(r.ints(1, "its version")[0])
+    check(r.version in (1, 2), f"plan version {r.version} is not known here")
     check(int(r.ints(1, "its length")[0]) == len(data), "the plan's length is not the one that it states")
     M = r.int(1, MAX_CHANNELS, "channels of y")
     N = r.int(1, MAX_CHANNELS, "channels of z")
     G = r.int(1, MAX_GROUPS, "number of groups")
     channels = tuple(r.int(1, MAX_CHANNELS, "channels of a group") for _ in range(G))
     check(sum(channels) == M, f"the groups have {sum(channels)} channels, y has {M}")
+    flags = r.int(0, 3, "flags") if r.version == 2 else 0
+    context_mult = context_shift = None
+    if flags & 2:
+        context_mult, context_shift = r.ints(M, "scaled context: mult"), r.ints(M, "scaled context: shift")
     row_step, col_step = r.int(0, 255, "row step"), r.int(0, 255, "column step")
     ph, pw = r.int(1, 8, "pattern height"), r.int(1, 8, "pattern width")
     pattern = r.ints(ph * pw, "the pattern").reshape(ph, pw)
@@ -146,19 +171,35 @@ def read(data: bytes) -> Plan:
         T = r.int(0, (2 * MAX_TAP + 1) ** 2, f"{name}: number of taps")
         taps = r.ints(2 * T, f"{name}: taps").reshape(T, 2)
         D = r.int(1, MAX_CHANNELS, f"{name}: width of base")
+        output = r.int(RELU8, LEAKY8, f"{name}: output code") if r.version == 2 else RELU8
         weight = r.array("<i1", (D, T, channels[g]), f"{name}: spatial weight")
         mult, shift = r.ints(D, f"{name}: mult"), r.ints(D, f"{name}: shift")
+        leaky = r.leaky(output, D, f"{name} spatial")
         hyper = r.conv(f"{name} hyper")
         stack = r.convs(MAX_LAYERS, f"{name} stack")
         skip = r.convs(1, f"{name} skip")
-        hidden = r.convs(MAX_LAYERS, f"{name} hidden")
-        head = r.conv(f"{name} head")
-        groups.append(GroupPlan(taps, weight, mult, shift, hyper, stack, skip[0] if skip else None, hidden, head))
+        hidden = r.convs(MAX_LAYERS, f"{name} hidden") if output != HEAD else []
+        head = r.conv(f"{name} head") if output != HEAD else None
+        first = skip[0] if skip else None
+        groups.append(GroupPlan(taps, weight, mult, shift, hyper, stack, first, hidden, head, output, *leaky))
     S = r.int(1, 65536, "length of the scale table")
     scale_table = r.array("<u1", (S,), "the scale table")
     fraction_bits = r.array("<u1", (NUM_INDEXES,), "fraction bits")
     y_rows, z_rows = r.rows("rows of y"), r.rows("rows of z")
     check(r.at == len(data), f"{len(data) - r.at} bytes follow the plan")
     return Plan(
-        channels, N, row_step, col_step, pattern, hyper_synthesis, groups, scale_table, fraction_bits, y_rows, z_rows
+        channels,
+        N,
+        row_step,
+        col_step,
+        pattern,
+        hyper_synthesis,
+        groups,
+        scale_table,
+        fraction_bits,
+        y_rows,
+        z_rows,
+        bool(flags & 1),
+        context_mult,
+        context_shift,
     )

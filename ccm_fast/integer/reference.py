@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ccm_fast.errors import DamagedError, TruncatedError
-from ccm_fast.integer.plan import ACCUMULATE, HEAD, RELU8, GroupPlan, IntConv, Plan, TableRows
+from ccm_fast.integer.plan import ACCUMULATE, HEAD, LEAKY8, RELU8, GroupPlan, IntConv, Plan, TableRows
 
 __all__ = [
     "Stream",
@@ -23,6 +23,7 @@ __all__ = [
     "decode_z",
     "encode_stream",
     "encode_y",
+    "encode_y_residual",
     "encode_z",
     "hyper",
     "ideal_bits",
@@ -38,6 +39,9 @@ WORD = 1 << 16
 NB_BITS = 5  # the escape's bit count is one of 2^5 equiprobable numbers
 MAX_NB = 17
 SYMBOL_MAX = 32767
+#: Largest magnitude (in 1/256) of latents for a residual encoder. Up to it y_hat fits 16 bits whatever the means are:
+#: it differs by at most half a symbol (128 / 256), and is in 1/16.
+RESIDUAL_MAX = 16 * SYMBOL_MAX - 128
 
 
 class Stream(NamedTuple):
@@ -62,12 +66,38 @@ def clamp_latents(v: np.ndarray) -> np.ndarray:
     return np.clip(v, -127, 127)
 
 
+def context(plan: Plan, y: np.ndarray, first: int = 0) -> np.ndarray:
+    """Channels ``first`` and following of y, as convolutions see them."""
+    if plan.context_mult is not None:
+        own = slice(first, first + y.shape[-1])
+        y = requantize(y, plan.context_mult[own], plan.context_shift[own])
+    return clamp_latents(y)
+
+
+def rectify(part: IntConv | GroupPlan, acc: np.ndarray) -> np.ndarray:
+    """The outputs ``relu8`` and ``leaky8``, without a zero point added."""
+    if part.output == LEAKY8:
+        value = requantize(acc, np.where(acc < 0, part.below, part.mult), part.shift)
+        return np.clip(value, -part.zero, 255 - part.zero)
+    assert part.output == RELU8
+    return np.clip(requantize(acc, part.mult, part.shift), 0, 255)
+
+
+def head(part: IntConv | GroupPlan, acc: np.ndarray, scale_codes: int) -> np.ndarray:
+    """The output ``head``: mean codes, then scale codes."""
+    out = requantize(acc, part.mult, part.shift)
+    half = out.shape[-1] // 2
+    return np.concatenate(
+        [np.clip(out[..., :half], -32768, 32767), np.clip(out[..., half:], 0, scale_codes - 1)], axis=-1
+    )
+
+
 def convolve(conv: IntConv, x: np.ndarray, scale_codes: int | None = None) -> np.ndarray:
     """One convolution with its output stage and pixel shuffle.
 
     Args:
         conv: the layer.
-        x: int64 [h, w, in]; unsigned bytes, or latents already clamped.
+        x: int64 [h, w, in]; values of an earlier layer (its zero point not added), or latents already clamped.
         scale_codes: S, needed by the output ``head``.
 
     Returns:
@@ -80,15 +110,12 @@ def convolve(conv: IntConv, x: np.ndarray, scale_codes: int | None = None) -> np
     for u in range(k):
         for v in range(k):
             acc += padded[u : u + h, v : v + w] @ conv.weight[:, u, v, :].T.astype(np.int64)
-    out = requantize(acc, conv.mult, conv.shift)
-    if conv.output == RELU8:
-        out = np.clip(out, 0, 255)
+    if conv.output == ACCUMULATE:
+        out = requantize(acc, conv.mult, conv.shift)
     elif conv.output == HEAD:
-        half = conv.outputs // 2
-        out[..., :half] = np.clip(out[..., :half], -32768, 32767)
-        out[..., half:] = np.clip(out[..., half:], 0, scale_codes - 1)
+        out = head(conv, acc, scale_codes)
     else:
-        assert conv.output == ACCUMULATE
+        out = rectify(conv, acc)
     if conv.upsample == 2:
         # out[2i + a][2j + b][c] = in[i][j][4c + 2a + b]
         out = out.reshape(h, w, conv.channels, 2, 2).transpose(0, 3, 1, 4, 2).reshape(2 * h, 2 * w, conv.channels)
@@ -110,11 +137,11 @@ def positions(plan: Plan, h: int, w: int) -> list[np.ndarray]:
 
 
 def hyper(plan: Plan, z_hat: np.ndarray, h: int, w: int) -> np.ndarray:
-    """psi, int64 [h, w, P] in 0..255, of z_hat [ceil(h / 4), ceil(w / 4), N]."""
+    """psi, int64 [h, w, P] in 0..255 (the last layer's zero point added), of z_hat [ceil(h / 4), ceil(w / 4), N]."""
     x = clamp_latents(np.asarray(z_hat, np.int64))
     for conv in plan.hyper_synthesis:
         x = convolve(conv, x)
-    return x[:h, :w]
+    return x[:h, :w] + plan.psi_zero
 
 
 def base(plan: Plan, g: int, psi: np.ndarray, y_hat: np.ndarray) -> np.ndarray:
@@ -123,8 +150,8 @@ def base(plan: Plan, g: int, psi: np.ndarray, y_hat: np.ndarray) -> np.ndarray:
     ``y_hat`` [h, w, M]: only the channels of earlier groups are read.
     """
     group = plan.groups[g]
-    earlier = clamp_latents(y_hat[..., : sum(plan.group_channels[:g])])
-    out = convolve(group.hyper, psi)
+    earlier = context(plan, y_hat[..., : sum(plan.group_channels[:g])])
+    out = convolve(group.hyper, psi - plan.psi_zero)
     if group.stack:
         x = earlier
         for conv in group.stack:
@@ -141,29 +168,31 @@ def spatial(group: GroupPlan, step: np.ndarray, own: np.ndarray, where: np.ndarr
     Args:
         group: the group.
         step: the step map [h, w].
-        own: the group's symbols [h, w, C]; those at steps not yet decoded may be anything.
+        own: the group's latents as contexts see them [h, w, C]; those at steps not yet decoded may be anything.
         where: positions [n, 2].
     """
     h, w = step.shape
-    context = clamp_latents(own)
     out = np.zeros((len(where), len(group.weight)), np.int64)
     for t, offset in enumerate(group.taps.tolist()):
         i, j = (where + offset).T
         inside = (i >= 0) & (i < h) & (j >= 0) & (j < w)
         i, j = np.where(inside, i, 0), np.where(inside, j, 0)
         available = inside & (step[i, j] < step[where[:, 0], where[:, 1]])
-        values = np.where(available[:, None], context[i, j], 0)
+        values = np.where(available[:, None], own[i, j], 0)
         out += values @ group.weight[:, t, :].T.astype(np.int64)
     return out
 
 
 def codes(plan: Plan, g: int, pre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean codes and scale codes, each int64 [n, C], from the sum of all contexts [n, D]."""
-    group = plan.groups[g]
-    f = np.clip(requantize(pre, group.mult, group.shift), 0, 255)[None]  # a plane of one row
-    for conv in group.hidden:
-        f = convolve(conv, f)
-    out = convolve(group.head, f, len(plan.scale_table))[0]
+    group, S = plan.groups[g], len(plan.scale_table)
+    if group.output == HEAD:
+        out = head(group, pre, S)
+    else:
+        f = rectify(group, pre)[None]  # a plane of one row
+        for conv in group.hidden:
+            f = convolve(conv, f)
+        out = convolve(group.head, f, S)[0]
     half = plan.group_channels[g]
     return out[:, :half], out[:, half:]
 
@@ -175,7 +204,8 @@ def offsets_and_rows(plan: Plan, m: np.ndarray, s: np.ndarray) -> tuple[np.ndarr
     d = 4 - b
     rounded = (m + ((1 << d) >> 1)) >> d
     t = rounded + ((1 << b) >> 1)
-    return t >> b, plan.first_row[idx] + (t & ((1 << b) - 1))
+    offset = np.zeros_like(t) if plan.residual else t >> b
+    return offset, plan.first_row[idx] + (t & ((1 << b) - 1))
 
 
 def parameters(plan: Plan, psi: np.ndarray, y_hat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -185,7 +215,7 @@ def parameters(plan: Plan, psi: np.ndarray, y_hat: np.ndarray) -> tuple[np.ndarr
     step, everywhere = plan.steps(h, w), np.argwhere(np.ones((h, w), bool))
     out, start = [], 0
     for g, (group, channels) in enumerate(zip(plan.groups, plan.group_channels, strict=True)):
-        own = y_hat[..., start : start + channels]
+        own = context(plan, y_hat[..., start : start + channels], start)
         pre = base(plan, g, psi, y_hat).reshape(h * w, -1) + spatial(group, step, own, everywhere)
         out.append(offsets_and_rows(plan, *codes(plan, g, pre)))
         start += channels
@@ -420,7 +450,13 @@ def decode_z(plan: Plan, stream: tuple[bytes, int], hz: int, wz: int) -> np.ndar
 
 
 def encode_y(plan: Plan, psi: np.ndarray, y_hat: np.ndarray, lanes: int = 0) -> list[Stream]:
-    """The streams of y_hat [h, w, M], one per group. lanes 0: chosen from each group's payload."""
+    """The streams of y_hat [h, w, M], one per group. lanes 0: chosen from each group's payload.
+
+    Raises:
+        ValueError: a value that the format cannot carry, or a residual plan.
+    """
+    if plan.residual:
+        raise ValueError("this model codes residuals: use encode_y_residual")
     y_hat = _check_latents(y_hat, "y_hat")
     offset, row = parameters(plan, psi, y_hat)
     v = y_hat - offset
@@ -433,8 +469,45 @@ def encode_y(plan: Plan, psi: np.ndarray, y_hat: np.ndarray, lanes: int = 0) -> 
     return streams
 
 
-def group_steps(plan: Plan, g: int, psi: np.ndarray, y_hat: np.ndarray) -> Iterable[Callable]:
-    """The steps of one group for :func:`decode_stream`; they fill the group's channels of y_hat [h, w, M]."""
+def encode_y_residual(plan: Plan, psi: np.ndarray, y: np.ndarray, lanes: int = 0) -> tuple[list[Stream], np.ndarray]:
+    """The streams of y, one per group, and y_hat, int64 [h, w, M] in 1/16, as a decoder will have it.
+
+    Args:
+        plan: a residual plan.
+        psi: its features.
+        y: integers [h, w, M] in 1/256. Each becomes its mean plus the nearest whole number, halves upwards.
+        lanes: 0: chosen from each group's payload.
+
+    Raises:
+        ValueError: a value beyond RESIDUAL_MAX, or a plan that is not residual.
+    """
+    if not plan.residual:
+        raise ValueError("this model does not code residuals: use encode_y")
+    y = np.asarray(y, np.int64)
+    if y.size and np.abs(y).max() > RESIDUAL_MAX:
+        raise ValueError(f"y has values beyond {RESIDUAL_MAX} / 256, which the format cannot carry")
+    y_hat = np.zeros(y.shape, np.int64)
+    streams, start = [], 0
+    for g, channels in enumerate(plan.group_channels):
+        own, steps = y[..., start : start + channels], []
+
+        def quantize(row, offset, mean, i, j, own=own, steps=steps):
+            v = (own[i, j] - 16 * mean + 128) >> 8
+            steps.append((row, v))
+            return v
+
+        for run in _steps(plan, g, psi, y_hat):
+            run(quantize)
+        streams.append(_encode(plan.y_rows, steps, lanes))
+        start += channels
+    return streams, y_hat
+
+
+def _steps(plan: Plan, g: int, psi: np.ndarray, y_hat: np.ndarray) -> Iterable[Callable]:
+    """The steps of one group, in order: each, called with ``choose``, fills its part of y_hat [h, w, M].
+
+    ``choose(row, offset, mean code, i, j)`` gives the symbols (each argument and the result [n, C], i and j [n]).
+    """
     h, w, _ = psi.shape
     step = plan.steps(h, w)
     start = sum(plan.group_channels[:g])
@@ -442,19 +515,32 @@ def group_steps(plan: Plan, g: int, psi: np.ndarray, y_hat: np.ndarray) -> Itera
     dense = base(plan, g, psi, y_hat)
 
     def one(where: np.ndarray) -> Callable:
-        def run(draw: Callable) -> None:
+        def run(choose: Callable) -> None:
             i, j = where.T
-            pre = dense[i, j] + spatial(plan.groups[g], step, own, where)
-            offset, row = offsets_and_rows(plan, *codes(plan, g, pre))
-            own[i, j] = draw(row, offset)
+            pre = dense[i, j] + spatial(plan.groups[g], step, context(plan, own, start), where)
+            mean, scale = codes(plan, g, pre)
+            offset, row = offsets_and_rows(plan, mean, scale)
+            symbols = choose(row, offset, mean, i, j)
+            own[i, j] = 16 * symbols + mean if plan.residual else symbols
+            if np.abs(own[i, j]).max() > SYMBOL_MAX:
+                raise DamagedError("a latent does not fit 16 bits")
 
         return run
 
     return (one(where) for where in positions(plan, h, w))
 
 
+def group_steps(plan: Plan, g: int, psi: np.ndarray, y_hat: np.ndarray) -> Iterable[Callable]:
+    """The steps of one group for :func:`decode_stream`; they fill the group's channels of y_hat [h, w, M]."""
+
+    def drawing(run: Callable) -> Callable:
+        return lambda draw: run(lambda row, offset, *_: draw(row, offset))
+
+    return (drawing(run) for run in _steps(plan, g, psi, y_hat))
+
+
 def decode_y(plan: Plan, psi: np.ndarray, streams: list[tuple[bytes, int]]) -> np.ndarray:
-    """y_hat, int64 [h, w, M], of one stream per group.
+    """y_hat, int64 [h, w, M], of one stream per group; in 1/16 if the plan is residual.
 
     Raises:
         TruncatedError, DamagedError: a stream is not what :func:`encode_y` writes.

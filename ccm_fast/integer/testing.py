@@ -12,14 +12,15 @@ from ccm_fast.integer import reference
 from ccm_fast.integer.plan import (
     ACCUMULATE,
     HEAD,
+    LEAKY8,
     RELU8,
     SIGNED_MAX,
-    UNSIGNED_MAX,
     GroupPlan,
     IntConv,
     Plan,
     TableRows,
     fixed_point,
+    magnitude,
 )
 from ccm_fast.integer.tables import fraction_bits, gaussian_rows, quantize_probabilities
 from ccm_fast.models.schedule import Schedule
@@ -46,6 +47,8 @@ def _conv(
     spread: np.ndarray | float,
     signed: bool = False,
     upsample: int = 1,
+    leaky: bool = False,
+    in_zero: int = 0,
 ) -> IntConv:
     """A layer whose requantized outputs have about the given mean and standard deviation."""
     weight = _weights(rng, (outputs, kernel, kernel, inputs))
@@ -56,9 +59,17 @@ def _conv(
     mult, shift = fixed_point(np.broadcast_to(spread, outputs) / acc_std)
     bias = np.broadcast_to(centre, outputs) / np.ldexp(mult.astype(np.float64), -shift)
     bias = bias - mean_input * wide.sum(axis=(1, 2, 3)) + rng.normal(0, 0.3, outputs) * acc_std
-    limit = (1 << 31) - 1 - np.abs(wide).sum(axis=(1, 2, 3)) * (SIGNED_MAX if signed else UNSIGNED_MAX)
+    limit = (1 << 31) - 1 - np.abs(wide).sum(axis=(1, 2, 3)) * (SIGNED_MAX if signed else magnitude(in_zero))
     bias = np.clip(np.rint(bias), -limit, limit).astype(np.int32)
+    if leaky and output == RELU8:
+        return IntConv(weight, bias, mult, shift, LEAKY8, signed, upsample, *_leaky(rng, mult))
     return IntConv(weight, bias, mult, shift, output, signed, upsample)
+
+
+def _leaky(rng: np.random.Generator, mult: np.ndarray) -> tuple[int, np.ndarray]:
+    """A zero point, at the ends of its range more often than by chance, and slopes of 0, about 0.01, or 1."""
+    zero = int(rng.choice([0, 255, *rng.integers(0, 256, 6)]))
+    return zero, (mult * rng.choice([0.0, 0.01, 0.2, 1.0], mult.shape)).astype(np.int32)
 
 
 def _z_rows(rng: np.random.Generator, channels: int) -> TableRows:
@@ -86,6 +97,10 @@ def random_plan(
     widths: tuple[int, ...] = (16, 12),
     scale_codes: int = 64,
     scale_centre: float = 20.0,
+    leaky: bool = False,
+    direct: bool = False,
+    residual: bool = False,
+    scaled: bool = False,
 ) -> Plan:
     """A valid random plan.
 
@@ -103,54 +118,77 @@ def random_plan(
         widths: D and the hidden widths.
         scale_codes: S.
         scale_centre: typical scale index, 0..63; 20 is sigma = 1.3.
+        leaky: LEAKY8 outputs wherever they may be.
+        direct: the sum of contexts is the head; of ``widths`` nothing is used.
+        residual: a model of residuals.
+        scaled: contexts see requantized latents.
     """
     if isinstance(schedule, str):
         schedule = Schedule.from_name(schedule, kernel)
     taps = np.array(schedule.taps(kernel), np.int32).reshape(-1, 2)
 
-    hyper_synthesis, channels = [], hyper_channels
+    hyper_synthesis, channels, zero = [], hyper_channels, 0
     for k, (size, up) in enumerate(hyper_layers):
-        hyper_synthesis.append(
-            _conv(rng, channels, psi_channels * up * up, size, RELU8, 50, 70, signed=k == 0, upsample=up)
-        )
-        channels = psi_channels
+        how = {"signed": k == 0, "upsample": up, "leaky": leaky, "in_zero": zero}
+        hyper_synthesis.append(_conv(rng, channels, psi_channels * up * up, size, RELU8, 50, 70, **how))
+        channels, zero = psi_channels, hyper_synthesis[-1].zero
+    psi_zero = zero
 
     plans = []
-    D = widths[0]
     for g, own in enumerate(groups):
         before = sum(groups[:g])
+        D = 2 * own if direct else widths[0]
+        step = scale_codes / 64
+        centre = np.concatenate([np.zeros(own), np.full(own, scale_centre * step)])
+        spread = np.concatenate([np.full(own, 25.0), np.full(own, 6.0 * step)])
         spatial = _weights(rng, (D, len(taps), own))
         # One unit of pre is 1 / _FINE of a byte; the spatial context contributes about 40 bytes.
         unit = 40.0 / (_SIGNED_RMS * 40.0 * np.sqrt(max(1, len(taps) * own))) if len(taps) else 1 / _FINE
-        mult, shift = fixed_point(np.full(D, unit))
-        stack = []
+        base_centre, base_spread = 50 / unit, 40 / unit
+        if direct:  # the same sizes, of what the head wants
+            unit = unit / 40.0 * spread
+            base_centre, base_spread = centre / unit, spread / unit
+        mult, shift = fixed_point(np.broadcast_to(unit, D))
+        stack, zero = [], 0
         dims = [before, *[cross_width] * (len(cross_kernels) - 1), D]
         if before:
             for k, size in enumerate(cross_kernels):
                 last = k == len(cross_kernels) - 1
-                how = (ACCUMULATE, 0, 30 / unit) if last else (RELU8, 50, 70)
-                stack.append(_conv(rng, dims[k], dims[k + 1], size, *how, signed=k == 0))
+                how = (ACCUMULATE, 0, 0.75 * base_spread) if last else (RELU8, 50, 70)
+                stack.append(_conv(rng, dims[k], dims[k + 1], size, *how, signed=k == 0, leaky=leaky, in_zero=zero))
+                zero = stack[-1].zero
         skip = None
         if before and skip_kernel:
-            skip = _conv(rng, before, D, skip_kernel, ACCUMULATE, 0, 20 / unit, signed=True)
-        hidden = [_conv(rng, a, b, 1, RELU8, 50, 70) for a, b in pairwise(widths)]
-        step = scale_codes / 64
-        centre = np.concatenate([np.zeros(own), np.full(own, scale_centre * step)])
-        spread = np.concatenate([np.full(own, 25.0), np.full(own, 6.0 * step)])
+            skip = _conv(rng, before, D, skip_kernel, ACCUMULATE, 0, 0.5 * base_spread, signed=True)
+        output = HEAD if direct else LEAKY8 if leaky else RELU8
+        f_zero, below = _leaky(rng, mult) if output == LEAKY8 else (0, None)
+        hidden, zero = [], f_zero
+        for a, b in [] if direct else pairwise(widths):
+            hidden.append(_conv(rng, a, b, 1, RELU8, 50, 70, leaky=leaky, in_zero=zero))
+            zero = hidden[-1].zero
         plans.append(
             GroupPlan(
                 taps,
                 spatial,
                 mult,
                 shift,
-                _conv(rng, psi_channels, D, 1, ACCUMULATE, 50 / unit, 40 / unit),
+                _conv(rng, psi_channels, D, 1, ACCUMULATE, base_centre, base_spread, in_zero=psi_zero),
                 stack,
                 skip,
                 hidden,
-                _conv(rng, widths[-1], 2 * own, 1, HEAD, centre, spread),
+                None if direct else _conv(rng, widths[-1], 2 * own, 1, HEAD, centre, spread, in_zero=zero),
+                output,
+                f_zero,
+                below,
             )
         )
     scale_table = np.clip(np.rint(np.arange(scale_codes) / (scale_codes / 64)), 0, 63).astype(np.uint8)
+    M = sum(groups)
+    # Factors around 1 for whole numbers, around 1 / 16 for residual models.
+    factor = fixed_point(np.exp(rng.uniform(-1, 1, M)) / (16 if residual else 1)) if scaled else (None, None)
+    bits, y_rows = fraction_bits(), copy.deepcopy(gaussian_rows())  # the cached one is shared
+    if residual:
+        bits, y_rows = np.zeros_like(bits), _centred(y_rows, bits)
     return Plan(
         tuple(groups),
         hyper_channels,
@@ -160,10 +198,19 @@ def random_plan(
         hyper_synthesis,
         plans,
         scale_table,
-        fraction_bits(),
-        copy.deepcopy(gaussian_rows()),  # the cached one is shared
+        bits,
+        y_rows,
         _z_rows(rng, hyper_channels),
+        residual,
+        *factor,
     )
+
+
+def _centred(rows: TableRows, bits: np.ndarray) -> TableRows:
+    """Of the rows of each scale index the one whose mean is 0."""
+    count = 1 << bits.astype(np.int64)
+    keep = np.cumsum(count) - count + count // 2
+    return TableRows.from_frequencies(rows.lo[keep], [np.diff(rows.row(r)) for r in keep])
 
 
 def _sampler(rng: np.random.Generator, rows: TableRows, escape: float) -> Callable:

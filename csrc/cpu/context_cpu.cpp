@@ -20,19 +20,52 @@ constexpr int32_t kStepsPerTask = 16;
 // Rows of a layer of the dense part per task (about 0.2 ms each for ccm-small at 48 columns).
 constexpr int32_t kRowsPerTask = 4;
 
-// The decoder of one image.
+// Latents of one group at one position, as contexts see them.
+void put_y(const PackedModel& m, const GroupDesc& d, Plane& plane, int32_t i, int32_t j, const int16_t* values) {
+  if (m.scaled_context)
+    plane.put_scaled(i, j, d.plane_channel, values, d.channels, m.at<int32_t>(m.context_mult) + d.plane_channel,
+                     m.at<int32_t>(m.context_shift) + d.plane_channel);
+  else
+    plane.put_latents(i, j, d.plane_channel, values, d.channels);
+}
+
+// Buffers of one thread for the symbols of a step.
+struct Buffers {
+  StepScratch scratch;
+  std::vector<uint16_t> rows;
+  std::vector<int16_t> offsets, symbols, zeros;  // offsets: mean codes in residual models
+
+  void fit(size_t n) {
+    if (rows.size() < n) rows.resize(n), offsets.resize(n), symbols.resize(n), zeros.resize(n);
+  }
+};
+
+// An image to be decoded, or to be encoded with a residual model: the same steps in the same order.
+struct Job {
+  const uint8_t* psi;
+  int16_t* y;
+  const Segment* streams;  // of a decoder
+  Status* status;
+  const int32_t* latents;  // of an encoder
+  EncodedStream* encoded;
+};
+
+// One image under way.
 struct Image {
-  Image(const PackedModel& m, const Kernels& k, int32_t h, int32_t w, DecodeJob& j)
-      : job(j), context(k, h, w, m.plane_channels, true), steps_done(m.groups), busy(m.groups) {
+  Image(const PackedModel& m, const Kernels& k, int32_t h, int32_t w, const Job& j)
+      : job(j), context(k, h, w, m.plane_channels, kLatentZero), steps_done(m.groups), busy(m.groups) {
     for (int32_t g = 0; g < m.groups; ++g) {
       groups.emplace_back(m, k, g, h, w);
-      streams.emplace_back(j.streams[g].data, static_cast<size_t>(j.streams[g].size), j.streams[g].lanes);
+      if (j.streams)
+        streams.emplace_back(j.streams[g].data, static_cast<size_t>(j.streams[g].size), j.streams[g].lanes);
     }
+    symbols.resize(j.latents ? m.groups : 0);
   }
-  DecodeJob& job;
+  const Job job;
   Plane context;
   std::vector<Group> groups;
-  std::vector<StreamDecoder> streams;
+  std::vector<StreamDecoder> streams;       // of a decoder
+  std::vector<std::vector<Coded>> symbols;  // of an encoder, in coding order
   std::vector<int32_t> steps_done;
   std::vector<uint8_t> busy;  // a thread is running steps of the group
   int32_t running = 0;        // tasks under way
@@ -46,10 +79,18 @@ struct Task {
   Group::DenseTask dense{};
 };
 
-class BatchDecoder {
+class BatchCoder {
  public:
-  BatchDecoder(const PackedModel& m, int32_t h, int32_t w, int threads, std::vector<DecodeJob>& jobs)
-      : m_(m), k_(kernels_of(m)), h_(h), w_(w), threads_(threads), order_(m.schedule, h, w), jobs_(jobs) {}
+  // lanes: for encoders.
+  BatchCoder(const PackedModel& m, int32_t h, int32_t w, int32_t lanes, int threads, std::vector<Job> jobs)
+      : m_(m),
+        k_(kernels_of(m)),
+        h_(h),
+        w_(w),
+        lanes_(lanes),
+        threads_(threads),
+        order_(m.schedule, h, w),
+        jobs_(std::move(jobs)) {}
 
   void run() {
     images_.resize(jobs_.size());
@@ -96,12 +137,10 @@ class BatchDecoder {
   }
 
   void work() {
-    StepScratch scratch;
-    std::vector<uint16_t> rows;
-    std::vector<int16_t> offsets, symbols;
+    Buffers buffers;
     std::unique_lock<std::mutex> lock(mutex_);
     try {
-      while (step(lock, scratch, rows, offsets, symbols)) {
+      while (step(lock, buffers)) {
       }
     } catch (...) {  // out of memory: without this the others would wait for ever for what this thread had taken
       if (!lock.owns_lock()) lock.lock();
@@ -112,8 +151,7 @@ class BatchDecoder {
   }
 
   // One task; false when there will be none any more.
-  bool step(std::unique_lock<std::mutex>& lock, StepScratch& scratch, std::vector<uint16_t>& rows,
-            std::vector<int16_t>& offsets, std::vector<int16_t>& symbols) {
+  bool step(std::unique_lock<std::mutex>& lock, Buffers& buffers) {
     Task task;
     while (aborted_ || !pick(task)) {
       if (aborted_ || (open_ == 0 && next_ == jobs_.size())) return false;
@@ -124,36 +162,77 @@ class BatchDecoder {
     if (task.first_step == task.last_step)
       task.image->groups[task.group].run_dense(task.dense, task.image->context, task.image->job.psi);
     else
-      good = run_steps(task, scratch, rows, offsets, symbols);
+      good = run_steps(task, buffers);
     lock.lock();
     finish(task, good);
     changed_.notify_all();
     return true;
   }
 
-  bool run_steps(const Task& task, StepScratch& scratch, std::vector<uint16_t>& rows, std::vector<int16_t>& offsets,
-                 std::vector<int16_t>& symbols) {
+  bool run_steps(const Task& task, Buffers& b) {
     Image& image = *task.image;
     const GroupDesc& d = m_.group[task.group];
-    const Rows tables = m_.rows(m_.y_rows);
     for (int32_t s = task.first_step; s < task.last_step; ++s) {
       const int32_t first = order_.first[s], count = order_.first[s + 1] - first;
       const size_t n = static_cast<size_t>(count) * d.channels;
-      if (rows.size() < n) rows.resize(n), offsets.resize(n), symbols.resize(n);
-      image.groups[task.group].parameters(image.context, &order_.row[first], &order_.col[first], count, scratch,
-                                          rows.data(), offsets.data());
-      if (!image.streams[task.group].decode_step(tables, rows.data(), offsets.data(), static_cast<int32_t>(n),
-                                                 symbols.data()))
+      b.fit(n);
+      image.groups[task.group].parameters(image.context, &order_.row[first], &order_.col[first], count, b.scratch,
+                                          b.rows.data(), b.offsets.data());
+      if (image.job.latents)
+        quantize(image, task.group, first, count, b);
+      else if (!decode(image.streams[task.group], n, b))
         return false;
       for (int32_t p = 0; p < count; ++p) {
         const int32_t i = order_.row[first + p], j = order_.col[first + p];
-        const int16_t* from = symbols.data() + static_cast<size_t>(p) * d.channels;
-        image.context.put_latents(i, j, d.plane_channel, from, d.channels);
+        const int16_t* from = b.symbols.data() + static_cast<size_t>(p) * d.channels;
+        put_y(m_, d, image.context, i, j, from);
         std::copy(from, from + d.channels,
                   image.job.y + (static_cast<int64_t>(i) * w_ + j) * m_.latent_channels + d.first_channel);
       }
     }
+    if (image.job.latents && task.last_step == order_.steps()) write_stream(image, task.group);
     return true;
+  }
+
+  // y of the next n symbols of a stream; false when it is damaged.
+  bool decode(StreamDecoder& stream, size_t n, Buffers& b) const {
+    const int32_t count = static_cast<int32_t>(n);
+    const Rows tables = m_.rows(m_.y_rows);
+    if (!m_.residual) return stream.decode_step(tables, b.rows.data(), b.offsets.data(), count, b.symbols.data());
+    if (!stream.decode_step(tables, b.rows.data(), b.zeros.data(), count, b.symbols.data())) return false;
+    bool good = true;
+    for (size_t i = 0; i < n; ++i) {
+      const int32_t y = (1 << kMeanBits) * b.symbols[i] + b.offsets[i];
+      good &= y >= -32767 && y <= 32767;
+      b.symbols[i] = static_cast<int16_t>(y);
+    }
+    return good;
+  }
+
+  // Residual encoders: symbols and y of `count` positions. Latents are in 1/256, means and y in 1/16.
+  void quantize(Image& image, int32_t g, int32_t first, int32_t count, Buffers& b) const {
+    const GroupDesc& d = m_.group[g];
+    constexpr int32_t kSymbol = 256, kMean = kSymbol >> kMeanBits;
+    for (int32_t p = 0; p < count; ++p) {
+      const int64_t at =
+          (static_cast<int64_t>(order_.row[first + p]) * w_ + order_.col[first + p]) * m_.latent_channels;
+      const int32_t* from = image.job.latents + at + d.first_channel;
+      for (int32_t c = 0; c < d.channels; ++c) {
+        const size_t i = static_cast<size_t>(p) * d.channels + c;
+        const int32_t v = (from[c] - kMean * b.offsets[i] + kSymbol / 2) >> 8;
+        image.symbols[g].push_back({v, b.rows[i]});
+        b.symbols[i] = static_cast<int16_t>((1 << kMeanBits) * v + b.offsets[i]);
+      }
+    }
+  }
+
+  void write_stream(Image& image, int32_t g) const {
+    std::vector<int32_t> steps(order_.steps());
+    for (int32_t s = 0; s < order_.steps(); ++s)
+      steps[s] = (order_.first[s + 1] - order_.first[s]) * m_.group[g].channels;
+    EncodedStream& out = image.job.encoded[g];
+    out.bytes = encode_stream(m_.rows(m_.y_rows), image.symbols[g], steps, lanes_, &out.lanes);
+    std::vector<Coded>().swap(image.symbols[g]);
   }
 
   // Under the lock.
@@ -167,14 +246,13 @@ class BatchDecoder {
       image.groups[task.group].complete_dense(task.dense);
     }
     if (task.last_step == order_.steps() && good) {
-      const Status status = image.streams[task.group].finish();
-      if (status != kOk) good = false;
+      if (image.job.streams && image.streams[task.group].finish() != kOk) good = false;
       image.groups[task.group].release();
     }
-    if (!good && !image.failed) {
+    if (!good && !image.failed) {  // a decoder
       image.failed = true;
       const Status status = image.streams[task.group].finish();
-      image.job.status = status == kOk ? kDamaged : status;
+      *image.job.status = status == kOk ? kDamaged : status;
     }
     if (finished(image) && image.running == 0) {
       for (auto& slot : images_)
@@ -186,10 +264,10 @@ class BatchDecoder {
 
   const PackedModel& m_;
   const Kernels& k_;
-  const int32_t h_, w_;
+  const int32_t h_, w_, lanes_;
   const int threads_;
   const StepOrder order_;
-  std::vector<DecodeJob>& jobs_;
+  const std::vector<Job> jobs_;
   std::vector<std::unique_ptr<Image>> images_;
   size_t next_ = 0, open_ = 0;
   bool aborted_ = false;
@@ -213,26 +291,24 @@ void known_parameters(const PackedModel& m, const Kernels& k, int32_t g, const P
     return;
   }
   // Which taps are available differs from position to position: fill the plane step by step, as the decoder does.
-  Plane own(k, h, w, m.plane_channels, true);
+  Plane own(k, h, w, m.plane_channels, kLatentZero);
   for (int32_t s = 0; s < order.steps(); ++s) {
     const int32_t first = order.first[s], count = order.first[s + 1] - first;
     const size_t at = static_cast<size_t>(first) * d.channels;
     group.parameters(own, &order.row[first], &order.col[first], count, scratch, &rows[at], &offsets[at]);
     for (int32_t p = first; p < first + count; ++p)
-      own.put_latents(order.row[p], order.col[p], d.plane_channel,
-                      y + (static_cast<int64_t>(order.row[p]) * w + order.col[p]) * m.latent_channels + d.first_channel,
-                      d.channels);
+      put_y(m, d, own, order.row[p], order.col[p],
+            y + (static_cast<int64_t>(order.row[p]) * w + order.col[p]) * m.latent_channels + d.first_channel);
   }
 }
 
 Plane context_plane(const PackedModel& m, const Kernels& k, const int16_t* y, int32_t h, int32_t w) {
-  Plane plane(k, h, w, m.plane_channels, true);
+  Plane plane(k, h, w, m.plane_channels, kLatentZero);
   for (int32_t i = 0; i < h; ++i)
     for (int32_t j = 0; j < w; ++j)
       for (int32_t g = 0; g < m.groups; ++g)
-        plane.put_latents(i, j, m.group[g].plane_channel,
-                          y + (static_cast<int64_t>(i) * w + j) * m.latent_channels + m.group[g].first_channel,
-                          m.group[g].channels);
+        put_y(m, m.group[g], plane, i, j,
+              y + (static_cast<int64_t>(i) * w + j) * m.latent_channels + m.group[g].first_channel);
   return plane;
 }
 
@@ -264,7 +340,7 @@ EncodedStream encode_z(const PackedModel& m, const int16_t* z, int32_t hz, int32
 void hyper(const PackedModel& m, const int16_t* z, int32_t hz, int32_t wz, int32_t h, int32_t w, int threads,
            uint8_t* psi) {
   const Kernels& k = kernels_of(m);
-  Plane in(k, hz, wz, m.hs[0].cin_pad, true);
+  Plane in(k, hz, wz, m.hs[0].cin_pad, kLatentZero);
   for (int32_t i = 0; i < hz; ++i)
     for (int32_t j = 0; j < wz; ++j)
       in.put_latents(i, j, 0, z + (static_cast<int64_t>(i) * wz + j) * m.hyper_channels, m.hyper_channels);
@@ -272,26 +348,40 @@ void hyper(const PackedModel& m, const int16_t* z, int32_t hz, int32_t wz, int32
   for (int32_t l = 0; l < m.hs_layers; ++l) {
     const ConvDesc& d = m.hs[l];
     const int32_t channels = d.cout / (d.upsample * d.upsample);
-    Plane out(k, rows * d.upsample, cols * d.upsample, (channels + 3) / 4 * 4, false);
+    Plane out(k, rows * d.upsample, cols * d.upsample, (channels + 3) / 4 * 4, d.zero);
     const int64_t strips = std::max<int64_t>(1, std::min<int64_t>(rows, static_cast<int64_t>(threads) * 4));
     parallel_for(threads, strips, [&](int64_t s) {
-      conv_relu8_rows(m, k, d, in, static_cast<int32_t>(rows * s / strips),
-                      static_cast<int32_t>(rows * (s + 1) / strips), cols, out);
+      conv_byte_rows(m, k, d, in, static_cast<int32_t>(rows * s / strips),
+                     static_cast<int32_t>(rows * (s + 1) / strips), cols, out);
     });
     in = std::move(out);
     rows *= d.upsample;
     cols *= d.upsample;
   }
+  const int32_t zero = k.element_bytes == 2 ? m.hs[m.hs_layers - 1].zero : 0;  // bytes have it already
   for (int32_t i = 0; i < h; ++i)
     for (int32_t j = 0; j < w; ++j) {
       uint8_t* to = psi + (static_cast<int64_t>(i) * w + j) * m.psi_channels;
       const uint8_t* from = in.at(i, j);
-      for (int32_t c = 0; c < m.psi_channels; ++c) to[c] = from[c * k.element_bytes];  // little-endian words below 256
+      // Of little-endian words the low byte: value + zero lies in 0..255.
+      for (int32_t c = 0; c < m.psi_channels; ++c) to[c] = static_cast<uint8_t>(from[c * k.element_bytes] + zero);
     }
 }
 
 void decode_y(const PackedModel& m, int32_t h, int32_t w, int threads, std::vector<DecodeJob>& jobs) {
-  BatchDecoder(m, h, w, threads, jobs).run();
+  std::vector<Job> all;
+  for (DecodeJob& j : jobs) {
+    j.status = kOk;
+    all.push_back({j.psi, j.y, j.streams, &j.status, nullptr, nullptr});
+  }
+  BatchCoder(m, h, w, 0, threads, std::move(all)).run();
+}
+
+void encode_y_residual(const PackedModel& m, int32_t h, int32_t w, int32_t lanes, int threads,
+                       const std::vector<ResidualJob>& jobs) {
+  std::vector<Job> all;
+  for (const ResidualJob& j : jobs) all.push_back({j.psi, j.y, nullptr, nullptr, j.latents, j.streams});
+  BatchCoder(m, h, w, lanes, threads, std::move(all)).run();
 }
 
 namespace {
@@ -326,7 +416,10 @@ void parameters(const PackedModel& m, const uint8_t* psi, const int16_t* y, int3
     const GroupDesc& d = m.group[g];
     for (size_t p = 0; p < order.row.size(); ++p) {
       std::copy_n(&r[p * d.channels], d.channels, rows + place(m, d, order, p, w));
-      std::copy_n(&o[p * d.channels], d.channels, offsets + place(m, d, order, p, w));
+      if (m.residual)
+        std::fill_n(offsets + place(m, d, order, p, w), d.channels, int16_t{0});
+      else
+        std::copy_n(&o[p * d.channels], d.channels, offsets + place(m, d, order, p, w));
     }
   });
 }

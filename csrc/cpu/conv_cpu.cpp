@@ -29,12 +29,16 @@ void conv_tiles(const PackedModel& m, const Kernels& k, const ConvDesc& d, const
 
 }  // namespace
 
-void conv_relu8_rows(const PackedModel& m, const Kernels& k, const ConvDesc& d, const Plane& in, int32_t first,
-                     int32_t last, int32_t width, Plane& out) {
+void conv_byte_rows(const PackedModel& m, const Kernels& k, const ConvDesc& d, const Plane& in, int32_t first,
+                    int32_t last, int32_t width, Plane& out) {
   const int32_t *mult = m.at<int32_t>(d.mult), *shift = m.at<int32_t>(d.shift), element = k.element_bytes;
   std::vector<uint8_t> tile(static_cast<size_t>(kTile) * d.n_pad * element);
   conv_tiles(m, k, d, in, first, last, width, [&](int32_t i, int32_t j, int32_t count, const int32_t* acc) {
-    k.relu8({acc, d.n_pad, mult, shift, d.n_pad, count, d.n_pad}, tile.data());
+    const RequantizeArgs block{acc, d.n_pad, mult, shift, d.n_pad, count, d.n_pad};
+    if (d.output == kLeaky8)
+      k.leaky8(block, m.at<int32_t>(d.below), d.zero, tile.data());
+    else
+      k.relu8(block, tile.data());
     for (int32_t p = 0; p < count; ++p) {
       const uint8_t* from = tile.data() + static_cast<int64_t>(p) * d.n_pad * element;
       if (d.upsample == 1) {

@@ -12,10 +12,10 @@ namespace ccm {
 // stay in the second level (24 rows of a 5x5 window over 96 channels: 115 kB).
 constexpr int32_t kTile = 24;
 
-// relu8 rows [first, last) of `in` (width columns) into `out`, upsampled if the layer says so; channels beyond the
-// layer's outputs are not touched.
-void conv_relu8_rows(const PackedModel& m, const Kernels& k, const ConvDesc& d, const Plane& in, int32_t first,
-                     int32_t last, int32_t width, Plane& out);
+// relu8 or leaky8 rows [first, last) of `in` (width columns) into `out`, upsampled if the layer says so; channels
+// beyond the layer's outputs are not touched.
+void conv_byte_rows(const PackedModel& m, const Kernels& k, const ConvDesc& d, const Plane& in, int32_t first,
+                    int32_t last, int32_t width, Plane& out);
 
 // base[i][j][0 .. n_pad) += requantize(acc) for rows [first, last).
 void conv_accumulate_rows(const PackedModel& m, const Kernels& k, const ConvDesc& d, const Plane& in, int32_t first,

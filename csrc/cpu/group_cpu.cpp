@@ -41,7 +41,8 @@ StepOrder::StepOrder(const Schedule& schedule, int32_t h, int32_t w) {
 
 Group::Group(const PackedModel& m, const Kernels& k, int32_t index, int32_t h, int32_t w)
     : m_(m), k_(k), d_(m.group[index]), h_(h), w_(w) {
-  for (int32_t s = 0; s + 1 < d_.stack_layers; ++s) features_.emplace_back(k, h, w, d_.stack[s + 1].cin_pad, false);
+  for (int32_t s = 0; s + 1 < d_.stack_layers; ++s)
+    features_.emplace_back(k, h, w, d_.stack[s + 1].cin_pad, d_.stack[s].zero);
   claimed_.assign(features_.size() + 1, 0);
   done_ = claimed_;
   ready_.assign(claimed_.size(), std::vector<uint8_t>(h));
@@ -74,7 +75,7 @@ bool Group::claim_dense(int32_t earlier_rows, int32_t chunk, int32_t least, Dens
 void Group::run_dense(const DenseTask& task, const Plane& context, const uint8_t* psi) {
   const Plane& in = task.layer == 0 ? context : features_[task.layer - 1];
   if (task.layer < static_cast<int32_t>(features_.size())) {
-    conv_relu8_rows(m_, k_, d_.stack[task.layer], in, task.first, task.last, w_, features_[task.layer]);
+    conv_byte_rows(m_, k_, d_.stack[task.layer], in, task.first, task.last, w_, features_[task.layer]);
     return;
   }
   hyper_rows(psi, task.first, task.last);
@@ -97,12 +98,12 @@ void Group::all_dense(const Plane& context, const uint8_t* psi) {
 
 void Group::hyper_rows(const uint8_t* psi, int32_t first, int32_t last) {
   const int32_t* init = m_.at<int32_t>(d_.base_init);
-  // psi comes without a border and as plain bytes: a strip with room for the kernel's halo makes a plane of it.
+  // psi comes without a border and as bytes: a strip with room for the kernel's halo makes a plane of it.
   const int32_t r = d_.hyper.kernel / 2, channels = m_.psi_channels;
   constexpr int32_t kStrip = 8;
   for (int32_t top = first; top < last; top += kStrip) {
     const int32_t bottom = std::min(top + kStrip, last);
-    Plane strip(k_, bottom - top + 2 * r, w_, d_.hyper.cin_pad, false);
+    Plane strip(k_, bottom - top + 2 * r, w_, d_.hyper.cin_pad, d_.hyper.in_zero);
     for (int32_t i = std::max(0, top - r); i < std::min(h_, bottom + r); ++i)
       for (int32_t j = 0; j < w_; ++j)
         strip.put_bytes(i - top + r, j, psi + (static_cast<int64_t>(i) * w_ + j) * channels, channels);
@@ -142,7 +143,12 @@ void Group::tile(const Plane& context, const int32_t* row, const int32_t* col, i
   } else {
     for (int32_t p = 0; p < count; ++p) std::copy(inits[p], inits[p] + pad, acc + static_cast<int64_t>(p) * pad);
   }
-  k_.relu8({acc, pad, mult, shift, widest, count, pad}, scratch.hidden[0].data());
+  const RequantizeArgs pre{acc, pad, mult, shift, widest, count, pad};
+  if (d_.f_output == kHead) {
+    k_.rescale({acc, pad, mult, shift, pad, count, pad}, acc);
+    return choose(acc, pad, count, out_rows, out_offsets);
+  }
+  bytes(pre, d_.f_output, d_.below, d_.f_zero, scratch.hidden[0].data());
 
   // 1x1 layers, then the head.
   const int32_t zero = 0;
@@ -155,22 +161,34 @@ void Group::tile(const Plane& context, const int32_t* row, const int32_t* col, i
     k_.gemm({a, &zero, m_.at<uint8_t>(c.weights), inits, acc, c.n_pad, count, 1, c.cin_pad, c.n_pad});
     from ^= 1;
     const RequantizeArgs block{acc, c.n_pad, m_.at<int32_t>(c.mult), m_.at<int32_t>(c.shift), widest, count, c.n_pad};
-    if (l < d_.hidden_layers) k_.relu8(block, scratch.hidden[from].data());
+    if (l < d_.hidden_layers) bytes(block, c.output, c.below, c.zero, scratch.hidden[from].data());
   }
   k_.rescale({acc, d_.head.n_pad, m_.at<int32_t>(d_.head.mult), m_.at<int32_t>(d_.head.shift), d_.head.n_pad, count,
               d_.head.n_pad},
              acc);
+  choose(acc, d_.head.n_pad, count, out_rows, out_offsets);
+}
+
+void Group::bytes(const RequantizeArgs& block, int32_t output, int64_t below, int32_t zero, void* out) const {
+  if (output == kLeaky8)
+    k_.leaky8(block, m_.at<int32_t>(below), zero, out);
+  else
+    k_.relu8(block, out);
+}
+
+void Group::choose(const int32_t* codes, int32_t pad, int32_t count, uint16_t* out_rows, int16_t* out_offsets) const {
   const uint8_t* table = m_.at<uint8_t>(m_.scale_table);
   const int32_t last_code = m_.scale_codes - 1, n = d_.channels;
   for (int32_t p = 0; p < count; ++p) {
-    const int32_t* head = acc + static_cast<int64_t>(p) * d_.head.n_pad;
+    const int32_t* head = codes + static_cast<int64_t>(p) * pad;
     uint16_t* rows = out_rows + static_cast<int64_t>(p) * n;
     int16_t* offsets = out_offsets + static_cast<int64_t>(p) * n;
     for (int32_t c = 0; c < n; ++c) {
       const ScaleRow& scale = m_.scale_rows[table[clamp(head[n + c], 0, last_code)]];
-      const RowChoice choice = choose_row(scale, clamp(head[c], -32768, 32767));
+      const int32_t mean = clamp(head[c], -32768, 32767);
+      const RowChoice choice = choose_row(scale, mean);
       rows[c] = static_cast<uint16_t>(choice.row);
-      offsets[c] = static_cast<int16_t>(choice.offset);
+      offsets[c] = static_cast<int16_t>(m_.residual ? mean : choice.offset);
     }
   }
 }

@@ -50,7 +50,8 @@ class Group {
   // Everything at once.
   void all_dense(const Plane& context, const uint8_t* psi);
 
-  // Rows of the tables and offsets of all symbols of `count` positions: out_rows/out_offsets [count][channels].
+  // Rows of the tables and offsets (residual models: mean codes) of all symbols of `count` positions:
+  // out_rows/out_offsets [count][channels].
   void parameters(const Plane& context, const int32_t* row, const int32_t* col, int32_t count, StepScratch& scratch,
                   uint16_t* out_rows, int16_t* out_offsets) const;
 
@@ -63,6 +64,10 @@ class Group {
  private:
   void tile(const Plane& context, const int32_t* row, const int32_t* col, int32_t count, StepScratch& scratch,
             uint16_t* out_rows, int16_t* out_offsets) const;
+  // The elements of a relu8 or leaky8 layer.
+  void bytes(const RequantizeArgs& block, int32_t output, int64_t below, int32_t zero, void* out) const;
+  // Rows and offsets from rescaled heads [count][pad].
+  void choose(const int32_t* codes, int32_t pad, int32_t count, uint16_t* out_rows, int16_t* out_offsets) const;
   void hyper_rows(const uint8_t* psi, int32_t first, int32_t last);
 
   const PackedModel& m_;

@@ -104,6 +104,18 @@ bool self_check(const Kernels& k) {
     if (k.element_bytes == 2) std::memcpy(&e, &bytes[2 * i], 2);
     if (e != words[i]) return false;
   }
+  // As relu8, and with both ends of the zero's range; negative accumulators have multipliers of their own.
+  std::vector<int32_t> below(n);
+  for (int32_t& v : below) v = extreme(0, 2147483647);
+  for (const int32_t zero : {0, 77, 255}) {
+    s.leaky8(block, below.data(), zero, words.data());
+    k.leaky8(block, below.data(), zero, bytes.data());
+    for (size_t i = 0; i < values; ++i) {
+      int16_t e = static_cast<int16_t>(bytes[i] - zero);
+      if (k.element_bytes == 2) std::memcpy(&e, &bytes[2 * i], 2);
+      if (e != words[i]) return false;
+    }
+  }
   std::vector<int32_t> expected(values), scaled(values), summed(values, 1);
   s.rescale(block, expected.data());
   k.rescale(block, scaled.data());

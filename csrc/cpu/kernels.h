@@ -1,9 +1,9 @@
 // Integer matrix kernels, one table per instruction set.
 //
-// Planes hold "elements": int16 where the products are made by pmaddwd, biased bytes (value + 128 for signed planes)
-// where they are made by the VNNI dot product of unsigned by signed bytes. Both are exact: pmaddwd adds two products of
-// 16-bit numbers in 32 bits, VNNI four products of bytes in 32 bits, and neither saturates (pmaddubsw would, so it is
-// not used).
+// Planes hold "elements": int16 where the products are made by pmaddwd, biased bytes (value + 128 for latents, value +
+// zero for leaky8 outputs) where they are made by the VNNI dot product of unsigned by signed bytes. Both are exact:
+// pmaddwd adds two products of 16-bit numbers in 32 bits, VNNI four products of bytes in 32 bits, and neither saturates
+// (pmaddubsw would, so it is not used).
 #pragma once
 #include <cstdint>
 
@@ -39,7 +39,9 @@ struct Kernels {
   int32_t k_block;        // consecutive k values of one column that lie together
   int32_t element_bytes;  // 2: int16 elements and weights; 1: bytes
   void (*gemm)(const GemmArgs&);
-  void (*relu8)(const RequantizeArgs&, void* out);          // clamp(requantize(acc), 0, 255) as unsigned elements
+  void (*relu8)(const RequantizeArgs&, void* out);  // clamp(requantize(acc), 0, 255) as unsigned elements
+  // clamp(requantize(acc, acc < 0 ? below : mult), -zero, 255 - zero), plus zero where elements are bytes; below [n]
+  void (*leaky8)(const RequantizeArgs&, const int32_t* below, int32_t zero, void* out);
   void (*accumulate)(const RequantizeArgs&, int32_t* out);  // out += requantize(acc)
   void (*rescale)(const RequantizeArgs&, int32_t* out);     // out = requantize(acc)
 };

@@ -18,10 +18,17 @@ void relu8_words(const RequantizeArgs& g, void* out) {
   });
 }
 
+void leaky8_words(const RequantizeArgs& g, const int32_t* below, int32_t zero, void* out) {
+  leaky8_avx2(g, below, zero, [out](int64_t at, __m128i words) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(static_cast<int16_t*>(out) + at), words);
+  });
+}
+
 }  // namespace
 
 const Kernels& avx2_kernels() {
-  static const Kernels k{"avx2", kIsaAvx2, 16, 2, 2, gemm_vector<Avx2>, relu8_words, accumulate_avx2, rescale_avx2};
+  static const Kernels k{"avx2",       kIsaAvx2,        16,          2, 2, gemm_vector<Avx2>, relu8_words,
+                         leaky8_words, accumulate_avx2, rescale_avx2};
   return k;
 }
 

@@ -27,8 +27,9 @@ struct Avx512Vnni {
 }  // namespace
 
 const Kernels& avx512vnni_kernels() {
-  static const Kernels k{"avx512vnni",     kIsaAvx512Vnni,  32,          4, 1, gemm_vector<Avx512Vnni>,
-                         relu8_bytes_avx2, accumulate_avx2, rescale_avx2};
+  static const Kernels k{
+      "avx512vnni",      kIsaAvx512Vnni,  32,          4, 1, gemm_vector<Avx512Vnni>, relu8_bytes_avx2,
+      leaky8_bytes_avx2, accumulate_avx2, rescale_avx2};
   return k;
 }
 

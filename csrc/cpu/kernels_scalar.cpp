@@ -39,6 +39,16 @@ void relu8_scalar(const RequantizeArgs& g, void* out) {
   for_each(g, [o](int64_t at, int32_t v) { o[at] = static_cast<int16_t>(clamp(v, 0, 255)); });
 }
 
+void leaky8_scalar(const RequantizeArgs& g, const int32_t* below, int32_t zero, void* out) {
+  auto* o = static_cast<int16_t*>(out);
+  for (int32_t r = 0; r < g.rows; ++r)
+    for (int32_t i = 0; i < g.n; ++i) {
+      const int32_t acc = g.acc[r * g.ld_acc + i];
+      const int32_t v = requantize_leaky(acc, g.mult[i], below[i], g.shift[i]);
+      o[r * g.ld_out + i] = static_cast<int16_t>(clamp(v, -zero, 255 - zero));
+    }
+}
+
 void accumulate_scalar(const RequantizeArgs& g, int32_t* out) {
   for_each(g, [out](int64_t at, int32_t v) { out[at] += v; });
 }
@@ -50,8 +60,8 @@ void rescale_scalar(const RequantizeArgs& g, int32_t* out) {
 }  // namespace
 
 const Kernels& scalar_kernels() {
-  static const Kernels k{"scalar",    kIsaScalar,   kColumns,          kBlock,        2,
-                         gemm_scalar, relu8_scalar, accumulate_scalar, rescale_scalar};
+  static const Kernels k{"scalar",     kIsaScalar,    kColumns,          kBlock,        2, gemm_scalar,
+                         relu8_scalar, leaky8_scalar, accumulate_scalar, rescale_scalar};
   return k;
 }
 

@@ -45,14 +45,23 @@ struct Requantizer8 {
     lowered_odd = _mm256_srlv_epi64(lift(), shift_odd);
   }
 
+  // The multipliers of negative accumulators where acc is negative.
+  __m256i any(__m256i acc, __m256i below) const {
+    const __m256i mult = _mm256_castps_si256(
+        _mm256_blendv_ps(_mm256_castsi256_ps(mult_even), _mm256_castsi256_ps(below), _mm256_castsi256_ps(acc)));
+    return scaled(acc, mult, _mm256_srli_epi64(mult, 32));
+  }
+
   static __m256i lift() { return _mm256_set1_epi64x(int64_t{1} << 62); }
 
   // Any sign. AVX2 has no 64-bit arithmetic shift: 2^62 lifts the product above zero, the logical shift then equals
   // the arithmetic one up to 2^62 >> shift, which is taken off again (modulo 2^32, where the result lives).
-  __m256i any(__m256i acc) const {
-    __m256i even = _mm256_add_epi64(_mm256_mul_epi32(acc, mult_even), _mm256_add_epi64(half_even, lift()));
+  __m256i any(__m256i acc) const { return scaled(acc, mult_even, mult_odd); }
+
+  __m256i scaled(__m256i acc, __m256i by_even, __m256i by_odd) const {
+    __m256i even = _mm256_add_epi64(_mm256_mul_epi32(acc, by_even), _mm256_add_epi64(half_even, lift()));
     __m256i odd =
-        _mm256_add_epi64(_mm256_mul_epi32(_mm256_srli_epi64(acc, 32), mult_odd), _mm256_add_epi64(half_odd, lift()));
+        _mm256_add_epi64(_mm256_mul_epi32(_mm256_srli_epi64(acc, 32), by_odd), _mm256_add_epi64(half_odd, lift()));
     even = _mm256_sub_epi64(_mm256_srlv_epi64(even, shift_even), lowered_even);
     odd = _mm256_sub_epi64(_mm256_srlv_epi64(odd, shift_odd), lowered_odd);
     return _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
@@ -83,6 +92,21 @@ inline void relu8_avx2(const RequantizeArgs& g, Store store) {
   }
 }
 
+// As relu8_avx2, with signed words (value, not value + zero).
+template <class Store>
+inline void leaky8_avx2(const RequantizeArgs& g, const int32_t* below, int32_t zero, Store store) {
+  const __m256i least = _mm256_set1_epi32(-zero), most = _mm256_set1_epi32(255 - zero);
+  for (int32_t i = 0; i < g.n; i += 8) {
+    const Requantizer8 q(g.mult + i, g.shift + i);
+    const __m256i b = load8(below + i);
+    for (int32_t r = 0; r < g.rows; ++r) {
+      __m256i v = q.any(load8(g.acc + r * g.ld_acc + i), b);
+      v = _mm256_min_epi32(_mm256_max_epi32(v, least), most);
+      store(r * g.ld_out + i, _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
+    }
+  }
+}
+
 template <bool kAdd>
 inline void rescale_columns(const RequantizeArgs& g, int32_t* out) {
   for (int32_t i = 0; i < g.n; i += 8) {
@@ -102,6 +126,14 @@ inline void rescale_avx2(const RequantizeArgs& g, int32_t* out) { rescale_column
 // Bytes, for the VNNI kernels.
 inline void relu8_bytes_avx2(const RequantizeArgs& g, void* out) {
   relu8_avx2(g, [out](int64_t at, __m128i words) {
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(static_cast<uint8_t*>(out) + at), _mm_packus_epi16(words, words));
+  });
+}
+
+inline void leaky8_bytes_avx2(const RequantizeArgs& g, const int32_t* below, int32_t zero, void* out) {
+  const __m128i bias = _mm_set1_epi16(static_cast<int16_t>(zero));
+  leaky8_avx2(g, below, zero, [out, bias](int64_t at, __m128i words) {
+    words = _mm_add_epi16(words, bias);
     _mm_storel_epi64(reinterpret_cast<__m128i*>(static_cast<uint8_t*>(out) + at), _mm_packus_epi16(words, words));
   });
 }

@@ -6,6 +6,8 @@
 #include <string>
 #include <utility>
 
+#include "ccm/fixed_point.h"
+
 namespace ccm {
 namespace {
 
@@ -114,7 +116,8 @@ class Packer {
     m.magic = kPackedMagic;
     m.isa = k_.isa;
     if (std::memcmp(in_.bytes(4), "CCMP", 4)) fail("wrong magic");
-    if (in_.number() != 1) fail("unknown version");
+    version_ = in_.number();
+    if (version_ != 1 && version_ != 2) fail("unknown version");
     if (static_cast<uint32_t>(in_.number()) != size_) fail("its length field does not match its length");
     m.latent_channels = in_.number(1, kMaxChannels, "M");
     m.hyper_channels = in_.number(1, kMaxChannels, "N");
@@ -129,11 +132,13 @@ class Packer {
       m.plane_channels += round_up(d.channels, 4);
     }
     if (sum != m.latent_channels) fail("the groups do not add up to M");
+    if (version_ == 2) flags(m);
     schedule(m.schedule);
     m.hs_layers = in_.number(1, kMaxLayers, "h_s layers");
-    int32_t channels = m.hyper_channels, factor = 1;
+    int32_t channels = m.hyper_channels, factor = 1, zero = kLatentZero;
     for (int i = 0; i < m.hs_layers; ++i) {
-      conv(m.hs[i], i == 0 ? std::vector<int32_t>() : in_order(channels), channels, kRelu8, i == 0);
+      conv(m.hs[i], i == 0 ? std::vector<int32_t>() : in_order(channels), channels, kRelu8, i == 0, zero);
+      zero = m.hs[i].zero;
       channels = m.hs[i].cout / (m.hs[i].upsample * m.hs[i].upsample);
       factor *= m.hs[i].upsample;
     }
@@ -150,6 +155,7 @@ class Packer {
     int32_t row = 0;
     for (int i = 0; i < kNumScales; ++i) {
       if (bits[i] > kMeanBits) fail("more than 4 fraction bits");
+      if (bits[i] && m.residual) fail("fraction bits in a residual model");
       m.scale_rows[i] = {row, bits[i]};
       row += 1 << bits[i];
     }
@@ -164,6 +170,22 @@ class Packer {
   }
 
  private:
+  void flags(PackedModel& m) {
+    const int32_t flags = in_.number(0, 3, "the flags");
+    m.residual = flags & 1;
+    m.scaled_context = flags >> 1;
+    if (!m.scaled_context) return;
+    const std::vector<int32_t> mult = multipliers(m.latent_channels), shift = shifts(m.latent_channels);
+    std::vector<int32_t> plane_mult(m.plane_channels, 0), plane_shift(m.plane_channels, 32);
+    for (int g = 0; g < m.groups; ++g) {
+      const GroupDesc& d = m.group[g];
+      std::copy_n(&mult[d.first_channel], d.channels, &plane_mult[d.plane_channel]);
+      std::copy_n(&shift[d.first_channel], d.channels, &plane_shift[d.plane_channel]);
+    }
+    m.context_mult = out_.put(plane_mult);
+    m.context_shift = out_.put(plane_shift);
+  }
+
   void schedule(Schedule& s) {
     s.row_step = in_.number(0, 255, "row_step");
     s.col_step = in_.number(0, 255, "col_step");
@@ -186,44 +208,76 @@ class Packer {
     return s;
   }
 
-  // What signed planes need where elements are biased bytes: sum w (x + 128) = sum w x + 128 sum w.
-  int64_t byte_bias(int64_t sum, bool is_signed) const { return is_signed && k_.element_bytes == 1 ? -128 * sum : 0; }
+  // What planes of biased bytes need: sum w (x + zero) = sum w x + zero sum w.
+  int64_t byte_bias(int64_t sum, int32_t zero) const { return k_.element_bytes == 1 ? -zero * sum : 0; }
 
-  void factors(int32_t n, int32_t n_pad, int64_t& mult_at, int64_t& shift_at, std::vector<int32_t>* keep_mult = nullptr,
-               std::vector<int32_t>* keep_shift = nullptr) {
-    std::vector<int32_t> mult = in_.numbers(n), shift = in_.numbers(n);
+  std::vector<int32_t> multipliers(int32_t n) {
+    std::vector<int32_t> mult = in_.numbers(n);
     for (int32_t v : mult)
       if (v < 0) fail("a negative multiplier");
+    return mult;
+  }
+
+  std::vector<int32_t> shifts(int32_t n) {
+    std::vector<int32_t> shift = in_.numbers(n);
     for (int32_t v : shift)
       if (v < 16 || v > 62) fail("a shift outside 16..62");
-    if (keep_mult) *keep_mult = mult;
-    if (keep_shift) *keep_shift = shift;
-    mult.resize(n_pad, 0);
-    shift.resize(n_pad, 32);
-    mult_at = out_.put(mult);
-    shift_at = out_.put(shift);
+    return shift;
+  }
+
+  // How accumulators become outputs.
+  struct Factors {
+    std::vector<int32_t> mult, shift, below;
+    int32_t zero = 0;
+  };
+
+  Factors factors(int32_t n, int32_t n_pad, int32_t output, int64_t& mult_at, int64_t& shift_at, int64_t& below_at,
+                  int32_t& zero) {
+    Factors f;
+    f.mult = multipliers(n);
+    f.shift = shifts(n);
+    f.below.resize(n, 0);
+    if (output == kLeaky8) {
+      f.zero = in_.number(0, 255, "a zero point");
+      f.below = multipliers(n);
+    }
+    const auto padded = [&](std::vector<int32_t> v, int32_t with) {
+      v.resize(n_pad, with);
+      return out_.put(v);
+    };
+    mult_at = padded(f.mult, 0);
+    shift_at = padded(f.shift, 32);
+    below_at = padded(f.below, 0);
+    zero = f.zero;
+    return f;
   }
 
   // The overflow proof for one channel: the accumulator and its requantized value both fit 32 bits.
-  static int64_t bound(int64_t weight_sum, int64_t max_x, int64_t bias, int32_t mult, int32_t shift) {
+  static int64_t bound(int64_t weight_sum, int64_t max_x, int64_t bias, const Factors& f, int32_t n) {
     const int64_t acc = weight_sum * max_x + std::abs(bias);
     if (acc > kInt32Max) fail("an accumulator could overflow");
-    const int64_t out = ((acc * mult) >> shift) + 1;
+    const int64_t out = ((acc * std::max(f.mult[n], f.below[n])) >> f.shift[n]) + 1;
     if (out > kInt32Max) fail("a requantized value could overflow");
     return out;
   }
 
-  // `where`: places of the input channels in the plane; empty: in order. Returns the largest |requantized| per channel.
-  std::vector<int64_t> conv(ConvDesc& d, std::vector<int32_t> where, int32_t cin, Output output, bool is_signed) {
+  bool may_be(int32_t found, Output wanted) const {
+    return found == wanted || (found == kLeaky8 && wanted == kRelu8 && version_ == 2);
+  }
+
+  // `where`: places of the input channels in the plane; empty: in order. `zero`: the byte that stands for 0 in it.
+  // kRelu8 stands for leaky8 too. Returns the largest |requantized| per channel.
+  std::vector<int64_t> conv(ConvDesc& d, std::vector<int32_t> where, int32_t cin, Output output, bool is_signed,
+                            int32_t zero) {
     d.cin = in_.number(1, kMaxChannels, "input channels");
     if (d.cin != cin) fail("a layer's input channels do not match what it reads");
     d.cout = in_.number(1, kMaxChannels, "output channels");
     d.kernel = in_.number(1, 7, "a kernel");
     if (d.kernel % 2 == 0) fail("an even kernel");
     d.upsample = in_.number(1, 2, "an upsampling factor");
-    d.output = in_.number(0, 2, "an output code");
+    d.output = in_.number(0, 3, "an output code");
     d.is_signed = in_.number(0, 1, "the sign of an input");
-    if (d.output != output) fail("an output code that does not fit the layer's place");
+    if (!may_be(d.output, output)) fail("an output code that does not fit the layer's place");
     if (d.is_signed != is_signed) fail("a layer's input sign does not match what it reads");
     if (d.upsample == 2 && (d.cout % 4 || output != kRelu8)) fail("a layer that cannot upsample");
     if (where.empty()) where = in_order(cin);
@@ -233,14 +287,15 @@ class Packer {
     const size_t per = static_cast<size_t>(taps) * d.cin;
     const auto* w = reinterpret_cast<const int8_t*>(in_.bytes(per * d.cout));
     d.weights = weights(w, d.cout, taps, d.cin, d.cin_pad, d.n_pad, where);
-    std::vector<int32_t> bias = in_.numbers(d.cout), mult, shift;
-    factors(d.cout, d.n_pad, d.mult, d.shift, &mult, &shift);
+    d.in_zero = zero;
+    std::vector<int32_t> bias = in_.numbers(d.cout);
+    const Factors f = factors(d.cout, d.n_pad, d.output, d.mult, d.shift, d.below, d.zero);
     const std::vector<int64_t> sums = row_sums(w, d.cout, per, false), sizes = row_sums(w, d.cout, per, true);
     std::vector<int64_t> limits(d.cout);
     for (int32_t n = 0; n < d.cout; ++n) {
       // The biased form's intermediate sums may wrap; its result is the true accumulator modulo 2^32.
-      limits[n] = bound(sizes[n], is_signed ? 127 : 255, bias[n], mult[n], shift[n]);
-      bias[n] = static_cast<int32_t>(static_cast<uint32_t>(bias[n] + byte_bias(sums[n], is_signed)));
+      limits[n] = bound(sizes[n], is_signed ? kContextLimit : std::max(zero, 255 - zero), bias[n], f, n);
+      bias[n] = static_cast<int32_t>(static_cast<uint32_t>(bias[n] + byte_bias(sums[n], zero)));
     }
     bias.resize(d.n_pad, 0);
     d.bias = out_.put(bias);
@@ -266,18 +321,21 @@ class Packer {
     }
     d.base_width = in_.number(1, kMaxChannels, "the width of the base");
     d.base_pad = round_up(d.base_width, k_.n_block);
+    d.f_output = version_ == 2 ? in_.number(0, 3, "the output code of a context") : kRelu8;
+    const bool direct = d.f_output == kHead;
+    if (!direct && !may_be(d.f_output, kRelu8)) fail("an output code that does not fit the context's place");
+    if (direct && d.base_width != 2 * d.channels) fail("a direct head of the wrong width");
     const size_t per = static_cast<size_t>(d.taps) * d.channels;
     const auto* w = reinterpret_cast<const int8_t*>(in_.bytes(per * d.base_width));
     d.weights = weights(w, d.base_width, d.taps, d.channels, round_up(d.channels, 4), d.base_pad, in_order(d.channels));
-    std::vector<int32_t> mult, shift;
-    factors(d.base_width, d.base_pad, d.mult, d.shift, &mult, &shift);
+    const Factors f = factors(d.base_width, d.base_pad, d.f_output, d.mult, d.shift, d.below, d.f_zero);
     const std::vector<int64_t> sums = row_sums(w, d.base_width, per, false),
                                sizes = row_sums(w, d.base_width, per, true);
     std::vector<int32_t> init(d.base_pad, 0);
-    for (int32_t n = 0; n < d.base_width; ++n) init[n] = static_cast<int32_t>(byte_bias(sums[n], true));
+    for (int32_t n = 0; n < d.base_width; ++n) init[n] = static_cast<int32_t>(byte_bias(sums[n], kLatentZero));
     d.base_init = out_.put(init);
 
-    std::vector<int64_t> total = conv(d.hyper, {}, m.psi_channels, kAccumulate, false);
+    std::vector<int64_t> total = conv(d.hyper, {}, m.psi_channels, kAccumulate, false, psi_zero(m));
     check_width(d.hyper, d.base_width);
     std::vector<int32_t> where;
     for (int g = 0; g < index; ++g)
@@ -287,26 +345,33 @@ class Packer {
     for (int i = 0; i < d.stack_layers; ++i) {
       const bool last = i + 1 == d.stack_layers;
       const int32_t cin = i == 0 ? d.first_channel : d.stack[i - 1].cout;
-      const auto limits = conv(d.stack[i], i == 0 ? where : in_order(cin), cin, last ? kAccumulate : kRelu8, i == 0);
+      const int32_t zero = i == 0 ? kLatentZero : d.stack[i - 1].zero;
+      const auto limits =
+          conv(d.stack[i], i == 0 ? where : in_order(cin), cin, last ? kAccumulate : kRelu8, i == 0, zero);
       if (d.stack[i].upsample != 1) fail("upsampling inside a stack");
       if (last) add(total, limits, d.stack[i], d.base_width);
     }
     d.has_skip = in_.number(0, 1, "the skip flag");
     if (index == 0 && d.has_skip) fail("a skip path in the first group");
-    if (d.has_skip) add(total, conv(d.skip, where, d.first_channel, kAccumulate, true), d.skip, d.base_width);
-    for (int32_t n = 0; n < d.base_width; ++n) bound(sizes[n], 127, total[n], mult[n], shift[n]);
+    if (d.has_skip)
+      add(total, conv(d.skip, where, d.first_channel, kAccumulate, true, kLatentZero), d.skip, d.base_width);
+    for (int32_t n = 0; n < d.base_width; ++n) bound(sizes[n], kContextLimit, total[n], f, n);
+    if (direct) return;
 
     d.hidden_layers = in_.number(0, kMaxLayers, "hidden layers");
-    int32_t width = d.base_width;
+    int32_t width = d.base_width, zero = d.f_zero;
     for (int i = 0; i < d.hidden_layers; ++i) {
-      conv(d.hidden[i], {}, width, kRelu8, false);
+      conv(d.hidden[i], {}, width, kRelu8, false, zero);
       if (d.hidden[i].kernel != 1 || d.hidden[i].upsample != 1) fail("a hidden layer that is not 1x1");
       width = d.hidden[i].cout;
+      zero = d.hidden[i].zero;
     }
-    conv(d.head, {}, width, kHead, false);
+    conv(d.head, {}, width, kHead, false, zero);
     if (d.head.kernel != 1 || d.head.upsample != 1) fail("a head that is not 1x1");
     if (d.head.cout != 2 * d.channels) fail("a head of the wrong width");
   }
+
+  static int32_t psi_zero(const PackedModel& m) { return m.hs[m.hs_layers - 1].zero; }
 
   static void check_width(const ConvDesc& d, int32_t width) {
     if (d.cout != width || d.upsample != 1) fail("a part of the base has the wrong width");
@@ -331,6 +396,7 @@ class Packer {
 
   Reader in_;
   size_t size_;
+  int32_t version_ = 1;
   const Kernels& k_;
   Arena out_;
 };

@@ -3,8 +3,10 @@
 //
 //   engine_check FOLDER H W THREADS FUZZ
 //
-// FOLDER holds plan, z, y (bytes of int16). Encodes, decodes on THREADS threads, alone and as a batch, then decodes
-// FUZZ damaged copies of the streams and packs FUZZ damaged copies of the plan.
+// FOLDER holds plan, z, y (bytes of int16; for residual models y is what to encode, in 1/16). Encodes, decodes on
+// THREADS threads, alone and as a batch, then decodes FUZZ damaged copies of the streams and packs FUZZ damaged copies
+// of the plan.
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -38,9 +40,9 @@ void require(bool ok, const char* what) {
 
 using Bytes = std::vector<std::vector<uint8_t>>;
 
-// Returns everything that another instruction set has to get identically: psi and the streams.
-Bytes check(const ccm::PackedModel& m, const std::vector<int16_t>& z, const std::vector<int16_t>& y, int h, int w,
-            int threads, int fuzz) {
+// Returns everything that another instruction set has to get identically: psi, the streams, y_hat and the rows.
+Bytes check(const ccm::PackedModel& m, const std::vector<int16_t>& z, std::vector<int16_t> y, int h, int w, int threads,
+            int fuzz) {
   const int hz = (h + 3) / 4, wz = (w + 3) / 4;
   const ccm::EncodedStream z_stream = ccm::encode_z(m, z.data(), hz, wz, 0);
   std::vector<int16_t> z_out(z.size());
@@ -51,11 +53,29 @@ Bytes check(const ccm::PackedModel& m, const std::vector<int16_t>& z, const std:
 
   std::vector<uint8_t> psi(static_cast<size_t>(h) * w * m.psi_channels);
   ccm::hyper(m, z.data(), hz, wz, h, w, threads, psi.data());
-  const auto streams = ccm::encode_y(m, psi.data(), y.data(), h, w, 4, threads);
+  constexpr int kBatch = 3;
+  std::vector<ccm::EncodedStream> streams;
+  if (m.residual) {
+    std::vector<int32_t> latents;
+    for (int16_t v : y) latents.push_back(std::clamp(16 * v + 5, -ccm::kResidualLimit, ccm::kResidualLimit));
+    std::vector<std::vector<ccm::EncodedStream>> found(kBatch, std::vector<ccm::EncodedStream>(m.groups));
+    std::vector<std::vector<int16_t>> y_hat(kBatch, y);
+    std::vector<ccm::ResidualJob> jobs;
+    for (int b = 0; b < kBatch; ++b) jobs.push_back({psi.data(), latents.data(), y_hat[b].data(), found[b].data()});
+    ccm::encode_y_residual(m, h, w, 4, threads, jobs);
+    for (int b = 1; b < kBatch; ++b)
+      for (int g = 0; g < m.groups; ++g) require(found[b][g].bytes == found[0][g].bytes, "encoders of a batch differ");
+    streams = found[0];
+    y = y_hat[0];
+  } else {
+    streams = ccm::encode_y(m, psi.data(), y.data(), h, w, 4, threads);
+  }
+  std::vector<uint16_t> rows(y.size());
+  std::vector<int16_t> offsets(y.size());
+  ccm::parameters(m, psi.data(), y.data(), h, w, threads, rows.data(), offsets.data());
   std::vector<ccm::Segment> segments;
   for (const auto& s : streams) segments.push_back({s.bytes.data(), static_cast<int64_t>(s.bytes.size()), s.lanes});
 
-  constexpr int kBatch = 3;
   std::vector<std::vector<int16_t>> out(kBatch, std::vector<int16_t>(y.size()));
   std::vector<ccm::DecodeJob> jobs;
   for (auto& o : out) jobs.push_back({psi.data(), segments.data(), o.data(), ccm::kOk});
@@ -84,6 +104,9 @@ Bytes check(const ccm::PackedModel& m, const std::vector<int16_t>& z, const std:
   }
   Bytes result{psi, z_stream.bytes};
   for (const auto& s : streams) result.push_back(s.bytes);
+  for (const auto& [from, size] :
+       {std::pair<const void*, size_t>{y.data(), 2 * y.size()}, {rows.data(), 2 * rows.size()}})
+    result.emplace_back(static_cast<const uint8_t*>(from), static_cast<const uint8_t*>(from) + size);
   return result;
 }
 
