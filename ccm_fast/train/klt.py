@@ -8,11 +8,14 @@ the blocks and switches on the residual blocks, which start as identities.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..models import CrossChannelContextModel
+from ..models.entropy import NUM_SCALES, SCALE_MAX, SCALE_MIN
 from ..models.transforms import ResidualBlock
 from .loss import lagrange_multiplier
 
@@ -128,3 +131,10 @@ def initialise(model: CrossChannelContextModel, images: list[np.ndarray], seed: 
     step = (16 * 18 / (np.log(2) * 255**2 * lagrange_multiplier(quality))).sqrt()
     model.log_gain.copy_(-step.log()[:, None].expand_as(model.log_gain))
     model.log_inverse_gain.copy_(step.log()[:, None].expand_as(model.log_gain))
+
+    # What the entropy model says before it has learned anything: each channel's sigma at the middle quality.
+    sigma = torch.full((M,), SCALE_MIN)
+    sigma[places] = (x.std((0, 2, 3)) / step.log().mean().exp())[: len(places)]
+    index = (sigma / SCALE_MIN).log() * (NUM_SCALES - 1) / math.log(SCALE_MAX / SCALE_MIN)
+    for group, own in zip(model.contexts, index.split(model.config.groups), strict=True):
+        group.head.bias[group.channels :] = own.clamp(0, NUM_SCALES - 1) / group.INDEX_GAIN

@@ -19,7 +19,7 @@ from .data import CropDataset, ImageFiles, load_images
 from .klt import initialise
 from .loss import psnr, rate_distortion_loss, rate_loss
 from .parallel import Processes
-from .stages import LatentCache, learning_rate, parse_stages, select, silence_contexts
+from .stages import Kind, LatentCache, Stage, learning_rate, parse_stages, select, silence_contexts
 
 __all__ = ["TrainConfig", "train", "validate"]
 
@@ -42,8 +42,9 @@ class TrainConfig:
         init: weights (a checkpoint or a shipped .safetensors file) to start from when nothing is resumed; tensors that
             the preset has in another shape, or not at all, are left out.
         start: when neither: "klt" starts the transforms as a block transform of the training images, "random" anywhere.
-        stages: what to train and for how long, one after another: transforms, context (on the latents of fixed
-            transforms) or joint, each with hours (0.5h) or steps (2000).
+        stages: what to train and for how long, one after another: hyper (the hyperprior alone, on the latents of fixed
+            transforms), transforms (with the hyperprior), context (the whole entropy model, transforms fixed) or joint
+            (everything), each with hours (0.5h) or steps (2000).
         metric: "mse" or "ms-ssim".
         batch: crops per step and process.
         crop: side of the crops, pixels.
@@ -72,7 +73,7 @@ class TrainConfig:
     preset: str | CCMConfig = "ccm-small"
     init: str = ""
     start: str = "klt"
-    stages: str = "transforms=0.6h,context=0.3h,joint=1.1h"
+    stages: str = "hyper=0.1h,transforms=0.6h,context=0.3h,joint=1h"
     metric: str = "mse"
     batch: int = 8
     crop: int = 128
@@ -186,11 +187,11 @@ class _Run:
                 path, self.model, self.ema, self.optimizer, self.crops, rng, self.progress, asdict(self.cfg)
             )
 
-    def loss(self, stage: str) -> dict[str, Tensor]:
+    def loss(self, kind: Kind) -> dict[str, Tensor]:
         """Loss terms of the next batch."""
         cfg, device = self.cfg, self.processes.device
         z_weight = min(1.0, (self.progress.step + 1) / max(cfg.z_warmup, 1))
-        if stage == "context":
+        if not kind.transforms:
             if self.latents is None:
                 # Whole images: a quarter of a 128-pixel crop's contexts would read the zeros outside of it.
                 side = min(min(self.crops.sizes[k]) for k in self.crops.usable) // 16 * 16
@@ -206,17 +207,17 @@ class _Run:
         quality = (1 + slots * (self.model.config.qualities - 1)).to(device)
         self.model.train()
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-            if stage == "context":
-                likelihoods = self.model.likelihoods(x * self.model.gain(quality))
+            if not kind.transforms:
+                likelihoods = self.model.likelihoods(x * self.model.gain(quality), kind.contexts)
                 return rate_loss(likelihoods, 256 * x.shape[-2] * x.shape[-1], quality, cfg.metric, z_weight)
-            out = self.model(x, quality, context=stage == "joint")
+            out = self.model(x, quality, context=kind.contexts)
             return rate_distortion_loss(x, out, quality, cfg.metric, z_weight)
 
-    def step(self, stage: str, share: float) -> dict[str, Tensor]:
+    def step(self, kind: Kind, share: float) -> dict[str, Tensor]:
         """One step at a share of the peak rates; returns the loss terms and the gradient's norm."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * share
-        terms = self.loss(stage)
+        terms = self.loss(kind)
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         trained = [p for p in self.model.parameters() if p.grad is not None]
@@ -268,12 +269,12 @@ def _stages(run: _Run, stages: list, valid: list, log, progress: bool, stop: Cal
     def note(**values) -> None:
         log.write(json.dumps({**p.report(), **values}) + "\n")
 
-    def check(stage: str) -> None:
+    def check(stage: Stage) -> None:
         if valid:
             note(
                 event="valid",
                 stage=stage,
-                **validate(run.ema, valid, (2.0, 4.0, 6.0, 8.0), cfg.metric, stage != "transforms"),
+                **validate(run.ema, valid, (2.0, 4.0, 6.0, 8.0), cfg.metric, stage.kind.contexts),
             )
 
     note(event="start", config=asdict(cfg), bf16=run.bf16, processes=run.processes.world)
@@ -283,7 +284,8 @@ def _stages(run: _Run, stages: list, valid: list, log, progress: bool, stop: Cal
     try:
         while p.stage < len(stages):
             stage = stages[p.stage]
-            select(run.model, stage.name)
+            select(run.model, stage.kind)
+            run.latents = None  # of the transforms as they are now
             run.stream = run.crops.stream(cfg.batch, cfg.workers)
             average: dict[str, float] = {}
             while (done := stage.done(p.stage_hours, p.stage_step)) < 1:
@@ -292,7 +294,7 @@ def _stages(run: _Run, stages: list, valid: list, log, progress: bool, stop: Cal
                 share = min(1.0, (p.stage_step + 1) / max(cfg.warmup, 1)) * learning_rate(
                     cfg.schedule, done, cfg.final_lr
                 )
-                terms = run.step(stage.name, share)
+                terms = run.step(stage.kind, share)
                 mark = None
                 elapsed, stopping = run.processes.largest(time.monotonic() - clock, stop())
                 p.count(cfg.batch * run.processes.world, elapsed, time.process_time() - cpu)
@@ -317,7 +319,7 @@ def _stages(run: _Run, stages: list, valid: list, log, progress: bool, stop: Cal
                     run.processes.first and time.monotonic() - saved > 60 * cfg.save_minutes,
                 )
                 if late:
-                    check(stage.name)
+                    check(stage)
                     validated = time.monotonic()
                 if due:
                     run.save(last)
@@ -325,7 +327,7 @@ def _stages(run: _Run, stages: list, valid: list, log, progress: bool, stop: Cal
                 if stopping:
                     note(event="stopped", stage=stage.name)
                     return
-            check(stage.name)
+            check(stage)
             p.next_stage()
     except KeyboardInterrupt:
         if mark is not None:  # inside a step that did not come to its end: the next run begins with it

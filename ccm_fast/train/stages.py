@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,10 +14,28 @@ from .data import CropDataset, to_tensor
 
 __all__ = ["STAGES", "LatentCache", "Stage", "parse_stages", "silence_contexts"]
 
-#: What each stage trains. "transforms": everything but what is computed from y_hat, so that a step costs an eighth less
-#: and the hyperprior, alone, learns to carry information. "context": the entropy model on latents of fixed
-#: transforms. "joint": everything.
-STAGES = ("transforms", "context", "joint")
+
+class Kind(NamedTuple):
+    """What a stage trains.
+
+    Attributes:
+        transforms: whether g_a, g_s and the gains run and learn; else the entropy model learns on their latents.
+        contexts: whether what is computed from y_hat takes part; else the hyperprior works alone.
+    """
+
+    transforms: bool
+    contexts: bool
+
+
+#: The cheap stages come first: a step of "hyper" costs an eighth of one of "joint" and sees four times the latents.
+#: Alone, the hyperprior has to learn to carry information, which it does not beside contexts. Transforms come when
+#: the rate that they are optimized for means something.
+STAGES = {
+    "hyper": Kind(transforms=False, contexts=False),
+    "transforms": Kind(transforms=True, contexts=False),
+    "context": Kind(transforms=False, contexts=True),
+    "joint": Kind(transforms=True, contexts=True),
+}
 _TRANSFORMS = ("g_a.", "g_s.", "log_gain", "log_inverse_gain")
 
 
@@ -27,6 +46,11 @@ class Stage:
     name: str
     hours: float = 0.0
     steps: int = 0
+
+    @property
+    def kind(self) -> Kind:
+        """What it trains."""
+        return STAGES[self.name]
 
     def done(self, hours: float, steps: int) -> float:
         """The share of the stage that is over, given what has been spent in it."""
@@ -54,12 +78,14 @@ def parse_stages(text: str) -> list[Stage]:
     return stages
 
 
-def select(model: CrossChannelContextModel, stage: str) -> None:
+def select(model: CrossChannelContextModel, kind: Kind) -> None:
     """Let exactly the parameters of a stage take part in training."""
     for name, p in model.named_parameters():
-        transform = name.startswith(_TRANSFORMS)
-        dense = ".spatial." in name or ".stack." in name or ".skip." in name
-        p.requires_grad_(stage == "joint" or (not transform if stage == "context" else not dense))
+        if name.startswith(_TRANSFORMS):
+            p.requires_grad_(kind.transforms)
+        else:
+            from_y = ".spatial." in name or ".stack." in name or ".skip." in name
+            p.requires_grad_(kind.contexts or not from_y)
 
 
 @torch.no_grad()
@@ -91,7 +117,7 @@ def learning_rate(kind: str, done: float, final: float) -> float:
 
 
 class LatentCache:
-    """Latents of whole training images before their gain, for the "context" stage.
+    """Latents of whole training images before their gain, for stages that leave the transforms as they are.
 
     y of an image is computed when it is first drawn and then kept in fp16 (at M = 192 a 288x288 crop takes 120 kB, a
     quarter of its pixels in fp32), so that after the first epoch no transform runs at all.
