@@ -1,4 +1,4 @@
-"""The command line: ``ccm-fast encode | decode | info | selftest | env | train | freeze``.
+"""The command line: ``ccm-fast encode | decode | info | selftest | env | train | eval | freeze``.
 
 This file parses; the work is in :mod:`ccm_fast.commands`. Nothing heavy is imported before it is needed, so that
 ``--help`` and usage errors come at once.
@@ -125,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("-j", "--json", action="store_true", help="print one JSON object")
 
     commands.add_parser("train", help="train a model", add_help=False)
+    commands.add_parser("eval", help="rate and distortion against other codecs", add_help=False)
 
     p = commands.add_parser("freeze", help="a training checkpoint to weights: integers, fp16, evaluation")
     p.add_argument("checkpoint", help="last.pt of a training run")
@@ -143,6 +144,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from ccm_fast import commands
 
             return commands.train(argv[1:])
+        if argv[:1] == ["eval"]:
+            from ccm_fast.evaluate.command import main as evaluate
+
+            return evaluate(argv[1:])
         parser = _parser()
         args = parser.parse_args(argv)
         from ccm_fast import commands

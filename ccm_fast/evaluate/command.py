@@ -1,0 +1,171 @@
+"""``ccm-fast eval``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..collect_env import collect
+from . import plots, report
+from .codecs import CODECS, Codec, CodecMissingError
+from .crops import side_by_side
+from .curves import METRICS, Curve, curve_of, load_curves, results_of
+from .measure import Cache, Source, codec_of, run, sources
+from .tables import bd_table, deltas, plain
+
+__all__ = ["main", "write_result"]
+
+IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ccm-fast eval",
+        description="Rate and distortion of our models and of other codecs, from real files: results in CompressAI's"
+        " format, figures, BD-rates, and a report in one HTML file.",
+        epilog="What was measured is kept in DIR: a second run takes up where the first was stopped, and measures"
+        " only what has changed.",
+    )
+    add = parser.add_argument
+    add("data", nargs="+", metavar="DATA", help="images or folders of images, never trained on")
+    add("-m", "--models", nargs="*", default=["ccm-small"], metavar="NAME|FILE", help="ours (default: ccm-small)")
+    add(
+        "-c",
+        "--codecs",
+        default="jpeg,webp,avif,jxl,hevc,vvc,jpeg2000",
+        metavar="LIST",
+        help=f"others, separated by commas: {', '.join(CODECS)}; all; none (default: %(default)s)",
+    )
+    add("-o", "--out", required=True, metavar="DIR", help="results, figures and report; also what is done so far")
+    add(
+        "-r",
+        "--reference",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="result files of earlier runs on the same data, or published ones, to be joined (CompressAI's format)",
+    )
+    add("-Q", "--qualities", type=float, nargs="+", metavar="Q", help="of our models (default: 1 to 8)")
+    add("-E", "--effort", type=int, nargs="+", metavar="N", help="of our encoder: one curve for each")
+    add("--anchor", default="jpeg", metavar="NAME", help="what all are compared with, too (default: %(default)s)")
+    add("--crops", type=int, default=3, metavar="N", help="images to show crops of (default: %(default)s)")
+    add("--name", help="of the data, for titles (default: the folder's name)")
+    add("--jobs", type=int, default=1, metavar="N", help="processes; more than 1 spoils the times (default: 1)")
+    add("-t", "--threads", type=int, metavar="N", help="CPU threads of our models (default: torch's choice)")
+    add("-q", "--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def _specs(args, skipped: list[str], complain) -> list[str | tuple]:
+    """What to measure: models as tuples, codecs as names. Missing codecs are noted and left out."""
+    names = {"all": list(CODECS), "none": []}.get(args.codecs, [n for n in args.codecs.split(",") if n])
+    qualities = None if args.qualities is None else tuple(args.qualities)
+    specs: list[str | tuple] = [
+        (model, qualities, args.threads, effort) for model in args.models for effort in args.effort or [None]
+    ]
+    for spec in specs:
+        codec_of(spec)  # a model that does not load ends the command
+    for name in dict.fromkeys(names):
+        try:
+            codec_of(name)
+        except CodecMissingError as error:
+            skipped.append(f"{name}: {error}")
+            complain(None, f"{name} is skipped: {error}")
+            continue
+        specs.append(name)
+    return specs
+
+
+def _merge(measured: list[Curve], joined: list[Curve]) -> list[Curve]:
+    """Ours first, then what was measured, then published ones; a curve measured now replaces an earlier one."""
+    now = {c.name for c in measured}
+    curves = measured + [c for c in joined if c.name not in now]
+    return sorted(curves, key=lambda c: (not c.model, c.published))
+
+
+def _sheets(args, images: list[Source], table: list[Codec], cache: Cache, complain) -> list[dict]:
+    chosen = images[:: max(1, len(images) // args.crops)][: args.crops] if args.crops > 0 else []
+    leader = None
+    if args.models:
+        leader = table[0], table[0].ladder[(len(table[0].ladder) - 1) // 2]
+    return [side_by_side(table, leader, image, cache, complain=complain) for image in chosen]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure, average, compare, draw, write. Returns the exit code."""
+    from ..commands import FAILURES, complain, reason
+
+    args = _parser().parse_args(argv)
+    failed: list[str] = []
+
+    def note(codec: str, message: str) -> None:
+        failed.append(codec)
+        complain(codec, message)
+
+    skipped: list[str] = []
+    progress = not args.quiet and sys.stderr.isatty()
+    out = Path(args.out)
+    try:
+        if args.jobs < 1:
+            raise ValueError(f"--jobs must be at least 1, not {args.jobs}")
+        joined = load_curves(args.reference)
+        images = sources(args.data, IMAGE_SUFFIXES)
+        specs = _specs(args, skipped, complain)
+        if not specs and not joined:
+            raise ValueError("nothing to measure: no model, no codec that is installed, no --reference")
+        out.mkdir(parents=True, exist_ok=True)
+        cache = Cache(out / "cache.jsonl")
+        options = {"jobs": args.jobs, "threads": args.threads, "progress": progress, "complain": note}
+        records = run(specs, images, cache, **options)
+    except FAILURES as error:
+        complain(None, reason(error))
+        return 1
+    name = args.name or Path(args.data[0]).resolve().name
+    sizes = sum(s.size[0] * s.size[1] for s in images)
+    data = {"name": name, "images": len(images), "pixels": sizes}
+    environment = collect()
+    measured, table = [], [codec_of(spec) for spec in specs]
+    for spec, codec in zip(specs, table, strict=True):
+        model = not isinstance(spec, str)
+        result = results_of(codec, records[codec.name], data, environment, model)
+        if result["results"]["bpp"]:
+            measured.append(curve_of(result, codec.name, codec.name))
+            write_result(out / f"{codec.name}.json", result)
+    curves = _merge(measured, joined)
+    anchor = next((c for n in (args.anchor, args.anchor + "*") for c in curves if c.name == n), None)
+    against = {c.label: deltas(curves, [c]) for c in curves if c.model}
+    everything = [] if anchor is None else deltas([anchor], [c for c in curves if not c.model])
+    rates = {"data": data, "models": against, "anchor": anchor and anchor.name, "everything": everything}
+    (out / "bd_rates.json").write_text(json.dumps(rates, indent=1) + "\n", encoding="utf-8")
+    title = f"{name}: {len(images)} images"
+    for metric in METRICS:
+        if any(metric in c.quality for c in curves):
+            plots.save(curves, metric, title, out / f"rd_{metric}")
+    sheets = _sheets(args, images, table, Cache(out / "crops.jsonl"), note)
+    subtitle = f"{len(images)} images, {sizes / 1e6:.1f} megapixels. Solid curves were measured, dashed ones published."
+    page = report.render(
+        f"Rate and distortion on {name}", subtitle, curves, against, everything, anchor, sheets, skipped, environment
+    )
+    (out / "report.html").write_text(page, encoding="utf-8")
+    for label, found in against.items():
+        print(f"{label} against each (negative: fewer bits than it needs), {title}")
+        print(plain(bd_table(found, "anchor")), end="\n\n")
+    if everything:
+        print(f"each against {anchor.label}")
+        print(plain(bd_table(everything, "test")), end="\n\n")
+    print(f"written: {out / 'report.html'}, figures rd_*.png and .svg, results *.json, bd_rates.json")
+    return int(bool(failed))
+
+
+def write_result(path: Path, result: dict) -> None:
+    """Indented down to the lists, which stay on a line each: small, and readable in a diff."""
+    compact = json.dumps
+    images = ",\n".join(f"  {compact(k)}: {compact(v)}" for k, v in result["images"].items())
+    inner = ",\n".join(f"  {compact(k)}: {compact(v)}" for k, v in result["results"].items())
+    rest = {k: v for k, v in result.items() if k not in ("images", "results")}
+    text = json.dumps(rest, indent=1)
+    text = text[: text.rindex("\n}")] + f',\n "results": {{\n{inner}\n }},\n "images": {{\n{images}\n }}\n}}\n'
+    path.write_text(text, encoding="utf-8")

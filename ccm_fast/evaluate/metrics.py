@@ -1,0 +1,37 @@
+"""Distortion of 8-bit RGB images.
+
+Both are taken image by image, on the rounded 8-bit values that a decoder writes, and averaged over the images
+afterwards, as CompressAI and the papers do. (PSNR of the mean error would be about 0.5 dB lower on Kodak.)
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+__all__ = ["MS_SSIM_MIN_SIDE", "ms_ssim", "psnr"]
+
+MS_SSIM_MIN_SIDE = 161  # five scales of an 11-wide window: (11 - 1) * 2^4 + 1
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """In dB, of two uint8 arrays of one shape; one error over all three channels. Infinite for equal arrays."""
+    mse = float(np.square(a.astype(np.float64) - b).mean())
+    return math.inf if mse == 0 else 10 * math.log10(255**2 / mse)
+
+
+def ms_ssim(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Of two uint8 arrays [H, W, 3], by pytorch-msssim: five scales, mean over R, G, B.
+
+    None for images with a side below 161 pixels, on which the fifth scale does not exist.
+    """
+    import torch
+    from pytorch_msssim import ms_ssim as of
+
+    if min(a.shape[:2]) < MS_SSIM_MIN_SIDE:
+        return None
+    # Not torch.from_numpy: Pillow's arrays are not writable, and torch warns.
+    planes = [torch.tensor(x).permute(2, 0, 1)[None].float() for x in (a, b)]
+    with torch.inference_mode():
+        return float(of(*planes, data_range=255))

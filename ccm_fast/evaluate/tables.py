@@ -1,0 +1,65 @@
+"""The tables of a report, as heads and rows of text: for the terminal, for Markdown and for HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from .curves import METRICS, Curve, Delta, bd_rate
+
+__all__ = ["bd_table", "deltas", "markdown", "plain", "points_table"]
+
+Table = tuple[list[str], list[list[str]]]
+
+
+def deltas(anchors: Sequence[Curve], tests: Sequence[Curve]) -> list[dict]:
+    """BD-rates of every test against every anchor, by metric, as JSON holds them."""
+    pairs = [(a, t) for t in tests for a in anchors if a is not t]
+    return [
+        {"anchor": a.name, "anchor_label": a.label, "test": t.name, "test_label": t.label}
+        | {metric: asdict(bd_rate(a, t, metric)) for metric in METRICS}
+        for a, t in pairs
+    ]
+
+
+def _cells(delta: dict) -> list[str]:
+    d = Delta(**delta)
+    if d.percent is None:
+        return ["none", d.reason]
+    return [f"{d.percent:+.1f} %", f"{d.low:.1f} to {d.high:.1f} dB"]
+
+
+def bd_table(found: Sequence[dict], vary: str) -> Table:
+    """Of entries of :func:`deltas`; ``vary`` is what differs between the rows: "anchor" or "test"."""
+    head = [vary, "BD-rate, PSNR", "over", "BD-rate, MS-SSIM", "over"]
+    return head, [[d[f"{vary}_label"], *_cells(d["psnr"]), *_cells(d["ms-ssim"])] for d in found]
+
+
+def points_table(curve: Curve) -> Table:
+    """A curve's points, as they stand in its result file."""
+    r = curve.result["results"]
+    head = ["setting", "bpp", "PSNR, dB", "MS-SSIM", "encode, s", "decode, s", "encode, CPU s", "decode, CPU s"]
+    keys = ["setting", "bpp", "psnr-rgb", "ms-ssim-rgb", "encoding_time", "decoding_time"]
+    keys += ["encoding_cpu_time", "decoding_cpu_time"]
+    formats = ["{:g}", "{:.4f}", "{:.2f}", "{:.4f}"] + ["{:.3f}"] * 4
+    kept = [k for k, key in enumerate(keys) if key in r]
+    rows = [[formats[k].format(r[keys[k]][i]) for k in kept] for i in range(len(r["bpp"]))]
+    return [head[k] for k in kept], rows
+
+
+def plain(table: Table) -> str:
+    """For a terminal."""
+    head, rows = table
+    widths = [max(len(row[k]) for row in [head, *rows]) for k in range(len(head))]
+
+    def line(row: list[str]) -> str:
+        first, *others = (c.ljust(w) if k == 0 else c.rjust(w) for k, (c, w) in enumerate(zip(row, widths)))
+        return "  ".join([first, *others]).rstrip()
+
+    return "\n".join(map(line, [head, *rows]))
+
+
+def markdown(table: Table) -> str:
+    """For a .md file."""
+    head, rows = table
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
