@@ -2,18 +2,25 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from ccm_fast.models import CCMConfig
+from ccm_fast.models import CCMConfig, CrossChannelContextModel
 from ccm_fast.train.data import CropDataset, load_images
+from ccm_fast.train.klt import initialise
 from ccm_fast.train.loop import TrainConfig, train
 from ccm_fast.train.loss import lagrange_multiplier
+from ccm_fast.train.plot import plot, read_log
 from ccm_fast.train.ship import load_checkpoint, ship
+from ccm_fast.train.stages import Stage, parse_stages
 
 TINY = CCMConfig(
     name="tiny",
@@ -132,3 +139,116 @@ def test_crops():
 def test_lagrange_multipliers():
     lam = lagrange_multiplier(torch.tensor([1.0, 8.0]))
     assert torch.allclose(lam, torch.tensor([0.0018, 0.18]))
+
+
+STAGES = "hyper=2,transforms=2,context=2,joint=2"
+
+
+def parameters(path):
+    return torch.load(path, weights_only=False)["model"]
+
+
+def test_stages_train_what_they_should(tmp_path, folder):
+    before, taken = {}, {}
+    for stage in ("hyper", "transforms", "context", "joint"):
+        done = STAGES[: STAGES.index(stage)] + f"{stage}=2"
+        after = parameters(train(config(tmp_path, folder, stages=done, z_warmup=1), progress=False))
+        changed = {name for name in after if before and not torch.equal(after[name], before[name])}
+        taken[stage] = {name.split(".")[0 if name[0] != "c" else 2] for name in changed}
+        before = after
+    transforms, hyper, context = {"g_a", "g_s", "log_gain", "log_inverse_gain"}, {"h_a", "h_s", "z_prior"}, {"spatial"}
+    assert transforms | hyper <= taken["transforms"]
+    assert not context & taken["transforms"]
+    assert hyper | context | {"stack", "skip"} <= taken["context"]
+    assert not transforms & taken["context"]
+    assert transforms | hyper | context <= taken["joint"]
+
+
+def test_stopped_between_and_inside_stages(tmp_path, folder):
+    straight = train(config(tmp_path / "a", folder, stages=STAGES), progress=False)
+    asked = []
+
+    def stop():
+        asked.append(1)
+        return len(asked) in (3, 5, 6)
+
+    for _ in range(4):
+        resumed = train(config(tmp_path / "b", folder, stages=STAGES), progress=False, stop=stop)
+    a, b = (torch.load(p, weights_only=False) for p in (straight, resumed))
+    assert a["step"] == b["step"] == 8
+    for part in ("model", "ema"):
+        assert all(torch.equal(v, b[part][k]) for k, v in a[part].items())
+
+
+def test_wrong_stages():
+    for text in ("hyper", "joint=x", "joint=0", "nothing=3"):
+        with pytest.raises(ValueError, match=r"stage"):
+            parse_stages(text)
+    assert parse_stages("hyper=5, joint=1.5h") == [Stage("hyper", steps=5), Stage("joint", hours=1.5)]
+
+
+def test_block_transform_reconstructs():
+    """All 768 components of a 16x16 block: nothing is lost, whatever the pictures were; fewer: the strongest stay."""
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(60)]
+    full = CCMConfig(name="full", widths=(48, 192, 768), blocks=(1, 0, 0), groups=(384, 384), psi_channels=8)
+    x = torch.from_numpy(images[0].copy()).permute(2, 0, 1)[None].float() / 255
+    model = CrossChannelContextModel(full).eval()
+    initialise(model, images)
+    quality = torch.tensor([3.0])
+    with torch.no_grad():
+        y = model.analysis(x, quality)
+        assert (model.synthesis(y, quality, (64, 64)) - x).abs().max() < 1e-3
+        # An orthonormal transform of 4 (x - 1/2), less its mean: the energy is that of the pixels.
+        power = (y / model.gain(quality)).square().sum() / (16 * (x - x.mean()).square().sum())
+    assert 0.9 < float(power) < 1.1
+
+
+def test_two_processes(tmp_path, folder):
+    """torchrun: each takes its own crops and noise, and both step along the same gradient."""
+    code = (
+        "import sys, torch; from tests.test_train import config; from ccm_fast.train.loop import train\n"
+        "import ccm_fast.train.parallel as p; keep = p.Processes.average_gradients\n"
+        "def spy(self, ps):\n"
+        "    keep(self, ps); spy.seen = sum(float(q.grad.double().square().sum()) for q in ps)\n"
+        "p.Processes.average_gradients = spy\n"
+        f"train(config({str(tmp_path / 'run')!r}, {str(folder)!r}, stages='joint=2'), progress=False)\n"
+        "print('gradients', spy.seen)"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    root = Path(__file__).resolve().parents[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=240)
+    assert done.returncode == 0, done.stderr
+    printed = [line for line in done.stdout.splitlines() if line.startswith("gradients")]
+    assert len(printed) == 2
+    assert printed[0] == printed[1]
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=False)
+    assert (state["step"], state["patches"], state["data"]["position"]) == (2, 8, 8)
+    assert len(state["torch_rng"]) == 2
+    assert not torch.equal(*state["torch_rng"])
+
+
+def test_crops_of_several_processes(folder):
+    images = load_images([folder])
+    alone = CropDataset(images, 32, seed=3)
+    both = [CropDataset(images, 32, seed=3, rank=r, world=2) for r in (0, 1)]
+    assert sorted(both[0].take(3) + both[1].take(3)) == alone.take(6)
+    first = next(alone.stream(4))
+    alone.restore({"position": 6})
+    assert torch.equal(next(alone.stream(4, workers=1)), first)
+    assert alone.position == 10
+
+
+def test_plot(tmp_path, folder):
+    pytest.importorskip("matplotlib")
+    train(config(tmp_path, folder, stages="joint=50", valid=[str(folder)]), progress=False)
+    steps, valid = read_log(tmp_path)
+    assert [v["step"] for v in steps] == [50]
+    assert set(valid[0]) >= {"q2", "q4", "q6", "q8"}
+    assert plot([tmp_path], tmp_path / "a.png").read_bytes()[1:4] == b"PNG"
+    (tmp_path / "log.jsonl").write_text("x\n{}\n")
+    with pytest.raises(ValueError, match="line 1"):
+        read_log(tmp_path)

@@ -273,7 +273,7 @@ def _stages(run: _Run, stages: list, valid: list, log, progress: bool, stop: Cal
         if valid:
             note(
                 event="valid",
-                stage=stage,
+                stage=stage.name,
                 **validate(run.ema, valid, (2.0, 4.0, 6.0, 8.0), cfg.metric, stage.kind.contexts),
             )
 
