@@ -355,13 +355,28 @@ def train(argv: list[str]) -> int:
         if option.name == "out":
             parser.add_argument(flag, required=True, help=text)
         elif option.name in ("data", "valid"):
-            parser.add_argument(flag, nargs="+", default=[], required=option.name == "data", metavar="PATH", help=text)
+            parser.add_argument(flag, nargs="+", default=[], metavar="PATH", help=text)
         elif isinstance(default, bool):
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
         else:
             parser.add_argument(flag, type=type(default), default=default, help=f"{text} (default: {default!r})")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument(
+        "--plot", metavar="FILE", help="train nothing; draw the log of the run in --out (PNG, SVG, PDF)"
+    )
     args = vars(parser.parse_args(argv))
+    picture = args.pop("plot")
+    if picture:
+        from ccm_fast.train.plot import plot
+
+        try:
+            print(plot([args["out"]], picture))
+        except (*FAILURES, ImportError) as error:
+            complain(None, error)
+            return 1
+        return 0
+    if not args["data"]:
+        parser.error("the following arguments are required: --data")
     progress = not args.pop("quiet") and sys.stderr.isatty()
 
     asked: list[int] = []

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ccm_fast.cli import main
 from ccm_fast.models import CCMConfig, CrossChannelContextModel
 from ccm_fast.train.data import CropDataset, load_images
 from ccm_fast.train.klt import initialise
@@ -249,6 +250,9 @@ def test_plot(tmp_path, folder):
     assert [v["step"] for v in steps] == [50]
     assert set(valid[0]) >= {"q2", "q4", "q6", "q8"}
     assert plot([tmp_path], tmp_path / "a.png").read_bytes()[1:4] == b"PNG"
+    assert main(["train", "--out", str(tmp_path), "--plot", str(tmp_path / "b.svg")]) == 0
+    assert "<svg" in (tmp_path / "b.svg").read_text()
+    assert main(["train", "--out", str(tmp_path / "nothing"), "--plot", str(tmp_path / "c.svg")]) == 1
     (tmp_path / "log.jsonl").write_text("x\n{}\n")
     with pytest.raises(ValueError, match="line 1"):
         read_log(tmp_path)
