@@ -38,12 +38,12 @@ namespace ccm {
   ::emu::ident<__VA_ARGS__>& name = *static_cast<::emu::ident<__VA_ARGS__>*>( \
       ::emu::static_shared(&name##_tag, sizeof(__VA_ARGS__), alignof(__VA_ARGS__)))
 
-inline int ld_acquire(const int* p) {
-  emu::yield(true);
+inline int ld_acquire(const int* p, EMU_SOURCE) {
+  emu::poll(EMU_HERE);
   return __atomic_load_n(p, __ATOMIC_ACQUIRE);
 }
-inline int ld_relaxed(const int* p) {
-  emu::yield(true);
+inline int ld_relaxed(const int* p, EMU_SOURCE) {
+  emu::poll(EMU_HERE);
   return __atomic_load_n(p, __ATOMIC_RELAXED);
 }
 inline void st_release(int* p, int v) {

@@ -323,6 +323,8 @@ Machine new_machine() {
   if (!spare_machines.empty()) {
     Machine m = spare_machines.back();
     spare_machines.pop_back();
+    // Its last thread never returned from entry(), whose red zones would still be there.
+    if (__asan_unpoison_memory_region) __asan_unpoison_memory_region(m.stack, kStack);
     return m;
   }
   void* p = mmap(nullptr, kStack + kGuard, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -454,6 +456,11 @@ void yield(bool spinning) {
   L->push(f);
   run_next();
   f->doing = "running, last seen";
+}
+
+void poll(Source source) {
+  L->running->at = source;
+  yield(true);
 }
 
 void warp_op(unsigned mask, int op, void* operand, Finish finish, Source source) {

@@ -87,6 +87,7 @@ void warp_op(unsigned mask, int op, void* operand, Finish finish, Source source)
 int block_barrier(int id, int count, int predicate, Reduction reduction, bool wait, Source source);
 void grid_barrier(Source source);
 void yield(bool spinning);  // a place where another thread may run
+void poll(Source source);   // the same, where a thread may be waiting for another
 void progress();            // something that other threads poll has changed
 void fence();
 [[noreturn]] void fail(const char* format, ...);
