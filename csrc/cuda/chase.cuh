@@ -1,0 +1,178 @@
+// The dense part of a group, which follows the group before it tile by tile.
+//
+// Any block may compute any tile, but claims it only when everything that it reads is there, so that no block ever
+// waits inside a tile. The block that codes a group computes its tiles itself while it has to wait for them. Hence
+// nothing depends on how many blocks run at once: groups are taken in order (tickets), a group waits for earlier ones
+// only, and a single block finds every tile ready.
+#pragma once
+#include "cuda/dense.cuh"
+#include "cuda/latents.h"
+
+namespace ccm {
+
+// The planes of one group of one image.
+struct GroupPlanes {
+  const LatentsArgs& a;
+  const DeviceModel& m;
+  const DeviceGroup& d;
+  int32_t image, group;
+
+  CCM_DEVICE GroupPlanes(const LatentsArgs& args, int32_t image_index, int32_t group_index)
+      : a(args), m(*args.model), d(args.model->group[group_index]), image(image_index), group(group_index) {}
+
+  CCM_DEVICE int32_t* counters() const { return a.counters(image, group); }
+  CCM_DEVICE int32_t* flag(int32_t layer, int32_t tile) const {
+    return counters() + GroupProgress::kFlags + layer * a.tiles + tile;
+  }
+  CCM_DEVICE DevicePlane context() const {
+    return plane_at(a.context + image * a.context_bytes, a.w, m.plane_channels);
+  }
+  CCM_DEVICE DevicePlane psi() const { return plane_at(a.psi_plane + image * a.psi_bytes, a.w, a.psi_stride); }
+  CCM_DEVICE DevicePlane feature(int32_t layer) const {
+    int64_t at = 0;
+    for (int32_t g = 0; g < group; ++g)
+      for (int32_t l = 0; l + 1 < m.group[g].stack_layers; ++l)
+        at += plane_bytes(a.h, a.w, m.group[g].stack[l + 1].cin_pad);
+    for (int32_t l = 0; l < layer; ++l) at += plane_bytes(a.h, a.w, d.stack[l + 1].cin_pad);
+    return plane_at(a.features + image * a.features_bytes + at, a.w, d.stack[layer + 1].cin_pad);
+  }
+  CCM_DEVICE Base base() const {
+    int64_t at = 0;
+    for (int32_t g = 0; g < group; ++g) at += static_cast<int64_t>(a.h) * a.w * m.group[g].base_pad;
+    return {a.base + image * a.base_count + at, a.w, d.base_pad};
+  }
+};
+
+struct DenseTask {
+  int32_t layer, i, j;  // tile at (i, j); layer -1: none
+};
+
+// A task of a group whose inputs are there. One thread. `open`: whether any task is not yet claimed.
+CCM_DEVICE DenseTask find_task(const GroupPlanes& g, bool& open) {
+  const int32_t last = chasing_layers(g.d) - 1;
+  const LatentsArgs& a = g.a;
+  for (int32_t l = last; l >= 0; --l) {
+    const int32_t next = ld_relaxed(g.counters() + GroupProgress::kClaims + l);
+    if (next >= a.tiles) continue;
+    open = true;
+    const int32_t packed = a.order.sequence[next], i = packed >> 16, j = packed & 0xffff;
+    const int32_t tile = i * a.order.tiles_j + j;
+    bool ready = true;
+    const bool reads_context = l == 0 || (l == last && g.d.has_skip);
+    const int32_t* steps_done = a.counters(g.image, g.group - 1) + GroupProgress::kStepsDone;
+    if (reads_context) {
+      const int32_t radius = l == 0 ? g.d.radius : g.d.skip.kernel / 2;
+      ready = ld_relaxed(steps_done) >= a.order.needs[radius * a.tiles + tile];
+    }
+    if (l > 0) {
+      const int32_t reach = g.d.stack[l].kernel > 1;
+      for (int32_t di = -reach; di <= reach; ++di)
+        for (int32_t dj = -reach; dj <= reach; ++dj) {
+          const int32_t ni = i + di, nj = j + dj;
+          if (ni < 0 || nj < 0 || ni >= a.order.tiles_i || nj >= a.order.tiles_j) continue;
+          ready = ready && ld_relaxed(g.flag(l - 1, ni * a.order.tiles_j + nj)) != 0;
+        }
+    }
+    if (!ready) continue;
+    // Seen by polling; acquired now.
+    if (reads_context) ld_acquire(steps_done);
+    if (l > 0) {
+      const int32_t reach = g.d.stack[l].kernel > 1;
+      for (int32_t di = -reach; di <= reach; ++di)
+        for (int32_t dj = -reach; dj <= reach; ++dj) {
+          const int32_t ni = i + di, nj = j + dj;
+          if (ni >= 0 && nj >= 0 && ni < a.order.tiles_i && nj < a.order.tiles_j)
+            ld_acquire(g.flag(l - 1, ni * a.order.tiles_j + nj));
+        }
+    }
+    int32_t* claims = g.counters() + GroupProgress::kClaims + l;
+    if (atomicCAS(claims, next, next + 1) == next) return {l, i, j};
+  }
+  return {-1, 0, 0};
+}
+
+// The whole block computes a claimed tile and says so.
+CCM_DEVICE void run_task(const GroupPlanes& g, const DenseTask& task) {
+  const LatentsArgs& a = g.a;
+  const DeviceGroup& d = g.d;
+  const int32_t top = task.i * kDenseRows, left = task.j * kDenseColumns, last = chasing_layers(d) - 1;
+  if (task.layer < last) {
+    const DevicePlane in = task.layer == 0 ? g.context() : g.feature(task.layer - 1);
+    dense_bytes(g.m, d.stack[task.layer], in, top, left, a.h, a.w, g.feature(task.layer), a.h, a.w);
+  } else {
+    const Base base = g.base();
+    for_each_unit(d.base_pad / kTileM, [&](int32_t m_tile, int32_t half) {
+      const auto add = [&](const DeviceConv& c, const DevicePlane& in) {
+        Accumulators<kDenseNT> acc;
+        dense_product(g.m, c, in, top, left, a.h, a.w, half, m_tile, acc);
+        for_each_value(g.m, c, m_tile, acc, [&](int32_t channel, int32_t p, const Rescale& rescale, int32_t value) {
+          const DensePosition at(top, left, half, p);
+          if (at.i < a.h && at.j < a.w) base.at(at.i, at.j)[channel] += rescale.linear(value);
+        });
+      };
+      if (d.stack_layers) add(d.stack[last], last == 0 ? g.context() : g.feature(last - 1));
+      if (d.has_skip) add(d.skip, g.context());
+    });
+  }
+  __syncthreads();
+#if CCM_FAULT != 2
+  if (threadIdx.x == 0) st_release(g.flag(task.layer, task.i * a.order.tiles_j + task.j), 1);
+#else
+  if (threadIdx.x == 0) st_relaxed(g.flag(task.layer, task.i * a.order.tiles_j + task.j), 1);
+#endif
+}
+
+// Computes tiles of all groups until the last one is claimed.
+CCM_DEVICE void help(const LatentsArgs& a) {
+  CCM_SHARED(shared_task, int32_t[6]);
+  const int32_t groups = a.model->groups;
+  for (;;) {
+    if (threadIdx.x < 32) {
+      bool open = false;
+      DenseTask task{-1, 0, 0};
+      int32_t image = 0, group = 0;
+      // Each lane looks at other groups; the first lane in image and group order that claims one wins.
+      for (int32_t b = 0; b < a.batch && task.layer < 0; ++b)
+        for (int32_t first = 1; first < groups; first += 32) {
+          const int32_t mine = first + static_cast<int32_t>(threadIdx.x);
+          DenseTask found{-1, 0, 0};
+          // One lane at a time, so that no lane claims a tile that nobody would compute.
+          for (int32_t turn = 0; turn < 32 && first + turn < groups; ++turn) {
+            if (static_cast<int32_t>(threadIdx.x) == turn) found = find_task(GroupPlanes(a, b, mine), open);
+            if (__any_sync(0xffffffffu, found.layer >= 0)) break;
+          }
+          const unsigned who = __ballot_sync(0xffffffffu, found.layer >= 0);
+          if (who) {
+            const int32_t lane = __ffs(static_cast<int>(who)) - 1;
+            task.layer = __shfl_sync(0xffffffffu, found.layer, lane);
+            task.i = __shfl_sync(0xffffffffu, found.i, lane);
+            task.j = __shfl_sync(0xffffffffu, found.j, lane);
+            image = b;
+            group = first + lane;
+            break;
+          }
+        }
+      const bool any_open = __any_sync(0xffffffffu, open);
+      if (threadIdx.x == 0) {
+        shared_task[0] = task.layer;
+        shared_task[1] = task.i;
+        shared_task[2] = task.j;
+        shared_task[3] = image;
+        shared_task[4] = group;
+        shared_task[5] = any_open;
+      }
+    }
+    __syncthreads();
+    const DenseTask task{shared_task[0], shared_task[1], shared_task[2]};
+    const int32_t image = shared_task[3], group = shared_task[4], open = shared_task[5];
+    __syncthreads();
+    if (task.layer >= 0)
+      run_task(GroupPlanes(a, image, group), task);
+    else if (open)
+      __nanosleep(200);
+    else
+      return;
+  }
+}
+
+}  // namespace ccm

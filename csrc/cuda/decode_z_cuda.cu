@@ -1,0 +1,64 @@
+// z: one stream an image, one row of the tables a channel.
+#include "cuda/kernels_cuda.h"
+#include "cuda/rans_warp.cuh"
+
+namespace ccm {
+
+constexpr int32_t kBatchOfSymbols = 1024;  // prepared at once; a multiple of 32, so that rounds are not broken
+
+// Grid: images. Blocks of at least two warps.
+__global__ void __launch_bounds__(kMaxThreads, 1) decode_z_kernel(const DecodeZArgs a) {
+  CCM_SHARED(key, uint32_t[kBatchOfSymbols]);
+  CCM_SHARED(value, int32_t[kBatchOfSymbols]);
+  CCM_SHARED(row, uint16_t[kBatchOfSymbols]);
+  CCM_SHARED(symbol, int16_t[kBatchOfSymbols]);
+  CCM_SHARED(bad, int32_t);
+  const Work work{key, value, row, symbol};
+  const DeviceModel& m = *a.model;
+  const DeviceRow* rows = m.at<DeviceRow>(m.z_rows.rows);
+  const int32_t image = blockIdx.x, channels = m.hyper_channels;
+  WarpDecoder decoder;
+  if (threadIdx.x < 32) {
+    const int64_t* segment = a.segments + static_cast<int64_t>(image) * 3;
+    const int64_t offset = segment[0], size = segment[1];
+    const bool inside = offset >= 0 && size >= 0 && offset <= a.size && size <= a.size - offset;
+    const bool valid = inside && valid_lanes(segment[2]);
+    decoder.open(a.data + (valid ? offset : 0), valid ? size : 0, valid ? static_cast<int32_t>(segment[2]) : 1);
+  }
+  // The channel of this thread's next symbol, without a division by a variable.
+  int32_t channel = threadIdx.x, stride = blockDim.x;
+  while (channel >= channels) channel -= channels;
+  while (stride >= channels) stride -= channels;
+  for (int32_t first = 0; first < a.symbols; first += kBatchOfSymbols) {
+    const int32_t count = min(kBatchOfSymbols, a.symbols - first);
+    for (int32_t n = threadIdx.x; n < kBatchOfSymbols; n += blockDim.x) {
+      key[n] = rows[channel].key;
+      value[n] = rows[channel].lo_inside;
+      row[n] = static_cast<uint16_t>(channel);
+      channel += stride;
+      if (channel >= channels) channel -= channels;
+    }
+    if (threadIdx.x == 0) bad = 0;
+    __syncthreads();
+    if (threadIdx.x < 32) {
+      decoder.decode(m, m.z_rows, work, count, 1);
+      if (threadIdx.x == 0 && decoder.bad() != kOk) bad = 1;
+    }
+    __syncthreads();
+    for (int32_t n = threadIdx.x; n < count; n += blockDim.x)
+      a.z[static_cast<int64_t>(image) * a.symbols + first + n] = symbol[n];
+    const bool stop = bad;
+    __syncthreads();
+    if (stop) break;
+  }
+  if (threadIdx.x < 32) {
+    const Status status = decoder.finish();
+    if (threadIdx.x == 0) a.status[image] = status;
+  }
+}
+
+cudaError_t launch_decode_z(const DecodeZArgs& a, int32_t threads, cudaStream_t stream) {
+  return launch(decode_z_kernel, dim3(a.batch), dim3(threads), 0, stream, false, a);
+}
+
+}  // namespace ccm

@@ -1,0 +1,37 @@
+// The persistent kernel: all groups of all images of a batch.
+#include "cuda/kernels_cuda.h"
+#include "cuda/steps.cuh"
+
+namespace ccm {
+
+__global__ void __launch_bounds__(kMaxThreads, 1) latents_kernel(const LatentsArgs a) {
+  CCM_DYN_SHARED(shared);
+  CCM_SHARED(ticket, int32_t);
+  const int32_t groups = a.model->groups;
+  for (;;) {
+    // Tickets, not block numbers: whatever a group waits for was taken by a block that has certainly started.
+    if (threadIdx.x == 0) ticket = atomicAdd(a.progress, 1);
+    __syncthreads();
+    int32_t image = 0, group = ticket;
+    __syncthreads();
+    while (group >= groups && image < a.batch) group -= groups, ++image;  // a division would use floating point
+    if (image >= a.batch) break;
+    unsigned char* arena = a.arena_in_shared ? shared : a.arenas + static_cast<int64_t>(blockIdx.x) * a.arena.bytes;
+    GroupCoder(a, image, group, shared, arena).run();
+    __syncthreads();
+  }
+  help(a);
+}
+
+cudaError_t launch_latents(const LatentsArgs& a, int32_t blocks, int32_t threads, cudaStream_t stream) {
+  return launch(latents_kernel, dim3(blocks), dim3(threads), static_cast<size_t>(a.shared), stream, false, a);
+}
+
+cudaError_t latents_occupancy(int32_t threads, int32_t shared, int32_t* blocks_per_multiprocessor) {
+  int blocks = 0;
+  const cudaError_t e = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, latents_kernel, threads, shared);
+  *blocks_per_multiprocessor = blocks;
+  return e;
+}
+
+}  // namespace ccm

@@ -1,0 +1,104 @@
+// The packed model as the kernels read it: one relocatable block of bytes, made on the host from the CPU's packed
+// model.
+//
+// Matrix products have the weights on the side of `mma.m16n8k32` with 16 rows (output channels) and positions on the
+// side with 8 columns, because a step of the wavefront has 1 to 16 positions: 8 at a time waste less than 16 at a time.
+// Weights lie in the order in which a warp's fragments hold them, so that a lane reads its 16 bytes with one load.
+// Activations are unsigned bytes (value + zero point), weights signed ones, as in the CPU's VNNI kernels.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "ccm/model.h"
+#include "cpu/kernels.h"
+
+namespace ccm {
+
+constexpr uint32_t kDeviceMagic = 0x44504343;  // "CCPD"
+// Beside the CPU's instruction sets: no kernels of the CPU engine belong to it.
+constexpr Isa kIsaCuda = static_cast<Isa>(64);
+
+constexpr int kTileM = 16, kTileN = 8, kTileK = 32;
+
+// One convolution. k counts bytes of its input over all taps, padded to whole products of kTileK.
+struct DeviceConv {
+  int32_t kernel, upsample, output, is_signed;
+  int32_t cout, m_tiles, k_steps, cin_pad;
+  int32_t zero, in_zero;             // bytes that stand for 0 in its output and its input
+  int64_t weights;                   // uint4 [m_tiles][k_steps][32]
+  int64_t quads;                     // uint32 [k_steps * 8]: where four consecutive k lie, see quad()
+  int64_t bias, mult, shift, below;  // int32 [m_tiles * 16]
+};
+
+struct DeviceGroup {
+  int32_t channels, first_channel, plane_channel;
+  int32_t base_width, base_pad;
+  int32_t stack_layers, has_skip, hidden_layers;
+  int32_t radius;      // of everything that reads the earlier groups
+  int64_t base_init;   // int32 [base_pad]
+  DeviceConv spatial;  // own group, its bias is the base; output: f, or the head itself (kHead)
+  DeviceConv hyper, skip, head;
+  DeviceConv stack[kMaxLayers], hidden[kMaxLayers];
+};
+
+// A row of the tables.
+struct DeviceRow {
+  uint32_t key;       // see work_key()
+  uint32_t first;     // entry 0
+  int32_t lo;         // symbol of entry 0
+  int32_t lo_inside;  // symbol of the window's first entry
+  int32_t count;
+};
+
+struct DeviceRows {
+  int64_t rows;     // DeviceRow [count]
+  int64_t entries;  // uint32: start << 16 | freq
+  int32_t count;
+};
+
+struct DeviceModel {
+  uint32_t magic;
+  int32_t groups;
+  int64_t bytes;
+  int32_t latent_channels, hyper_channels, psi_channels, plane_channels;
+  int32_t scale_codes, residual, scaled_context, hs_layers;
+  Schedule schedule;
+  int64_t context_mult, context_shift;  // int32 [plane_channels]
+  int64_t scale_table;                  // uint8 [scale_codes]
+  ScaleRow scale_rows[kNumScales];
+  DeviceRows y_rows, z_rows;
+  DeviceConv hs[kMaxLayers];
+  DeviceGroup group[kMaxGroups];
+
+  template <class T>
+  CCM_HD const T* at(int64_t offset) const {
+    return reinterpret_cast<const T*>(reinterpret_cast<const char*>(this) + offset);
+  }
+};
+
+// A quad: four consecutive bytes of k. Channel in bits 0..15, then di + 8 and dj + 8 of its tap.
+CCM_HD uint32_t quad(int32_t channel, int32_t di, int32_t dj) {
+  return static_cast<uint32_t>(channel) | static_cast<uint32_t>(di + 8) << 16 | static_cast<uint32_t>(dj + 8) << 24;
+}
+CCM_HD int32_t quad_offset(uint32_t q, int32_t row_stride, int32_t stride) {
+  return (static_cast<int32_t>(q >> 16 & 255) - 8) * row_stride + (static_cast<int32_t>(q >> 24) - 8) * stride +
+         static_cast<int32_t>(q & 0xffff);
+}
+
+// What a decoder needs of a row at once: first entry of its window (26 bits), entries in the window - 1 (4 bits),
+// whether the last of them is the escape (1 bit).
+constexpr int kKeyBits = 26;
+CCM_HD uint32_t work_key(uint32_t window_entry, int32_t inside, bool escape_inside) {
+  return window_entry | static_cast<uint32_t>(inside - 1) << kKeyBits | static_cast<uint32_t>(escape_inside) << 31;
+}
+CCM_HD uint32_t key_entry(uint32_t key) { return key & ((1u << kKeyBits) - 1); }
+CCM_HD int32_t key_inside(uint32_t key) { return static_cast<int32_t>(key >> kKeyBits & 15) + 1; }
+CCM_HD bool key_escape(uint32_t key) { return key >> 31; }
+
+// The layout that pack_plan has to use for to_device(): it holds no functions.
+const Kernels& cuda_layout();
+
+// From a model packed for cuda_layout(). Throws PlanError where the kernels' limits are narrower than the format's.
+std::vector<uint8_t> to_device(const PackedModel& m);
+
+}  // namespace ccm
