@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..models import CCMConfig, CrossChannelContextModel
+from ..models.config import PRESETS
 from . import checkpoint
 from .data import CropDataset, ImageFiles, load_images
 from .klt import initialise
@@ -243,6 +244,8 @@ def train(cfg: TrainConfig, progress: bool = True, stop: Callable[[], bool] = la
         FileNotFoundError: no data. ValueError: crops that no image, or the metric, can do with; unknown options.
     """
     stages = parse_stages(cfg.stages)
+    if isinstance(cfg.preset, str) and cfg.preset not in PRESETS:
+        raise ValueError(f"unknown preset {cfg.preset!r}: choose from {', '.join(PRESETS)}")
     learning_rate(cfg.schedule, 0.0, cfg.final_lr)
     if cfg.bf16 not in ("auto", "on", "off"):
         raise ValueError(f"bf16 must be auto, on or off, not {cfg.bf16!r}")
