@@ -5,11 +5,15 @@
                               stable ABI, so it fits every torch >= 2.10.
     ccm_fast/_rans.*.so       pybind11 module: csrc/python/*.cpp and the same core objects.
 
-The core is csrc/cpu/*.cpp, which knows neither torch nor Python. One build.ninja is written for all of it, so that
+The core is csrc/cpu/*.cpp, which knows neither torch nor Python; with CUDA, _ops also holds csrc/cuda and
+csrc/ops_cuda.cpp, and the CUDA runtime, linked statically. One build.ninja is written for all of it, so that
 files compile in parallel, each with its own flags, and again only when they or their headers have changed.
 
 Environment switches
-    CCM_CUDA=auto|0|1   there are no CUDA kernels yet: auto and 0 build for the CPU, 1 stops with an error
+    CCM_CUDA=auto|0|1   CUDA kernels: where nvcc is found (from CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda), never, or
+                        insist on them. Whether a GPU is there does not matter. The result loads without a driver and
+                        in a torch without CUDA too.
+    TORCH_CUDA_ARCH_LIST  as in torch, "8.0 9.0+PTX": GPU architectures, 7.5 and newer (default: see ARCHITECTURES)
     CCM_TORCH=FOLDER    the torch package to build against, where it is not found by itself
     CCM_WERROR=0|1      treat warnings as errors; by default in place (developers), but not in wheels, which meet
                         compilers newer than the code
@@ -20,6 +24,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -56,14 +61,132 @@ def version():
     return scope["__version__"]
 
 
-def check_cuda_switch():
-    # The place for csrc/cuda/*.cu: decide on CUDA from CCM_CUDA and from nvcc being there (never from a visible GPU),
-    # then add a rule `nvcc` to Ninja.text() and its objects to the inputs of the _ops link in write_ninja().
+# What nvcc knows of these is built, with PTX of the newest for what comes after. Machine code also runs on later
+# members of its family (8.7, 8.8, 10.3, 12.1).
+ARCHITECTURES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+OLDEST_ARCHITECTURE = 75  # the first with int8 tensor cores
+
+
+class NoCudaError(Exception):
+    """Why there can be no CUDA kernels, as a sentence."""
+
+
+def output_of(command):
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout + done.stderr
+
+
+class Cuda:
+    """The CUDA toolkit: nvcc, its version, folders, and the architectures to build for."""
+
+    def __init__(self, compiler):
+        self.nvcc = self.find_nvcc()
+        self.version = (re.findall(r"release (\d+\.\d+)", output_of([self.nvcc, "--version"])) or ["unknown"])[0]
+        self.ccbin = ["-ccbin", compiler[0]] if len(compiler) == 1 else []
+        with tempfile.TemporaryDirectory() as folder:
+            probe = Path(folder, "probe.cu")
+            probe.write_text("#include <tuple>\n__global__ void probe() { if constexpr (true) return; }\n")
+            command = [self.nvcc, "-std=c++17", *self.ccbin, "-c", str(probe), "-o", str(probe.with_suffix(".o"))]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                why = (done.stdout + done.stderr).strip().splitlines() or ["no message"]
+                raise NoCudaError(
+                    f"nvcc {self.version} ({self.nvcc}) does not compile C++17 with the compiler {' '.join(compiler)}:"
+                    f" {why[0]} Set CXX to a compiler that it knows, or install a newer CUDA toolkit."
+                )
+            # nvcc on the PATH may be a script outside the toolkit; it says itself where its files are.
+            top = re.search(r"^#\$ TOP=(.*)$", output_of([*command, "--dryrun"]), re.MULTILINE)
+        if not top:
+            raise NoCudaError(f"{self.nvcc} does not tell where its toolkit is (no TOP= in the output of --dryrun).")
+        root = Path(top.group(1).strip().strip('"')).resolve()
+        target = f"targets/{platform.machine().replace('aarch64', 'sbsa')}-linux"
+        self.include = self.find(root, "cuda_runtime.h", [f"{target}/include", "include"])
+        self.cudart = self.find(root, "libcudart_static.a", [f"{target}/lib", "lib64", "lib"])
+        self.architectures = self.choose_architectures()
+
+    @staticmethod
+    def find_nvcc():
+        folders = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
+        for nvcc in [
+            *(f and Path(f, "bin", "nvcc") for f in folders),
+            shutil.which("nvcc"),
+            "/usr/local/cuda/bin/nvcc",
+        ]:
+            if nvcc and Path(nvcc).is_file():
+                return str(nvcc)
+        raise NoCudaError("nvcc was not found: install the CUDA toolkit, or set CUDA_HOME to its folder.")
+
+    @staticmethod
+    def find(root, name, folders):
+        for folder in folders:
+            if (root / folder / name).is_file():
+                return root / folder / name
+        raise NoCudaError(f"{root} has no {name}: install all of the CUDA toolkit, or set CUDA_HOME to another one.")
+
+    def choose_architectures(self):
+        """The numbers to build machine code for and, with "+PTX", the portable form too."""
+        known = {int(n) for n in re.findall(r"sm_(\d+)", output_of([self.nvcc, "--list-gpu-code"]))}
+        wanted = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ").replace(",", " ").split()
+        chosen = []
+        for name in wanted or ARCHITECTURES:
+            match = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", name)
+            if not match:
+                sys.exit(
+                    f'ccm_fast: TORCH_CUDA_ARCH_LIST: "{name}" is no architecture; expected some like "8.0 9.0+PTX".'
+                )
+            number = int(match[1] + match[2])
+            if number < OLDEST_ARCHITECTURE or number not in known:
+                if wanted:
+                    why = "needs 7.5" if number < OLDEST_ARCHITECTURE else f"unknown to nvcc {self.version}"
+                    print(f"ccm_fast: leaving out the architecture {name}: {why}")
+                continue
+            chosen.append(f"{number}{match[3]}{match[4] or ''}")
+        if not chosen:
+            raise NoCudaError(
+                f"of the architectures {' '.join(wanted or ARCHITECTURES)}, nvcc {self.version} builds none."
+            )
+        if not wanted:
+            chosen[-1] += "+PTX"
+        return chosen
+
+    def gencode(self):
+        flags = []
+        for name in self.architectures:
+            number, _, portable = name.partition("+")
+            flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+            if portable:
+                flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
+        return flags
+
+    def flags(self, werror):
+        host = "-fPIC,-fvisibility=hidden,-Wall"
+        # ptxas tells registers and spills (-v): kept beside the objects, for tests/test_cuda_code.py.
+        return [
+            "-std=c++17",
+            "-O3",
+            *self.ccbin,
+            *self.gencode(),
+            "-Xptxas=-v",
+            f"-Xcompiler={host}",
+            *(["-Werror=all-warnings"] if werror else []),
+            "-Xfatbin=-compress-all",
+        ]
+
+
+def find_cuda(compiler):
+    """The CUDA toolkit, or None; decided by CCM_CUDA."""
     mode = os.environ.get("CCM_CUDA", "auto")
     if mode not in ("auto", "0", "1"):
         sys.exit(f"CCM_CUDA={mode}: expected auto, 0 or 1.")
-    if mode == "1":
-        sys.exit("CCM_CUDA=1: this version of ccm_fast has no CUDA kernels; unset CCM_CUDA to build for the CPU.")
+    if mode == "0" or not sorted((HERE / "csrc/cuda").glob("*_cuda.cu")):
+        return None
+    try:
+        return Cuda(compiler)
+    except NoCudaError as why:
+        if mode == "1":
+            sys.exit(f"ccm_fast: CCM_CUDA=1, but {why}")
+        print(f"ccm_fast: building without CUDA kernels: {why}")
+        return None
 
 
 def find_compiler():
@@ -138,7 +261,7 @@ def path(p):
 class Ninja:
     """The text of a build.ninja: rules first, then one build line per object and library."""
 
-    def __init__(self, compiler):
+    def __init__(self, compiler, cuda):
         self.lines = [
             "ninja_required_version = 1.5",
             f"cxx = {quoted(compiler)}",
@@ -151,6 +274,15 @@ class Ninja:
             "  command = $cxx $in $flags -o $out",
             "  description = link $out",
         ]
+        if cuda:
+            self.lines += [
+                f"nvcc = {quoted([cuda.nvcc])}",
+                "rule nvcc",
+                "  command = $nvcc -MD -MF $out.d $flags -c $in -o $out >$out.log 2>&1 || { cat $out.log; exit 1; }",
+                "  depfile = $out.d",
+                "  deps = gcc",
+                "  description = $flavour $in",
+            ]
 
     def build(self, output, rule, inputs, flags, **variables):
         self.lines.append(f"build {path(output)}: {rule} {' '.join(map(path, inputs))}")
@@ -173,14 +305,16 @@ class Build(build_ext):
     def build_extensions(self):
         if sys.platform == "win32":
             sys.exit("ccm_fast: building on Windows is not supported yet; it works in WSL.")
-        check_cuda_switch()
         torch, compiler = find_torch(), find_compiler()
+        cuda = find_cuda(compiler)
+        if cuda:
+            print(f"ccm_fast: CUDA kernels with nvcc {cuda.version} for {' '.join(cuda.architectures)} (some minutes)")
         # Not self.build_temp: an editable install makes that afresh each time. One folder per Python, torch and mode,
         # so that virtual environments which share this tree do not throw away each other's objects.
         key = hashlib.sha256(f"{torch.root} {self.werror}".encode()).hexdigest()[:8]
         folder = HERE / "build" / f"native-{sys.implementation.cache_tag}-{key}"
         folder.mkdir(parents=True, exist_ok=True)
-        products = self.write_ninja(folder, torch, compiler)
+        products = self.write_ninja(folder, torch, compiler, cuda)
         command = [find_ninja(), "-C", str(folder), f"-j{job_count()}"]
         if self.verbose > 1:
             command.append("-v")
@@ -204,9 +338,11 @@ class Build(build_ext):
         if self.developing:
             shutil.copyfile(Path(self.build_lib, "ccm_fast", "_build_info.json"), HERE / "ccm_fast/_build_info.json")
 
-    def write_ninja(self, folder, torch, compiler):
+    def write_ninja(self, folder, torch, compiler, cuda):
         cpu = sorted((HERE / "csrc/cpu").glob("*.cpp"))
         ops = [HERE / "csrc/ops.cpp", *sorted((HERE / "csrc").glob("ops_*.cpp"))]
+        if not cuda:
+            ops = [source for source in ops if source.stem != "ops_cuda"]
         python = sorted((HERE / "csrc/python").glob("*.cpp"))
 
         available = {suffix: macro for suffix, (macro, flags) in ISA.items() if X86 and compiles(compiler, flags)}
@@ -222,7 +358,7 @@ class Build(build_ext):
         ]
         extra = shlex.split(os.environ.get("CXXFLAGS", ""))
 
-        ninja = Ninja(compiler)
+        ninja = Ninja(compiler, cuda)
 
         def compile_all(sources, flavour, flags):
             objects = []
@@ -247,9 +383,24 @@ class Build(build_ext):
         for include in self.include_dirs:  # Python's own, from distutils
             python_flags += ["-isystem", include]
 
+        if cuda:
+            torch_flags += ["-DCCM_WITH_CUDA", f'-DCCM_CUDA_VERSION="{cuda.version}"']
+            torch_flags += ["-isystem", str(cuda.include.parent)]
+
         core = compile_all(cpu, "cpu", [])
         ops_objects = compile_all(ops, "ops", torch_flags)
         python_objects = compile_all(python, "python", python_flags)
+
+        cuda_objects, link_cuda = [], []
+        if cuda:
+            for source in sorted((HERE / "csrc/cuda").glob("*_cuda.cu")):
+                target = folder / "cuda" / f"{source.stem}.cu.o"
+                flags = [*cuda.flags(self.werror), f"-I{HERE / 'csrc/include'}", f"-I{HERE / 'csrc'}"]
+                ninja.build(target, "nvcc", [source], flags, flavour="cuda")
+                cuda_objects.append(target)
+            host = sorted((HERE / "csrc/cuda").glob("*.cpp"))
+            cuda_objects += compile_all(host, "cuda", ["-isystem", str(cuda.include.parent)])
+            link_cuda = [str(cuda.cudart), "-Wl,--exclude-libs,ALL", "-ldl", "-lrt"]
 
         shared = ["-shared", "-pthread", *shlex.split(os.environ.get("LDFLAGS", ""))]
         # No run path to torch: whoever loads this has imported torch, and its libraries are then found by their name.
@@ -257,7 +408,7 @@ class Build(build_ext):
         link_ops = [*shared, *link_torch] if MAC else [*shared, "-Wl,-z,defs", "-Wl,--no-as-needed", *link_torch]
         link_python = [*shared, *(["-undefined", "dynamic_lookup"] if MAC else [])]
         products = {"ccm_fast._ops": folder / "_ops.torch.so", "ccm_fast._rans": folder / "_rans.so"}
-        ninja.build(products["ccm_fast._ops"], "link", [*ops_objects, *core], link_ops)
+        ninja.build(products["ccm_fast._ops"], "link", [*ops_objects, *cuda_objects, *core], [*link_ops, *link_cuda])
         ninja.build(products["ccm_fast._rans"], "link", [*python_objects, *core], link_python)
         ninja.write(folder / "build.ninja")
 
@@ -269,7 +420,7 @@ class Build(build_ext):
             "machine": platform.machine(),
             "compiler": identity,
             "isa": [s.lstrip("_") for s in available],
-            "cuda": None,
+            "cuda": {"version": cuda.version, "architectures": cuda.architectures} if cuda else None,
         }
         return products
 
