@@ -256,3 +256,13 @@ def test_plot(tmp_path, folder):
     (tmp_path / "log.jsonl").write_text("x\n{}\n")
     with pytest.raises(ValueError, match="line 1"):
         read_log(tmp_path)
+
+
+def test_bf16(tmp_path, folder):
+    """Autocast changes the numbers, and nothing overflows in any stage; in software where the CPU has no bf16."""
+    full = parameters(train(config(tmp_path / "a", folder, stages=STAGES, bf16="off"), progress=False))
+    half = parameters(train(config(tmp_path / "b", folder, stages=STAGES, bf16="on"), progress=False))
+    assert all(v.dtype == torch.float32 and bool(v.isfinite().all()) for v in half.values())
+    assert not torch.equal(full["g_a.1.weight"], half["g_a.1.weight"])
+    with pytest.raises(ValueError, match="bf16"):
+        train(config(tmp_path, folder, bf16="perhaps"), progress=False)
