@@ -170,13 +170,10 @@ def load_curves(paths: Sequence[str | Path]) -> list[Curve]:
                     name = result.get("codec", file.stem)
                     curves.append(curve_of(result, name, name))
                     continue
-                for pattern, (family, label) in PUBLISHED.items():
-                    if fnmatch(file.name, pattern):
-                        curves.append(curve_of(result, family + "*", family, f"{label}, published"))
-                        break
-                else:
-                    if not path.is_dir():  # whoever names a file wants it
-                        curves.append(curve_of(result, file.stem + "*", file.stem, f"{result['name']}, published"))
+                known = [v for pattern, v in PUBLISHED.items() if fnmatch(file.name, pattern)]
+                if known or not path.is_dir():  # whoever names a file wants it
+                    family, label = known[0] if known else (file.stem, str(result.get("name", file.stem)))
+                    curves.append(curve_of(result, family + "*", family, f"{label}, published"))
             except ValueError as error:
                 raise ValueError(f"{file}: {error}") from error
     order = [family for family, _ in PUBLISHED.values()]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -175,9 +176,7 @@ def _work(task: Task) -> tuple[Task, dict | str]:
 
 
 def _start(threads: int | None) -> None:
-    import torch
-
-    torch.set_num_threads(threads or 1)
+    os.environ["OMP_NUM_THREADS"] = str(threads or 1)  # torch, which most codecs need only late, reads it then
 
 
 def _results(tasks: list[Task], jobs: int, threads: int | None) -> Iterator[tuple[Task, dict | str]]:

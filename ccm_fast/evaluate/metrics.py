@@ -26,11 +26,11 @@ def ms_ssim(a: np.ndarray, b: np.ndarray) -> float | None:
 
     None for images with a side below 161 pixels, on which the fifth scale does not exist.
     """
+    if min(a.shape[:2]) < MS_SSIM_MIN_SIDE:
+        return None
     import torch
     from pytorch_msssim import ms_ssim as of
 
-    if min(a.shape[:2]) < MS_SSIM_MIN_SIDE:
-        return None
     # Not torch.from_numpy: Pillow's arrays are not writable, and torch warns.
     planes = [torch.tensor(x).permute(2, 0, 1)[None].float() for x in (a, b)]
     with torch.inference_mode():

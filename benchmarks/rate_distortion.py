@@ -1,0 +1,134 @@
+"""Rate and distortion on Kodak and CLIC: measures, keeps the results, and writes docs/rate_distortion.md from them.
+
+The other codecs' results are committed, so that after a training only our model is measured, in some minutes:
+
+    python benchmarks/rate_distortion.py --kodak DIR --clic DIR --reference DIR
+    python benchmarks/rate_distortion.py --kodak DIR --clic DIR --reference DIR --codecs all   everything: hours
+    python benchmarks/rate_distortion.py                                                  the document alone
+    python benchmarks/rate_distortion.py --check                                          is it what the results say?
+
+Measurements that are done are kept under runs/rd/, and so is each report.html. Tests run --check.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from ccm_fast.evaluate import command, curves, report, tables
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+DOCS = ROOT / "docs"
+DATA = {
+    "kodak": ("Kodak", "the 24 photographs of the Kodak set, 768x512 or 512x768"),
+    "clic": (
+        "CLIC 2025",
+        "8 photographs of CLIC 2025's validation set, 2 to 3.4 megapixels",
+    ),
+}
+
+
+def measure(name: str, folder: Path, args) -> None:
+    """One data set: measure what is missing, keep results and figures."""
+    out = ROOT / "runs" / "rd" / name
+    earlier = sorted(p for p in RESULTS.glob(f"rd_{name}_*.json") if p.name != f"rd_{name}_bd.json")
+    # Published curves are of Kodak.
+    published = [args.reference] if args.reference and name == "kodak" else []
+    wanted = [folder, "--models", *args.models, "--codecs", args.codecs, "--name", DATA[name][0]]
+    wanted += ["--crops", args.crops, "--jobs", args.jobs, "--out", out]
+    if args.threads:
+        wanted += ["--threads", args.threads]
+    if earlier or published:
+        wanted += ["--reference", *earlier, *published]
+    start = time.perf_counter()
+    if command.main([str(a) for a in wanted]):
+        sys.exit(f"{name}: something failed, see above; nothing was copied")
+    print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+    done = {c.name for c in curves.load_curves([p for p in out.glob("*.json") if p.name != "bd_rates.json"])}
+    for codec in done:
+        shutil.copy(out / f"{codec}.json", RESULTS / f"rd_{name}_{codec}.json")
+    shutil.copy(out / "bd_rates.json", RESULTS / f"rd_{name}_bd.json")
+    for metric in curves.METRICS:
+        shutil.copy(out / f"rd_{metric}.svg", DOCS / f"rd_{name}_{metric}.svg")
+
+
+def section(name: str) -> list[str]:
+    """The part of the document that is about one data set."""
+    title, text = DATA[name]
+    path = RESULTS / f"rd_{name}_bd.json"
+    if not path.is_file():
+        return []
+    rates = json.loads(path.read_text(encoding="utf-8"))
+    files = sorted(p for p in RESULTS.glob(f"rd_{name}_*.json") if p != path)
+    found = curves.load_curves(files)
+    lines = [f"## {title}", "", f"On {text}.", ""]
+    lines += [f"![PSNR over rate](rd_{name}_psnr.svg)", "", f"![MS-SSIM over rate](rd_{name}_ms-ssim.svg)", ""]
+    for label, entries in rates["models"].items():
+        lines += [f"### {label} against each", "", tables.markdown(tables.bd_table(entries, "anchor")), ""]
+    if rates["everything"]:
+        anchor = rates["everything"][0]["anchor_label"]
+        lines += [f"### Each against {anchor}", "", tables.markdown(tables.bd_table(rates["everything"], "test")), ""]
+    lines += ["### Points", ""]
+    for curve in sorted(found, key=lambda c: not c.model):
+        e, jobs = curve.result["environment"], curve.result["jobs"]
+        machine = f"{e['cpu']}, {e['cores']} cores, torch {e['torch']}, {jobs} job" + "s" * (jobs > 1)
+        lines += [f"**{curve.label}**: {curve.result['description']}. {machine}.", ""]
+        lines += [tables.markdown(tables.points_table(curve)), ""]
+    return lines
+
+
+def document() -> str:
+    """docs/rate_distortion.md, from the committed results."""
+    lines = ["<!-- Written by benchmarks/rate_distortion.py from benchmarks/results/rd_*.json. -->", ""]
+    lines += ["# Rate and distortion", "", report.CONVENTIONS, ""]
+    lines += [
+        "Curves called *published* are from CompressAI's collection of results on Kodak (results/image/kodak in its"
+        " repository, BSD 3-Clause Clear): codecs of 2020 and 2021 with their options, learned models as their authors"
+        " trained them. They were not measured here, and their times are not shown.",
+        "",
+        "Seconds are means over the images of one call, on the wall and of its processors. The machine was not idle:"
+        " wall seconds are upper bounds, processor seconds less so. For HEVC and VVC, which are commands, both hold the"
+        " start of a process and its input and output.",
+        "",
+        "The other codecs are asked for the least squared error where they have a choice, which is not what their users"
+        " usually get: AVIF with tune=psnr and full chroma, HEVC with tune psnr and full chroma, VVC with qpa 0. Each"
+        " codec's exact options stand above its points.",
+        "",
+    ]
+    for name in DATA:
+        lines += section(name)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main() -> None:
+    """Measure, write, or compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kodak", type=Path, metavar="DIR")
+    parser.add_argument("--clic", type=Path, metavar="DIR")
+    parser.add_argument("--reference", type=Path, metavar="DIR", help="published results on Kodak")
+    parser.add_argument("--models", nargs="*", default=["ccm-small"])
+    parser.add_argument("--codecs", default="none", help="as for ccm-fast eval (default: none, they are committed)")
+    parser.add_argument("--crops", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    for name in DATA:
+        if folder := getattr(args, name):
+            measure(name, folder, args)
+    target, text = DOCS / "rate_distortion.md", document()
+    if args.check:
+        if not target.is_file() or target.read_text(encoding="utf-8") != text:
+            sys.exit(f"{target.name} is not what the results say: run python benchmarks/rate_distortion.py")
+        return
+    target.write_text(text, encoding="utf-8")
+    print(f"written: {target}")
+
+
+if __name__ == "__main__":
+    main()
