@@ -4,12 +4,18 @@
 // accumulators, two weight registers and one for the broadcast), Element, Weight, kBlock, zero-cost load/store/dot.
 // Everything is in an unnamed namespace: code compiled for one instruction set must not be merged with another's.
 #pragma once
+#include <cstddef>
 #include <cstdint>
 
 #include "cpu/kernels.h"
 
 namespace ccm {
 namespace {
+
+// How far ahead weights are asked for. Networks of some MB come from the third-level cache at every step of a decoder,
+// and the processor's own prefetching stops at each page of 4 kB: without this such products lose a quarter of their
+// speed.
+constexpr int kAhead = 4096;
 
 template <class V, int kRows>
 inline void gemm_tile(const GemmArgs& g, int32_t row, int32_t col, const typename V::Weight* w) {
@@ -28,6 +34,8 @@ inline void gemm_tile(const GemmArgs& g, int32_t row, int32_t col, const typenam
     for (int m = 0; m < kRows; ++m) p[m] = static_cast<const Element*>(g.a[row + m]) + g.tap_offset[t];
     for (int32_t k = 0; k < blocks; ++k) {
       const Reg w0 = V::load_weight(w), w1 = V::load_weight(w + V::kLanes * V::kBlock);
+      for (size_t line = 0; line < 2 * V::kLanes * V::kBlock * sizeof(*w); line += 64)
+        __builtin_prefetch(reinterpret_cast<const char*>(w) + kAhead + line);
       w += 2 * V::kLanes * V::kBlock;
 #pragma GCC unroll 16
       for (int m = 0; m < kRows; ++m) {
