@@ -10,6 +10,15 @@
 
 namespace ccm {
 
+// Tells other blocks that what this block has written is there; one thread, after a barrier.
+CCM_DEVICE void announce(int32_t* flag, int32_t value) {
+#if CCM_FAULT == 2
+  st_relaxed(flag, value);
+#else
+  st_release(flag, value);
+#endif
+}
+
 // The planes of one group of one image.
 struct GroupPlanes {
   const LatentsArgs& a;
@@ -115,64 +124,47 @@ CCM_DEVICE void run_task(const GroupPlanes& g, const DenseTask& task) {
     });
   }
   __syncthreads();
-#if CCM_FAULT != 2
-  if (threadIdx.x == 0) st_release(g.flag(task.layer, task.i * a.order.tiles_j + task.j), 1);
-#else
-  if (threadIdx.x == 0) st_relaxed(g.flag(task.layer, task.i * a.order.tiles_j + task.j), 1);
-#endif
+  if (threadIdx.x == 0) announce(g.flag(task.layer, task.i * a.order.tiles_j + task.j), 1);
 }
 
-// Computes tiles of all groups until the last one is claimed.
-CCM_DEVICE void help(const LatentsArgs& a) {
-  CCM_SHARED(shared_task, int32_t[6]);
-  const int32_t groups = a.model->groups;
-  for (;;) {
-    if (threadIdx.x < 32) {
-      bool open = false;
-      DenseTask task{-1, 0, 0};
-      int32_t image = 0, group = 0;
-      // Each lane looks at other groups; the first lane in image and group order that claims one wins.
-      for (int32_t b = 0; b < a.batch && task.layer < 0; ++b)
-        for (int32_t first = 1; first < groups; first += 32) {
-          const int32_t mine = first + static_cast<int32_t>(threadIdx.x);
-          DenseTask found{-1, 0, 0};
-          // One lane at a time, so that no lane claims a tile that nobody would compute.
-          for (int32_t turn = 0; turn < 32 && first + turn < groups; ++turn) {
-            if (static_cast<int32_t>(threadIdx.x) == turn) found = find_task(GroupPlanes(a, b, mine), open);
-            if (__any_sync(0xffffffffu, found.layer >= 0)) break;
-          }
-          const unsigned who = __ballot_sync(0xffffffffu, found.layer >= 0);
-          if (who) {
-            const int32_t lane = __ffs(static_cast<int>(who)) - 1;
-            task.layer = __shfl_sync(0xffffffffu, found.layer, lane);
-            task.i = __shfl_sync(0xffffffffu, found.i, lane);
-            task.j = __shfl_sync(0xffffffffu, found.j, lane);
-            image = b;
-            group = first + lane;
-            break;
-          }
+struct Claim {
+  DenseTask task;  // layer -1: nothing is ready
+  int32_t image, group;
+  bool open;  // some task is not yet claimed
+};
+
+// The block claims a task of images first_image .. last_image - 1 and groups first_group .. last_group - 1.
+CCM_DEVICE Claim claim_task(const LatentsArgs& a, int32_t first_image, int32_t last_image, int32_t first_group,
+                            int32_t last_group) {
+  CCM_SHARED(claimed, Claim);
+  if (threadIdx.x < 32) {
+    bool open = false;
+    Claim claim{{-1, 0, 0}, 0, 0, false};
+    // Each lane looks at a group of its own, one after the other, so that none claims a tile that nobody would compute.
+    for (int32_t b = first_image; b < last_image && claim.task.layer < 0; ++b)
+      for (int32_t first = first_group; first < last_group && claim.task.layer < 0; first += 32) {
+        const int32_t mine = first + static_cast<int32_t>(threadIdx.x);
+        DenseTask found{-1, 0, 0};
+        unsigned who = 0;
+        for (int32_t turn = 0; turn < 32 && first + turn < last_group && !who; ++turn) {
+          if (static_cast<int32_t>(threadIdx.x) == turn) found = find_task(GroupPlanes(a, b, mine), open);
+          who = __ballot_sync(0xffffffffu, found.layer >= 0);
         }
-      const bool any_open = __any_sync(0xffffffffu, open);
-      if (threadIdx.x == 0) {
-        shared_task[0] = task.layer;
-        shared_task[1] = task.i;
-        shared_task[2] = task.j;
-        shared_task[3] = image;
-        shared_task[4] = group;
-        shared_task[5] = any_open;
+        if (!who) continue;
+        const int32_t lane = __ffs(static_cast<int>(who)) - 1;
+        claim.task.layer = __shfl_sync(0xffffffffu, found.layer, lane);
+        claim.task.i = __shfl_sync(0xffffffffu, found.i, lane);
+        claim.task.j = __shfl_sync(0xffffffffu, found.j, lane);
+        claim.image = b;
+        claim.group = first + lane;
       }
-    }
-    __syncthreads();
-    const DenseTask task{shared_task[0], shared_task[1], shared_task[2]};
-    const int32_t image = shared_task[3], group = shared_task[4], open = shared_task[5];
-    __syncthreads();
-    if (task.layer >= 0)
-      run_task(GroupPlanes(a, image, group), task);
-    else if (open)
-      __nanosleep(200);
-    else
-      return;
+    claim.open = __any_sync(0xffffffffu, open);
+    if (threadIdx.x == 0) claimed = claim;
   }
+  __syncthreads();
+  const Claim claim = claimed;
+  __syncthreads();
+  return claim;
 }
 
 }  // namespace ccm

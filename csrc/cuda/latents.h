@@ -9,6 +9,9 @@ namespace ccm {
 // Positions of a step whose parameters are computed together: 4 tiles of products.
 constexpr int kChunk = 32;
 
+// At least sizeof(WarpDecoder), which host code cannot see; steps.cuh checks.
+constexpr int kDecoderBytes = 64;
+
 // Counters of one (image, group), ints in `progress`.
 struct GroupProgress {
   static constexpr int kStepsDone = 0, kStatus = 1, kClaims = 2, kFlags = kClaims + kMaxLayers;
@@ -19,7 +22,7 @@ struct ArenaLayout {
   int32_t features, feature_stride, feature_bytes;  // two times bytes [kChunk][feature_stride]
   int32_t mean, scale;                              // int16, uint8 [chunk * channels]
   int32_t key, value, row, symbol;                  // Work
-  int32_t scale_rows, positions, weights;
+  int32_t scale_rows, positions, weights, decoders, stop;
   int32_t known;  // 0: absent, too many tiles
   int32_t bytes;
 };

@@ -8,19 +8,35 @@ __global__ void __launch_bounds__(kMaxThreads, 1) latents_kernel(const LatentsAr
   CCM_DYN_SHARED(shared);
   CCM_SHARED(ticket, int32_t);
   const int32_t groups = a.model->groups;
+  unsigned char* arena = a.arena_in_shared ? shared : a.arenas + static_cast<int64_t>(blockIdx.x) * a.arena.bytes;
+  GroupCoder coder(a, shared, arena);
+  bool more = true;  // groups that no block has taken
   for (;;) {
-    // Tickets, not block numbers: whatever a group waits for was taken by a block that has certainly started.
-    if (threadIdx.x == 0) ticket = atomicAdd(a.progress, 1);
-    __syncthreads();
-    int32_t image = 0, group = ticket;
-    __syncthreads();
-    while (group >= groups && image < a.batch) group -= groups, ++image;  // a division would use floating point
-    if (image >= a.batch) break;
-    unsigned char* arena = a.arena_in_shared ? shared : a.arenas + static_cast<int64_t>(blockIdx.x) * a.arena.bytes;
-    GroupCoder(a, image, group, shared, arena).run();
-    __syncthreads();
+    if (more && !coder.active()) {
+      // Tickets, not block numbers: whatever a group waits for was taken by a block that has certainly started.
+      if (threadIdx.x == 0) ticket = atomicAdd(a.progress, 1);
+      __syncthreads();
+      int32_t image = 0, group = ticket;
+      __syncthreads();
+      while (group >= groups && image < a.batch) group -= groups, ++image;  // a division would use floating point
+      more = image < a.batch;
+      if (more) coder.begin(image, group);
+    }
+    const bool active = coder.active();
+    if (active && coder.ready()) {
+      coder.step();
+      continue;
+    }
+    // A coder computes what it waits for; a block without a group whatever can be computed.
+    const int32_t image = active ? coder.image() : 0, group = active ? coder.group() : 1;
+    const Claim claim = claim_task(a, image, active ? image + 1 : a.batch, group, active ? group + 1 : groups);
+    if (claim.task.layer >= 0)
+      run_task(GroupPlanes(a, claim.image, claim.group), claim.task);
+    else if (active || claim.open)
+      __nanosleep(active ? 100 : 200);
+    else
+      return;
   }
-  help(a);
 }
 
 cudaError_t launch_latents(const LatentsArgs& a, int32_t blocks, int32_t threads, cudaStream_t stream) {

@@ -29,7 +29,6 @@ class WarpDecoder {
   CCM_DEVICE void open(const uint8_t* data, int64_t size, int32_t lanes) {
     const int32_t lane = threadIdx.x & 31;
     lanes_ = lanes;
-    end_state_ = end_state(lanes);
     bad_ = kOk;
     x_ = kStateLow;
     words_ = data;
@@ -37,13 +36,15 @@ class WarpDecoder {
     const int32_t head = lanes * kStateBytes;
     if (size < head) {
       bad_ = kTruncated;
+    } else if (size >> 1 > 0x7fffffff) {  // more words than a plane's symbols can need
+      bad_ = kDamaged;
     } else {
       const uint8_t* state = data + lane / (32 / lanes) * kStateBytes;
       x_ = 0;
       for (int b = 0; b < kStateBytes; ++b) x_ |= static_cast<uint64_t>(state[b]) << (8 * b);
-      const bool low = x_ < (size >= head + 2 ? kStateLow : end_state_);
+      const bool low = x_ < (size >= head + 2 ? kStateLow : end_state(lanes_));
       words_ = data + head;
-      left_ = (size - head) / 2;
+      left_ = static_cast<int32_t>((size - head) / 2);
       if (__any_sync(kWarp, low) || (size - head) % 2) bad_ = kDamaged;
     }
     next_ = 0;
@@ -73,7 +74,7 @@ class WarpDecoder {
 
   // After the last symbol.
   CCM_DEVICE Status finish() const {
-    const bool ended = __all_sync(kWarp, x_ == end_state_);
+    const bool ended = __all_sync(kWarp, x_ == end_state(lanes_));
     return bad_ != kOk ? bad_ : (ended && left_ == 0 ? kOk : kDamaged);
   }
 
@@ -181,14 +182,14 @@ class WarpDecoder {
     if (need) {
       if (rank < left_) {
         x_ = x_ << 16 | (at < 32 ? a : b);
-      } else if (x_ < end_state_) {
+      } else if (x_ < end_state(lanes_)) {
         truncated = true;
         x_ <<= 16;  // anything; it keeps the state from reaching zero
       }
     }
     if (__any_sync(kWarp, truncated) && bad_ == kOk) bad_ = kTruncated;
     const int32_t before = next_;
-    const int32_t step = taken < left_ ? taken : static_cast<int32_t>(left_);
+    const int32_t step = min(taken, left_);
     next_ += step;
     left_ -= step;
     if ((before ^ next_) & ~31) {  // the next 32 words
@@ -228,9 +229,9 @@ class WarpDecoder {
     return damaged;
   }
 
-  uint64_t x_ = 0, end_state_ = 0;
+  uint64_t x_ = 0;
   const uint8_t* words_ = nullptr;
-  int64_t left_ = 0;             // words not yet read
+  int32_t left_ = 0;             // words not yet read
   int32_t next_ = 0;             // words read
   unsigned near_ = 0, far_ = 0;  // words (next_ & ~31) + lane, and 32 further
   int32_t lanes_ = 1;
