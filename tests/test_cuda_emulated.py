@@ -1,0 +1,184 @@
+"""The CUDA kernels, compiled by g++ against the emulator: same latents and same bytes as the CPU engine.
+
+Random plans of every kind and schedule, random orders of execution, from one resident block to many.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ccm_fast import _backend
+from ccm_fast.integer import reference
+from ccm_fast.integer.testing import random_plan, sample_latents
+from ccm_fast.models import Schedule
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "emu"))
+from engine import EmulatedEngine, schedule
+
+_backend.load()
+ops = torch.ops.ccm_fast
+
+# Arguments of random_plan, and the plane: sizes that are no multiple of anything.
+CASES = {
+    "ccm": ({"groups": (8, 4, 6)}, (7, 9)),
+    "joint": ({"groups": (12,)}, (6, 5)),
+    "deep": ({"groups": (20, 33), "widths": (40, 36, 24), "cross_width": 40, "psi_channels": 36}, (6, 7)),
+    "3x3": ({"groups": (5, 3), "schedule": Schedule.wavefront(3), "kernel": 3}, (5, 8)),
+    "channel-conditional": ({"groups": (4, 4, 4, 7), "schedule": Schedule.single()}, (5, 6)),
+    "checkerboard": ({"groups": (3, 9), "schedule": Schedule.checkerboard()}, (6, 13)),
+    "multistage4": ({"groups": (5, 2), "schedule": Schedule.multistage(4)}, (9, 6)),
+    "no stack": ({"groups": (4, 5), "cross_kernels": ()}, (6, 6)),
+    "no skip": ({"groups": (4, 5), "skip_kernel": 0, "cross_kernels": (5, 3, 3)}, (9, 19)),
+    "alone": ({"groups": (4, 5), "skip_kernel": 0, "cross_kernels": ()}, (4, 7)),
+    "1x1": ({"groups": (8, 4)}, (1, 1)),
+    "row": ({"groups": (8, 4)}, (1, 40)),
+    "column": ({"groups": (8, 4)}, (33, 1)),
+    "leaky": ({"groups": (8, 4, 6), "leaky": True}, (7, 9)),
+    "direct": ({"groups": (6, 4), "direct": True}, (6, 8)),
+    "residual": ({"groups": (5, 3), "residual": True}, (6, 7)),
+    "scaled": ({"groups": (5, 7), "scaled": True, "leaky": True}, (6, 7)),
+    "everything": ({"groups": (7, 4, 3), "scaled": True, "leaky": True, "residual": True, "direct": True}, (5, 11)),
+}
+BATCH = 2
+
+
+class Case:
+    def __init__(self, name):
+        kwargs, (self.h, self.w) = CASES[name]
+        rng = np.random.default_rng(sum(map(ord, name)))
+        self.plan = random_plan(rng, hyper_channels=5, **kwargs)
+        raw = torch.frombuffer(bytearray(self.plan.to_bytes()), dtype=torch.uint8)
+        self.packed = ops.pack_plan(raw, "")
+        drawn = [sample_latents(rng, self.plan, self.h, self.w, escape=0.02) for _ in range(BATCH)]
+        self.z = torch.stack([torch.from_numpy(z.astype(np.int16)) for z, _ in drawn])
+        self.y = torch.stack([torch.from_numpy(y.astype(np.int16)) for _, y in drawn])
+        self.psi = ops.hyper(self.packed, self.z, self.h, self.w, 1)
+        self.given = self.y
+        if self.plan.residual:  # what an encoder is given: 1/256 near those
+            noise = torch.from_numpy(rng.integers(-7, 8, self.y.shape, dtype=np.int32))
+            self.given = self.y.int() * 16 + noise
+
+    def encode_z(self, lanes):
+        return ops.encode_z(self.packed, self.z, lanes, 1)
+
+    def encode_y(self, lanes):
+        """Streams, segments, and what a decoder finds."""
+        if self.plan.residual:
+            return ops.encode_y_residual(self.packed, self.psi, self.given, lanes, 1)
+        return *ops.encode_y(self.packed, self.psi, self.given, lanes, 1), self.y
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request):
+    return Case(request.param)
+
+
+def split(data, segments):
+    raw = data.numpy().tobytes()
+    return [(raw[o : o + n], lanes) for o, n, lanes in segments.reshape(-1, 3).tolist()]
+
+
+def fine(status):
+    return status.tolist() == [0] * BATCH
+
+
+@pytest.mark.parametrize("lanes", [1, 4, 32])
+def test_z(case, lanes):
+    data, segments = case.encode_z(lanes)
+    emulated = EmulatedEngine(case.plan)
+    with schedule(seed=lanes):
+        z, status = emulated.decode_z(data, segments, *case.z.shape[1:3])
+        assert fine(status) and torch.equal(z, case.z)
+        assert torch.equal(emulated.hyper(z, case.h, case.w), case.psi)
+        assert split(*emulated.encode_z(case.z, lanes)) == split(data, segments)
+
+
+# (seed, blocks, resident, threads, bytes of shared memory, lanes)
+RUNS = [
+    (0, 0, 0, 0, -1, 4),
+    (1, 0, 0, 64, -1, 32),
+    (2, 1, 1, 96, 4096, 1),
+    (3, 9, 2, 128, 0, 2),
+    (4, 40, 3, 64, 20000, 8),
+    (5, 7, 0, 64, -1, 16),
+]
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda r: f"seed{r[0]}-blocks{r[1]}-resident{r[2]}")
+def test_y(case, run):
+    seed, blocks, resident, threads, shared, lanes = run
+    data, segments, y_hat = case.encode_y(lanes)
+    emulated = EmulatedEngine(case.plan, threads, blocks, shared)
+    with schedule(seed=seed, resident=resident):
+        y, status = emulated.decode_y(case.psi, data, segments)
+        assert fine(status)
+        assert torch.equal(y, y_hat)
+        found, data2, segments2, status = emulated.encode_y(case.psi, case.given, lanes)
+    assert fine(status)
+    assert torch.equal(found, y_hat)
+    assert split(data2, segments2) == split(data, segments)
+
+
+@pytest.mark.parametrize("name", ["ccm", "everything", "checkerboard"])
+def test_damage_gives_the_same_status(name):
+    """Truncated, flipped and random streams end, in every image of the batch, as they do on the CPU."""
+    case = Case(name)
+    data, segments, _ = case.encode_y(4)
+    emulated = EmulatedEngine(case.plan, threads=64)
+    rng = np.random.default_rng(3)
+    seen = set()
+    for i in range(24):
+        broken, parts = data.clone(), segments.clone()
+        image, group = rng.integers(BATCH), rng.integers(segments.shape[1])
+        offset, size, _ = segments[image, group].tolist()
+        if i % 3 == 0:
+            parts[image, group, 1] = int(rng.integers(size))
+        elif i % 3 == 1:
+            broken[offset + int(rng.integers(size))] ^= 1 << int(rng.integers(8))
+        else:
+            broken[offset : offset + size] = torch.from_numpy(rng.integers(0, 256, size, dtype=np.uint8))
+        y, expected = ops.decode_y(case.packed, case.psi, broken, parts, 1)
+        with schedule(seed=i, resident=1 + i % 4):
+            found, status = emulated.decode_y(case.psi, broken, parts)
+        assert (status == 0).tolist() == (expected == 0).tolist(), i
+        for b in range(BATCH):
+            if expected[b] == 0:
+                assert torch.equal(found[b], y[b])
+        seen |= set(status.tolist())
+    assert len(seen) > 1  # there was damage
+
+
+@pytest.mark.parametrize("bad", [(-1, 10, 1), (0, -1, 1), (1 << 40, 10, 1), (0, 1 << 40, 1), (0, 60, 3), (0, 60, 64)])
+def test_impossible_segments_are_damage(bad):
+    case = Case("ccm")
+    data, segments, _ = case.encode_y(1)
+    segments[1, 1] = torch.tensor(bad)
+    _, status = EmulatedEngine(case.plan, threads=64).decode_y(case.psi, data, segments)
+    assert status[0] == 0 and status[1] != 0
+    data, segments = case.encode_z(1)
+    segments[0] = torch.tensor(bad)
+    _, status = EmulatedEngine(case.plan).decode_z(data, segments, *case.z.shape[1:3])
+    assert status[1] == 0 and status[0] != 0
+
+
+def test_latents_that_cannot_be_coded():
+    case = Case("ccm")
+    y = case.y.clone()
+    y[1, 2, 3, 0] = -32768
+    _, _, _, status = EmulatedEngine(case.plan, threads=64).encode_y(case.psi, y, 4)
+    assert status[0] == 0 and status[1] != 0
+
+
+def test_against_the_oracle():
+    """Once without the CPU engine between."""
+    case = Case("ccm")
+    psi = reference.hyper(case.plan, case.z[0].numpy(), case.h, case.w)
+    streams = reference.encode_y(case.plan, psi, case.y[0].numpy(), 2)
+    data = torch.frombuffer(bytearray(b"".join(s[0] for s in streams)), dtype=torch.uint8)
+    sizes = [len(s[0]) for s in streams]
+    rows = [(sum(sizes[:g]), sizes[g], streams[g][1]) for g in range(len(streams))]
+    y, status = EmulatedEngine(case.plan).decode_y(case.psi[:1], data, torch.tensor([rows], dtype=torch.int64))
+    assert status.tolist() == [0] and torch.equal(y, case.y[:1])
