@@ -14,6 +14,7 @@ _EXPORTS = {
     "decompress": "ccm_fast.codec",
     "load": "ccm_fast.weights",
     "freeze": "ccm_fast.integer.freeze",
+    "accelerate": "ccm_fast.interop.compressai",
     "encode_file": "ccm_fast.files",
     "decode_file": "ccm_fast.files",
     "CrossChannelContextModel": "ccm_fast.models",

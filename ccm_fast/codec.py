@@ -46,10 +46,15 @@ def frozen_of(model: CrossChannelContextModel) -> FrozenEntropyModel:
     """The model's integer entropy model. Raises NotFrozenError if there is none."""
     if getattr(model, "frozen", None) is None:
         raise NotFrozenError(
-            "the model has no integer entropy model: call ccm_fast.freeze(model, images) first, or take a frozen one"
-            " from ccm_fast.load(name)"
+            "the model has no integer entropy model: call ccm_fast.freeze(model, images) first (for nets of CompressAI:"
+            " ccm_fast.accelerate(net)), or take a frozen one from ccm_fast.load(name)"
         )
     return model.frozen
+
+
+def accelerated(model):
+    """What :func:`ccm_fast.accelerate` made of a net of CompressAI, or None for models of our own."""
+    return getattr(model, "accelerated", None)
 
 
 @contextmanager
@@ -181,7 +186,8 @@ def compress(
     """Compress images to strings, by CompressAI's contract.
 
     Args:
-        model: a frozen model, from :func:`ccm_fast.load` or after :func:`ccm_fast.freeze`.
+        model: a frozen model, from :func:`ccm_fast.load` or after :func:`ccm_fast.freeze`; or a net of CompressAI after
+            :func:`ccm_fast.accelerate`, which has one quality only and takes images beyond [0, 1] too.
         x: images, float [B, 3, H, W] in [0, 1], of any size from 1x1.
         quality: from 1 (smallest) to 8 (best), in 1/32 steps; one number, or one for each image.
         lanes: rANS lanes per stream (1, 2, 4, 8, 16, 32); 0 chooses them by the payload's size.
@@ -198,6 +204,8 @@ def compress(
         TypeError, ValueError: x is no such tensor, has values outside [0, 1] or NaN; quality outside 1..8.
         EncodeError: the model makes latents of this image that cannot be coded.
     """
+    if (fast := accelerated(model)) is not None:
+        return fast.compress(x, lanes=lanes, threads=threads, engine=engine, timings=timings)
     frozen_of(model)
     _check_images(x)
     values = torch.as_tensor(quality, dtype=torch.float64).flatten().tolist()
@@ -321,7 +329,8 @@ def decompress(
     """Decompress the strings of :func:`compress`; a drop-in for ``model.decompress(strings, shape)``.
 
     Args:
-        model: the model that they were written with (its fingerprint is in the strings).
+        model: the model that they were written with (its fingerprint is in the strings), or a net of CompressAI after
+            :func:`ccm_fast.accelerate`.
         strings: ``[[y string of each image], [z string of each image]]``.
         shape: as returned by compress; it is also in the strings, and None leaves it to them.
         threads: of torch and of the entropy decoder; None: torch's setting.
@@ -337,6 +346,9 @@ def decompress(
         BitstreamError: one of its subclasses says what is wrong with the strings.
         ValueError: strings of another structure, or images of different sizes.
     """
+    if (fast := accelerated(model)) is not None:
+        options = {"threads": threads, "engine": engine, "max_pixels": max_pixels, "timings": timings}
+        return fast.decompress(strings, shape, **options)
     frozen = frozen_of(model)
     packets = parse_packets(frozen, strings, shape, max_pixels)
     y_hat = decode_latents(frozen, packets, threads=threads, engine=engine, timings=timings)

@@ -168,16 +168,25 @@ def _check_fit(plan: Plan, config: CCMConfig, path: Path) -> None:
         raise ModelError(f"{path.name}: the frozen entropy model does not belong to the configuration")
 
 
-def load(name_or_path: str | Path) -> CrossChannelContextModel:
+def load(name_or_path: str | Path, net: torch.nn.Module | None = None, **options):
     """A frozen model in evaluation mode, ready to encode and decode.
 
     Args:
         name_or_path: a shipped model's name (see :func:`available`), or a .safetensors file.
+        net: a net of CompressAI: then the file is what its accelerated form has saved, and an
+            :class:`~ccm_fast.interop.compressai.AcceleratedNet` is returned, as from :func:`ccm_fast.accelerate`.
+        options: with a net, those of :func:`ccm_fast.interop.compressai.restore`.
 
     Raises:
         FileNotFoundError: no such model; the message lists the names.
         ModelError: not a weights file, or one that is damaged or contradicts itself.
     """
+    if net is not None:
+        from ccm_fast.interop.compressai import restore
+
+        return restore(name_or_path, net, **options)
+    if options:
+        raise TypeError(f"load() takes {', '.join(options)} only together with a net")
     return _build(find(name_or_path)).requires_grad_(False)
 
 

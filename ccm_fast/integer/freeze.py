@@ -1,10 +1,8 @@
 """Freezing: a float entropy network becomes integers.
 
-The network is written down once more in the units of the integers (:class:`_Layer`): real-valued weights that are
-rounded to int8 in the forward pass, real multipliers, outputs rounded to bytes. Calibration chooses the scales from
-activations; then a short fine-tuning with straight-through gradients on the code length itself moves weights across
-rounding thresholds (in the spirit of AdaRound, Nagel et al. 2020, arXiv 2004.10568, but end to end). What is rounded
-at the end is what the forward pass has seen.
+The network is written down once more in the units of the integers (:mod:`ccm_fast.integer.layers`). Calibration chooses
+the scales from activations; then a short fine-tuning with straight-through gradients on the code length itself moves
+weights across rounding thresholds (in the spirit of AdaRound, Nagel et al. 2020, arXiv 2004.10568, but end to end).
 """
 
 from __future__ import annotations
@@ -20,7 +18,9 @@ from torch import Tensor, nn
 
 from ccm_fast.integer.cost import image_tensor, latents
 from ccm_fast.integer.frozen import FrozenEntropyModel
-from ccm_fast.integer.plan import ACCUMULATE, HEAD, NUM_INDEXES, RELU8, GroupPlan, IntConv, Plan, fixed_point
+from ccm_fast.integer.layers import SUM_STEPS, WEIGHT_MAX, Layer, fill, fine_tune, flat, mean_square, quantize_weight
+from ccm_fast.integer.layers import round_ste as _round
+from ccm_fast.integer.plan import ACCUMULATE, HEAD, NUM_INDEXES, RELU8, GroupPlan, Plan, fixed_point
 from ccm_fast.integer.tables import fraction_bits, gaussian_rows, prior_rows
 from ccm_fast.models.ccm import CrossChannelContextModel
 from ccm_fast.models.context import CONTEXT_LIMIT, GroupContext
@@ -29,14 +29,6 @@ from ccm_fast.models.schedule import Schedule
 
 __all__ = ["freeze"]
 
-WEIGHT_MAX = 127
-# Steps of the sum of contexts per step of the byte that follows, at most (and where no weights choose it): its rounding
-# is then negligible, and far from overflow.
-_SUM_STEPS = 64.0
-# Smallest factor from accumulators to outputs, and room for biases: |bias| / factor stays below 2^28.
-_FACTOR_MIN, _BIAS_END = 2.0**-20, 2.0**28
-# Weight ranges tried, as shares of a channel's largest weight.
-_RANGES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
 # Activation ranges tried, as shares of a channel's largest activation.
 _CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.33, 0.27, 0.22, 0.18, 0.15, 0.12, 0.1)
 # How far each channel's activation scale follows its own range (1) or the layer's (0); 1/2 shares the rounding noise
@@ -47,63 +39,20 @@ EQUALIZATIONS = (0.5, 1.0)
 SATURATIONS = (1.0, 0.7, 0.5, 0.42)
 
 
-def _round(x: Tensor) -> Tensor:
-    """Round half up, as requantization does; the gradient of the identity."""
-    return x + (torch.floor(x + 0.5) - x).detach()
-
-
-class _Layer(nn.Module):
-    """An integer convolution as it will be, with real-valued parameters.
-
-    ``out = round(exp(log_factor) * conv(x, round(value)) + bias)``, bias in units of the output.
-    """
-
-    def __init__(self, output: int, signed: bool, upsample: int = 1):
-        super().__init__()
-        self.output, self.signed, self.upsample = output, signed, upsample
-
-    def set(self, value: Tensor, factor: Tensor, bias: Tensor | None) -> None:
-        """value [out, in, k, k] in units of the integer weight; factor, bias [out]."""
-        self.value = nn.Parameter(value.contiguous())
-        self.log_factor = nn.Parameter(factor.log())
-        self.bias = nn.Parameter(bias.clone() if bias is not None else torch.zeros_like(factor))
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = _round(self.value.clamp(-WEIGHT_MAX, WEIGHT_MAX))
-        factor = self.log_factor.exp()[:, None, None]
-        out = _round(F.conv2d(x, weight, padding=weight.shape[-1] // 2) * factor + self.bias[:, None, None])
-        if self.output == RELU8:
-            out = out.clamp(0, 255)
-        return F.pixel_shuffle(out, 2) if self.upsample == 2 else out
-
-    @torch.no_grad()
-    def export(self) -> IntConv:
-        value = self.value.double().clamp(-WEIGHT_MAX, WEIGHT_MAX)
-        weight = torch.floor(value + 0.5).permute(0, 2, 3, 1).contiguous().numpy().astype(np.int8)
-        factor = self.log_factor.double().exp().numpy()
-        bias = np.rint(self.bias.double().numpy() / factor)
-        return IntConv(weight, _int32(bias), *fixed_point(factor), self.output, self.signed, self.upsample)
-
-
-def _int32(a: np.ndarray) -> np.ndarray:
-    limit = 2**31 - 1
-    return np.clip(a, -limit, limit).astype(np.int32)  # the overflow proof judges what comes of it
-
-
 class _Group(nn.Module):
     """A group's network; mirrors :class:`ccm_fast.models.context.GroupContext`."""
 
     def __init__(self, context: GroupContext):
         super().__init__()
         self.channels = context.channels
-        self.hyper = _Layer(ACCUMULATE, signed=False)
+        self.hyper = Layer(ACCUMULATE, signed=False)
         last = len(context.stack) - 1
         self.stack = nn.ModuleList(
-            _Layer(ACCUMULATE if k == last else RELU8, signed=k == 0) for k in range(len(context.stack))
+            Layer(ACCUMULATE if k == last else RELU8, signed=k == 0) for k in range(len(context.stack))
         )
-        self.skip = _Layer(ACCUMULATE, signed=True) if context.skip is not None else None
-        self.hidden = nn.ModuleList(_Layer(RELU8, signed=False) for _ in context.hidden)
-        self.head = _Layer(HEAD, signed=False)
+        self.skip = Layer(ACCUMULATE, signed=True) if context.skip is not None else None
+        self.hidden = nn.ModuleList(Layer(RELU8, signed=False) for _ in context.hidden)
+        self.head = Layer(HEAD, signed=False)
         self.schedule = context.spatial.schedule if context.spatial is not None else None
         if self.schedule is not None:
             self.register_buffer("usable", context.spatial.taps.clone())
@@ -172,7 +121,7 @@ class _Network(nn.Module):
         super().__init__()
         self.h_s = nn.ModuleList()
         for k, (_, up) in enumerate(_hyper_layers(model)):
-            self.h_s.append(_Layer(RELU8, signed=k == 0, upsample=up))
+            self.h_s.append(Layer(RELU8, signed=k == 0, upsample=up))
         self.groups = nn.ModuleList(_Group(c) for c in model.contexts)
 
     def forward(self, y_hat: Tensor, z_hat: Tensor) -> tuple[Tensor, Tensor]:
@@ -223,11 +172,6 @@ def _hyper_layers(model: CrossChannelContextModel) -> list[tuple[nn.Conv2d, int]
 # Calibration
 
 
-def _flat(batches: list[Tensor]) -> Tensor:
-    """[channels, samples] of feature maps."""
-    return torch.cat([b.permute(1, 0, 2, 3).flatten(1) for b in batches], 1)
-
-
 class _Scales(NamedTuple):
     """How activation scales are chosen.
 
@@ -244,7 +188,7 @@ class _Scales(NamedTuple):
 
 def _activation_scale(batches: list[Tensor], scales: _Scales) -> Tensor:
     """Units of the bytes after a ReLU, per channel: a share of the range with the least squared error."""
-    x = _flat(batches)
+    x = flat(batches)
     samples = zip(batches, scales.importance, strict=True)
     weight = torch.cat([torch.full((b.shape[0] * b.shape[2] * b.shape[3],), k) for b, k in samples])
     top = x.amax(1).clamp(min=1e-6)
@@ -258,42 +202,6 @@ def _activation_scale(batches: list[Tensor], scales: _Scales) -> Tensor:
     return scales.saturation * best**scales.equalization * best.max() ** (1 - scales.equalization) / 255
 
 
-def _quantize_weight(weight: Tensor, inputs: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
-    """The weights in units of the integer weights, and these units, per output channel.
-
-    Args:
-        weight: [out, in, k, k], already in units of the integer inputs.
-        inputs: mean square of the integer inputs, per input channel: errors count as much as what they multiply.
-        least: smallest unit allowed, per output channel (dead channels would have absurd ones).
-    """
-    top = weight.abs().amax((1, 2, 3)).clamp(min=1e-12)
-    best, error = top / WEIGHT_MAX, torch.full_like(top, math.inf)
-    for share in _RANGES:
-        unit = top * share / WEIGHT_MAX
-        q = torch.round(weight / unit[:, None, None, None]).clamp(-WEIGHT_MAX, WEIGHT_MAX) * unit[:, None, None, None]
-        e = ((q - weight).square() * inputs[None, :, None, None]).sum((1, 2, 3))
-        best, error = torch.where(e < error, unit, best), torch.minimum(e, error)
-    best = torch.maximum(best, least)
-    return weight / best[:, None, None, None], best
-
-
-def _set(layer: _Layer, weight: Tensor, bias: Tensor | None, in_unit: Tensor | None, out_unit: Tensor, square: Tensor):
-    """Fill a layer: inputs in units of ``in_unit`` [in] (None: 1), outputs of ``out_unit`` [out]."""
-    if in_unit is not None:
-        weight = weight * in_unit[None, :, None, None]
-    least = torch.full_like(out_unit, _FACTOR_MIN)
-    if bias is not None:
-        bias = bias / out_unit
-        least = torch.maximum(least, bias.abs() / _BIAS_END)
-    value, unit = _quantize_weight(weight, square, least * out_unit)
-    layer.set(value, unit / out_unit, bias)
-
-
-def _mean_square(batches: list[Tensor], unit: Tensor | None) -> Tensor:
-    square = _flat(batches).square().mean(1)
-    return (square / unit**2 if unit is not None else square) + 1e-6
-
-
 @torch.no_grad()
 def _calibrate(model: CrossChannelContextModel, data: list[tuple[Tensor, Tensor]], scales: _Scales) -> _Network:
     """The network with scales chosen from the activations of ``data`` (pairs y_hat, z_hat)."""
@@ -301,10 +209,10 @@ def _calibrate(model: CrossChannelContextModel, data: list[tuple[Tensor, Tensor]
     x = [z.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT) for _, z in data]
     unit = None
     for layer, (conv, up) in zip(network.h_s, _hyper_layers(model), strict=True):
-        square = _mean_square(x, unit)
+        square = mean_square(x, unit)
         x = [F.relu(F.pixel_shuffle(conv(b), up) if up > 1 else conv(b)) for b in x]
         out_unit = _activation_scale(x, scales)
-        _set(layer, conv.weight, conv.bias, unit, out_unit.repeat_interleave(up * up), square)
+        fill(layer, conv.weight, conv.bias, unit, out_unit.repeat_interleave(up * up), square)
         unit = out_unit
     psi = [p[..., : y.shape[-2], : y.shape[-1]] for p, (y, _) in zip(x, data, strict=True)]
     context = [y.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT) for y, _ in data]
@@ -325,36 +233,36 @@ def _calibrate_group(group, float_group, psi, psi_unit, earlier, own, scales) ->
     f_unit = _activation_scale(f, scales)
 
     # The sum of contexts: in units of the spatial weights, or freely chosen without them.
-    sum_unit, value = f_unit / _SUM_STEPS, None
+    sum_unit, value = f_unit / SUM_STEPS, None
     if float_group.spatial is not None:
         weight = float_group.spatial.weight * float_group.spatial.taps.any(0).any(0)
-        value, sum_unit = _quantize_weight(weight, _mean_square(own, None), f_unit / _SUM_STEPS)
+        value, sum_unit = quantize_weight(weight, mean_square(own, None), f_unit / SUM_STEPS)
     group.set_spatial(value, sum_unit / f_unit)
 
-    _set(group.hyper, float_group.hyper.weight, float_group.hyper.bias, psi_unit, sum_unit, _mean_square(psi, psi_unit))
+    fill(group.hyper, float_group.hyper.weight, float_group.hyper.bias, psi_unit, sum_unit, mean_square(psi, psi_unit))
     x, unit = earlier, None
     for k, (layer, conv) in enumerate(zip(group.stack, float_group.stack, strict=True)):
-        square = _mean_square(x, unit)
+        square = mean_square(x, unit)
         if k == len(group.stack) - 1:
             out_unit = sum_unit
         else:
             x = [F.relu(conv(b)) for b in x]
             out_unit = _activation_scale(x, scales)
-        _set(layer, conv.weight, conv.bias, unit, out_unit, square)
+        fill(layer, conv.weight, conv.bias, unit, out_unit, square)
         unit = out_unit
     if group.skip is not None:
-        _set(group.skip, float_group.skip.weight, float_group.skip.bias, None, sum_unit, _mean_square(earlier, None))
+        fill(group.skip, float_group.skip.weight, float_group.skip.bias, None, sum_unit, mean_square(earlier, None))
 
     unit = f_unit
     for layer, conv in zip(group.hidden, float_group.hidden, strict=True):
-        square = _mean_square(f, unit)
+        square = mean_square(f, unit)
         f = [F.relu(conv(b)) for b in f]
         out_unit = _activation_scale(f, scales)
-        _set(layer, conv.weight, conv.bias, unit, out_unit, square)
+        fill(layer, conv.weight, conv.bias, unit, out_unit, square)
         unit = out_unit
     C = group.channels
     out_unit = torch.cat([torch.full((C,), 1 / 16), torch.full((C,), 1 / GroupContext.INDEX_GAIN)])
-    _set(group.head, float_group.head.weight, float_group.head.bias, unit, out_unit, _mean_square(f, unit))
+    fill(group.head, float_group.head.weight, float_group.head.bias, unit, out_unit, mean_square(f, unit))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -390,50 +298,6 @@ def _best_calibration(
     return best
 
 
-def _fine_tune(
-    network: _Network,
-    data: list[tuple[Tensor, Tensor]],
-    reference_bits: list[float],
-    steps: int,
-    batch: int,
-    rates: dict[str, float],
-    seed: int,
-) -> list[float]:
-    """Minimise the code length of the frozen network on fixed latents; returns the relative code length of each step.
-
-    Every image counts by its code length relative to ``reference_bits``, whatever its quality.
-    """
-    shapes: dict[tuple, list[int]] = {}
-    for k, (y_hat, _) in enumerate(data):
-        shapes.setdefault(tuple(y_hat.shape), []).append(k)
-    generator = torch.Generator().manual_seed(seed)
-    groups = {kind: [] for kind in rates}
-    for name, parameter in network.named_parameters():
-        kind = "bias" if name.endswith("bias") else "log_factor" if name.endswith("log_factor") else "value"
-        groups[kind].append(parameter)
-    optimizer = torch.optim.Adam([{"params": p, "lr": rates[k]} for k, p in groups.items()], betas=(0.9, 0.99))
-    base = [group["lr"] for group in optimizer.param_groups]
-    queue: list[list[int]] = []
-    history = []
-    for step in range(steps):
-        if not queue:
-            for members in shapes.values():
-                order = [members[k] for k in torch.randperm(len(members), generator=generator).tolist()]
-                queue += [order[k : k + batch] for k in range(0, len(order), batch)]
-            queue = [queue[k] for k in torch.randperm(len(queue), generator=generator).tolist()]
-        chosen = queue.pop()
-        y_hat, z_hat = (torch.cat([data[k][part] for k in chosen]) for part in (0, 1))
-        expected = torch.tensor([reference_bits[k] for k in chosen])
-        for group, lr in zip(optimizer.param_groups, base, strict=True):
-            group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
-        loss = (_bits(y_hat, *network(y_hat, z_hat)) / expected).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        history.append(float(loss.detach()))
-    return history
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -452,8 +316,6 @@ def _collect(
     return data
 
 
-#: Learning rates: of weights in steps of their integers, of log-factors, of biases in steps of the output.
-LEARNING_RATES = {"value": 0.1, "log_factor": 1e-3, "bias": 0.05}
 #: Images below which fine-tuning would rather learn them by heart.
 FINE_TUNE_IMAGES = 32
 FINE_TUNE_STEPS = 300
@@ -501,8 +363,14 @@ def freeze(
     if steps is None:
         steps = FINE_TUNE_STEPS if len(images) >= FINE_TUNE_IMAGES else 0
     if steps:
+
+        def loss(tensors: tuple[Tensor, ...], chosen: list[int]) -> Tensor:
+            # Every image counts by its code length relative to the expected one, whatever its quality.
+            y_hat, z_hat = tensors
+            return (_bits(y_hat, *network(y_hat, z_hat)) / torch.tensor([expected[k] for k in chosen])).mean()
+
         with torch.enable_grad():
-            found = _fine_tune(network, data, expected, steps, batch, LEARNING_RATES, seed)
+            found = fine_tune(network, data, loss, steps, batch, seed=seed)
         if history is not None:
             history += found
     model.frozen = FrozenEntropyModel(network.export(model))

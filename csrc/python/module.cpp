@@ -9,6 +9,7 @@
 
 #include "cpu/rans_cpu.h"
 #include "cpu/rows.h"
+#include "python/compressai.h"
 
 namespace py = pybind11;
 
@@ -117,4 +118,5 @@ PYBIND11_MODULE(_rans, m) {
         py::arg("lanes") = 0);
   m.def("decode", &decode, py::arg("tables"), py::arg("data"), py::arg("lanes"), py::arg("rows"),
         py::arg("steps") = py::none());
+  bind_compressai(m);
 }

@@ -1,0 +1,205 @@
+"""Integer layers before they are integers: the building blocks of freezing.
+
+A network is written down once more in the units of the integers: real-valued weights that are rounded to int8 in the
+forward pass, real multipliers, outputs rounded to bytes. Scales come from calibration; fine-tuning moves weights across
+rounding thresholds with straight-through gradients. What is rounded at the end is what the forward pass has seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ccm_fast.integer.plan import LEAKY8, RELU8, IntConv, fixed_point
+
+__all__ = [
+    "LEARNING_RATES",
+    "SUM_STEPS",
+    "WEIGHT_MAX",
+    "Layer",
+    "fill",
+    "fine_tune",
+    "flat",
+    "int32",
+    "mean_square",
+    "quantize_weight",
+    "round_ste",
+    "to_bytes",
+]
+
+WEIGHT_MAX = 127
+# Steps of the sum of contexts per step of the byte that follows, at most (and where no weights choose it): its rounding
+# is then negligible, and far from overflow.
+SUM_STEPS = 64.0
+# Smallest factor from accumulators to outputs, and room for biases: |bias| / factor stays below 2^28.
+_FACTOR_MIN, _BIAS_END = 2.0**-20, 2.0**28
+# Weight ranges tried, as shares of a channel's largest weight.
+_RANGES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
+#: Learning rates: of weights in steps of their integers, of log-factors, of biases in steps of the output.
+LEARNING_RATES = {"value": 0.1, "log_factor": 1e-3, "bias": 0.05}
+
+
+def round_ste(x: Tensor) -> Tensor:
+    """Round half up, as requantization does; the gradient of the identity."""
+    return x + (torch.floor(x + 0.5) - x).detach()
+
+
+def int32(a: np.ndarray) -> np.ndarray:
+    """Clipped to 32 bits; the overflow proof judges what comes of it."""
+    limit = 2**31 - 1
+    return np.clip(a, -limit, limit).astype(np.int32)
+
+
+def to_bytes(pre: Tensor, output: int, zero: int, slope: float) -> Tensor:
+    """What RELU8 and LEAKY8 make of values in units of their steps."""
+    if output == LEAKY8:
+        return round_ste(torch.where(pre < 0, pre * slope, pre)).clamp(-zero, 255 - zero)
+    return round_ste(pre).clamp(0, 255)
+
+
+class Layer(nn.Module):
+    """An integer convolution as it will be, with real-valued parameters.
+
+    ``out = round(exp(log_factor) * conv(x, round(value)) + bias)``, bias in units of the output.
+
+    Args:
+        output: RELU8, LEAKY8, ACCUMULATE or HEAD.
+        signed: inputs are latents.
+        upsample: 2: a pixel shuffle follows.
+        slope: of LEAKY8's negative side; 1: a linear layer. Its zero point is set with :func:`fill`.
+    """
+
+    def __init__(self, output: int, signed: bool, upsample: int = 1, slope: float = 0.0):
+        super().__init__()
+        self.output, self.signed, self.upsample, self.slope, self.zero = output, signed, upsample, slope, 0
+
+    def set(self, value: Tensor, factor: Tensor, bias: Tensor | None) -> None:
+        """value [out, in, k, k] in units of the integer weight; factor, bias [out]."""
+        self.value = nn.Parameter(value.contiguous())
+        self.log_factor = nn.Parameter(factor.log())
+        self.bias = nn.Parameter(bias.clone() if bias is not None else torch.zeros_like(factor))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = round_ste(self.value.clamp(-WEIGHT_MAX, WEIGHT_MAX))
+        factor = self.log_factor.exp()[:, None, None]
+        out = F.conv2d(x, weight, padding=weight.shape[-1] // 2) * factor + self.bias[:, None, None]
+        if self.output in (RELU8, LEAKY8):
+            out = to_bytes(out, self.output, self.zero, self.slope)
+        else:
+            out = round_ste(out)
+        return F.pixel_shuffle(out, 2) if self.upsample == 2 else out
+
+    @torch.no_grad()
+    def export(self) -> IntConv:
+        """The integers."""
+        value = self.value.double().clamp(-WEIGHT_MAX, WEIGHT_MAX)
+        weight = torch.floor(value + 0.5).permute(0, 2, 3, 1).contiguous().numpy().astype(np.int8)
+        factor = self.log_factor.double().exp().numpy()
+        bias = np.rint(self.bias.double().numpy() / factor)
+        mult, shift = fixed_point(factor)
+        conv = IntConv(weight, int32(bias), mult, shift, self.output, self.signed, self.upsample)
+        if self.output == LEAKY8:
+            conv.zero, conv.below = self.zero, np.rint(self.slope * mult).astype(np.int32)
+        return conv
+
+
+def flat(batches: list[Tensor]) -> Tensor:
+    """[channels, samples] of feature maps."""
+    return torch.cat([b.permute(1, 0, 2, 3).flatten(1) for b in batches], 1)
+
+
+def mean_square(batches: list[Tensor], unit: Tensor | None) -> Tensor:
+    """Of every channel, in steps of ``unit`` [channels] (None: 1)."""
+    square = flat(batches).square().mean(1)
+    return (square / unit**2 if unit is not None else square) + 1e-6
+
+
+def quantize_weight(weight: Tensor, inputs: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
+    """The weights in units of the integer weights, and these units, per output channel.
+
+    Args:
+        weight: [out, in, k, k], already in units of the integer inputs.
+        inputs: mean square of the integer inputs, per input channel: errors count as much as what they multiply.
+        least: smallest unit allowed, per output channel (dead channels would have absurd ones).
+    """
+    top = weight.abs().amax((1, 2, 3)).clamp(min=1e-12)
+    best, error = top / WEIGHT_MAX, torch.full_like(top, math.inf)
+    for share in _RANGES:
+        unit = top * share / WEIGHT_MAX
+        q = torch.round(weight / unit[:, None, None, None]).clamp(-WEIGHT_MAX, WEIGHT_MAX) * unit[:, None, None, None]
+        e = ((q - weight).square() * inputs[None, :, None, None]).sum((1, 2, 3))
+        best, error = torch.where(e < error, unit, best), torch.minimum(e, error)
+    best = torch.maximum(best, least)
+    return weight / best[:, None, None, None], best
+
+
+def fill(
+    layer: Layer, weight: Tensor, bias: Tensor | None, in_unit: Tensor | None, out_unit: Tensor, square: Tensor
+) -> None:
+    """Set a layer from float weights: inputs in units of ``in_unit`` [in] (None: 1), outputs of ``out_unit`` [out].
+
+    ``square`` [in]: mean square of the inputs in these units.
+    """
+    if in_unit is not None:
+        weight = weight * in_unit[None, :, None, None]
+    least = torch.full_like(out_unit, _FACTOR_MIN)
+    if bias is not None:
+        bias = bias / out_unit
+        least = torch.maximum(least, bias.abs() / _BIAS_END)
+    value, unit = quantize_weight(weight, square, least * out_unit)
+    layer.set(value, unit / out_unit, bias)
+
+
+def fine_tune(
+    network: nn.Module,
+    data: list[tuple[Tensor, ...]],
+    loss: Callable[[tuple[Tensor, ...], list[int]], Tensor],
+    steps: int,
+    batch: int,
+    rates: dict[str, float] = LEARNING_RATES,
+    seed: int = 0,
+) -> list[float]:
+    """Minimise a loss over the real-valued parameters; returns its value at each step.
+
+    Args:
+        network: made of :class:`Layer`.
+        data: samples, each a tuple of tensors [1, ...]; those of equal first shape are batched together.
+        loss: of a batch (the tuples' tensors, concatenated) and the numbers of its samples.
+        steps: Adam steps, on a cosine schedule.
+        batch: samples per step.
+        rates: see LEARNING_RATES.
+        seed: of the order.
+    """
+    shapes: dict[tuple, list[int]] = {}
+    for k, sample in enumerate(data):
+        shapes.setdefault(tuple(sample[0].shape), []).append(k)
+    generator = torch.Generator().manual_seed(seed)
+    groups = {kind: [] for kind in rates}
+    for name, parameter in network.named_parameters():
+        kind = "bias" if name.endswith("bias") else "log_factor" if name.endswith("log_factor") else "value"
+        groups[kind].append(parameter)
+    optimizer = torch.optim.Adam([{"params": p, "lr": rates[k]} for k, p in groups.items()], betas=(0.9, 0.99))
+    base = [group["lr"] for group in optimizer.param_groups]
+    queue: list[list[int]] = []
+    history = []
+    for step in range(steps):
+        if not queue:
+            for members in shapes.values():
+                order = [members[k] for k in torch.randperm(len(members), generator=generator).tolist()]
+                queue += [order[k : k + batch] for k in range(0, len(order), batch)]
+            queue = [queue[k] for k in torch.randperm(len(queue), generator=generator).tolist()]
+        chosen = queue.pop()
+        for group, lr in zip(optimizer.param_groups, base, strict=True):
+            group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+        tensors = tuple(torch.cat(parts) for parts in zip(*(data[k] for k in chosen), strict=True))
+        value = loss(tensors, chosen)
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        optimizer.step()
+        history.append(float(value.detach()))
+    return history

@@ -1,0 +1,377 @@
+"""CompressAI's contract on the integer engine: the object that ``ccm_fast.accelerate`` returns.
+
+x -- g_a --> y --------------------------+--> rANS, mean by mean (encode_y_residual) --> y string
+|                           |
+h_a -- round(z - median) ---+ h_s (integers) --> psi
+'--> rANS --> z string
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ccm_fast.codec import STRIDE, SYMBOL_MAX, check_fingerprint, decode_latents, parse_packets, stage, torch_threads
+from ccm_fast.errors import BitstreamError, DamagedError, EncodeError, ModelError, NotCcmError
+from ccm_fast.integer.cost import image_tensor
+from ccm_fast.integer.frozen import FrozenEntropyModel
+from ccm_fast.integer.plan import Plan
+from ccm_fast.interop.compressai.exact import ExactDecoder, looks_foreign
+from ccm_fast.interop.compressai.lower import Sample, lower, sample
+from ccm_fast.interop.compressai.read import EntropyNet, read
+from ccm_fast.interop.compressai.samples import dead_leaves
+from ccm_fast.interop.compressai.synthesis import fast_transform
+from ccm_fast.stream.limits import MAX_PIXELS, check_size
+from ccm_fast.stream.packet import Packet, parse_strings, peek
+
+__all__ = ["AcceleratedNet", "accelerate", "restore"]
+
+FORMAT = "ccm_fast accelerated net 1"
+#: Calibration pictures of our own, and the side of the crops that are taken of each picture.
+PICTURES, CROP = 48, 256
+#: Fine-tuning steps with and without enough pictures not to learn them by heart.
+STEPS, ENOUGH = 150, 16
+
+
+class AcceleratedNet:
+    """A CompressAI net whose entropy path is integer; made by :func:`accelerate` or :func:`restore`.
+
+    Attributes:
+        net: the net itself. Its transforms were copied: after training it further, accelerate it again.
+        frozen: the integer entropy model.
+        exact: strings that CompressAI wrote are decoded too.
+    """
+
+    def __init__(self, net: nn.Module, entropy: EntropyNet, frozen: FrozenEntropyModel, exact: bool, fast: bool):
+        self.net, self.frozen, self.exact = net, frozen, exact
+        self._entropy = entropy
+        rows = frozen.plan.z_rows
+        self._constant = int(rows.n[-1]) - 2 if frozen.plan.hyper_channels > entropy.hyper_channels else 0
+        self._foreign: ExactDecoder | None = None
+        self._g_a = fast_transform(net.g_a) if fast else net.g_a
+        self._g_s = fast_transform(net.g_s) if fast else net.g_s
+
+    @property
+    def accelerated(self) -> AcceleratedNet:
+        """Itself: ``ccm_fast.compress`` and ``decompress`` take the net or this."""
+        return self
+
+    def __repr__(self) -> str:
+        return f"AcceleratedNet({type(self.net).__name__}, {self.frozen.fingerprint.hex()})"
+
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def compress(
+        self,
+        x: Tensor,
+        *,
+        lanes: int = 0,
+        threads: int | None = None,
+        engine: str = "cpu",
+        timings: dict | None = None,
+    ) -> dict:
+        """Compress images, by CompressAI's contract.
+
+        Args:
+            x: float [B, 3, H, W]; any size: sides that are no multiples of 16 are padded with their edges, and
+                :meth:`decompress` returns the size that came in.
+            lanes: rANS lanes per stream (1, 2, 4, 8, 16, 32); 0 chooses them by the payload's size.
+            threads: of torch and of the entropy coder; None: torch's setting.
+            engine: "cpu" or "reference" (plain Python, slow).
+            timings: if given, seconds are added to its keys ``g_a``, ``h_a``, ``h_s`` and ``entropy``.
+
+        Returns:
+            ``{"strings": [[y string of each image], [z string of each image]], "shape": (hz, wz)}``.
+
+        Raises:
+            TypeError, ValueError: x is no such tensor.
+            EncodeError: latents that are not finite, or beyond what the format carries.
+        """
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise TypeError("x must be a floating-point torch.Tensor")
+        if x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape:
+            raise ValueError(f"x must have the shape [B, 3, H, W], none of them 0, not {list(x.shape)}")
+        H, W = x.shape[-2:]
+        check_size(W, H, None)
+        weight = next(self.net.parameters())
+        with torch.inference_mode(), torch_threads(threads) as count:
+            options = {"threads": count, "engine": engine}
+            with stage(timings, "g_a"):
+                padded = F.pad(x.to(weight), (0, -W % STRIDE, 0, -H % STRIDE), mode="replicate")
+                y = self._g_a(padded)
+            with stage(timings, "h_a"):
+                z_hat = self._z_symbols(self.net.h_a(y.abs() if self._entropy.kind == "scale" else y))
+                y = y.permute(0, 2, 3, 1).to("cpu")
+            with stage(timings, "h_s"):
+                psi = self.frozen.hyper(z_hat, *y.shape[1:3], **options)
+            with stage(timings, "entropy"):
+                z_streams = self.frozen.encode_z(z_hat, lanes=lanes, **options)
+                try:
+                    y_streams, _ = self.frozen.encode_y_residual(psi, y, lanes=lanes, **options)
+                except ValueError as error:
+                    raise EncodeError(f"this net cannot code this image: {error}") from error
+        packets = [
+            Packet(
+                W,
+                H,
+                0,
+                self.frozen.fingerprint,
+                False,
+                (z.lanes, *(s.lanes for s in groups)),
+                (z.data, *(s.data for s in groups)),
+            )
+            for z, groups in zip(z_streams, y_streams, strict=True)
+        ]
+        y_strings, z_strings = zip(*(p.to_strings() for p in packets), strict=True)
+        return {"strings": [list(y_strings), list(z_strings)], "shape": packets[0].z_shape}
+
+    def _z_symbols(self, z: Tensor) -> Tensor:
+        """round(z - median), int16 [B, hz, wz, channels], with the constant channel."""
+        medians = self._entropy.medians.to(z).reshape(1, -1, 1, 1)
+        symbols = torch.round(z - medians).permute(0, 2, 3, 1).to("cpu")
+        if not bool((symbols.abs() <= SYMBOL_MAX).all()):  # NaN too
+            raise EncodeError("z leaves the range of 16-bit symbols: this net cannot code this image")
+        if self._constant:
+            symbols = F.pad(symbols, (0, 1), value=self._constant)
+        return symbols.to(torch.int16).contiguous()
+
+    def decompress(
+        self,
+        strings: Sequence[Sequence[bytes]],
+        shape: tuple[int, int] | None = None,
+        *,
+        threads: int | None = None,
+        engine: str = "cpu",
+        max_pixels: int | None = MAX_PIXELS,
+        timings: dict | None = None,
+    ) -> dict:
+        """Decompress strings of :meth:`compress`, or (if ``exact``) strings that CompressAI itself wrote.
+
+        The latter are decoded by the net's own float operations in their original order: the same picture, bit for bit,
+        as ``net.decompress`` gives, and the same limits: on a machine whose floats differ from the writer's they do not
+        decode, which is found out and said.
+
+        Args:
+            strings: ``[[y string of each image], [z string of each image]]``.
+            shape: as returned by compress; our own strings know it, and None leaves it to them.
+            threads: of torch and of the entropy decoder; None: torch's setting.
+            engine: "cpu" or "reference".
+            max_pixels: largest image to decode; None: no limit but the format's.
+            timings: if given, seconds are added to its keys ``z``, ``h_s``, ``entropy`` and ``g_s``.
+
+        Returns:
+            ``{"x_hat": float32 [B, 3, H, W] in [0, 1]}``.
+
+        Raises:
+            BitstreamError: one of its subclasses says what is wrong with the strings.
+            ValueError: strings of another structure, or images of different sizes.
+        """
+        _check_structure(strings)
+        if not all(self._ours(y, max_pixels) for y in strings[0]):
+            self._explain(strings, shape, max_pixels)
+            return self._decompress_foreign(strings, shape, threads, max_pixels, timings)
+        packets = parse_packets(self.frozen, strings, shape, max_pixels)
+        y_hat = decode_latents(self.frozen, packets, threads=threads, engine=engine, timings=timings)
+        H, W = packets[0].height, packets[0].width
+        with torch.inference_mode(), torch_threads(threads), stage(timings, "g_s"):
+            y = y_hat.to(next(self.net.parameters())).permute(0, 3, 1, 2) * self.frozen.y_unit
+            x_hat = self._g_s(y)[..., :H, :W].clamp(0, 1).float()
+        return {"x_hat": x_hat.clone(memory_format=torch.contiguous_format)}
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Strings that are not this model's
+
+    def _ours(self, y_string: bytes, max_pixels: int | None) -> bool:
+        try:
+            return peek(y_string, max_pixels).fingerprint == self.frozen.fingerprint
+        except BitstreamError:
+            # Too short, or a size beyond the limits behind our fingerprint: still ours, and its parser will say so.
+            return bytes(y_string[1:9]) == self.frozen.fingerprint
+
+    def _explain(self, strings: Sequence[Sequence[bytes]], shape, max_pixels: int | None) -> None:
+        """Raise what can be said about strings that are neither ours nor, possibly, CompressAI's."""
+        for y, z in zip(*strings, strict=True):
+            if self._ours(y, max_pixels):
+                raise ValueError("the strings are partly of this package and partly of another: decompress them singly")
+            if self._ours(z, max_pixels):
+                raise DamagedError("y and z strings are swapped: strings must be [[y strings], [z strings]]")
+            other = _other_model(y, z)
+            if other is not None:
+                check_fingerprint(other, self.frozen)
+            if not (looks_foreign(y) and looks_foreign(z)):
+                raise NotCcmError("these are neither strings of this package nor of CompressAI")
+
+    def _decompress_foreign(self, strings, shape, threads, max_pixels, timings) -> dict:
+        if not self.exact:
+            raise NotCcmError(
+                "CompressAI wrote these strings: their decoding depends on floats, so they decode only on a machine"
+                " like the writer's, and slowly; accelerate(net, exact=True) does it"
+            )
+        if shape is None:
+            raise ValueError("strings that CompressAI wrote need the shape that its compress returned")
+        hz, wz = (int(s) for s in shape)
+        if hz < 1 or wz < 1:
+            raise ValueError(f"shape must be two positive numbers, not {tuple(shape)}")
+        check_size(64 * wz, 64 * hz, max_pixels)
+        if next(self.net.parameters()).device.type != "cpu":
+            raise ValueError("strings that CompressAI wrote are decoded on the CPU: move the net there")
+        if self._foreign is None:
+            self._foreign = ExactDecoder(self.net)
+        with torch.no_grad(), torch_threads(threads):
+            with stage(timings, "entropy"):
+                y_hat = self._foreign.latents(list(strings[0]), list(strings[1]), (hz, wz))
+            with stage(timings, "g_s"):
+                return {"x_hat": self.net.g_s(y_hat).clamp_(0, 1)}
+
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write the frozen entropy model, so that another machine shares exactly this one.
+
+        ``ccm_fast.load(path, net)`` reads it, with the same net. The net's own parameters are not in it.
+        """
+        from safetensors.torch import save_file
+
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        plan = torch.frombuffer(bytearray(self.frozen.to_bytes()), dtype=torch.uint8)
+        medians = self._entropy.medians.contiguous()
+        metadata = {"format": FORMAT, "net": json.dumps(type(self.net).__name__)}
+        temporary = path.with_name(path.name + ".tmp")
+        save_file({"plan": plan, "medians": medians}, str(temporary), metadata)
+        temporary.replace(path)
+
+
+def _check_structure(strings) -> None:
+    good = (
+        isinstance(strings, (list, tuple)) and len(strings) == 2 and all(isinstance(s, (list, tuple)) for s in strings)
+    )
+    if not good or len(strings[0]) != len(strings[1]) or not strings[0]:
+        raise ValueError("strings must be [[y string of each image], [z string of each image]]")
+    if not all(isinstance(s, (bytes, bytearray, memoryview)) for part in strings for s in part):
+        raise TypeError("strings must be bytes")
+
+
+def _other_model(y: bytes, z: bytes) -> bytes | None:
+    """The fingerprint of a whole packet of some other model, or None."""
+    for groups in range(1, 33):
+        try:
+            return parse_strings(y, z, groups, None).fingerprint
+        except BitstreamError:
+            continue
+    return None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def accelerate(
+    net: nn.Module,
+    images: Sequence[Tensor | np.ndarray] | Tensor | None = None,
+    *,
+    steps: int | None = None,
+    exact: bool = True,
+    fast: bool = True,
+    seed: int = 0,
+    history: list[float] | None = None,
+) -> AcceleratedNet:
+    """Give a trained CompressAI net an integer entropy path: fast, and exact on every machine.
+
+    The net itself is not changed, but remembers the result: ``ccm_fast.compress(net, x)`` and
+    ``ccm_fast.decompress(net, strings, shape)`` then use it.
+
+    Args:
+        net: one of CompressAI's JointAutoregressiveHierarchicalPriors (mbt2018), Cheng2020Anchor, Cheng2020Attention,
+            ScaleHyperprior or MeanScaleHyperprior, trained, after ``net.update()``; put into evaluation mode.
+        images: calibration pictures, each float [3, H, W] in [0, 1] or uint8 [H, W, 3] or [3, H, W]; some 32 varied
+            photographs. None: pictures of our own (:mod:`ccm_fast.interop.compressai.samples`).
+        steps: of fine-tuning the integers; None: 150 with at least 16 pictures, else none.
+        exact: strings that CompressAI itself wrote are decoded too; False: they raise an error.
+        fast: transforms are rearranged for speed (floats differ in their last bits); False: the net's own modules.
+        seed: of crops and order.
+        history: if given, the relative excess of code length over the float net's is appended, before, during and after
+            fine-tuning.
+
+    Raises:
+        ModelError: a net that cannot be taken over; the message lists those that can.
+        NotFrozenError: ``net.update()`` has not been called.
+        ValueError: no pictures, or not pictures.
+    """
+    net.eval()
+    entropy = read(net)
+    if images is None:
+        images = dead_leaves(PICTURES, CROP, seed)
+    if not len(images):
+        raise ValueError("calibration needs pictures; None takes some of our own")
+    data = _collect(net, entropy, images, seed)
+    steps = (STEPS if len(data) >= ENOUGH else 0) if steps is None else steps
+    plan = lower(entropy, data, steps, seed=seed, history=history)
+    return _attach(AcceleratedNet(net, entropy, FrozenEntropyModel(plan), exact, fast))
+
+
+def _attach(fast: AcceleratedNet) -> AcceleratedNet:
+    object.__setattr__(fast.net, "accelerated", fast)  # no submodule: not in the state dict
+    return fast
+
+
+@torch.no_grad()
+def _collect(net: nn.Module, entropy: EntropyNet, images, seed: int) -> list[Sample]:
+    generator = torch.Generator().manual_seed(seed)
+    weight = next(net.parameters())
+    data = []
+    for image in images:
+        x = image_tensor(image)
+        i, j = (int(torch.randint(max(1, s - CROP + 1), (1,), generator=generator)) for s in x.shape[1:])
+        x = x[None, :, i : i + CROP, j : j + CROP].to(weight)
+        x = F.pad(x, (0, -x.shape[-1] % 64, 0, -x.shape[-2] % 64), mode="replicate")
+        y = net.g_a(x)
+        z = net.h_a(y.abs() if entropy.kind == "scale" else y)
+        data.append(sample(entropy, y.float().cpu(), z.float().cpu()))
+    return data
+
+
+def restore(path: str | Path, net: nn.Module, *, exact: bool = True, fast: bool = True) -> AcceleratedNet:
+    """An accelerated net from what :meth:`AcceleratedNet.save` wrote; ``ccm_fast.load(path, net)`` calls it.
+
+    Args:
+        path: the file.
+        net: the net that was accelerated, with the same parameters.
+        exact: as for :func:`accelerate`.
+        fast: as for :func:`accelerate`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ModelError: not such a file, or one of another net.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {str(path)!r}")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            if (file.metadata() or {}).get("format") != FORMAT:
+                raise ModelError(f"{path.name} does not hold the entropy model of an accelerated net")
+            plan, medians = file.get_tensor("plan"), file.get_tensor("medians")
+    except SafetensorError as error:
+        raise ModelError(f"{path.name} is not such a file: {error}") from error
+    if plan.dtype != torch.uint8 or plan.ndim != 1:
+        raise ModelError(f"{path.name}: the plan is not a row of bytes")
+    net.eval()
+    entropy = read(net)
+    frozen = FrozenEntropyModel(Plan.from_bytes(plan.contiguous().numpy().tobytes()))
+    same = (
+        frozen.plan.group_channels == (entropy.channels,)
+        and frozen.plan.hyper_channels - entropy.hyper_channels in (0, 1)
+        and frozen.plan.residual
+        and medians.shape == entropy.medians.shape
+    )
+    if not same or not torch.equal(medians, entropy.medians):
+        raise ModelError(f"{path.name} belongs to another net: sizes or medians differ")
+    return _attach(AcceleratedNet(net, entropy, frozen, exact, fast))
