@@ -21,7 +21,7 @@ from ccm_fast.train.loop import TrainConfig, train
 from ccm_fast.train.loss import lagrange_multiplier
 from ccm_fast.train.plot import plot, read_log
 from ccm_fast.train.ship import load_checkpoint, ship
-from ccm_fast.train.stages import Stage, parse_stages
+from ccm_fast.train.stages import TRANSFORMS, Stage, parse_stages
 
 TINY = CCMConfig(
     name="tiny",
@@ -145,18 +145,21 @@ def test_lagrange_multipliers():
 STAGES = "hyper=2,transforms=2,context=2,joint=2"
 
 
-def parameters(path):
-    return torch.load(path, weights_only=False)["model"]
+def parameters(path, part="model"):
+    return torch.load(path, weights_only=False)[part]
 
 
 def test_stages_train_what_they_should(tmp_path, folder):
-    before, taken = {}, {}
+    before, averaged, taken = {}, {}, {}
     for stage in ("hyper", "transforms", "context", "joint"):
         done = STAGES[: STAGES.index(stage)] + f"{stage}=2"
-        after = parameters(train(config(tmp_path, folder, stages=done, z_warmup=1), progress=False))
+        last = train(config(tmp_path, folder, stages=done, z_warmup=1), progress=False)
+        after = parameters(last)
+        if stage == "context":  # its transforms are what ships
+            before.update({name: value for name, value in averaged.items() if name.startswith(TRANSFORMS)})
         changed = {name for name in after if before and not torch.equal(after[name], before[name])}
         taken[stage] = {name.split(".")[0 if name[0] != "c" else 2] for name in changed}
-        before = after
+        before, averaged = after, parameters(last, "ema")
     transforms, hyper, context = {"g_a", "g_s", "log_gain", "log_inverse_gain"}, {"h_a", "h_s", "z_prior"}, {"spatial"}
     assert transforms | hyper <= taken["transforms"]
     assert not context & taken["transforms"]

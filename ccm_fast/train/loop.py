@@ -20,7 +20,7 @@ from .data import CropDataset, ImageFiles, load_images
 from .klt import initialise
 from .loss import psnr, rate_distortion_loss, rate_loss
 from .parallel import Processes
-from .stages import Kind, LatentCache, Stage, learning_rate, parse_stages, select, silence_contexts
+from .stages import TRANSFORMS, Kind, LatentCache, Stage, learning_rate, parse_stages, select, silence_contexts
 
 __all__ = ["TrainConfig", "train", "validate"]
 
@@ -154,8 +154,8 @@ class _Run:
             self.progress = self._start()
         processes.equalise(self.model)
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
-        transforms = [p for n, p in self.model.named_parameters() if n.startswith(("g_a.", "g_s.", "log_"))]
-        others = [p for n, p in self.model.named_parameters() if not n.startswith(("g_a.", "g_s.", "log_"))]
+        transforms = [p for n, p in self.model.named_parameters() if n.startswith(TRANSFORMS)]
+        others = [p for n, p in self.model.named_parameters() if not n.startswith(TRANSFORMS)]
         self.optimizer = torch.optim.Adam(
             [{"params": transforms, "peak": cfg.lr}, {"params": others, "peak": cfg.lr * cfg.entropy_lr}],
             lr=cfg.lr,
@@ -179,6 +179,14 @@ class _Run:
             raise ValueError(f"start must be klt or random, not {self.cfg.start!r}")
         silence_contexts(self.model)
         return checkpoint.Progress()
+
+    @torch.no_grad()
+    def take_averaged_transforms(self) -> None:
+        """Let the transforms be their averages: what ships is what an entropy model should be trained on."""
+        averaged = dict(self.ema.named_parameters())
+        for name, p in self.model.named_parameters():
+            if name.startswith(TRANSFORMS):
+                p.copy_(averaged[name])
 
     def save(self, path: Path) -> None:
         """Write a checkpoint; every process must call this."""
@@ -289,6 +297,8 @@ def _stages(run: _Run, stages: list, valid: list, log, progress: bool, stop: Cal
             stage = stages[p.stage]
             select(run.model, stage.kind)
             run.latents = None  # of the transforms as they are now
+            if not stage.kind.transforms and p.stage_step == 0:
+                run.take_averaged_transforms()
             run.stream = run.crops.stream(cfg.batch, cfg.workers)
             average: dict[str, float] = {}
             while (done := stage.done(p.stage_hours, p.stage_step)) < 1:
@@ -329,6 +339,7 @@ def _stages(run: _Run, stages: list, valid: list, log, progress: bool, stop: Cal
                     saved = time.monotonic()
                 if stopping:
                     note(event="stopped", stage=stage.name)
+                    run.save(last)
                     return
             check(stage)
             p.next_stage()
@@ -337,6 +348,10 @@ def _stages(run: _Run, stages: list, valid: list, log, progress: bool, stop: Cal
             torch.set_rng_state(mark[0])
             run.crops.restore(mark[1])
         note(event="interrupted")
+    except BaseException:
+        if run.processes.world == 1:  # else the others are elsewhere, and would not take part in saving
+            run.save(last)
+        raise
     finally:
-        run.save(last)
         bar.close()
+    run.save(last)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..models import CrossChannelContextModel
 from .data import CropDataset, to_tensor
 
-__all__ = ["STAGES", "LatentCache", "Stage", "parse_stages", "silence_contexts"]
+__all__ = ["STAGES", "TRANSFORMS", "LatentCache", "Stage", "parse_stages", "silence_contexts"]
 
 
 class Kind(NamedTuple):
@@ -36,7 +36,8 @@ STAGES = {
     "context": Kind(transforms=False, contexts=True),
     "joint": Kind(transforms=True, contexts=True),
 }
-_TRANSFORMS = ("g_a.", "g_s.", "log_gain", "log_inverse_gain")
+#: Parameters whose names begin so belong to the transforms; the others to the entropy model.
+TRANSFORMS = ("g_a.", "g_s.", "log_gain", "log_inverse_gain")
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def parse_stages(text: str) -> list[Stage]:
 def select(model: CrossChannelContextModel, kind: Kind) -> None:
     """Let exactly the parameters of a stage take part in training."""
     for name, p in model.named_parameters():
-        if name.startswith(_TRANSFORMS):
+        if name.startswith(TRANSFORMS):
             p.requires_grad_(kind.transforms)
         else:
             from_y = ".spatial." in name or ".stack." in name or ".skip." in name
