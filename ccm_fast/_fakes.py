@@ -20,26 +20,34 @@ def _pack_plan(plan: Tensor, isa: str) -> Tensor:
     return plan.new_empty([_size()])
 
 
+def _pack_plan_cuda(plan: Tensor) -> Tensor:
+    return plan.new_empty([_size()])
+
+
+# Results are where the data is: the packed model stays in host memory even when the data is on a GPU.
+
+
 def _decode_z(packed: Tensor, data: Tensor, segments: Tensor, hz: int, wz: int, threads: int):
     batch = segments.shape[0]
-    return packed.new_empty([batch, hz, wz, _size()], dtype=torch.int16), packed.new_empty([batch], dtype=torch.int32)
+    return data.new_empty([batch, hz, wz, _size()], dtype=torch.int16), data.new_empty([batch], dtype=torch.int32)
 
 
 def _hyper(packed: Tensor, z_hat: Tensor, h: int, w: int, threads: int) -> Tensor:
-    return packed.new_empty([z_hat.shape[0], h, w, _size()])
+    return z_hat.new_empty([z_hat.shape[0], h, w, _size()], dtype=torch.uint8)
 
 
 def _decode_y(packed: Tensor, psi: Tensor, data: Tensor, segments: Tensor, threads: int):
-    y_hat = packed.new_empty([*psi.shape[:3], _size()], dtype=torch.int16)
-    return y_hat, packed.new_empty([psi.shape[0]], dtype=torch.int32)
+    y_hat = psi.new_empty([*psi.shape[:3], _size()], dtype=torch.int16)
+    return y_hat, psi.new_empty([psi.shape[0]], dtype=torch.int32)
 
 
 def _encode_z(packed: Tensor, z_hat: Tensor, lanes: int, threads: int):
-    return packed.new_empty([_size()]), packed.new_empty([z_hat.shape[0], 3], dtype=torch.int64)
+    data = z_hat.new_empty([_size()], dtype=torch.uint8)
+    return data, z_hat.new_empty([z_hat.shape[0], 3], dtype=torch.int64)
 
 
 def _encode_y(packed: Tensor, psi: Tensor, y_hat: Tensor, lanes: int, threads: int):
-    return packed.new_empty([_size()]), packed.new_empty([psi.shape[0], _size(), 3], dtype=torch.int64)
+    return psi.new_empty([_size()]), psi.new_empty([psi.shape[0], _size(), 3], dtype=torch.int64)
 
 
 def _encode_y_residual(packed: Tensor, psi: Tensor, y: Tensor, lanes: int, threads: int):
@@ -58,6 +66,7 @@ def register() -> None:
     """Register a fake kernel for every operator that takes tensors. Call once, after the library is loaded."""
     fakes = {
         "pack_plan": _pack_plan,
+        "pack_plan_cuda": _pack_plan_cuda,
         "decode_z": _decode_z,
         "hyper": _hyper,
         "decode_y": _decode_y,

@@ -2,51 +2,22 @@
 //
 // Only torch's stable ABI is used (torch/csrc/stable and torch/headeronly), so that one binary loads in CPU and CUDA
 // builds of torch >= 2.10. <torch/extension.h> would tie it to one release, and costs a minute to compile.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
 #include <cstring>
-#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <vector>
 
 #include "ccm/model.h"
-#include "ccm/rans.h"
 #include "cpu/context_cpu.h"
 #include "cpu/kernels.h"
 #include "cpu/pack.h"
 #include "cpu/threads.h"
+#include "ops_common.h"
 
 namespace {
 
+using namespace ccm_ops;
 using ccm::PackedModel;
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-// The largest plane side, in latents: 2^20 pixels / 16.
-constexpr int64_t kMaxSide = 1 << 16;
-
-void check(bool ok, const std::string& message) {
-  if (!ok) throw std::runtime_error("ccm_fast: " + message);
-}
-
-template <class T>
-T* data(const Tensor& t) {
-  return static_cast<T*>(t.data_ptr());
-}
-
-// A contiguous CPU tensor of the given type and shape (-1: any size there).
-void check_tensor(const Tensor& t, ScalarType type, const std::vector<int64_t>& shape, const std::string& name) {
-  check(t.is_cpu(), name + " must be a CPU tensor");
-  check(t.scalar_type() == type, name + " has the wrong dtype");
-  check(t.is_contiguous(), name + " must be contiguous");
-  check(t.dim() == static_cast<int64_t>(shape.size()), name + " has the wrong number of dimensions");
-  for (size_t i = 0; i < shape.size(); ++i)
-    check(shape[i] < 0 ? t.size(i) > 0 : t.size(i) == shape[i],
-          name + " has size " + std::to_string(t.size(i)) + " in dimension " + std::to_string(i));
-}
 
 const PackedModel& model(const Tensor& packed) {
   check_tensor(packed, ScalarType::Byte, {-1}, "packed");
@@ -56,12 +27,6 @@ const PackedModel& model(const Tensor& packed) {
 int thread_count(int64_t threads) {
   check(threads >= 1 && threads <= 1024, "threads must lie in 1..1024");
   return static_cast<int>(threads);
-}
-
-// A step may hold a whole plane, and its symbols are counted in 32 bits.
-void check_plane(int64_t h, int64_t w, int64_t channels) {
-  check(h >= 1 && w >= 1 && h <= kMaxSide && w <= kMaxSide && h * w * channels < (int64_t{1} << 31),
-        "a plane of " + std::to_string(h) + "x" + std::to_string(w) + " latents cannot be coded as one image");
 }
 
 // Rows (offset, length, lanes) of `segments`, checked against the bytes they point into.
@@ -96,10 +61,6 @@ std::tuple<Tensor, Tensor> write_segments(const Tensor& like, const std::vector<
     at += static_cast<int64_t>(s.bytes.size());
   }
   return {bytes, segments};
-}
-
-void check_lanes(int64_t lanes) {
-  check(lanes == 0 || ccm::valid_lanes(lanes), "lanes must be 0 (chosen), 1, 2, 4, 8, 16 or 32");
 }
 
 void check_values(const Tensor& t, const std::string& name) {
@@ -290,6 +251,7 @@ std::string build_info() {
 
 STABLE_TORCH_LIBRARY(ccm_fast, m) {
   m.def("build_info() -> str");
+  m.def("pack_plan_cuda(Tensor plan) -> Tensor");
   m.def("isa_list() -> str");
   m.def("pack_plan(Tensor plan, str isa) -> Tensor");
   m.def("decode_z(Tensor packed, Tensor data, Tensor segments, int hz, int wz, int threads) -> (Tensor, Tensor)");

@@ -94,24 +94,26 @@ class WarpEncoder {
   int64_t words_ = 0;
 };
 
-// All symbols of one stream.
-CCM_DEVICE void encode_all(const EncodeArgs& a, int32_t image, int32_t group, WarpEncoder& encoder) {
+// All symbols of one stream; false: a value that no decoder would accept.
+CCM_DEVICE bool encode_all(const EncodeArgs& a, int32_t image, int32_t group, WarpEncoder& encoder) {
   const DeviceModel& m = *a.model;
   if (!a.coded) {
     const int32_t channels = m.hyper_channels, n = a.positions * channels;
     const int16_t* z = a.z + static_cast<int64_t>(image) * n;
     // Rounds come in descending order and their symbols lie close together: each lane walks its channel backwards.
     int32_t channel = 0, at = 0;
+    bool fine = true;
     encoder.step(n, [&](int32_t i) {
       int32_t distance = i - at;
       at = i;
       channel += distance;
       while (channel >= channels) channel -= channels;
       while (channel < 0) channel += channels;
+      if (z[i] == -32768) fine = false;
       return static_cast<uint64_t>(static_cast<uint32_t>(channel)) << 32 |
              static_cast<uint32_t>(static_cast<int32_t>(z[i]));
     });
-    return;
+    return __all_sync(kWarp, fine);
   }
   const DeviceGroup& d = m.group[group];
   const uint64_t* coded = a.coded + static_cast<int64_t>(image) * a.positions * m.latent_channels +
@@ -120,6 +122,7 @@ CCM_DEVICE void encode_all(const EncodeArgs& a, int32_t image, int32_t group, Wa
     const uint64_t* from = coded + static_cast<int64_t>(a.first[s]) * d.channels;
     encoder.step((a.first[s + 1] - a.first[s]) * d.channels, [&](int32_t i) { return from[i]; });
   }
+  return true;  // latents_kernel has looked at them
 }
 
 }  // namespace
@@ -143,8 +146,8 @@ __global__ void __launch_bounds__(32) encode_kernel(const EncodeArgs a) {
     lanes = lanes_for_payload(kStateBytes + 2 * one.words());
   }
   WarpEncoder encoder(m, rows, lanes, end);
-  encode_all(a, image, group, encoder);
-  const uint8_t* begin = encoder.finish();
+  const bool fine = encode_all(a, image, group, encoder);
+  const uint8_t* begin = fine ? encoder.finish() : end;
   if (threadIdx.x == 0) {
     segment[0] = begin - a.out.data;
     segment[1] = end - begin;

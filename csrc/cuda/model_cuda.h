@@ -60,6 +60,7 @@ struct DeviceModel {
   uint32_t magic;
   int32_t groups;
   int64_t bytes;
+  int64_t identity;  // hash of the rest, by which its copies on devices are found again
   int32_t latent_channels, hyper_channels, psi_channels, plane_channels;
   int32_t scale_codes, residual, scaled_context, hs_layers;
   Schedule schedule;
