@@ -1,0 +1,81 @@
+"""The emulated kernels under AddressSanitizer, UBSan and ThreadSanitizer: clean as they are, and with faults planted
+into their source (CCM_FAULT), which must be seen: a net that catches nothing proves nothing.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ccm_fast.integer.testing import random_plan, sample_latents
+from ccm_fast.models import Schedule
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests/emu"))
+import build  # noqa: E402
+
+# Fault -> (flavour, what the report says, resident blocks). Those whose place is marked in the kernels.
+FAULTS = {
+    1: ("tsan", "data race", 0),  # a missing __syncthreads
+    2: ("tsan", "data race", 0),  # a missing release
+    3: ("tsan", "data race", 0),  # a missing __syncwarp
+    4: ("asan", "AddressSanitizer: ", 0),  # an overrun
+    5: ("plain", "livelock", 1),  # a block waits for one that has not started
+}
+MARKED = {int(n) for p in (ROOT / "csrc/cuda").iterdir() for n in re.findall(r"CCM_FAULT [!=]= (\d+)", p.read_text())}
+EXIT = {"tsan": 66, "asan": 67, "plain": 3}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """Folders of a plan and of latents for it, by schedule."""
+    folders = {}
+    for name in ("wavefront", "checkerboard"):
+        folders[name] = folder = tmp_path_factory.mktemp(name)
+        rng = np.random.default_rng(4)
+        sizes = {"groups": (6, 4, 7), "hyper_channels": 3, "leaky": True, "scaled": True}
+        plan = random_plan(rng, schedule=Schedule.from_name(name), **sizes)
+        z, y = sample_latents(rng, plan, 5, 6, escape=0.02)
+        (folder / "plan").write_bytes(plan.to_bytes())
+        (folder / "z").write_bytes(z.astype("<i2").tobytes())
+        (folder / "y").write_bytes(y.astype("<i2").tobytes())
+    return folders
+
+
+def run(program, folder, blocks, lanes, fuzz, batch=1, shared=-1, **env):
+    options = {
+        "TSAN_OPTIONS": "exitcode=66:halt_on_error=1",
+        "ASAN_OPTIONS": "exitcode=67:detect_leaks=0",
+        "UBSAN_OPTIONS": "exitcode=67",
+        "CCM_EMU_PATIENCE": "300000",
+        **{k: str(v) for k, v in env.items()},
+    }
+    command = [program, folder, 5, 6, batch, 64, blocks, shared, lanes, fuzz]
+    return subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, timeout=400, env={**os.environ, **options}
+    )
+
+
+@pytest.mark.parametrize("name", ["wavefront", "checkerboard"])
+@pytest.mark.parametrize("flavour", ["asan", "tsan"])
+def test_kernels_are_clean(flavour, name, inputs):
+    program = build.build_program(flavour)
+    asan = flavour == "asan"
+    for seed, blocks, lanes, shared in [(0, 6, 4, -1), (1, 4, 32, 0)] if asan else [(1, 5, 4, -1)]:
+        done = run(program, inputs[name], blocks, lanes, 12 if asan else 2, 2 if asan else 1, shared, CCM_EMU_SEED=seed)
+        assert (done.returncode, done.stdout.strip()) == (0, "ok"), done.stdout + done.stderr[-5000:]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_planted_faults_are_seen(fault, inputs):
+    assert fault in MARKED, f"no place in csrc/cuda is marked CCM_FAULT {fault}"
+    flavour, message, resident = FAULTS[fault]
+    program = build.build_program(flavour, fault)
+    done = run(program, inputs["wavefront"], 5, 4, 0, CCM_EMU_RESIDENT=resident)
+    assert done.returncode == EXIT[flavour], done.stdout + done.stderr[-3000:]
+    assert message in done.stdout + done.stderr
+    assert "csrc/cuda/" in done.stdout + done.stderr  # and where
