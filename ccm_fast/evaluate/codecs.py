@@ -141,7 +141,7 @@ def _jxl() -> Codec:
         label="JPEG XL",
         description="lossy JPEG XL (it has no mode for squared error), effort 7, libjxl through pillow-jxl-plugin",
         version=f"pillow-jxl-plugin {version('pillow-jxl-plugin')} effort 7",
-        ladder=(3, 12, 22, 35, 55, 78, 90),
+        ladder=(3, 22, 35, 55, 78),
         grid=tuple(range(0, 100)),
         **_pillow("JXL", lambda q: {"quality": int(q), "effort": 7, "lossless": False}),
     )

@@ -94,7 +94,8 @@ def side_by_side(
         complain: called with a codec's name and message when it fails; it is then left out.
 
     Returns:
-        ``{"image", "size", "corner", "original", "crops": [...]}``, the leader first, the others by falling PSNR.
+        ``{"image", "size", "corner", "target", "original", "crops": [...]}``, the leader first, the others by falling
+        PSNR.
     """
     pixels = load_pixels(source.path)
     corner = busiest(pixels)
@@ -122,4 +123,5 @@ def side_by_side(
     rest = sorted(crops[len(first) :], key=lambda c: -c["psnr"])
     i, j = corner
     original = webp(pixels[i : i + SIDE, j : j + SIDE])
-    return {"image": source.name, "size": [W, H], "corner": [j, i], "original": original, "crops": [*first, *rest]}
+    place = {"image": source.name, "size": [W, H], "corner": [j, i], "target": target}
+    return {**place, "original": original, "crops": [*first, *rest]}

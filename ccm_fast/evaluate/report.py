@@ -98,7 +98,8 @@ def _crops(sheet: dict) -> str:
         caption = f"<br>{c['bytes']:,} bytes, {c['bpp']:.3f} bpp<br>{c['psnr']:.2f} dB{similar}"
         parts.append(figure(c["crop"], c["label"], caption))
     (W, H), (j, i) = sheet["size"], sheet["corner"]
-    head = f'<h3>{escape(sheet["image"])} <span class="faint">{W}x{H}, crop at ({j}, {i})</span></h3>'
+    about = f"{W}x{H}, crop at ({j}, {i}), {sheet['target']:,} bytes"
+    head = f'<h3>{escape(sheet["image"])} <span class="faint">{about}</span></h3>'
     return head + '<div class="crops">' + "\n".join(parts) + "</div>"
 
 
@@ -143,9 +144,9 @@ def render(
         parts += [f"<h3>Each against {escape(anchor.label)}</h3>", _table(bd_table(everything, "test"))]
     if sheets:
         text = (
-            "The busiest window of each image, from files of equal size: ours is encoded first, and each of the others"
-            " gets the highest quality whose file is no larger (the smallest that it can make, where none is)."
-            " Figures are of the whole image."
+            "The busiest window of each image, from files of equal size: where a model of ours was measured, its file"
+            " sets the size, and each codec gets the highest quality whose file is no larger (the smallest that it can"
+            " make, where none is). Figures are of the whole image."
         )
         parts += ["<h2>Side by side</h2>", f"<p>{text}</p>", *(_crops(s) for s in sheets)]
     parts += [
