@@ -17,9 +17,11 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 CXX = shlex.split(os.environ.get("CXX", "")) or [shutil.which("g++") or "c++"]
 
+FAULTS = range(6)  # CCM_FAULT: 0 is the real thing
 FLAVOURS = {
     "plain": ["-O3", "-g1"],
-    "asan": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+    # Of UBSan what a GPU minds; all of it takes minutes to compile.
+    "asan": ["-O1", "-g", "-fsanitize=address,alignment", "-fno-sanitize-recover=all"],
     "tsan": ["-O1", "-g", "-fsanitize=thread"],
     "coverage": ["-O1", "-g", "--coverage", "-fprofile-update=single"],
 }
@@ -37,14 +39,17 @@ def find_ninja():
 
 
 def flags_of(source, flavour, fault):
-    """Flags of one file: the emulator itself and the CPU engine are fast and uninstrumented wherever that is sound."""
-    ours = source.is_relative_to(ROOT / "csrc/cuda") or source.suffix == ".cu"
-    if source.name == "cuda_emu.cpp":  # see there: ThreadSanitizer must not see it
-        return [*COMMON, *(FLAVOURS["asan"] if flavour == "asan" else FLAVOURS["plain"])]
-    if not ours and flavour == "coverage":
-        return [*COMMON, *FLAVOURS["plain"]]
-    # Kernels multiply and shift as GPUs do, and the emulated ones are not to be optimised around undefined behaviour.
-    return [*COMMON, *FLAVOURS[flavour], *([f"-DCCM_FAULT={fault}"] if ours and fault else [])]
+    """Flags of one file: the emulator itself is never instrumented for ThreadSanitizer, only kernels for coverage."""
+    flags = [*COMMON, *INCLUDES, *(["-x", "c++"] if source.suffix == ".cu" else [])]
+    if source.parent == ROOT / "csrc/cpu":
+        x86 = platform.machine() in ("x86_64", "AMD64")
+        flags += ["-DCCM_X86_KERNELS", "-DCCM_HAVE_AVX2"] if x86 else ["-DCCM_NO_X86_KERNELS"]
+        flags += ["-mavx2"] if source.stem.endswith("_avx2") else []
+    if source.name == "cuda_emu.cpp" and flavour == "tsan":
+        flavour = "plain"
+    if source.parent != ROOT / "csrc/cuda" and flavour == "coverage":
+        flavour = "plain"
+    return [*flags, *FLAVOURS[flavour], *([f"-DCCM_FAULT={fault}"] if fault else [])]
 
 
 def sources(kind):
@@ -52,68 +57,70 @@ def sources(kind):
     emulator = [HERE / "cuda_emu.cpp"]
     if kind == "micro":
         return [*emulator, HERE / "micro.cu"]
-    cpu = [p for p in sorted((ROOT / "csrc/cpu").glob("*.cpp")) if "_avx512" not in p.stem and "_avxvnni" not in p.stem]
+    x86 = platform.machine() in ("x86_64", "AMD64")
+    skipped = ("_avx512vnni", "_avxvnni") if x86 else ("_avx512vnni", "_avxvnni", "_avx2")
+    cpu = [p for p in sorted((ROOT / "csrc/cpu").glob("*.cpp")) if not p.stem.endswith(skipped)]
     cuda = sorted([*(ROOT / "csrc/cuda").glob("*.cu"), *(ROOT / "csrc/cuda").glob("*.cpp")])
     return [*emulator, *cpu, *cuda, HERE / "emu_api.cpp"]
 
 
-def make(kind, flavour, fault=0, program=False):
-    """Builds one product and returns its path. Safe to call from several processes."""
-    folder = ROOT / "build" / f"emu-{kind}-{flavour}{f'-fault{fault}' if fault else ''}"
-    folder.mkdir(parents=True, exist_ok=True)
-    x86 = platform.machine() in ("x86_64", "AMD64")
+def rules(kind, flavour):
+    """The text of a build.ninja, for the library and for the program, without and with every fault."""
+    cxx = shlex.join(CXX)
     lines = [
         "rule cxx",
-        f"  command = {shlex.join(CXX)} $flags -MMD -MF $out.d -c $in -o $out",
+        f"  command = {cxx} $flags -MMD -MF $out.d -c $in -o $out",
         "  depfile = $out.d",
         "  deps = gcc",
-        "rule link",
-        f"  command = {shlex.join(CXX)} $in $flags -o $out",
     ]
-    objects = []
-    files = sources(kind) + ([HERE / "emu_check.cpp"] if program and kind == "engine" else [])
-    for source in files:
-        flags = [*flags_of(source, flavour, fault), *INCLUDES]
-        if x86 and "csrc/cpu" in source.as_posix():
-            flags += ["-DCCM_X86_KERNELS", "-DCCM_HAVE_AVX2", *(["-mavx2"] if source.stem.endswith("_avx2") else [])]
-        elif "csrc/cpu" in source.as_posix():
-            flags += ["-DCCM_NO_X86_KERNELS"]
-        if source.suffix == ".cu":
-            flags += ["-x", "c++"]
-        objects.append(f"{source.stem}{source.suffix}.o")
-        lines += [f"build {objects[-1]}: cxx {source}", f"  flags = {shlex.join(flags)}"]
-    program = program or kind == "micro"
-    product = kind if program else f"{kind}.so"
+    lines += ["rule link", f"  command = {cxx} $in $flags -o $out"]
     link = [f for f in FLAVOURS[flavour] if f.startswith(("-fsanitize", "--coverage"))] + ["-pthread"]
-    lines += [
-        f"build {product}: link {' '.join(objects)}",
-        f"  flags = {shlex.join(link + ([] if program else ['-shared']))}",
-    ]
-    lines += [f"default {product}"]
+    made = set()
+    for fault in FAULTS:
+        objects = []
+        for source in [*sources(kind), *([HERE / "emu_check.cpp"] if kind == "engine" else [])]:
+            own = fault if source.suffix == ".cu" and kind == "engine" else 0  # no other file has planted faults
+            target = f"{source.name}{f'.fault{own}' if own else ''}.o"
+            objects.append(target)
+            if target not in made:
+                made.add(target)
+                lines += [f"build {target}: cxx {source}", f"  flags = {shlex.join(flags_of(source, flavour, own))}"]
+        end = f"-fault{fault}" if fault else ""
+        lines += [f"build {kind}{end}: link {' '.join(objects)}", f"  flags = {shlex.join(link)}"]
+        if kind == "engine":
+            library = [o for o in objects if not o.startswith("emu_check")]
+            lines += [f"build engine{end}.so: link {' '.join(library)}", f"  flags = {shlex.join([*link, '-shared'])}"]
+    return "\n".join(lines) + "\n"
+
+
+def make(kind, flavour, product):
+    """Builds one product and returns its path. Safe to call from several processes."""
+    folder = ROOT / "build" / f"emu-{kind}-{flavour}"
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        text, file = "\n".join(lines) + "\n", folder / "build.ninja"
+        text, file = rules(kind, flavour), folder / "build.ninja"
         if not file.exists() or file.read_text() != text:
             file.write_text(text)
-        done = subprocess.run([find_ninja(), "-C", str(folder)], capture_output=True, text=True)
+        done = subprocess.run([find_ninja(), "-C", str(folder), product], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"the emulated kernels do not compile:\n{done.stdout[-8000:]}{done.stderr[-2000:]}")
     return folder / product
 
 
-def build(flavour="plain", fault=0):
+def build(flavour="plain"):
     """The shared library of everything, with the C functions of emu_api.cpp."""
-    return make("engine", flavour, fault)
+    return make("engine", flavour, "engine.so")
 
 
 def build_program(flavour, fault=0):
-    """The same as a program, emu_check.cpp, for sanitizers."""
-    return make("engine", flavour, fault, program=True)
+    """The same as a program, emu_check.cpp, for sanitizers; with a planted fault if one is named."""
+    return make("engine", flavour, f"engine-fault{fault}" if fault else "engine")
 
 
-def build_micro(flavour="plain", fault=0):
+def build_micro(flavour="plain"):
     """The emulator's own test kernels, micro.cu, as a program."""
-    return make("micro", flavour, fault)
+    return make("micro", flavour, "micro")
 
 
 if __name__ == "__main__":
