@@ -25,6 +25,8 @@ __all__ = ["initialise"]
 # for each of its 448 dimensions.
 _BLOCKS = 1
 _SIDE = 64
+# Factor of the quantization step at the lowest quality, falling to 1 at the highest.
+_COARSER = 1.4
 
 
 def _basis(vectors: Tensor, keep: int) -> Tensor:
@@ -129,6 +131,8 @@ def initialise(model: CrossChannelContextModel, images: list[np.ndarray], seed: 
     # step^2 = 18 / (ln 2 * 255^2 * lambda) in units of [0, 1] (three colours), 16 times that in ours.
     quality = torch.arange(1, model.config.qualities + 1, dtype=torch.float32)
     step = (16 * 18 / (np.log(2) * 255**2 * lagrange_multiplier(quality))).sqrt()
+    # That is for many bits a coefficient. With few, larger steps are better: searched on validation images.
+    step *= _COARSER ** ((model.config.qualities - quality) / max(model.config.qualities - 1, 1))
     model.log_gain.copy_(-step.log()[:, None].expand_as(model.log_gain))
     model.log_inverse_gain.copy_(step.log()[:, None].expand_as(model.log_gain))
 
