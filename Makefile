@@ -17,7 +17,7 @@ PIP_FLAGS = -q --disable-pip-version-check
 CPP = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 # This Makefile's lines are echoed only where a reader wants to see them.
 .SILENT:
-.PHONY: help demo test lint format clean test-install test-cuda-torch
+.PHONY: help demo test lint format clean test-install test-cuda-torch cuda-check cuda-kodak cuda-layout gpu-check
 .DELETE_ON_ERROR:
 
 help:
@@ -27,6 +27,9 @@ demo: $(VENV_RUN)/.installed
 	$(VENV_RUN)/bin/python setup.py -q build_ext --inplace
 	$(VENV_RUN)/bin/python -m ccm_fast.demo $(if $(IMAGE),"$(IMAGE)")
 
+# CUDA kernels are built too where nvcc is found: for both kinds of tensor-core instruction (7.5 has one of its own). All
+# seven architectures take 2.5 minutes of processor time, these two a third.
+test: export TORCH_CUDA_ARCH_LIST ?= 7.5 9.0
 test: lint
 	CCM_WERROR=1 $(VENV_TEST)/bin/python setup.py -q build_ext --inplace
 	$(VENV_TEST)/bin/python -m pytest $(PYTEST_ARGS)
@@ -59,6 +62,31 @@ $(VENV_TEST)/.installed: EXTRAS = test,lint,eval
 	$*/bin/python -m pip install $(PIP_FLAGS) "$(TORCH)" numpy "setuptools>=77" "ninja>=1.11" "pybind11>=2.12" \
 	  || { echo "make: $(TORCH) could not be installed; choose another: make TORCH='torch>=2.10'" >&2; exit 1; }
 	touch $@
+
+# The CUDA engine without a GPU (docs/cuda.md). `make test` has all of it but: the other architectures, whole photographs,
+# coverage and the layouts of CUTLASS, which are here. KODAK=FOLDER names the photographs.
+KODAK ?= ../shared/data/kodak
+cuda-check: lint
+	CCM_CUDA=1 CCM_WERROR=1 $(VENV_TEST)/bin/python setup.py -q build_ext --inplace
+	$(VENV_TEST)/bin/python tests/emu/machine_code.py
+	$(VENV_TEST)/bin/python -m pytest $(PYTEST_ARGS) tests/test_emu.py tests/test_cuda_*.py
+	$(VENV_TEST)/bin/python tests/emu/line_coverage.py
+	$(MAKE) cuda-layout
+	if [ -d "$(KODAK)" ]; then $(MAKE) cuda-kodak; else echo "no folder $(KODAK): photographs left out"; fi
+
+# Decodes every photograph with the emulated kernels.
+cuda-kodak: $(VENV_TEST)/.installed
+	$(VENV_TEST)/bin/python benchmarks/gpu_check.py --emulated --images "$(KODAK)" --qualities 4 --out build/kodak_emulated.json
+
+# The emulated tensor-core fragments against CUTLASS's description of them (a download of 60 MB).
+cuda-layout: $(VENV_TEST)/.installed
+	$(VENV_TEST)/bin/python -m pip install $(PIP_FLAGS) --no-deps nvidia-cutlass==4.2.0.0
+	$(VENV_TEST)/bin/python tests/emu/layout.py
+
+# On a machine with a GPU, without network once the environment is there: tests, sanitizers, comparison, latencies.
+gpu-check: $(VENV_TEST)/.installed
+	CCM_CUDA=1 $(VENV_TEST)/bin/python setup.py -q build_ext --inplace
+	$(VENV_TEST)/bin/python benchmarks/gpu_check.py $(if $(wildcard $(KODAK)),--images "$(KODAK)") $(GPU_CHECK_ARGS)
 
 # Not part of `make test`, for their downloads. The first: does `pip install .`, isolated and without flags, find torch?
 test-install:

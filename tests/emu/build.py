@@ -17,6 +17,10 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 CXX = shlex.split(os.environ.get("CXX", "")) or [shutil.which("g++") or "c++"]
 
+sys.path.insert(0, str(ROOT / "_build_backend"))
+from ccm_build import find_torch  # noqa: E402
+
+TORCH_TARGET = "0x020a000000000000"  # as in setup.py
 FAULTS = range(6)  # CCM_FAULT: 0 is the real thing
 FLAVOURS = {
     "plain": ["-O3", "-g1"],
@@ -49,6 +53,9 @@ def flags_of(source, flavour, fault):
         flavour = "plain"
     if source.parent != ROOT / "csrc/cuda" and flavour == "coverage":
         flavour = "plain"
+    if source.name == "ops_cuda.cpp":
+        flags += [f"-DTORCH_TARGET_VERSION={TORCH_TARGET}"]
+        flags += [word for folder in find_torch().include_dirs for word in ("-isystem", str(folder))]
     return [*flags, *FLAVOURS[flavour], *([f"-DCCM_FAULT={fault}"] if fault else [])]
 
 
@@ -90,6 +97,12 @@ def rules(kind, flavour):
         if kind == "engine":
             library = [o for o in objects if not o.startswith("emu_check")]
             lines += [f"build engine{end}.so: link {' '.join(library)}", f"  flags = {shlex.join([*link, '-shared'])}"]
+    if kind == "engine":
+        objects = [f"{source.name}.o" for source in sources(kind)]
+        source = ROOT / "csrc/ops_cuda.cpp"
+        lines += [f"build ops_cuda.cpp.o: cxx {source}", f"  flags = {shlex.join(flags_of(source, flavour, 0))}"]
+        flags = [*link, "-shared", "-Wl,--no-as-needed", f"-L{find_torch().library_dir}", "-ltorch_cpu", "-ltorch"]
+        lines += [f"build ops.so: link ops_cuda.cpp.o {' '.join(objects)}", f"  flags = {shlex.join(flags)}"]
     return "\n".join(lines) + "\n"
 
 
@@ -111,6 +124,11 @@ def make(kind, flavour, product):
 def build(flavour="plain"):
     """The shared library of everything, with the C functions of emu_api.cpp."""
     return make("engine", flavour, "engine.so")
+
+
+def build_ops(flavour="plain"):
+    """The operators ccm_fast_emu::*, which are those on CUDA tensors, for torch.ops.load_library."""
+    return make("engine", flavour, "ops.so")
 
 
 def build_program(flavour, fault=0):

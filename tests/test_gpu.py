@@ -1,0 +1,126 @@
+"""The CUDA engine on a real GPU: the operators on CUDA tensors against those on CPU tensors, and what only a GPU shows.
+
+Skipped, with the reason, where there is no GPU; `make gpu-check` runs it, under compute-sanitizer too where that is.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from test_cuda_emulated import CASES, Case, split
+
+from ccm_fast import _backend
+
+ops = _backend.load().ops
+
+
+def missing():
+    if not _backend.build_info().get("cuda"):
+        return "this build of ccm_fast has no CUDA kernels"
+    if not torch.version.cuda:
+        return "this torch is a CPU build"
+    if not torch.cuda.is_available():
+        return "no GPU"
+    major, minor = torch.cuda.get_device_capability()
+    return "" if (major, minor) >= (7, 5) else f"the GPU is sm_{major}{minor}; 7.5 is needed"
+
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(missing()), reason=f"needs a GPU: {missing()}")]
+DEVICES = [f"cuda:{i}" for i in range(torch.cuda.device_count() if torch.version.cuda else 0)] or ["cuda:0"]
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request):
+    c = Case(request.param)
+    c.on_gpu = ops.pack_plan_cuda(torch.frombuffer(bytearray(c.plan.to_bytes()), dtype=torch.uint8))
+    return c
+
+
+def decoded(case, data, segments, device="cuda"):
+    y, status = ops.decode_y(case.on_gpu, case.psi.to(device), data.to(device), segments.to(device), 1)
+    return y.cpu(), status.cpu()
+
+
+@pytest.mark.parametrize("lanes", [1, 4, 32])
+def test_z_and_psi(case, lanes):
+    data, segments = case.encode_z(lanes)
+    z, status = ops.decode_z(case.on_gpu, data.cuda(), segments.cuda(), *case.z.shape[1:3], 1)
+    assert not status.any() and torch.equal(z.cpu(), case.z)
+    assert torch.equal(ops.hyper(case.on_gpu, z, case.h, case.w, 1).cpu(), case.psi)
+    again = ops.encode_z(case.on_gpu, case.z.cuda(), lanes, 1)
+    assert split(*(t.cpu() for t in again)) == split(data, segments)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("lanes", [1, 2, 8, 16, 32])
+def test_y(case, lanes, device):
+    data, segments, y_hat = case.encode_y(lanes)
+    for _ in range(3):
+        y, status = decoded(case, data, segments, device)
+        assert not status.any() and torch.equal(y, y_hat)
+    psi, given = case.psi.to(device), case.given.to(device)
+    if case.plan.residual:
+        found, parts, hat = ops.encode_y_residual(case.on_gpu, psi, given, lanes, 1)
+        assert torch.equal(hat.cpu(), y_hat)
+    else:
+        found, parts = ops.encode_y(case.on_gpu, psi, given, lanes, 1)
+    assert split(found.cpu(), parts.cpu()) == split(data, segments)
+
+
+def test_damage_leaves_the_context_alive(case):
+    data, segments, y_hat = case.encode_y(4)
+    rng = np.random.default_rng(1)
+    for _ in range(40):
+        broken = torch.from_numpy(rng.integers(0, 256, data.numel(), dtype=np.uint8))
+        _, status = decoded(case, broken, segments)
+        _, expected = ops.decode_y(case.packed, case.psi, broken, segments, 1)
+        assert (status == 0).tolist() == (expected == 0).tolist()
+    y, status = decoded(case, data, segments)
+    assert not status.any() and torch.equal(y, y_hat)
+
+
+def test_streams_and_graphs():
+    """On a stream that is not the default, captured into a graph and replayed on other input."""
+    case = Case("ccm")
+    packed = ops.pack_plan_cuda(torch.frombuffer(bytearray(case.plan.to_bytes()), dtype=torch.uint8))
+    data, segments, y_hat = case.encode_y(8)
+    psi, bytes_, parts = case.psi.cuda(), data.cuda(), segments.cuda()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        y, _ = ops.decode_y(packed, psi, bytes_, parts, 1)  # uploads the model and the order, which a graph cannot
+    stream.synchronize()
+    assert torch.equal(y.cpu(), y_hat)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y, status = ops.decode_y(packed, psi, bytes_, parts, 1)
+    for _ in range(5):
+        y.fill_(99)
+        graph.replay()
+        assert torch.equal(y.cpu(), y_hat) and not status.any()
+    bytes_.fill_(255)
+    graph.replay()
+    assert status.cpu().all()
+    bytes_.copy_(data)
+    graph.replay()
+    assert torch.equal(y.cpu(), y_hat)
+
+
+def test_many_at_once():
+    """Several streams at a time: blocks of different launches share the GPU, and each makes progress."""
+    case = Case("deep")
+    packed = ops.pack_plan_cuda(torch.frombuffer(bytearray(case.plan.to_bytes()), dtype=torch.uint8))
+    data, segments, y_hat = case.encode_y(4)
+    psi, bytes_, parts = case.psi.cuda(), data.cuda(), segments.cuda()
+    ops.decode_y(packed, psi, bytes_, parts, 1)
+    torch.cuda.synchronize()
+    results = []
+    for stream in [torch.cuda.Stream() for _ in range(8)]:
+        with torch.cuda.stream(stream):
+            results += [ops.decode_y(packed, psi, bytes_, parts, 1)[0] for _ in range(10)]
+    torch.cuda.synchronize()
+    assert all(torch.equal(r.cpu(), y_hat) for r in results)
