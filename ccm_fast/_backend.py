@@ -35,6 +35,11 @@ def build_info() -> dict:
         return {}
 
 
+def has_cuda() -> bool:
+    """Whether the native library holds CUDA kernels; says nothing about a GPU."""
+    return bool(build_info().get("cuda"))
+
+
 def rans_path() -> Path:
     """Where this Python expects the rANS module."""
     for suffix in EXTENSION_SUFFIXES:

@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         "--latents", metavar="FILE.npy", help="also save y_hat, int16 [h, w, M], for comparing machines; one input only"
     )
     p.add_argument("-m", "--model", metavar="NAME|FILE", help="default: the shipped model that the file names")
-    p.add_argument("--engine", choices=("cpu", "reference"), default="cpu", help="reference: plain Python, slow")
+    p.add_argument("--engine", choices=("cpu", "cuda", "reference"), help="reference: plain Python, slow")
     _common(p)
 
     p = commands.add_parser("info", help="what is in .ccm files; needs no model")

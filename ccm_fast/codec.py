@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._backend import has_cuda
 from .errors import DamagedError, EncodeError, NotFrozenError, WrongModelError
 from .stream.limits import MAX_PIXELS, MAX_SIDE
 from .stream.packet import Packet, parse_strings, peek
@@ -95,6 +96,11 @@ def _symbols(latents: Tensor, name: str) -> Tensor:
     return symbols.to(torch.int16).contiguous()
 
 
+def engine_for(engine: str | None, device: torch.device) -> str:
+    """The entropy engine for a model on ``device``: None becomes "cuda" beside a GPU if this build has it, else "cpu"."""
+    return engine or ("cuda" if device.type == "cuda" and has_cuda() else "cpu")
+
+
 def encode_packets(
     model: CrossChannelContextModel,
     read: Callable[[slice, slice], Tensor],
@@ -104,7 +110,7 @@ def encode_packets(
     grey: bool = False,
     lanes: int = 0,
     threads: int | None = None,
-    engine: str = "cpu",
+    engine: str | None = None,
     timings: dict | None = None,
     tile_pixels: int = TILE_PIXELS,
 ) -> list[Packet]:
@@ -119,7 +125,7 @@ def encode_packets(
         grey: mark the images as grey.
         lanes: rANS lanes per stream (1, 2, 4, 8, 16, 32); 0 chooses them by the payload's size.
         threads: of torch and of the entropy coder; None: torch's setting.
-        engine: "cpu" or "reference".
+        engine: "cpu", "cuda" or "reference"; None: as :func:`engine_for` says.
         timings: if given, seconds are added to its keys ``g_a``, ``h_a``, ``h_s`` and ``entropy`` (context and rANS).
         tile_pixels: larger batches and images are transformed in pieces of so many pixels.
 
@@ -134,6 +140,7 @@ def encode_packets(
         raise ValueError(f"image of {W}x{H} pixels: sides are at most {MAX_SIDE}")
     weight = next(model.parameters())
     quality = torch.tensor([1 + c / 32 for c in codes], device=weight.device)
+    engine = engine_for(engine, weight.device)
     with torch.inference_mode(), torch_threads(threads) as count:
         with stage(timings, "g_a"):
             y = analyse(model.g_a, lambda i, j: read(i, j).to(weight), h, w, tile_pixels // len(codes))
@@ -180,7 +187,7 @@ def compress(
     *,
     lanes: int = 0,
     threads: int | None = None,
-    engine: str = "cpu",
+    engine: str | None = None,
     timings: dict | None = None,
 ) -> dict:
     """Compress images to strings, by CompressAI's contract.
@@ -192,7 +199,8 @@ def compress(
         quality: from 1 (smallest) to 8 (best), in 1/32 steps; one number, or one for each image.
         lanes: rANS lanes per stream (1, 2, 4, 8, 16, 32); 0 chooses them by the payload's size.
         threads: of torch and of the entropy coder; None: torch's setting.
-        engine: "cpu" or "reference" (plain Python, slow); the same strings from the same latents.
+        engine: "cpu", "cuda" or "reference" (plain Python, slow): the same strings from the same latents. None: "cuda"
+            if the model is on a GPU and this build has it.
         timings: if given, seconds are added to its keys ``g_a``, ``h_a``, ``h_s`` and ``entropy`` (context and rANS).
 
     Returns:
@@ -264,22 +272,31 @@ def decode_latents(
     packets: Sequence[Packet],
     *,
     threads: int | None = None,
-    engine: str = "cpu",
+    engine: str | None = None,
+    device: torch.device | str = "cpu",
     timings: dict | None = None,
 ) -> Tensor:
-    """y_hat, int16 [B, h, w, M] on the CPU, of equally large images: the same numbers on every machine.
+    """y_hat, int16 [B, h, w, M] on ``device``, of equally large images: the same numbers on every machine.
 
     Args:
         frozen: the integer entropy model.
         packets: from :func:`parse_packets`.
         threads: None: torch's setting.
-        engine: "cpu" or "reference" (plain Python, slow).
-        timings: if given, seconds are added to its keys ``z``, ``h_s`` and ``entropy`` (context and rANS).
+        engine: "cpu", "cuda" or "reference" (plain Python, slow); None: as :func:`engine_for` says.
+        device: where y_hat is wanted (engine "cuda": a GPU).
+        timings: if given, seconds are added to its keys ``z``, ``h_s`` and ``entropy`` (context and rANS); on a GPU all
+            three are ``entropy``, since nothing waits in between.
 
     Raises:
         TruncatedError, DamagedError: the streams do not decode to their end.
     """
     (hz, wz), (h, w) = packets[0].z_shape, packets[0].y_shape
+    device = torch.device(device)
+    engine = engine_for(engine, device)
+    if engine == "cuda":
+        with stage(timings, "entropy"):
+            found = frozen.decode([p.z_stream for p in packets], [p.y_streams for p in packets], (h, w), device)
+            return found.to(device)
     with torch_threads(threads) as count:
         options = {"threads": count, "engine": engine}
         with stage(timings, "z"):
@@ -287,7 +304,7 @@ def decode_latents(
         with stage(timings, "h_s"):
             psi = frozen.hyper(z_hat, h, w, **options)
         with stage(timings, "entropy"):
-            return frozen.decode_y(psi, [p.y_streams for p in packets], **options)
+            return frozen.decode_y(psi, [p.y_streams for p in packets], **options).to(device)
 
 
 def render(
@@ -322,7 +339,7 @@ def decompress(
     shape: tuple[int, int] | None = None,
     *,
     threads: int | None = None,
-    engine: str = "cpu",
+    engine: str | None = None,
     max_pixels: int | None = MAX_PIXELS,
     timings: dict | None = None,
 ) -> dict:
@@ -334,7 +351,8 @@ def decompress(
         strings: ``[[y string of each image], [z string of each image]]``.
         shape: as returned by compress; it is also in the strings, and None leaves it to them.
         threads: of torch and of the entropy decoder; None: torch's setting.
-        engine: "cpu" or "reference" (plain Python, slow); the latents are the same.
+        engine: "cpu", "cuda" or "reference" (plain Python, slow): the same latents. None: "cuda" if the model is
+            on a GPU and this build has it.
         max_pixels: largest image to decode; None: no limit but the format's.
         timings: if given, seconds are added to its keys ``z``, ``h_s``, ``entropy`` (context and rANS) and ``g_s``.
 
@@ -351,10 +369,11 @@ def decompress(
         return fast.decompress(strings, shape, **options)
     frozen = frozen_of(model)
     packets = parse_packets(frozen, strings, shape, max_pixels)
-    y_hat = decode_latents(frozen, packets, threads=threads, engine=engine, timings=timings)
+    device = next(model.parameters()).device
+    y_hat = decode_latents(frozen, packets, threads=threads, engine=engine, device=device, timings=timings)
     H, W = packets[0].height, packets[0].width
     # Made outside of inference mode: what callers get is an ordinary tensor.
-    x_hat = torch.empty(len(packets), 3, H, W, device=next(model.parameters()).device)
+    x_hat = torch.empty(len(packets), 3, H, W, device=device)
     with torch.inference_mode(), torch_threads(threads), stage(timings, "g_s"):
         at_once = len(packets) if y_hat[..., 0].numel() * STRIDE**2 <= TILE_PIXELS else 1
         for k in range(0, len(packets), at_once):

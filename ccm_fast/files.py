@@ -93,7 +93,7 @@ def encode_picture(
     *,
     lanes: int = 0,
     threads: int | None = None,
-    engine: str = "cpu",
+    engine: str | None = None,
     timings: dict | None = None,
 ) -> bytes:
     """The bytes of a .ccm file. Arguments and errors as :func:`encode_file`."""
@@ -122,7 +122,7 @@ def encode_file(
     *,
     lanes: int = 0,
     threads: int | None = None,
-    engine: str = "cpu",
+    engine: str | None = None,
     max_pixels: int | None = MAX_PIXELS,
     timings: dict | None = None,
 ) -> dict:
@@ -137,7 +137,7 @@ def encode_file(
         model: a frozen model, the name of a shipped one, or a weights file.
         lanes: rANS lanes per stream (1, 2, 4, 8, 16, 32); 0 chooses them by the payload's size.
         threads: of torch and of the entropy coder; None: torch's setting.
-        engine: "cpu" or "reference" (slow; the same bytes from the same latents).
+        engine: "cpu", "cuda" or "reference" (slow): the same bytes from the same latents; None: by the model's device.
         max_pixels: larger images are refused; None: no limit.
         timings: if given, seconds are added to its keys ``read``, ``g_a``, ``h_a``, ``h_s``, ``entropy``.
 
@@ -203,7 +203,7 @@ def decode_bytes(
     model: Model = None,
     *,
     threads: int | None = None,
-    engine: str = "cpu",
+    engine: str | None = None,
     max_pixels: int | None = MAX_PIXELS,
     timings: dict | None = None,
 ) -> Decoded:
@@ -212,8 +212,10 @@ def decode_bytes(
     model = model_for(model, peek(container.packet, max_pixels).fingerprint)
     frozen = frozen_of(model)
     packet = parse_file(container.packet, len(frozen.plan.groups), max_pixels)
-    y_hat = decode_latents(frozen, [packet], threads=threads, engine=engine, timings=timings)
-    return Decoded(Picture(_pixels(model, y_hat, packet, threads, timings), container.chunks), packet, y_hat[0].numpy())
+    device = next(model.parameters()).device
+    y_hat = decode_latents(frozen, [packet], threads=threads, engine=engine, device=device, timings=timings)
+    picture = Picture(_pixels(model, y_hat, packet, threads, timings), container.chunks)
+    return Decoded(picture, packet, y_hat[0].cpu().numpy())
 
 
 def _pixels(model, y_hat: Tensor, packet: Packet, threads: int | None, timings: dict | None) -> np.ndarray:
@@ -235,7 +237,7 @@ def decode_file(
     *,
     file_format: str | None = None,
     threads: int | None = None,
-    engine: str = "cpu",
+    engine: str | None = None,
     max_pixels: int | None = MAX_PIXELS,
     timings: dict | None = None,
     **save_options,
@@ -248,7 +250,7 @@ def decode_file(
         model: a frozen model, a name or a weights file; None: the shipped model whose fingerprint the file carries.
         file_format: Pillow's name of the format to write ("PNG", "JPEG", ...); None: by dst's suffix, else PNG.
         threads: of torch and of the entropy decoder; None: torch's setting.
-        engine: "cpu" or "reference" (slow; the same latents).
+        engine: "cpu", "cuda" or "reference" (slow): the same latents; None: by the model's device.
         max_pixels: largest image to decode; None: no limit but the format's.
         timings: if given, seconds are added to its keys ``z``, ``h_s``, ``entropy``, ``g_s``, ``write``.
         save_options: passed on to Pillow's ``save``, such as ``quality=90`` for JPEG.

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from ccm_fast import _backend
-from ccm_fast.errors import DamagedError, TruncatedError
+from ccm_fast.errors import BuildError, DamagedError, TruncatedError
 from ccm_fast.integer import reference
 from ccm_fast.integer.plan import Plan
 from ccm_fast.integer.reference import Stream
 
 __all__ = ["ENGINES", "FrozenEntropyModel"]
 
-#: "cpu": the native engine; "reference": the oracle in NumPy, slow.
-ENGINES = ("cpu", "reference")
+#: "cpu": the native engine; "cuda": its kernels on a GPU; "reference": the oracle in NumPy, slow.
+ENGINES = ("cpu", "cuda", "reference")
 
 # csrc/include/ccm/status.h
 _FINE, _TRUNCATED, _DAMAGED = 0, 1, 2
@@ -28,8 +28,9 @@ _FINE, _TRUNCATED, _DAMAGED = 0, 1, 2
 class FrozenEntropyModel:
     """Everything between the bytes of a stream and the latents, in integers.
 
-    Latents and features are channel-last CPU tensors: z_hat int16 [B, hz, wz, N] with hz = ceil(h / 4), psi uint8
-    [B, h, w, P], y_hat int16 [B, h, w, M] in units of ``y_unit``. Both engines give the same bytes and numbers.
+    Latents and features are channel-last tensors, on the CPU or (engine "cuda") on a GPU: z_hat int16 [B, hz, wz, N]
+    with hz = ceil(h / 4), psi uint8 [B, h, w, P], y_hat int16 [B, h, w, M] in units of ``y_unit``. All engines give the
+    same bytes and numbers.
 
     Residual models round y - mean instead of y: :meth:`encode_y_residual` takes the place of :meth:`encode_y`.
 
@@ -105,22 +106,34 @@ class FrozenEntropyModel:
                 self._packed[isa] = ops.pack_plan(data, isa)
             return self._packed[isa]
 
+    def _packed_for(self, engine: str, isa: str | None) -> Tensor:
+        """The model in the layout of "cpu" or "cuda", both in host memory: the CUDA operators upload it themselves."""
+        if engine == "cpu":
+            return self.packed(isa)
+        with self._lock:
+            if "cuda" not in self._packed:
+                data = torch.frombuffer(bytearray(self._bytes), dtype=torch.uint8)
+                self._packed["cuda"] = _backend.load().ops.pack_plan_cuda(data)
+            return self._packed["cuda"]
+
     def hyper(
         self, z_hat: Tensor, h: int, w: int, *, engine: str = "cpu", threads: int | None = None, isa: str | None = None
     ) -> Tensor:
         """psi, uint8 [B, h, w, P], of z_hat int16 [B, ceil(h / 4), ceil(w / 4), N]."""
-        z_hat = _latents(z_hat, self.plan.hyper_channels, "z_hat")
+        z_hat = _latents(z_hat, self.plan.hyper_channels, "z_hat", engine)
         if tuple(z_hat.shape[1:3]) != (-(-h // 4), -(-w // 4)):
             raise ValueError(f"z_hat of {tuple(z_hat.shape[1:3])} positions does not belong to y of {(h, w)}")
         if _native(engine):
-            return _backend.load().ops.hyper(self.packed(isa), z_hat, h, w, _threads(threads))
+            return _backend.load().ops.hyper(self._packed_for(engine, isa), z_hat, h, w, _threads(threads))
         return _stacked([reference.hyper(self.plan, z, h, w) for z in z_hat.numpy()], torch.uint8)
 
     def parameters(
         self, psi: Tensor, y_hat: Tensor, *, engine: str = "cpu", threads: int | None = None, isa: str | None = None
     ) -> tuple[Tensor, Tensor]:
         """Offset and table row, int16 [B, h, w, M], of every symbol given all of y_hat."""
-        psi, y_hat = self._pair(psi, y_hat)
+        if engine == "cuda":
+            raise ValueError("parameters() runs on the CPU: the CUDA engine keeps them to itself")
+        psi, y_hat = self._pair(psi, y_hat, engine)
         if _native(engine):
             return _backend.load().ops.parameters(self.packed(isa), psi, y_hat, _threads(threads))
         found = [reference.parameters(self.plan, p, y) for p, y in zip(_wide(psi), y_hat.numpy(), strict=True)]
@@ -140,9 +153,9 @@ class FrozenEntropyModel:
         Raises:
             ValueError: a wrong lane count, or a value that the format cannot carry (-32768).
         """
-        z_hat = _codable(_latents(z_hat, self.plan.hyper_channels, "z_hat"), lanes, "z_hat")
+        z_hat = _codable(_latents(z_hat, self.plan.hyper_channels, "z_hat", engine), lanes, "z_hat")
         if _native(engine):
-            found = _backend.load().ops.encode_z(self.packed(isa), z_hat, lanes, _threads(threads))
+            found = _backend.load().ops.encode_z(self._packed_for(engine, isa), z_hat, lanes, _threads(threads))
             return [streams[0] for streams in _split(*found)]
         return [reference.encode_z(self.plan, z, lanes) for z in z_hat.numpy()]
 
@@ -163,10 +176,10 @@ class FrozenEntropyModel:
         """
         if self.residual:
             raise ValueError("this model codes residuals: use encode_y_residual")
-        psi, y_hat = self._pair(psi, y_hat)
+        psi, y_hat = self._pair(psi, y_hat, engine)
         _codable(y_hat, lanes, "y_hat")
         if _native(engine):
-            found = _backend.load().ops.encode_y(self.packed(isa), psi, y_hat, lanes, _threads(threads))
+            found = _backend.load().ops.encode_y(self._packed_for(engine, isa), psi, y_hat, lanes, _threads(threads))
             return _split(*found)
         return [reference.encode_y(self.plan, p, y, lanes) for p, y in zip(_wide(psi), y_hat.numpy(), strict=True)]
 
@@ -198,12 +211,15 @@ class FrozenEntropyModel:
         """
         if not self.residual:
             raise ValueError("this model does not code residuals: use encode_y")
-        psi, y = _features(psi, self.plan.psi_channels), _in_256ths(y, self.plan.latent_channels)
+        psi = _features(psi, self.plan.psi_channels, engine)
+        y = _in_256ths(y, self.plan.latent_channels, engine)
         _check_pair(psi, y, "y")
         _check_lanes(lanes)
         if _native(engine):
             ops = _backend.load().ops
-            data, segments, y_hat = ops.encode_y_residual(self.packed(isa), psi, y, lanes, _threads(threads))
+            data, segments, y_hat = ops.encode_y_residual(
+                self._packed_for(engine, isa), psi, y, lanes, _threads(threads)
+            )
             return _split(data, segments), y_hat
         pairs = zip(_wide(psi), y.numpy(), strict=True)
         found = [reference.encode_y_residual(self.plan, p, v, lanes) for p, v in pairs]
@@ -216,6 +232,7 @@ class FrozenEntropyModel:
         wz: int,
         *,
         engine: str = "cpu",
+        device: torch.device | str | None = None,
         threads: int | None = None,
         isa: str | None = None,
     ) -> Tensor:
@@ -225,9 +242,9 @@ class FrozenEntropyModel:
             TruncatedError, DamagedError: naming the first image whose stream is not whole.
         """
         if _native(engine):
-            data, segments = _joined([[s] for s in streams])
+            data, segments = _joined([[s] for s in streams], _device(engine, device))
             z_hat, status = _backend.load().ops.decode_z(
-                self.packed(isa), data, segments[:, 0].contiguous(), hz, wz, _threads(threads)
+                self._packed_for(engine, isa), data, segments[:, 0].contiguous(), hz, wz, _threads(threads)
             )
             _raise_for(status, "z")
             return z_hat
@@ -249,21 +266,63 @@ class FrozenEntropyModel:
             TruncatedError, DamagedError: naming the first image whose streams are not whole.
             ValueError: a number of streams that is not the number of groups.
         """
-        groups = len(self.plan.groups)
-        if len(streams) != psi.shape[0] or any(len(s) != groups for s in streams):
-            raise ValueError(f"one stream for each of {groups} groups and {psi.shape[0]} images is needed")
-        psi = _features(psi, self.plan.psi_channels)
+        self._check_streams(streams, psi.shape[0])
+        psi = _features(psi, self.plan.psi_channels, engine)
         if _native(engine):
-            data, segments = _joined(streams)
-            y_hat, status = _backend.load().ops.decode_y(self.packed(isa), psi, data, segments, _threads(threads))
+            data, segments = _joined(streams, psi.device)
+            y_hat, status = _backend.load().ops.decode_y(
+                self._packed_for(engine, isa), psi, data, segments, _threads(threads)
+            )
             _raise_for(status, "y")
             return y_hat
         pairs = list(zip(_wide(psi), streams, strict=True))
         found = _each(pairs, "y", lambda pair: reference.decode_y(self.plan, pair[0], list(pair[1])))
         return _stacked(found, torch.int16)
 
-    def _pair(self, psi: Tensor, y_hat: Tensor) -> tuple[Tensor, Tensor]:
-        psi, y_hat = _features(psi, self.plan.psi_channels), _latents(y_hat, self.plan.latent_channels, "y_hat")
+    def decode(
+        self,
+        z_streams: Sequence[tuple[bytes, int]],
+        y_streams: Sequence[Sequence[tuple[bytes, int]]],
+        shape: tuple[int, int],
+        device: torch.device | str = "cuda",
+    ) -> Tensor:
+        """y_hat on a GPU, from the bytes on, without waiting for the GPU in between.
+
+        Args:
+            z_streams: one (bytes, lanes) per image.
+            y_streams: for each image one (bytes, lanes) per group.
+            shape: (h, w), positions of y.
+            device: a CUDA device.
+
+        Returns:
+            int16 [B, h, w, M] in units of ``y_unit``.
+
+        Raises:
+            TruncatedError, DamagedError: naming the first image whose streams are not whole.
+            ValueError: a number of streams that is not the number of groups; no such device.
+            BuildError: this build has no CUDA kernels.
+        """
+        self._check_streams(y_streams, len(z_streams))
+        (h, w), device, packed = shape, _device("cuda", device), self._packed_for("cuda", None)
+        ops = _backend.load().ops
+        z_data, z_segments = _joined([[s] for s in z_streams], device)
+        y_data, y_segments = _joined(y_streams, device)
+        z_hat, z_status = ops.decode_z(packed, z_data, z_segments[:, 0].contiguous(), -(-h // 4), -(-w // 4), 1)
+        psi = ops.hyper(packed, z_hat, h, w, 1)
+        y_hat, y_status = ops.decode_y(packed, psi, y_data, y_segments, 1)
+        z_status, y_status = torch.stack([z_status, y_status]).cpu()
+        _raise_for(z_status, "z")
+        _raise_for(y_status, "y")
+        return y_hat
+
+    def _check_streams(self, streams: Sequence[Sequence[tuple[bytes, int]]], images: int) -> None:
+        groups = len(self.plan.groups)
+        if len(streams) != images or any(len(s) != groups for s in streams):
+            raise ValueError(f"one stream for each of {groups} groups and {images} images is needed")
+
+    def _pair(self, psi: Tensor, y_hat: Tensor, engine: str) -> tuple[Tensor, Tensor]:
+        psi = _features(psi, self.plan.psi_channels, engine)
+        y_hat = _latents(y_hat, self.plan.latent_channels, "y_hat", engine)
         _check_pair(psi, y_hat, "y_hat")
         return psi, y_hat
 
@@ -274,37 +333,51 @@ class FrozenEntropyModel:
 def _native(engine: str) -> bool:
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}, not {engine!r}")
-    return engine == "cpu"
+    return engine != "reference"
+
+
+def _device(engine: str, device: torch.device | str | None = None) -> torch.device:
+    """Where an engine's tensors have to be."""
+    if engine != "cuda":
+        return torch.device("cpu")
+    device = torch.device("cuda" if device is None or torch.device(device).type != "cuda" else device)
+    if not _backend.has_cuda():
+        raise BuildError(
+            "this build of ccm_fast has no CUDA kernels: install the CUDA toolkit (nvcc), build again with CCM_CUDA=1"
+        )
+    if not torch.cuda.is_available():
+        raise ValueError("no CUDA device is available to torch: use the engine 'cpu'")
+    return device
 
 
 def _threads(threads: int | None) -> int:
     return torch.get_num_threads() if threads is None else int(threads)
 
 
-def _plane(t: Tensor, dtype: torch.dtype, channels: int, name: str) -> Tensor:
+def _plane(t: Tensor, dtype: torch.dtype, channels: int, name: str, engine: str) -> Tensor:
     if t.ndim != 4 or t.shape[3] != channels or 0 in t.shape:
         raise ValueError(f"{name} must have the shape [B, rows, columns, {channels}], not {list(t.shape)}")
     if t.dtype != dtype:
         raise TypeError(f"{name} must be of {dtype}, not {t.dtype}")
-    return t.to("cpu").contiguous()
+    return t.to(_device(engine, t.device)).contiguous()
 
 
-def _latents(t: Tensor, channels: int, name: str) -> Tensor:
-    return _plane(t, torch.int16, channels, name)
+def _latents(t: Tensor, channels: int, name: str, engine: str) -> Tensor:
+    return _plane(t, torch.int16, channels, name, engine)
 
 
-def _features(t: Tensor, channels: int) -> Tensor:
-    return _plane(t, torch.uint8, channels, "psi")
+def _features(t: Tensor, channels: int, engine: str) -> Tensor:
+    return _plane(t, torch.uint8, channels, "psi", engine)
 
 
-def _in_256ths(y: Tensor, channels: int) -> Tensor:
+def _in_256ths(y: Tensor, channels: int, engine: str) -> Tensor:
     """Latents for a residual encoder, int32 in 1/256."""
     if y.is_floating_point():
-        y = _plane(y.to(torch.float64), torch.float64, channels, "y") * 256
+        y = _plane(y.to(torch.float64), torch.float64, channels, "y", engine) * 256
         if not bool(torch.isfinite(y).all()):
             raise ValueError("y holds infinities or NaNs, which cannot be coded")
         y = torch.floor(y + 0.5).clamp(-(2**31) + 1, 2**31 - 1).to(torch.int32)
-    y = _plane(y, torch.int32, channels, "y")
+    y = _plane(y, torch.int32, channels, "y", engine)
     most = max(int(y.max()), -int(y.min()))
     if most > reference.RESIDUAL_MAX:
         limit = reference.RESIDUAL_MAX / 256
@@ -337,7 +410,7 @@ def _stacked(planes: list[np.ndarray], dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(np.stack(planes)).to(dtype)
 
 
-def _joined(streams: Sequence[Sequence[tuple[bytes, int]]]) -> tuple[Tensor, Tensor]:
+def _joined(streams: Sequence[Sequence[tuple[bytes, int]]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Data uint8 and segments int64 [B, streams, 3] (offset, length, lanes)."""
     parts, rows, at = [], [], 0
     for image in streams:
@@ -348,13 +421,14 @@ def _joined(streams: Sequence[Sequence[tuple[bytes, int]]]) -> tuple[Tensor, Ten
             rows.append((at, len(data), lanes))
             at += len(data)
     data = torch.frombuffer(bytearray(b"".join(parts) or b"\0"), dtype=torch.uint8)
-    return data, torch.tensor(rows, dtype=torch.int64).reshape(len(streams), -1, 3)
+    segments = torch.tensor(rows, dtype=torch.int64).reshape(len(streams), -1, 3)
+    return data.to(device, non_blocking=True), segments.to(device, non_blocking=True)
 
 
 def _split(data: Tensor, segments: Tensor) -> list[list[Stream]]:
-    raw = data.numpy().tobytes()
+    raw = memoryview(data.cpu().numpy())
     return [
-        [Stream(raw[at : at + size], lanes) for at, size, lanes in image]
+        [Stream(bytes(raw[at : at + size]), lanes) for at, size, lanes in image]
         for image in segments.reshape(segments.shape[0], -1, 3).tolist()
     ]
 
