@@ -1,6 +1,7 @@
 """ccm-fast eval: what is measured, that it can be stopped and taken up again, and what is said about it."""
 
 import dataclasses
+import importlib.util
 import io
 import json
 import math
@@ -430,6 +431,33 @@ def test_document_says_what_the_results_say():
         [sys.executable, "benchmarks/rate_distortion.py", "--check"], cwd=ROOT, env=ENV, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_context_ablation_trains_tests_and_resumes(photos, tmp_path, capsys):
+    spec = importlib.util.spec_from_file_location("context_ablation", ROOT / "benchmarks" / "context_ablation.py")
+    ablation = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(ablation)
+    names = ["spatial", "channel-4", "ccm-uneven"]
+    configs = ablation.variants(tiny.CONFIG)
+    assert all(c.latent_channels == tiny.CONFIG.latent_channels for c in configs.values())
+    assert [configs[n].groups for n in names] == [(9,), (2, 2, 2, 3), (1, 1, 2, 5)]
+    command = [photos, "--data", photos, "--model", WEIGHTS, "--steps", 2, "--batch", 2, "--calibration", 2]
+    command += ["--qualities", 2, 4, 6, 8, "--latents", tmp_path / "y", "--out", tmp_path / "r.json", "--variants"]
+    ablation.main([str(a) for a in [*command, *names[:2]]])
+    first = json.loads((tmp_path / "r.json").read_text())["runs"]
+    ablation.main([str(a) for a in [*command, *names]])
+    runs = json.loads((tmp_path / "r.json").read_text())["runs"]
+    assert list(runs) == [f"{n}/1" for n in names] and all(runs[k] == first[k] for k in first)
+    for run in runs.values():
+        assert run["steps"] == 2 and [r["quality"] for r in run["rows"]] == [2, 4, 6, 8]
+        for row, other in zip(run["rows"], runs["spatial/1"]["rows"], strict=True):
+            assert row["psnr"] == pytest.approx(other["psnr"], abs=1e-9)  # the same latents
+            assert 0.7 < row["float_bpp"] / row["bpp"] < 1.4  # calibration helps what two steps have trained
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith("| ccm-uneven | 1+1+2+5 | 1 | 2 |")
+    assert lines[-3].startswith("| spatial | 9 |") and "+0.00 %" in lines[-3]
+    with pytest.raises(SystemExit):  # another budget is another experiment
+        ablation.main([str(a) for a in [*command, "spatial", "--steps", 3]])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
