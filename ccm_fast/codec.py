@@ -97,7 +97,7 @@ def _symbols(latents: Tensor, name: str) -> Tensor:
 
 
 def engine_for(engine: str | None, device: torch.device) -> str:
-    """The entropy engine for a model on ``device``: None becomes "cuda" beside a GPU if this build has it, else "cpu"."""
+    """The entropy engine for a model on ``device``: None becomes "cuda" if that is a GPU and the build has it."""
     return engine or ("cuda" if device.type == "cuda" and has_cuda() else "cpu")
 
 

@@ -152,7 +152,7 @@ struct Order {
 ccm::LaunchOptions options_of(int64_t threads) {
   ccm::LaunchOptions options;
 #ifdef CCM_EMU
-  options.threads = static_cast<int32_t>(threads);  // emulated threads cost time
+  options.threads = threads >= 64 ? static_cast<int32_t>(threads / 32 * 32) : 64;  // emulated threads cost time
 #else
   (void)threads;  // the CPU's; blocks are sized for the GPU
 #endif

@@ -1,15 +1,119 @@
 """What Python does around the CUDA operators, with the emulator's in their place."""
 
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from ccm_fast import _backend
 from ccm_fast.codec import decode_latents, engine_for
-from ccm_fast.errors import BuildError
+from ccm_fast.errors import BuildError, DamagedError, TruncatedError
 from ccm_fast.integer import frozen as module
 from ccm_fast.integer.frozen import FrozenEntropyModel
 from ccm_fast.integer.testing import random_plan, sample_latents
+
+
+@pytest.fixture
+def emulated(monkeypatch):
+    """The engine "cuda" is the emulator's, and its device the CPU."""
+    sys.path.insert(0, str(Path(__file__).parent / "emu"))
+    import build
+
+    torch.ops.load_library(str(build.build_ops()))
+    monkeypatch.setenv("CCM_EMU_SMS", "2")
+    native = _backend.load()
+    monkeypatch.setattr(module, "_device", lambda engine, device=None: torch.device("cpu"))
+
+    def use(ops):
+        monkeypatch.setattr(_backend, "load", lambda: SimpleNamespace(ops=ops, rans=native.rans))
+
+    return lambda yes: use(torch.ops.ccm_fast_emu if yes else native.ops)
+
+
+def both(emulated, call):
+    """The results of a call of the engines "cpu" and "cuda"."""
+    emulated(False)
+    expected = call("cpu")
+    emulated(True)
+    return expected, call("cuda")
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_cuda_engine_is_the_cpu_engine(emulated, residual):
+    rng = np.random.default_rng(3)
+    plan = random_plan(rng, groups=(5, 6), residual=residual, leaky=residual, scaled=residual)
+    model, (h, w) = FrozenEntropyModel(plan), (6, 9)
+    z_hat, y_hat = (
+        torch.from_numpy(np.stack(v)).to(torch.int16) for v in zip(*[sample_latents(rng, plan, h, w) for _ in range(3)])
+    )
+    z_streams, other = both(emulated, lambda engine: model.encode_z(z_hat, engine=engine))
+    assert z_streams == other
+    psi, other = both(emulated, lambda engine: model.hyper(z_hat, h, w, engine=engine))
+    assert torch.equal(psi, other)
+    if residual:
+        y = torch.randn(3, h, w, 11) * 3
+        (y_streams, y_hat), (others, y_other) = both(
+            emulated, lambda engine: model.encode_y_residual(psi, y, engine=engine)
+        )
+        assert y_streams == others and torch.equal(y_hat, y_other)
+    else:
+        y_streams, others = both(emulated, lambda engine: model.encode_y(psi, y_hat, engine=engine, lanes=8))
+        assert y_streams == others
+    for decoded in both(emulated, lambda engine: model.decode_y(psi, y_streams, engine=engine)):
+        assert torch.equal(decoded, y_hat)
+    for decoded in both(emulated, lambda engine: model.decode_z(z_streams, -(-h // 4), -(-w // 4), engine=engine)):
+        assert torch.equal(decoded, z_hat)
+
+    # From the bytes on, and what damage does.
+    assert torch.equal(model.decode(z_streams, y_streams, (h, w)), y_hat)
+    packets = [
+        SimpleNamespace(z_stream=z, y_streams=y, z_shape=(-(-h // 4), -(-w // 4)), y_shape=(h, w))
+        for z, y in zip(z_streams, y_streams, strict=True)
+    ]
+    assert torch.equal(decode_latents(model, packets, engine="cuda"), y_hat)
+    data, lanes = y_streams[1][1]
+    y_streams[1][1] = (data[:-2], lanes)
+    with pytest.raises(TruncatedError, match="image 1: a stream of y"):
+        model.decode(z_streams, y_streams, (h, w))
+    data, lanes = z_streams[2]
+    z_streams[2] = (bytes([data[0] ^ 64]) + data[1:], lanes)
+    with pytest.raises((DamagedError, TruncatedError), match="image 2: a stream of z"):
+        model.decode(z_streams, y_streams, (h, w))
+    with pytest.raises(ValueError, match="one stream for each of 2 groups"):
+        model.decode(z_streams, y_streams[:2], (h, w))
+
+
+def test_cuda_operators_check_their_arguments(emulated):
+    plan = random_plan(np.random.default_rng(4))
+    model = FrozenEntropyModel(plan)
+    emulated(True)
+    ops, packed = torch.ops.ccm_fast_emu, model._packed_for("cuda", None)
+    z = torch.zeros(1, 1, 1, 4, dtype=torch.int16)
+    psi = ops.hyper(packed, z, 2, 3, 64)
+    data, segments = ops.encode_y(packed, psi, torch.zeros(1, 2, 3, 12, dtype=torch.int16), 0, 64)
+    for call in (
+        lambda: ops.hyper(packed, z, 9, 9, 64),
+        lambda: ops.hyper(packed[:-1].clone(), z, 2, 3, 64),
+        lambda: ops.hyper(packed, z.to(torch.int32), 2, 3, 64),
+        lambda: ops.decode_y(packed, psi[..., :-1].contiguous(), data, segments, 64),
+        lambda: ops.decode_y(packed, psi, data, segments[:, :1].contiguous(), 64),
+        lambda: ops.encode_y(packed, psi, torch.zeros(1, 2, 3, 11, dtype=torch.int16), 0, 64),
+        lambda: ops.encode_y(packed, psi, torch.zeros(1, 2, 3, 12, dtype=torch.int16), 3, 64),
+        lambda: ops.encode_y_residual(packed, psi, torch.zeros(1, 2, 3, 12, dtype=torch.int32), 0, 64),
+        lambda: ops.encode_z(packed, z.expand(1, 1, 2, 4), 0, 64),
+    ):
+        with pytest.raises(RuntimeError):
+            call()
+    # Segments lie in device memory, where only the kernel can look at them: a bad one is damage.
+    for bad in ([-1, 5, 1], [0, 1 << 40, 1], [0, 5, 3], [0, -5, 1]):
+        wrong = segments.clone()
+        wrong[0, 1] = torch.tensor(bad)
+        assert ops.decode_y(packed, psi, data, wrong, 64)[1].item() != 0
+    # A value that no decoder accepts gives an empty stream.
+    assert ops.encode_z(packed, torch.full_like(z, -32768), 0, 64)[1][0, 1] == 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
