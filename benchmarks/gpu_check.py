@@ -29,7 +29,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests/emu")]
 import ccm_fast  # noqa: E402
 from ccm_fast import _backend, collect_env  # noqa: E402
 from ccm_fast.codec import parse_packets  # noqa: E402
-from ccm_fast.integer.frozen import _joined  # noqa: E402
 
 QUALITIES = (2.0, 4.0, 6.0)
 SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
@@ -67,17 +66,24 @@ def latencies(call, repeats):
     return {"median_ms": float(median), "quartiles_ms": [float(low), float(high)], "repeats": repeats}
 
 
+def joined(streams):
+    """Streams of one image -> data uint8, segments int64 [1, streams, 3] (offset, length, lanes)."""
+    data = b"".join(s[0] for s in streams)
+    ends = np.cumsum([len(s[0]) for s in streams])
+    rows = [(int(end) - len(s[0]), len(s[0]), s[1]) for end, s in zip(ends, streams)]
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8), torch.tensor([rows], dtype=torch.int64)
+
+
 def compare(model, image, quality, ops, device, repeats):
     """The CUDA engine against the CPU engine on one image; `equal` says whether all was."""
     frozen, cpu = model.frozen, _backend.load().ops
     x = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
     strings = ccm_fast.compress(model, x, quality)
-    packets = parse_packets(frozen, **strings)
-    hz, wz = packets[0].z_shape
-    h, w = packets[0].y_shape
-    z_data, z_parts = _joined([[p.z_stream] for p in packets])
-    y_data, y_parts = _joined([p.y_streams for p in packets])
-    z_parts = z_parts.reshape(-1, 3)
+    (packet,) = parse_packets(frozen, **strings)
+    (hz, wz), (h, w) = packet.z_shape, packet.y_shape
+    z_data, z_parts = joined([packet.z_stream])
+    y_data, y_parts = joined(packet.y_streams)
+    z_parts = z_parts[0]
     z, _ = cpu.decode_z(frozen.packed(), z_data, z_parts, hz, wz, 1)
     psi = cpu.hyper(frozen.packed(), z, h, w, 1)
     y, _ = cpu.decode_y(frozen.packed(), psi, y_data, y_parts, 1)

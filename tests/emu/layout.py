@@ -18,7 +18,8 @@ def main():
     folder = build.ROOT / "build/emu-layout"
     folder.mkdir(parents=True, exist_ok=True)
     flags = ["-std=c++17", "-w", f"-I{include}"]
-    flags += ["-I/usr/local/cuda/include"] if Path("/usr/local/cuda/include").is_dir() else []  # cuda_fp16.h and others
+    toolkit = Path("/usr/local/cuda/include")  # cuda_fp16.h and the C++ library
+    flags += [f"-I{p}" for p in (toolkit, toolkit / "cccl") if p.is_dir()]
     program = folder / "layout"
     subprocess.run([*build.CXX, *flags, str(build.HERE / "layout.cpp"), "-o", str(program)], check=True)
     sys.exit(subprocess.run([str(program)]).returncode)
