@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from ccm_fast.evaluate import command, curves, report, tables
+from ccm_fast.evaluate import codecs, command, curves, report, tables
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -66,7 +66,8 @@ def section(name: str) -> list[str]:
     rates = json.loads(path.read_text(encoding="utf-8"))
     files = sorted(p for p in RESULTS.glob(f"rd_{name}_*.json") if p != path)
     found = curves.load_curves(files)
-    lines = [f"## {title}", "", f"On {text}.", ""]
+    absent = [name for name in codecs.CODECS if name not in {c.name for c in found}]
+    lines = [f"## {title}", "", f"On {text}." + f" Not measured here yet: {', '.join(absent)}." * bool(absent), ""]
     lines += [f"![PSNR over rate](rd_{name}_psnr.svg)", "", f"![MS-SSIM over rate](rd_{name}_ms-ssim.svg)", ""]
     for label, entries in rates["models"].items():
         lines += [f"### {label} against each", "", tables.markdown(tables.bd_table(entries, "anchor")), ""]
