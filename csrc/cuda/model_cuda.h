@@ -86,14 +86,16 @@ CCM_HD int32_t quad_offset(uint32_t q, int32_t row_stride, int32_t stride) {
          static_cast<int32_t>(q & 0xffff);
 }
 
-// What a decoder needs of a row at once: first entry of its window (26 bits), entries in the window - 1 (4 bits),
-// whether the last of them is the escape (1 bit).
-constexpr int kKeyBits = 26;
-CCM_HD uint32_t work_key(uint32_t window_entry, int32_t inside, bool escape_inside) {
-  return window_entry | static_cast<uint32_t>(inside - 1) << kKeyBits | static_cast<uint32_t>(escape_inside) << 31;
+// What a decoder needs of a row at once: first entry of its window (22 bits), entries in the window - 1 (4 bits), the
+// most probable of them (4 bits), whether the last of them is the escape (1 bit).
+constexpr int kKeyBits = 22;
+CCM_HD uint32_t work_key(uint32_t window_entry, int32_t inside, int32_t mode, bool escape_inside) {
+  return window_entry | static_cast<uint32_t>(inside - 1) << kKeyBits | static_cast<uint32_t>(mode) << (kKeyBits + 4) |
+         static_cast<uint32_t>(escape_inside) << 31;
 }
 CCM_HD uint32_t key_entry(uint32_t key) { return key & ((1u << kKeyBits) - 1); }
 CCM_HD int32_t key_inside(uint32_t key) { return static_cast<int32_t>(key >> kKeyBits & 15) + 1; }
+CCM_HD int32_t key_mode(uint32_t key) { return static_cast<int32_t>(key >> (kKeyBits + 4) & 15); }
 CCM_HD bool key_escape(uint32_t key) { return key >> 31; }
 
 // The layout that pack_plan has to use for to_device(): it holds no functions.

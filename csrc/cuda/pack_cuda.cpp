@@ -147,12 +147,16 @@ class DevicePacker {
     const RowInfo& last = r.info[r.count - 1];
     std::vector<uint32_t> entries(r.entries, r.entries + last.first + last.count);
     for (uint32_t& e : entries) e = e << 16 | e >> 16;
-    if (entries.size() >= size_t{1} << kKeyBits) throw PlanError("tables too large for the CUDA engine (2^26 entries)");
+    if (entries.size() >= size_t{1} << kKeyBits) throw PlanError("tables too large for the CUDA engine (2^22 entries)");
     for (int32_t i = 0; i < r.count; ++i) {
       const RowInfo& info = r.info[i];
       const bool escape = info.window + info.inside == info.count;
-      out[i] = {work_key(info.first + info.window, info.inside, escape), info.first, info.lo, info.lo + info.window,
-                info.count};
+      const uint32_t* window = entries.data() + info.first + info.window;
+      int32_t mode = 0;
+      for (int32_t k = 1; k < info.inside - escape; ++k)
+        if ((window[k] & 0xffff) > (window[mode] & 0xffff)) mode = k;
+      out[i] = {work_key(info.first + info.window, info.inside, mode, escape), info.first, info.lo,
+                info.lo + info.window, info.count};
     }
     DeviceRows d{};
     d.rows = put(out);

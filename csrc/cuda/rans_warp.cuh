@@ -92,25 +92,53 @@ class WarpDecoder {
     const uint32_t* entries = m.at<uint32_t>(rows.entries);
     uint32_t key = 0, next_key = 0;
     uint32_t entry[E], next_entry[E];
-    const auto load = [&](int32_t at) {
-      next_key = at < n ? work.key[at] : 0;
+    const auto load = [&](int32_t at, uint32_t k_of, uint32_t (&to)[E]) {
 #pragma unroll
       for (int e = 0; e < E; ++e) {
         const int32_t k = sub * E + e;
-        next_entry[e] = at < n && k < key_inside(next_key) ? entries[key_entry(next_key) + k] : kNoEntry;
+        to[e] = at < n && k < key_inside(k_of) ? entries[key_entry(k_of) + k] : kNoEntry;
       }
     };
-    load(group);
+    // Few lanes make long chains, and most symbols are their row's most probable one: those are tried first, without
+    // ballot and shuffle, and the window is loaded when it is needed. Many lanes hardly ever agree: they load ahead.
+    constexpr bool kTryMode = L <= 4;
+    uint32_t mode = 0, next_mode = 0;
+    const auto load_ahead = [&](int32_t at) {
+      next_key = at < n ? work.key[at] : 0;
+      if constexpr (kTryMode)
+        next_mode = at < n ? entries[key_entry(next_key) + key_mode(next_key)] : kProbMask;  // always met
+      else
+        load(at, next_key, next_entry);
+    };
+    load_ahead(group);
     for (int32_t first = 0; first < n; first += L) {
       const int32_t at = first + group;
       const bool active = at < n;
+      const uint32_t slot = static_cast<uint32_t>(x_) & kProbMask;
       key = next_key;
+      mode = next_mode;
 #pragma unroll
       for (int e = 0; e < E; ++e) entry[e] = next_entry[e];
-      load(at + L);
+      load_ahead(at + L);
+      if constexpr (kTryMode) {
+        const bool met = slot - (mode >> 16) < (mode & kProbMask) || !active;
+        if (L == 1 ? met : __all_sync(kWarp, met)) {
+          bool damaged = false;
+          if (active) {
+            x_ = rans_advance(x_, slot, mode >> 16, mode & kProbMask);
+            const int32_t value = work.value[at] + key_mode(key) * unit;
+            if (sub == 0) work.symbol[at] = static_cast<int16_t>(value);
+            damaged = value < -32767 || value > 32767;
+          }
+          if (L > 1 || x_ < kStateLow) refill<T>(active, group, sub);
+          // Whole latents are their row's small symbols and a mean of 16 bits / 16: they always fit.
+          if (unit > 1 && __any_sync(kWarp, damaged) && bad_ == kOk) bad_ = kDamaged;
+          continue;
+        }
+        load(at, key, entry);
+      }
 
       // The last entry of the window that starts at or below the slot: of this thread's, then of the group's.
-      const uint32_t slot = static_cast<uint32_t>(x_) & kProbMask;
       const uint32_t limit = min(slot << 16 | kProbMask, kNoEntry - 1);
       uint32_t mine = entry[0];
       int32_t k = sub * E;
