@@ -7,6 +7,7 @@
 #include "ccm/rans.h"
 #include "ccm/status.h"
 #include "ccm/tables.h"
+#include "cpu/rans_kernels.h"
 
 namespace ccm {
 
@@ -15,18 +16,19 @@ namespace ccm {
 class StreamDecoder {
  public:
   // lanes must be valid (valid_lanes); a stream too short for its states starts out truncated.
-  StreamDecoder(const uint8_t* data, size_t size, int32_t lanes);
+  // vectors: use the machine's vector kernels; the results are the same.
+  StreamDecoder(const uint8_t* data, size_t size, int32_t lanes, bool vectors = true);
 
-  // The next n symbols, one step: out[i] = symbol of row rows[i] + offsets[i]. Returns false once the stream is known
-  // to be bad; then the values are meaningless (but written) and decoding should stop.
+  // The next n symbols, one step: out[i] = symbol of row rows[i] + offsets[i] (null: zeros). Returns false once the
+  // stream is known to be bad; then the values are meaningless (but written) and decoding should stop.
   bool decode_step(const Rows& tables, const uint16_t* rows, const int16_t* offsets, int32_t n, int16_t* out);
 
   // After the last step: whether everything was as it must be.
   Status finish() const;
 
  private:
-  template <int kLanes>
-  void decode(const Rows& tables, const uint16_t* rows, const int16_t* offsets, int32_t n, int16_t* out);
+  int32_t checked_rounds(const Rows& tables, const uint16_t* rows, int32_t n, int16_t* out, uint32_t& escaped);
+  void add_offsets(const int16_t* offsets, int32_t n, int16_t* out);
   void decode_escapes(const Rows& tables, const uint16_t* rows, const int16_t* offsets, uint32_t lanes, int16_t* out);
   uint32_t raw_bits(int32_t lane, int32_t bits);
   void refill(uint64_t& x);
@@ -35,6 +37,7 @@ class StreamDecoder {
   uint64_t end_state_;
   const uint8_t* next_;
   const uint8_t* end_;
+  RansRounds plain_, vector_;
   int32_t lanes_;
   bool truncated_ = false;
   bool damaged_ = false;

@@ -1,7 +1,8 @@
 #include "cpu/rows.h"
 
-#include <algorithm>
 #include <string>
+
+#include "ccm/rans.h"
 
 namespace ccm {
 
@@ -19,30 +20,41 @@ OwnedRows build_rows(const std::vector<int32_t>& lo, const std::vector<int32_t>&
 
   OwnedRows out;
   out.info.resize(n.size());
+  out.find.resize(n.size());
   out.entries.resize(total);
-  out.windows.assign(n.size() * kWindow, 0xffff);
+  out.below.assign(total + kWindow, 0xffff);
   uint32_t first = 0;
   for (size_t r = 0; r < n.size(); ++r) {
     const uint16_t* c = cdf.data() + first;
     if (lo[r] > 0 || lo[r] < kLowestSymbol) fail(r, "its lowest symbol is above zero or out of range");
     if (c[0] != 0) fail(r, "it does not start at 0");
-    int32_t mode = 0;
-    uint32_t best = 0;
+    RowInfo& info = out.info[r];
+    info = {};
+    info.first = first;
+    info.lo = static_cast<int16_t>(lo[r]);
+    info.count = static_cast<uint16_t>(n[r]);
     for (int32_t k = 0; k < n[r]; ++k) {
       const uint32_t next = k + 1 < n[r] ? c[k + 1] : 65536;
       if (next <= c[k]) fail(r, "a frequency that is not positive");
-      const uint32_t freq = next - c[k];
-      out.entries[first + k] = c[k] | freq << 16;
-      if (freq > best && k + 1 < n[r]) best = freq, mode = k;
+      const uint32_t entry = c[k] | (next - c[k]) << 16;
+      out.entries[first + k] = entry;
+      out.below[first + k] = static_cast<uint16_t>(c[k] - 1);
+      if (k == 0 || (k + 1 < n[r] && entry >> 16 > info.top >> 16))
+        info.top = entry, info.mode = static_cast<uint16_t>(k);
     }
-    // The window is centred on the mode; what it misses is found by bisection.
-    const int32_t start = std::max(0, std::min(mode - kWindow / 2, n[r] - kWindow));
-    const int32_t inside = std::min(kWindow, n[r] - start);
-    std::copy(c + start, c + start + inside, &out.windows[r * kWindow]);
-    out.info[r] = {first, static_cast<int16_t>(lo[r]), static_cast<uint16_t>(n[r]), static_cast<uint16_t>(start),
-                   static_cast<uint16_t>(inside)};
+    int bits = kLeastBucketBits;
+    while (bits < kMostBucketBits && n[r] >> (bits + 1)) ++bits;
+    const uint32_t shift = static_cast<uint32_t>(kProbBits - bits);
+    out.find[r] = {static_cast<uint32_t>(out.buckets.size()) << 4 | shift, first | static_cast<uint32_t>(-lo[r])
+                                                                                       << kOriginBits};
+    int32_t k = 0;
+    for (uint32_t slot = 0; slot < 65536; slot += 1u << shift) {
+      while (k + 1 < n[r] && c[k + 1] <= slot) ++k;
+      out.buckets.push_back(static_cast<uint16_t>(k));
+    }
     first += static_cast<uint32_t>(n[r]);
   }
+  out.buckets.push_back(0);
   return out;
 }
 

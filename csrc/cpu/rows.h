@@ -21,10 +21,13 @@ constexpr int32_t kLowestSymbol = -8192;
 
 struct OwnedRows {
   std::vector<RowInfo> info;
+  std::vector<RowFind> find;
   std::vector<uint32_t> entries;
-  std::vector<uint16_t> windows;
+  std::vector<uint16_t> below, buckets;
 
-  Rows view() const { return {info.data(), entries.data(), windows.data(), static_cast<int32_t>(info.size())}; }
+  Rows view() const {
+    return {info.data(), find.data(), entries.data(), below.data(), buckets.data(), static_cast<int32_t>(info.size())};
+  }
 };
 
 // lo and n of each row, and the cumulative frequencies of all rows one after another (sum of n values). Throws

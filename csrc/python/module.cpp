@@ -66,7 +66,7 @@ py::tuple encode(const ccm::OwnedRows& tables, const Array<int32_t>& symbols, co
 }
 
 py::tuple decode(const ccm::OwnedRows& tables, const py::bytes& data, int lanes, const Array<uint16_t>& rows,
-                 const py::object& steps) {
+                 const py::object& steps, bool vectors) {
   const std::vector<uint16_t> r = values<uint16_t>(rows, "rows");
   if (!ccm::valid_lanes(lanes)) throw py::value_error("lanes must be 1, 2, 4, 8, 16 or 32");
   check_rows(r, tables);
@@ -77,11 +77,10 @@ py::tuple decode(const ccm::OwnedRows& tables, const py::bytes& data, int lanes,
   ccm::Status status;
   {
     py::gil_scoped_release release;
-    const std::vector<int16_t> offsets(r.size());
-    ccm::StreamDecoder decoder(reinterpret_cast<const uint8_t*>(view.data()), view.size(), lanes);
+    ccm::StreamDecoder decoder(reinterpret_cast<const uint8_t*>(view.data()), view.size(), lanes, vectors);
     size_t at = 0;
     for (int32_t n : sizes) {
-      if (!decoder.decode_step(tables.view(), r.data() + at, offsets.data() + at, n, to + at)) break;
+      if (!decoder.decode_step(tables.view(), r.data() + at, nullptr, n, to + at)) break;
       at += static_cast<size_t>(n);
     }
     std::fill(to + at, to + r.size(), int16_t{0});
@@ -117,6 +116,6 @@ PYBIND11_MODULE(_rans, m) {
   m.def("encode", &encode, py::arg("tables"), py::arg("symbols"), py::arg("rows"), py::arg("steps") = py::none(),
         py::arg("lanes") = 0);
   m.def("decode", &decode, py::arg("tables"), py::arg("data"), py::arg("lanes"), py::arg("rows"),
-        py::arg("steps") = py::none());
+        py::arg("steps") = py::none(), py::arg("vectors") = true);
   bind_compressai(m);
 }

@@ -40,7 +40,7 @@ struct GroupDesc {
 };
 
 struct PackedRows {
-  int64_t info, entries, windows;
+  int64_t info, find, entries, below, buckets;
   int32_t count;
 };
 
@@ -68,7 +68,8 @@ struct PackedModel {
     return reinterpret_cast<const T*>(reinterpret_cast<const char*>(this) + offset);
   }
   Rows rows(const PackedRows& r) const {
-    return {at<RowInfo>(r.info), at<uint32_t>(r.entries), at<uint16_t>(r.windows), r.count};
+    return {at<RowInfo>(r.info),   at<RowFind>(r.find),     at<uint32_t>(r.entries),
+            at<uint16_t>(r.below), at<uint16_t>(r.buckets), r.count};
   }
 };
 

@@ -9,23 +9,40 @@ namespace ccm {
 constexpr int kNumScales = 64;
 constexpr int kMeanBits = 4;  // means are in 1/16
 
-// A row's most probable symbols lie together. Sixteen cumulative values around the mode are kept in one 32-byte window;
-// a slot inside it is found by one comparison of all sixteen, without a branch that depends on the data.
+// A slot's entry is found without a branch that depends on the data: sixteen cumulative values are compared at once,
+// beginning at the first entry of a short row, and of a longer one at the entry that the slot's bucket names.
 constexpr int kWindow = 16;
+// Buckets of a row: 2^7 to 2^10 equal parts of the probability range. 2^7 in short rows keep all tables within a
+// second-level cache and leave one slot in fifty of a sharp row outside of its bucket's first entry; 2^10 in the widest
+// (sigma 256, 2,054 entries) make a bucket near the mean shorter than an entry.
+constexpr int kLeastBucketBits = 7, kMostBucketBits = 10;
+// RowFind::origin has place for so many bits of `first`; vector kernels leave larger tables to the plain code.
+constexpr int kOriginBits = 18;
 
 struct RowInfo {
-  uint32_t first;   // index of the row's first entry in `entries`
-  int16_t lo;       // symbol of entry 0
-  uint16_t count;   // entries, the escape (last one) included
-  uint16_t window;  // entry at which the window starts
-  uint16_t inside;  // entries in the window that exist (the others hold 0xffff)
+  uint32_t first;  // index of the row's first entry in `entries` and `below`
+  uint32_t top;    // its most probable entry but the escape, as in `entries`
+  int16_t lo;      // symbol of entry 0
+  uint16_t count;  // entries, the escape (last one) included
+  uint16_t mode;   // number of the entry `top`
+  uint16_t unused;
+};
+
+// What finds an entry, eight bytes that vector kernels load together.
+struct RowFind {
+  uint32_t bucket;  // index of the row's first bucket << 4 | shift; slot >> shift is the bucket
+  uint32_t origin;  // first | -lo << kOriginBits
 };
 
 // Views of one set of rows inside a packed model.
 struct Rows {
   const RowInfo* info;
+  const RowFind* find;
   const uint32_t* entries;  // start | freq << 16; every freq lies in 1..65535, since a row has at least two entries
-  const uint16_t* windows;  // [row][kWindow] cumulative starts
+  // start - 1 of every entry, and kWindow times 0xffff at the end: entry k > 0 lies at or below a slot if
+  // below[k] < slot. A first entry's 0xffff lies below nothing and so ends the search in the row before it.
+  const uint16_t* below;
+  const uint16_t* buckets;  // the row's entry that holds the bucket's first slot; one more value at the end
   int32_t count;
 };
 
