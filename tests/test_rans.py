@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ccm_fast import rans
+from ccm_fast._backend import load
 from ccm_fast.errors import BitstreamError, DamagedError, TruncatedError
 from ccm_fast.integer import reference
 from ccm_fast.integer.tables import gaussian_rows
@@ -60,6 +61,43 @@ def test_equals_oracle(data):
     parts = [(rows[e - n : e], symbols[e - n : e]) for e, n in zip(ends, steps, strict=True)]
     assert reference.encode_stream(ROWS, parts, lanes) == stream
     assert np.array_equal(rans.decode(TABLES, stream, lanes, rows, steps), symbols)
+
+
+def outcome(data, lanes, rows, vectors):
+    """What the decoder makes of any bytes: status, and the symbols if it is fine."""
+    symbols, status = load().rans.decode(TABLES, data, lanes, rows, None, vectors)
+    return status, symbols.tolist() if status == 0 else None
+
+
+@pytest.mark.parametrize("lanes", [8, 16, 32])
+def test_vector_kernels_equal_plain_code(lanes):
+    """Good and damaged streams, all rows from the sharpest to the widest, with and without escapes."""
+    rng = np.random.default_rng(lanes)
+    rows = rng.integers(0, len(ROWS.n), 20011)
+    symbols = draw(rng, len(rows), rows)
+    symbols[rng.random(len(rows)) < 0.003] = 32767
+    data, _ = rans.encode(TABLES, symbols, rows, lanes=lanes)
+    assert outcome(data, lanes, rows, True) == outcome(data, lanes, rows, False) == (0, symbols.tolist())
+    for _ in range(30):
+        broken = bytearray(data[: int(rng.integers(len(data)))] if rng.random() < 0.5 else data)
+        if broken:
+            broken[int(rng.integers(len(broken)))] ^= 1 << int(rng.integers(8))
+        assert outcome(bytes(broken), lanes, rows, True) == outcome(bytes(broken), lanes, rows, False)
+
+
+@pytest.mark.parametrize("vectors", [True, False])
+def test_tables_too_large_for_vector_kernels(vectors):
+    """A vector kernel has 18 bits for the place of a row; larger tables are left to the plain code."""
+    n, count = 8192, 40
+    cdf = np.tile(np.arange(n, dtype=np.uint16) * 8, count)
+    tables = rans.Tables(np.full(count, -4096), np.full(count, n), cdf)
+    rng = np.random.default_rng(5)
+    rows = rng.integers(0, count, 3000)
+    symbols = rng.integers(-4096, 4095, 3000)
+    data, _ = rans.encode(tables, symbols, rows, lanes=8)
+    decoded, status = load().rans.decode(tables, data, 8, rows, None, vectors)
+    assert status == 0
+    assert np.array_equal(decoded, symbols)
 
 
 @pytest.mark.parametrize("lanes", [1, 8, 32])

@@ -102,6 +102,21 @@ Bytes check(const ccm::PackedModel& m, const std::vector<int16_t>& z, std::vecto
     ccm::decode_y(m, h, w, threads, job);
     if (job[0].status == ccm::kOk && i % 3 != 1) require(out[0] == y, "damage was taken for other latents");
   }
+  // Many lanes go through kernels of their own; exact-size copies again.
+  for (int i = 0; i < 4 && !m.residual; ++i) {
+    const auto wide = ccm::encode_y(m, psi.data(), y.data(), h, w, i % 2 ? 32 : 8, threads);
+    std::vector<std::vector<uint8_t>> copies;
+    std::vector<ccm::Segment> parts;
+    for (const auto& s : wide) {
+      copies.push_back(s.bytes);
+      if (i >= 2) copies.back().resize(s.bytes.size() - 2 * (random() % 8));
+    }
+    for (size_t g = 0; g < wide.size(); ++g)
+      parts.push_back({copies[g].data(), static_cast<int64_t>(copies[g].size()), wide[g].lanes});
+    std::vector<ccm::DecodeJob> job{{psi.data(), parts.data(), out[0].data(), ccm::kOk}};
+    ccm::decode_y(m, h, w, threads, job);
+    if (i < 2) require(job[0].status == ccm::kOk && out[0] == y, "y with many lanes differs");
+  }
   Bytes result{psi, z_stream.bytes};
   for (const auto& s : streams) result.push_back(s.bytes);
   for (const auto& [from, size] :

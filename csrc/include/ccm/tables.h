@@ -28,6 +28,14 @@ struct RowInfo {
   uint16_t unused;
 };
 
+// The kWindow entries (fewer in shorter rows) around the most probable one.
+CCM_HD int32_t window_first(const RowInfo& r) {
+  int32_t first = r.mode - kWindow / 2;
+  if (first > r.count - kWindow) first = r.count - kWindow;
+  return first < 0 ? 0 : first;
+}
+CCM_HD int32_t window_size(const RowInfo& r) { return r.count < kWindow ? r.count : kWindow; }
+
 // What finds an entry, eight bytes that vector kernels load together.
 struct RowFind {
   uint32_t bucket;  // index of the row's first bucket << 4 | shift; slot >> shift is the bucket
