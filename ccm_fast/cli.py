@@ -1,4 +1,4 @@
-"""The command line: ``ccm-fast encode | decode | info | selftest | env | train | eval | freeze``.
+"""The command line: ``ccm-fast encode | decode | info | selftest | env | train | eval | freeze | profile | bench``.
 
 This file parses; the work is in :mod:`ccm_fast.commands`. Nothing heavy is imported before it is needed, so that
 ``--help`` and usage errors come at once.
@@ -133,6 +133,24 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--data", nargs="+", required=True, metavar="PATH", help="training images, to calibrate on")
     p.add_argument("--test", nargs="+", default=[], metavar="PATH", help="images to evaluate on; never trained on")
     p.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+
+    p = commands.add_parser(
+        "profile", help="decode latency by stage", epilog="Pictures are encoded first, at quality 4."
+    )
+    p.add_argument("files", nargs="+", metavar="FILE", help=".ccm files, or pictures, which are encoded first")
+    p.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu, cuda or cuda:N (default: %(default)s)")
+    p.add_argument("--repeats", type=int, default=10, metavar="N", help="decodings that count (default: %(default)s)")
+    p.add_argument("--trace", metavar="FILE", help="write a trace for chrome://tracing or Perfetto")
+    p.add_argument("--json", metavar="FILE", help="write the figures and the environment; - is standard output")
+    p.add_argument("--graph", action="store_true", help="also time the decoding as a captured CUDA graph")
+    p.add_argument("-t", "--threads", type=_threads, metavar="N", help="CPU threads; 1 lists each group too")
+    p.add_argument("-m", "--model", metavar="NAME|FILE", help="default: the shipped model that a file names")
+
+    p = commands.add_parser("bench", help="benchmarks beside peers, in interleaved runs")
+    p.add_argument("what", nargs="*", metavar="WHAT", help="coders, kernels, scaling (default: all)")
+    p.add_argument("--out", default="bench_results", metavar="FOLDER", help="for JSON files (default: %(default)s)")
+    p.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu, cuda or cuda:N (default: %(default)s)")
+    p.add_argument("--quick", action="store_true", help="small sizes and few repeats: does it run, not how fast")
     return parser
 
 

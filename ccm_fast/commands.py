@@ -331,6 +331,45 @@ def freeze(args) -> int:
     return 0
 
 
+def profile(args) -> int:
+    """``ccm-fast profile``."""
+    from ccm_fast import profile as profiler
+    from ccm_fast.bench.timing import write_json
+    from ccm_fast.images import atomic_write
+
+    options = {"device": args.device, "threads": args.threads, "repeats": args.repeats, "graph": args.graph}
+    try:
+        result = profiler.profile(args.files, args.model, **options)
+        if args.trace:
+            with atomic_write(args.trace) as file:
+                file.write(json.dumps(profiler.chrome_trace(result)).encode())
+        if args.json == "-":
+            print(json.dumps(result))
+        else:
+            print(profiler.report(result))
+        if args.json not in (None, "-"):
+            write_json(args.json, result)
+    except FAILURES as error:
+        complain(getattr(error, "filename", None), reason(error))
+        return 1
+    return 0
+
+
+def bench(args) -> int:
+    """``ccm-fast bench``."""
+    from ccm_fast.bench.run import BENCHMARKS, run
+
+    unknown = sorted(set(args.what) - set(BENCHMARKS))
+    if unknown:
+        return _usage("bench", UsageError(f"{unknown[0]} is none of {', '.join(BENCHMARKS)}"))
+    try:
+        run(args.what or list(BENCHMARKS), Path(args.out), device=args.device, quick=args.quick)
+    except FAILURES as error:
+        complain(None, reason(error))
+        return 1
+    return 0
+
+
 def train(argv: list[str]) -> int:
     """``ccm-fast train``: the options are the fields of TrainConfig."""
     import argparse

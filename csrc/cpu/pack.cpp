@@ -391,7 +391,8 @@ class Packer {
     std::vector<uint16_t> cdf(total);
     std::memcpy(cdf.data(), values, static_cast<size_t>(total) * 2);
     const OwnedRows rows = build_rows(lo, n, cdf);
-    return {out_.put(rows.info), out_.put(rows.find), out_.put(rows.entries), out_.put(rows.below), out_.put(rows.buckets), count};
+    return {out_.put(rows.info),  out_.put(rows.find),    out_.put(rows.entries),
+            out_.put(rows.below), out_.put(rows.buckets), count};
   }
 
   Reader in_;
