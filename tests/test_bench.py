@@ -23,7 +23,7 @@ def test_interleaved_takes_turns():
 
 def test_table_aligns():
     text = timing.table([["name", "value"], ["a", 1.5], ["long name", None], ["b", 1234]])
-    assert text.splitlines() == ["name        value", "a            1.50", "long name", "b            1234"]
+    assert text.splitlines() == ["name       value", "a           1.50", "long name", "b           1234"]
 
 
 @pytest.mark.parametrize(("name", "bits"), [("photo", 0.92), ("uniform", 4.56)])
