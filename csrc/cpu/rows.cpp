@@ -1,5 +1,6 @@
 #include "cpu/rows.h"
 
+#include <algorithm>
 #include <string>
 
 #include "ccm/rans.h"
@@ -42,6 +43,9 @@ OwnedRows build_rows(const std::vector<int32_t>& lo, const std::vector<int32_t>&
       if (k == 0 || (k + 1 < n[r] && entry >> 16 > info.top >> 16))
         info.top = entry, info.mode = static_cast<uint16_t>(k);
     }
+    const int32_t window = std::max(0, std::min(info.mode - kWindow / 2, n[r] - kWindow));
+    info.window = static_cast<uint16_t>(window);
+    info.inside = static_cast<uint16_t>(std::min(kWindow, n[r] - window));
     int bits = kLeastBucketBits;
     while (bits < kMostBucketBits && n[r] >> (bits + 1)) ++bits;
     const uint32_t shift = static_cast<uint32_t>(kProbBits - bits);

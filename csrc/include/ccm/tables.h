@@ -20,21 +20,15 @@ constexpr int kLeastBucketBits = 7, kMostBucketBits = 10;
 constexpr int kOriginBits = 18;
 
 struct RowInfo {
-  uint32_t first;  // index of the row's first entry in `entries` and `below`
-  uint32_t top;    // its most probable entry but the escape, as in `entries`
-  int16_t lo;      // symbol of entry 0
-  uint16_t count;  // entries, the escape (last one) included
-  uint16_t mode;   // number of the entry `top`
+  uint32_t first;   // index of the row's first entry in `entries` and `below`
+  uint32_t top;     // its most probable entry but the escape, as in `entries`
+  int16_t lo;       // symbol of entry 0
+  uint16_t count;   // entries, the escape (last one) included
+  uint16_t mode;    // number of the entry `top`
+  uint16_t window;  // the kWindow entries around `mode`, for decoders that hold them in registers: the first of them
+  uint16_t inside;  // and how many they are, fewer in shorter rows
   uint16_t unused;
 };
-
-// The kWindow entries (fewer in shorter rows) around the most probable one.
-CCM_HD int32_t window_first(const RowInfo& r) {
-  int32_t first = r.mode - kWindow / 2;
-  if (first > r.count - kWindow) first = r.count - kWindow;
-  return first < 0 ? 0 : first;
-}
-CCM_HD int32_t window_size(const RowInfo& r) { return r.count < kWindow ? r.count : kWindow; }
 
 // What finds an entry, eight bytes that vector kernels load together.
 struct RowFind {
