@@ -40,7 +40,7 @@ BUDGET = {
 # Arithmetic and conversions; FSEL selects, and constants are moved by HFMA2 with two operands RZ: both round nothing.
 FLOAT = re.compile(
     r"(FADD|FMUL|FFMA|FMNMX|FSET|FSETP|FCHK|FSWZADD|HADD2|HMUL2|HFMA2|HSET2|HSETP2|HMNMX2|HMMA|MUFU|RRO"
-    r"|F2I|F2F|F2FP|F2IP|I2F|I2FP|FRND|D(ADD|MUL|FMA|SETP|MMA)|QGMMA|HGMMA|UF[A-Z0-9]+)(\.|$)"
+    r"|F2I|F2F|F2FP|F2IP|I2F|I2FP|FRND|D(ADD|MUL|FMA|SETP|MMA)|QGMMA|HGMMA|UF(ADD|MUL|FMA|SETP|SET|MNMX)|UF2I|UI2F)(\.|$)"
 )
 MOVES_A_CONSTANT = re.compile(r"HFMA2[.A-Z0-9_]* R\d+, -RZ, RZ, ")
 
@@ -129,7 +129,7 @@ def faults(kernel, used, code):
         found.append(f"local memory: {', '.join(local)}")
     if budget.products != any(n.startswith("IMMA") for n in names):
         found.append("no tensor-core product" if budget.products else "a tensor-core product")
-    floats = Counter(opcode(i) for i in code if FLOAT.match(i) and not MOVES_A_CONSTANT.match(i))
+    floats = Counter(opcode(i) for i in code if FLOAT.match(opcode(i)) and not MOVES_A_CONSTANT.match(i))
     if floats:
         found.append(f"floating point: {', '.join(f'{n} {k}' for k, n in floats.items())}")
     constant = [n for n in names if n.startswith("LDG") and "CONSTANT" in n]
