@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tiny
 import torch
 
 from ccm_fast import _backend
@@ -39,6 +40,8 @@ def test_opcheck(tensors):
         "parameters": (packed, psi, y, 1),
         "int8_product": (torch.ones(3, 8, dtype=torch.uint8), torch.ones(5, 8, dtype=torch.int8), "", 1),
     }
+    if _backend.has_cuda():
+        calls["pack_plan_cuda"] = (plan_bytes,)
     for name, arguments in calls.items():
         torch.library.opcheck(getattr(ops, name).default, arguments)
 
@@ -56,3 +59,22 @@ def test_decoding_inside_a_compiled_function(tensors):
     half, status = decode(packed, psi, data, segments)
     assert status.tolist() == [0, 0]
     assert torch.equal(half * 2, y.float())
+
+
+def test_decoding_and_synthesis_in_one_graph():
+    """From the streams to the image, without a graph break in between or in g_s."""
+    model = tiny.make()
+    packed, (h, w) = model.frozen.packed(), (4, 6)
+    z = torch.zeros(1, 1, 2, tiny.CONFIG.hyper_channels, dtype=torch.int16)
+    psi = ops.hyper(packed, z, h, w, 1)
+    y = torch.from_numpy(np.random.default_rng(2).integers(-2, 3, (1, h, w, model.config.latent_channels)))
+    data, segments = ops.encode_y(packed, psi, y.short(), 0, 1)
+
+    def decode(packed, psi, data, segments):
+        y_hat, _ = torch.ops.ccm_fast.decode_y(packed, psi, data, segments, 1)
+        torch._check(y_hat.shape[3] == model.config.latent_channels)  # a number inside the packed model
+        return model.g_s(y_hat.float().permute(0, 3, 1, 2))
+
+    with torch.inference_mode():
+        image = torch.compile(decode, fullgraph=True, backend="aot_eager")(packed, psi, data, segments)
+        assert torch.equal(image, decode(packed, psi, data, segments))
