@@ -44,13 +44,13 @@ __global__ void __launch_bounds__(kMaxThreads, 1) prepare_kernel(const LatentsAr
     }
 }
 
-// Grid: tile columns, tile rows x groups, images.
+// Grid: tile rows x groups (the one dimension that may exceed 65,535), tile columns, images.
 __global__ void __launch_bounds__(kMaxThreads, 1) base_kernel(const LatentsArgs a) {
-  int32_t row = blockIdx.y, group = 0;
+  int32_t row = blockIdx.x, group = 0;
   while (row >= a.order.tiles_i) row -= a.order.tiles_i, ++group;
   const GroupPlanes g(a, blockIdx.z, group);
   const DeviceConv& c = g.d.hyper;
-  const int32_t top = row * kDenseRows, left = static_cast<int32_t>(blockIdx.x) * kDenseColumns;
+  const int32_t top = row * kDenseRows, left = static_cast<int32_t>(blockIdx.y) * kDenseColumns;
   const int32_t* init = g.m.at<int32_t>(g.d.base_init);
   const Base base = g.base();
   for_each_unit(c.m_tiles, [&](int32_t m_tile, int32_t half) {
@@ -80,7 +80,7 @@ cudaError_t launch_prepare(const LatentsArgs& a, int32_t blocks, int32_t threads
 }
 
 cudaError_t launch_base(const LatentsArgs& a, int32_t groups, int32_t threads, cudaStream_t stream) {
-  return launch(base_kernel, dim3(a.order.tiles_j, a.order.tiles_i * groups, a.batch), dim3(threads), 0, stream, false,
+  return launch(base_kernel, dim3(a.order.tiles_i * groups, a.order.tiles_j, a.batch), dim3(threads), 0, stream, false,
                 a);
 }
 
