@@ -19,7 +19,7 @@ from ..models.entropy import NUM_SCALES, SCALE_MAX, SCALE_MIN
 from ..models.transforms import ResidualBlock
 from .loss import lagrange_multiplier
 
-__all__ = ["initialise"]
+__all__ = ["fit_synthesis", "initialise"]
 
 # Blocks of 64x64 pixels taken of every image: 16 vectors of the last stage each, so that two thousand images give 80
 # for each of its 448 dimensions.
@@ -27,6 +27,8 @@ _BLOCKS = 1
 _SIDE = 64
 # Factor of the quantization step at the lowest quality, falling to 1 at the highest.
 _COARSER = 1.4
+# Images of 256x256 that the synthesis filters are fitted on: 100,000 samples for the 1,729 unknowns of each output.
+_FIT_IMAGES = 400
 
 
 def _basis(vectors: Tensor, keep: int) -> Tensor:
@@ -65,14 +67,78 @@ def _clear(conv: nn.Conv2d, outputs: int, inputs: int) -> None:
     conv.bias.zero_()
 
 
+def _level(x: Tensor, bases: list[Tensor]) -> list[Tensor]:
+    """What each convolution of g_s but the first should give: the components of every stage, finest first."""
+    out = []
+    x = (x - 0.5) * 4.0
+    for factor, basis in zip((4, 2, 2), bases, strict=True):
+        x = nn.functional.pixel_unshuffle(x, factor)
+        out.append(x)
+        x = nn.functional.conv2d(x, basis[:, :, None, None])
+    return out
+
+
 @torch.no_grad()
-def initialise(model: CrossChannelContextModel, images: list[np.ndarray], seed: int = 0) -> None:
+def fit_synthesis(
+    model: CrossChannelContextModel, images: list[np.ndarray], bases: list[Tensor], count: int = _FIT_IMAGES
+) -> None:
+    """Give g_s the linear filters that restore decoded photographs best: least squares, stage after stage.
+
+    A block transform's inverse reads one block; filters of 3x3 blocks see the neighbours' errors, too, and smooth what
+    quantization has torn apart. Every quality takes part with its weight in the loss. Latents are not touched.
+
+    Args:
+        model: with the transforms of :func:`initialise`, or trained from them but little.
+        images: photographs, uint8 [H, W, 3].
+        bases: of the stages, finest first, as :func:`initialise` returns them.
+        count: how many images to fit on, each at one quality.
+    """
+    training = model.training
+    model.eval()
+    convs = _convolutions(model.g_s)
+    layers = list(model.g_s)
+    device = next(model.parameters()).device
+    levels = model.config.qualities
+    chosen = [images[k] for k in np.random.default_rng(0).permutation(len(images))[:count]]
+    for stage in (1, 2, 3):
+        conv, place = convs[stage], layers.index(convs[stage])
+        inputs, outputs = bases[3 - stage].shape
+        gram = torch.zeros(9 * inputs + 1, 9 * inputs + 1, dtype=torch.float64)
+        cross = torch.zeros(9 * inputs + 1, outputs, dtype=torch.float64)
+        for k, image in enumerate(chosen):
+            h, w = (min(s, 256) // 16 * 16 for s in image.shape[:2])
+            x = torch.from_numpy(image[:h, :w].copy()).permute(2, 0, 1)[None].float().to(device) / 255
+            quality = torch.tensor([1 + (levels - 1) * (k % 16 + 0.5) / 16], device=device)
+            y = torch.round(model.analysis(x, quality)) * model.inverse_gain(quality)
+            before = nn.Sequential(*layers[:place])(y.contiguous(memory_format=torch.channels_last))
+            target = _level(x.cpu(), bases)[3 - stage]
+            rows = nn.functional.unfold(before[:, :inputs].cpu(), 3, padding=1)[0]
+            rows = torch.cat([rows, torch.ones(1, rows.shape[1])])
+            if before.shape[1] > inputs:  # spare channels keep what they add
+                spare = nn.functional.conv2d(before[:, inputs:], conv.weight[:outputs, inputs:], padding=1)
+                target = target - spare.cpu()
+            weight = float(lagrange_multiplier(quality)) ** 0.5
+            gram += (weight * rows @ rows.T).double()
+            cross += (weight * rows @ target[0].flatten(1).T).double()
+        # A ridge of a hundred-thousandth of the mean power: weak channels have too few samples to tell.
+        gram += torch.eye(len(gram)) * gram.diagonal().mean() * 1e-5
+        solution = torch.linalg.solve(gram, cross).float()
+        conv.weight[:outputs, :inputs] = solution[:-1].T.reshape(outputs, inputs, 3, 3).to(device)
+        conv.bias[:outputs] = solution[-1].to(device)
+    model.train(training)
+
+
+@torch.no_grad()
+def initialise(model: CrossChannelContextModel, images: list[np.ndarray], seed: int = 0) -> list[Tensor]:
     """Write the block transform and the quantization steps that suit it into a model.
 
     Args:
         model: its g_a, g_s and gain vectors are overwritten; channels beyond the transform's keep random weights.
         images: photographs, uint8 [H, W, 3].
         seed: of the blocks taken.
+
+    Returns:
+        The bases [components, inputs] of the three stages, finest first.
 
     Raises:
         ValueError: no image is as large as 64x64 pixels.
@@ -142,3 +208,4 @@ def initialise(model: CrossChannelContextModel, images: list[np.ndarray], seed: 
     index = (sigma / SCALE_MIN).log() * (NUM_SCALES - 1) / math.log(SCALE_MAX / SCALE_MIN)
     for group, own in zip(model.contexts, index.split(model.config.groups), strict=True):
         group.head.bias[group.channels :] = own.clamp(0, NUM_SCALES - 1) / group.INDEX_GAIN
+    return parts

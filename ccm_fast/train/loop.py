@@ -17,7 +17,7 @@ from ..models import CCMConfig, CrossChannelContextModel
 from ..models.config import PRESETS
 from . import checkpoint
 from .data import CropDataset, ImageFiles, load_images
-from .klt import initialise
+from .klt import fit_synthesis, initialise
 from .loss import psnr, rate_distortion_loss, rate_loss
 from .parallel import Processes
 from .stages import TRANSFORMS, Kind, LatentCache, Stage, learning_rate, parse_stages, select, silence_contexts
@@ -174,7 +174,7 @@ class _Run:
         if self.cfg.init:
             return checkpoint.initial(self.cfg.init, self.model)
         if self.cfg.start == "klt":
-            initialise(self.model, self.crops.images, self.cfg.seed)
+            fit_synthesis(self.model, self.crops.images, initialise(self.model, self.crops.images, self.cfg.seed))
         elif self.cfg.start != "random":
             raise ValueError(f"start must be klt or random, not {self.cfg.start!r}")
         silence_contexts(self.model)
