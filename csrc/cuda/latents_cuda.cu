@@ -16,7 +16,11 @@ __global__ void __launch_bounds__(kMaxThreads, 1) latents_kernel(const LatentsAr
       // Tickets, not block numbers: whatever a group waits for was taken by a block that has certainly started.
       if (threadIdx.x == 0) ticket = atomicAdd(a.progress, 1);
       __syncthreads();
+#if CCM_FAULT == 5
+      int32_t image = 0, group = ticket < a.batch * groups ? a.batch * groups - 1 - ticket : ticket;
+#else
       int32_t image = 0, group = ticket;
+#endif
       __syncthreads();
       while (group >= groups && image < a.batch) group -= groups, ++image;  // a division would use floating point
       more = image < a.batch;

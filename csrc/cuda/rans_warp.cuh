@@ -39,7 +39,7 @@ class WarpDecoder {
     } else if (size >> 1 > 0x7fffffff) {  // more words than a plane's symbols can need
       bad_ = kDamaged;
     } else {
-      const uint8_t* state = data + lane / (32 / lanes) * kStateBytes;
+      const uint8_t* state = data + (lane * lanes >> 5) * kStateBytes;  // lanes are a power of two
       x_ = 0;
       for (int b = 0; b < kStateBytes; ++b) x_ |= static_cast<uint64_t>(state[b]) << (8 * b);
       const bool low = x_ < (size >= head + 2 ? kStateLow : end_state(lanes_));
@@ -160,7 +160,6 @@ class WarpDecoder {
           writes = sub == 0;
           escape = entry_index + 1 == row.count;
         }
-        __syncwarp(kWarp);
       }
       if (active) x_ = rans_advance(x_, slot, found >> 16, found & kProbMask);
       bool damaged = false;

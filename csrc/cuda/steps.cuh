@@ -304,6 +304,9 @@ class GroupCoder {
       const int32_t i = row_of(p), j = column_of(p);
       int16_t* y =
           a_.y + ((static_cast<int64_t>(image_) * a_.h + i) * a_.w + j) * m_.latent_channels + d_->first_channel + c;
+#if CCM_FAULT == 4
+      ++y;
+#endif
       int32_t seen = to_y ? work().symbol[n] : *y;
       if (to_y) *y = static_cast<int16_t>(seen);
       if (!to_context) return;
