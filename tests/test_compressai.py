@@ -1,0 +1,329 @@
+"""The drop-in for CompressAI: its nets on the integer engine, its contract, its own strings, and what goes wrong."""
+
+import functools
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import compressai_nets as nets
+import pytest
+import torch
+from torch import nn
+
+import ccm_fast
+from ccm_fast import errors
+from ccm_fast._backend import load
+from ccm_fast.interop.compressai import AcceleratedNet, lower
+from ccm_fast.interop.compressai.read import layers, read, subpixel
+from ccm_fast.interop.compressai.samples import dead_leaves
+from ccm_fast.interop.compressai.synthesis import WinogradConv, fast_transform
+
+KINDS = sorted(nets.KINDS)
+AUTOREGRESSIVE = ["mbt2018", "cheng2020-anchor"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@functools.cache
+def fast(kind):
+    return ccm_fast.accelerate(nets.make(kind), nets.photos(4, 64, 64, seed=9))
+
+
+@functools.cache
+def written(kind):
+    """(images, CompressAI's own output, ours)."""
+    x = nets.photos(2, 64, 128)
+    with torch.no_grad():
+        return x, fast(kind).net.compress(x), fast(kind).compress(x)
+
+
+def size(out):
+    return sum(len(s) for part in out["strings"] for s in part)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Parts, without CompressAI
+
+
+@pytest.mark.parametrize(("kernel", "padding"), [(5, 2), (3, 1)])
+def test_transposed_convolutions_are_subpixel_ones(kernel, padding):
+    conv = nn.ConvTranspose2d(5, 7, kernel, 2, padding, 1).double()
+    layer = subpixel(conv)
+    x = torch.randn(2, 5, 4, 3, dtype=torch.float64)
+    ours = nn.functional.pixel_shuffle(nn.functional.conv2d(x, layer.weight, layer.bias, padding=1), 2)
+    assert torch.allclose(ours, conv(x), rtol=0, atol=1e-14)
+
+
+def test_other_layers_are_refused_by_name():
+    with pytest.raises(errors.ModelError, match="cannot take over ConvTranspose2d"):
+        subpixel(nn.ConvTranspose2d(4, 4, 4, 2, 1))
+    with pytest.raises(errors.ModelError, match="h_s holds a Sigmoid"):
+        layers(nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.Sigmoid()), "h_s")
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (8, 4), (9, 31)])
+def test_winograd(shuffle, size):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(6, 8, 3, padding=1).double().requires_grad_(False)
+    x = torch.randn(2, 6, *size, dtype=torch.float64)
+    expected = nn.functional.leaky_relu(conv(x), 0.1)
+    fast = WinogradConv(conv.weight, conv.bias, shuffle, lambda rows: nn.functional.leaky_relu_(rows, 0.1))
+    assert torch.allclose(fast(x), nn.functional.pixel_shuffle(expected, 2) if shuffle else expected, atol=1e-12)
+
+
+def test_own_pictures():
+    a, b = dead_leaves(2, 64, seed=1)
+    assert a.shape == (64, 64, 3) and a.std() > 10 and (a != b).any()
+    assert (dead_leaves(1, 64, seed=1)[0] == a).all()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The contract
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_drop_in(kind):
+    x, theirs, ours = written(kind)
+    assert tuple(ours["shape"]) == tuple(theirs["shape"])
+    assert [len(part) for part in ours["strings"]] == [2, 2]
+    net = fast(kind).net
+    with torch.no_grad():
+        expected = net.decompress(theirs["strings"], theirs["shape"])["x_hat"]
+    found = ccm_fast.decompress(net, ours["strings"], ours["shape"])["x_hat"]
+    assert found.shape == x.shape and found.dtype == torch.float32 and found.is_contiguous()
+    # The integer means differ a little from the float ones, and so does what is rounded around them.
+    assert (found - expected).square().mean() < 0.05 * (x - expected).square().mean()
+    # Headers and checksums cost some 25 bytes a picture; the rest is what the integers cost, on four pictures.
+    assert size(ours) - 2 * 30 < 1.03 * size(theirs)
+    assert ccm_fast.compress(net, x) == ours
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_encoder_and_decoder_agree_on_latents(kind):
+    model = fast(kind)
+    x = nets.photos(1, 80, 112)  # latents that are no multiple of 4
+    y = model.net.g_a(x)
+    z = model._z_symbols(model.net.h_a(y.abs() if "hyperprior" in kind else y))
+    psi = model.frozen.hyper(z, *y.shape[2:])
+    streams, y_hat = model.frozen.encode_y_residual(psi, y.permute(0, 2, 3, 1).contiguous())
+    assert torch.equal(model.frozen.decode_y(psi, streams), y_hat)
+    error = (y_hat.permute(0, 3, 1, 2) / 16 - y).abs()
+    assert error.max() <= 0.5 + 1 / 16 and y.abs().max() > 1
+
+
+def test_odd_sizes_come_back():
+    model = fast("mbt2018-mean")
+    x = nets.photos(1, 77, 33)
+    out = model.compress(x)
+    assert model.decompress(out["strings"])["x_hat"].shape == x.shape
+
+
+def test_two_machines_share_one_model(tmp_path):
+    model = fast("mbt2018")
+    _, _, ours = written("mbt2018")
+    model.save(tmp_path / "frozen.safetensors")
+    other = ccm_fast.load(tmp_path / "frozen.safetensors", nets.make("mbt2018"))
+    assert isinstance(other, AcceleratedNet) and other.frozen.fingerprint == model.frozen.fingerprint
+    assert torch.equal(
+        other.decompress(ours["strings"], ours["shape"])["x_hat"],
+        model.decompress(ours["strings"], ours["shape"])["x_hat"],
+    )
+    with pytest.raises(errors.ModelError, match="belongs to another net"):
+        ccm_fast.load(tmp_path / "frozen.safetensors", nets.make("mbt2018", seed=1))
+    with pytest.raises(errors.ModelError, match="another net"):
+        ccm_fast.load(tmp_path / "frozen.safetensors", nets.make("cheng2020-anchor"))
+    with pytest.raises(errors.ModelError):
+        ccm_fast.load(tmp_path / "frozen.safetensors")
+
+
+def test_fine_tuning_mends_a_bad_calibration(monkeypatch):
+    options = {"images": nets.photos(8, 64, 64, seed=9), "steps": 40, "fast": False}
+    good, bad = [], []
+    ccm_fast.accelerate(nets.make("mbt2018"), history=good, **options)
+    assert len(good) == 42 and max(good[0], good[-1]) < 0.002
+    monkeypatch.setattr(lower, "_CLIPS", (0.3,))
+    ccm_fast.accelerate(nets.make("mbt2018"), history=bad, **options)
+    assert bad[0] > 2 * good[0] and bad[-1] < 0.8 * bad[0]
+
+
+def test_transforms():
+    for kind, h in (("mbt2018", 40), ("cheng2020-attn", 36)):
+        nets.models()
+        torch.manual_seed(0)
+        name = nets.KINDS[kind][0]
+        net = getattr(nets.models(), name)(*([h] * len(nets.KINDS[kind][1]))).eval().requires_grad_(False)
+        x, y = nets.photos(1, 48, 80), torch.randn(1, h, 3, 5)
+        for module, inputs in ((net.g_a, x), (net.g_s, y)):
+            expected = module(inputs)
+            found = fast_transform(module)(inputs)
+            assert torch.allclose(found, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+            assert not torch.equal(found, expected)  # it is another algorithm
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Exactness
+
+CHILD = """
+import hashlib, json, sys
+from ccm_fast.codec import decode_latents, parse_packets
+from ccm_fast.integer.frozen import FrozenEntropyModel
+from safetensors import safe_open
+with safe_open(sys.argv[1], framework="pt") as file:
+    frozen = FrozenEntropyModel.from_bytes(file.get_tensor("plan").numpy().tobytes())
+case = json.load(open(sys.argv[2]))
+packets = parse_packets(frozen, [[bytes.fromhex(s) for s in part] for part in case], None)
+y = decode_latents(frozen, packets, threads=1)
+print(hashlib.sha256(y.contiguous().numpy().tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.parametrize("kind", AUTOREGRESSIVE)
+def test_one_set_of_latents(kind, tmp_path):
+    """Instruction sets, threads, batches, the oracle; and a process without vector instructions."""
+    from ccm_fast.codec import decode_latents, parse_packets
+
+    model = fast(kind)
+    frozen = model.frozen
+    _, _, ours = written(kind)
+    packets = parse_packets(frozen, ours["strings"], ours["shape"])
+    expected = decode_latents(frozen, packets, threads=1)
+    z = frozen.decode_z([p.z_stream for p in packets], *packets[0].z_shape)
+    streams = [p.y_streams for p in packets]
+    for isa in load().ops.isa_list().split(","):
+        for threads in (1, 2):
+            psi = frozen.hyper(z, *packets[0].y_shape, isa=isa, threads=threads)
+            assert torch.equal(frozen.decode_y(psi, streams, isa=isa, threads=threads), expected)
+            for k in range(2):
+                alone = frozen.decode_y(psi[k : k + 1], streams[k : k + 1], isa=isa, threads=threads)
+                assert torch.equal(alone[0], expected[k])
+    assert torch.equal(decode_latents(frozen, packets, engine="reference"), expected)
+
+    model.save(tmp_path / "frozen.safetensors")
+    (tmp_path / "case.json").write_text(json.dumps([[s.hex() for s in part] for part in ours["strings"]]))
+    command = [sys.executable, "-c", CHILD, str(tmp_path / "frozen.safetensors"), str(tmp_path / "case.json")]
+    environment = {**os.environ, "CCM_FAST_ISA": "scalar", "ONEDNN_MAX_CPU_ISA": "SSE41"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == hashlib.sha256(expected.contiguous().numpy().tobytes()).hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Strings that CompressAI wrote
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_strings_that_compressai_wrote(kind):
+    _, theirs, _ = written(kind)
+    model = fast(kind)
+    with torch.no_grad():
+        expected = model.net.decompress(theirs["strings"], theirs["shape"])["x_hat"]
+    assert torch.equal(model.decompress(theirs["strings"], theirs["shape"])["x_hat"], expected)
+
+
+def test_they_can_be_refused():
+    _, theirs, _ = written("mbt2018")
+    strict = ccm_fast.accelerate(nets.make("mbt2018"), nets.photos(1, 64, 64), exact=False)
+    with pytest.raises(errors.NotCcmError, match="CompressAI wrote these strings"):
+        strict.decompress(theirs["strings"], theirs["shape"])
+
+
+@pytest.mark.parametrize("kind", ["mbt2018", "bmshj2018-hyperprior"])
+def test_damaged_strings_of_compressai(kind):
+    _, theirs, _ = written(kind)
+    model = fast(kind)
+    (y, *_), (z, *_) = theirs["strings"]
+    shape = tuple(theirs["shape"])
+    cases = {
+        "y truncated": ([[y[:-4]], [z]], shape),
+        "y cut to half": ([[y[: len(y) // 8 * 4]], [z]], shape),
+        "z truncated": ([[y], [z[:-4]]], shape),
+        "y empty": ([[b""], [z]], shape),
+        "z of odd length": ([[y], [z + b"\0"]], shape),
+        "extra bytes": ([[y + bytes(8)], [z]], shape),
+        "swapped": ([[z], [y]], shape),
+        "shape too small": ([[y], [z]], (shape[0], shape[1] - 1)),
+        "shape too large": ([[y], [z]], (shape[0] + 1, shape[1])),
+        "another y": ([[z + y], [z]], shape),
+    }
+    for name, (strings, s) in cases.items():
+        with pytest.raises(errors.BitstreamError):
+            model.decompress(strings, s)
+            pytest.fail(f"{name}: decoded")
+    other = ccm_fast.accelerate(nets.make(kind, seed=5), nets.photos(1, 64, 64))
+    with pytest.raises(errors.BitstreamError, match="CompressAI wrote"):
+        other.decompress([[y], [z]], shape)
+    with pytest.raises(errors.LimitError):
+        model.decompress([[y], [z]], (100_000, 100_000))
+    with pytest.raises(ValueError, match="need the shape"):
+        model.decompress([[y], [z]])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Mistakes
+
+
+def test_wrong_nets():
+    class Unknown(nn.Module):
+        pass
+
+    with pytest.raises(errors.ModelError, match="Unknown is none of the nets"):
+        ccm_fast.accelerate(Unknown())
+    with pytest.raises(errors.ModelError, match="FactorizedPrior is none of the nets"):
+        read(nets.models().FactorizedPrior(4, 6))
+    with pytest.raises(errors.NotFrozenError, match=r"net\.update"):
+        ccm_fast.accelerate(nets.make("mbt2018", update=False))
+    net = nets.make("mbt2018")
+    with pytest.raises(errors.NotFrozenError, match=r"ccm_fast\.accelerate"):
+        ccm_fast.compress(net, nets.photos(1, 64, 64))
+    net.h_s[1] = nn.Tanh()
+    with pytest.raises(errors.ModelError, match="h_s holds a Tanh"):
+        ccm_fast.accelerate(net)
+
+
+def test_wrong_calls():
+    model = fast("mbt2018-mean")
+    _, _, ours = written("mbt2018-mean")
+    y, z = ours["strings"]
+    for strings in ([y], [y, z, z], [y, z[:1]], [[], []], y):
+        with pytest.raises((ValueError, TypeError)):
+            model.decompress(strings, ours["shape"])
+    with pytest.raises(errors.DamagedError, match="contradicts"):
+        model.decompress(ours["strings"], (2, 3))
+    with pytest.raises(errors.DamagedError, match="swapped"):
+        model.decompress([z, y], ours["shape"])
+    with pytest.raises(errors.WrongModelError):
+        fast("mbt2018").decompress(ours["strings"], ours["shape"])
+    for bad in (torch.rand(3, 64, 64), torch.rand(1, 4, 64, 64), torch.rand(1, 3, 0, 64)):
+        with pytest.raises(ValueError, match="shape"):
+            model.compress(bad)
+    with pytest.raises(TypeError, match="floating-point"):
+        model.compress(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+    with pytest.raises(errors.EncodeError):
+        model.compress(torch.full((1, 3, 64, 64), float("nan")))
+
+
+def test_every_damage_of_ours_is_found():
+    model = fast("mbt2018-mean")
+    _, _, ours = written("mbt2018-mean")
+    y, z = (part[0] for part in ours["strings"])
+    shape = ours["shape"]
+    step = max(1, len(y) // 60)
+    for n in range(0, len(y), step):
+        with pytest.raises(errors.BitstreamError):
+            model.decompress([[y[:n]], [z]], shape)
+        flipped = bytearray(y)
+        flipped[n] ^= 1 << (n % 8)
+        with pytest.raises(errors.BitstreamError):
+            model.decompress([[bytes(flipped)], [z]], shape)
+    for n in range(len(z)):
+        with pytest.raises(errors.BitstreamError):
+            model.decompress([[y], [z[:n]]], shape)
