@@ -22,9 +22,10 @@ def main() -> None:
     """Run, print, write benchmarks/results/entropy_coders.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--symbols", type=int, default=1_000_000)
     parser.add_argument("--no-instructions", action="store_true", help="without valgrind")
     args = parser.parse_args()
-    result = coders.run(repeats=args.repeats)
+    result = coders.run(repeats=args.repeats, count=args.symbols)
     print(coders.report(result))
     if not args.no_instructions:
         import instructions

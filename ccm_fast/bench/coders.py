@@ -246,7 +246,12 @@ def coders(data: Data, say: Callable[[str], None] = print) -> list[Coder]:
     return good
 
 
-def run(quick: bool = False, repeats: int | None = None, say: Callable[[str], None] = print) -> dict:
+def run(
+    quick: bool = False,
+    repeats: int | None = None,
+    say: Callable[[str], None] = print,
+    count: int | None = None,
+) -> dict:
     """Both sets of data, decoding and encoding of all coders in turns.
 
     Returns:
@@ -254,7 +259,7 @@ def run(quick: bool = False, repeats: int | None = None, say: Callable[[str], No
         ``overhead`` (over the ideal length of the symbols that it coded), ``decode`` and ``encode`` (statistics) and
         ``decode_msymbols``, ``encode_msymbols`` (millions a second, from medians), ``best_decode_msymbols``.
     """
-    count = 20_000 if quick else 1_000_000
+    count = count or (20_000 if quick else 1_000_000)
     repeats = repeats or (2 if quick else 9)
     result: dict = {"data": {}}
     for name in ("photo", "uniform"):
