@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=6, help="of the folder, evenly spread")
     parser.add_argument("--crop", type=int, help="side of the middle square to take instead of whole images")
     parser.add_argument("--calibration", type=int, default=32, help="photographs, of the last shard")
+    parser.add_argument("--steps", type=int, help="of fine-tuning; accelerate's default if left out")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if nets.compressai_models() is None:
@@ -64,7 +65,7 @@ def main() -> None:
         net = nets.load(args.kind, lmbda)
         for name, images in (("photographs", photographs), ("own pictures", None)):
             history: list[float] = []
-            fast = ccm_fast.accelerate(net, images, history=history)
+            fast = ccm_fast.accelerate(net, images, steps=args.steps, history=history)
             excess[name].append([history[0], history[-1]])
             size = quality = 0.0
             for x in pictures:
@@ -81,7 +82,13 @@ def main() -> None:
         points["compressai"].append((8 * size / pixels, quality / len(pictures)))
         for name, found in points.items():
             print(f"{lmbda:<7g} {name:13} {found[-1][0]:.4f} bpp {found[-1][1]:.3f} dB", flush=True)
-    result = {"kind": args.kind, "images": [f.name for f in files], "crop": args.crop, "points": points}
+    result = {
+        "kind": args.kind,
+        "images": [f.name for f in files],
+        "crop": args.crop,
+        "steps": args.steps,
+        "points": points,
+    }
     result["excess_before_and_after_fine_tuning"] = excess
     anchor = np.array(sorted(points["compressai"])).T
     result["bd_rate_percent"] = {}

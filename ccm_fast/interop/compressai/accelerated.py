@@ -73,7 +73,7 @@ class AcceleratedNet:
         *,
         lanes: int = 0,
         threads: int | None = None,
-        engine: str = "cpu",
+        engine: str | None = None,
         timings: dict | None = None,
     ) -> dict:
         """Compress images, by CompressAI's contract.
@@ -83,7 +83,7 @@ class AcceleratedNet:
                 :meth:`decompress` returns the size that came in.
             lanes: rANS lanes per stream (1, 2, 4, 8, 16, 32); 0 chooses them by the payload's size.
             threads: of torch and of the entropy coder; None: torch's setting.
-            engine: "cpu" or "reference" (plain Python, slow).
+            engine: "cpu" or "reference" (plain Python, slow); None: "cpu". Residual latents are encoded on the CPU.
             timings: if given, seconds are added to its keys ``g_a``, ``h_a``, ``h_s`` and ``entropy``.
 
         Returns:
@@ -101,7 +101,7 @@ class AcceleratedNet:
         check_size(W, H, None)
         weight = next(self.net.parameters())
         with torch.inference_mode(), torch_threads(threads) as count:
-            options = {"threads": count, "engine": engine}
+            options = {"threads": count, "engine": engine or "cpu"}
             with stage(timings, "g_a"):
                 padded = F.pad(x.to(weight), (0, -W % STRIDE, 0, -H % STRIDE), mode="replicate")
                 y = self._g_a(padded)
@@ -147,7 +147,7 @@ class AcceleratedNet:
         shape: tuple[int, int] | None = None,
         *,
         threads: int | None = None,
-        engine: str = "cpu",
+        engine: str | None = None,
         max_pixels: int | None = MAX_PIXELS,
         timings: dict | None = None,
     ) -> dict:
@@ -161,7 +161,7 @@ class AcceleratedNet:
             strings: ``[[y string of each image], [z string of each image]]``.
             shape: as returned by compress; our own strings know it, and None leaves it to them.
             threads: of torch and of the entropy decoder; None: torch's setting.
-            engine: "cpu" or "reference".
+            engine: "cpu", "cuda" or "reference"; None: "cuda" if the net is on a GPU and the build has it.
             max_pixels: largest image to decode; None: no limit but the format's.
             timings: if given, seconds are added to its keys ``z``, ``h_s``, ``entropy`` and ``g_s``.
 
@@ -177,7 +177,9 @@ class AcceleratedNet:
             self._explain(strings, shape, max_pixels)
             return self._decompress_foreign(strings, shape, threads, max_pixels, timings)
         packets = parse_packets(self.frozen, strings, shape, max_pixels)
-        y_hat = decode_latents(self.frozen, packets, threads=threads, engine=engine, timings=timings)
+        device = next(self.net.parameters()).device
+        options = {"threads": threads, "engine": engine, "device": device, "timings": timings}
+        y_hat = decode_latents(self.frozen, packets, **options)
         H, W = packets[0].height, packets[0].width
         with torch.inference_mode(), torch_threads(threads), stage(timings, "g_s"):
             y = y_hat.to(next(self.net.parameters())).permute(0, 3, 1, 2) * self.frozen.y_unit

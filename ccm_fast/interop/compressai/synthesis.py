@@ -7,12 +7,13 @@
 - Activations and (inverse) GDN are applied to tiles that are still in the cache.
 - Everything channels-last; what is not recognised runs as it is.
 
-``benchmarks/compressai.py`` has the figures.
+``benchmarks/dropin.py`` has the figures.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 
 import torch
@@ -88,9 +89,12 @@ class WinogradConv(nn.Module):
         bias: [K].
         shuffle: a pixel shuffle follows.
         then: see :func:`_pointwise`.
+        unshuffle: a pixel unshuffle comes first; C counts its outputs, in the order (a, b, c).
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, shuffle: bool, then: Pointwise | None = None):
+    def __init__(
+        self, weight: Tensor, bias: Tensor, shuffle: bool, then: Pointwise | None = None, unshuffle: bool = False
+    ):
         super().__init__()
         if shuffle:  # order (a, b, c): runs of channels stay together
             order = torch.arange(len(bias)).reshape(-1, 4).T.flatten()
@@ -101,15 +105,20 @@ class WinogradConv(nn.Module):
         self.register_buffer("inputs", torch.kron(bt, bt).to(weight.dtype).contiguous())
         self.register_buffer("outputs", torch.kron(at, at).to(weight.dtype).contiguous())
         self.register_buffer("bias", bias.detach().clone())
-        self.shuffle, self.then = shuffle, then
+        self.shuffle, self.then, self.unshuffle = shuffle, then, unshuffle
 
     def forward(self, x: Tensor) -> Tensor:
-        B, C, H, W = x.shape
+        x = x.permute(0, 2, 3, 1)
+        if self.unshuffle:
+            B, H, W, C = x.shape
+            x = x.reshape(B, H // 2, 2, W // 2, 2, C).permute(0, 1, 3, 2, 4, 5)
+        B, H, W, *C = x.shape
+        C = math.prod(C)
         K, s = len(self.bias), 2 if self.shuffle else 1
         th, tw = -(-H // 4), -(-W // 4)
         wide = 4 * tw + 2
         padded = x.new_zeros(B, 4 * th + 2, wide, C)
-        padded[:, 1 : 1 + H, 1 : 1 + W] = x.permute(0, 2, 3, 1)
+        padded.view(*padded.shape[:3], *x.shape[3:])[:, 1 : 1 + H, 1 : 1 + W] = x
         out = x.new_empty(B, th, 4, s, tw, 4, s, K // s**2)
         rows = max(1, _TILES // tw)
         strides = (wide * C, C, 4 * wide * C, 4 * C, 1)
@@ -136,17 +145,28 @@ class _Unshuffled(nn.Module):
     def __init__(self, conv: nn.Conv2d, then: Pointwise | None):
         super().__init__()
         K, C = conv.weight.shape[:2]
-        weight = conv.weight.new_zeros(K, C, 2, 2, 3, 3)
+        weight = conv.weight.new_zeros(K, 2, 2, C, 3, 3)
         # out[i] sums w[u] x[2i - 2 + u] with u = 2 s + a, read from the unshuffled plane a at i + s - 1.
         for u in range(5):
             for v in range(5):
-                weight[:, :, u % 2, v % 2, u // 2, v // 2] = conv.weight[:, :, u, v]
-        self.conv = WinogradConv(weight.reshape(K, 4 * C, 3, 3), conv.bias, False, then)
+                weight[:, u % 2, v % 2, :, u // 2, v // 2] = conv.weight[:, :, u, v]
+        self.conv = WinogradConv(weight.reshape(K, 4 * C, 3, 3), conv.bias, False, then, unshuffle=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        h, w = -(-x.shape[2] // 2), -(-x.shape[3] // 2)
-        x = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
-        return self.conv(F.pixel_unshuffle(x, 2))[..., :h, :w]
+        return self.conv(F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2)))
+
+
+class _Subpixel(nn.Module):
+    """A transposed convolution to few channels: too few outputs for Winograd to pay."""
+
+    def __init__(self, conv: nn.ConvTranspose2d):
+        super().__init__()
+        layer = subpixel(conv)
+        self.register_buffer("weight", layer.weight.detach().clone())
+        self.register_buffer("bias", layer.bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(F.conv2d(x, self.weight, self.bias, padding=1), 2)
 
 
 def _same(conv: nn.Module, kernel: int, stride: int) -> bool:
@@ -170,6 +190,8 @@ def _fast(m: nn.Module, then: Pointwise | None) -> nn.Module | None:
     elif isinstance(m, nn.ConvTranspose2d):
         plain = m.stride == (2, 2) and m.output_padding == (1, 1) and m.groups == 1
         if plain and (m.kernel_size, m.padding) == ((5, 5), (2, 2)) and m.in_channels >= _CHANNELS_MIN:
+            if m.out_channels < _CHANNELS_MIN:
+                return _Subpixel(m) if then is None else None
             layer = subpixel(m)
             return WinogradConv(layer.weight, layer.bias, True, then)
     elif _same(m, 3, 1) and min(m.in_channels, m.out_channels) >= _CHANNELS_MIN:
