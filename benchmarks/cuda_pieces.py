@@ -1,0 +1,230 @@
+"""Cycles of the pieces of latents_kernel on published latencies: predictions, see cuda_cost.py."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import sass
+
+ROOT = Path(__file__).parent.parent
+CUDA = ROOT / "csrc" / "cuda"
+
+# --- Assumptions. Bands: "low" has the published latencies, "high" twice those of everything that is no plain ALU
+# instruction (memory, shuffles, barriers, fences, launches): real chips were 1.5 to 2.5 times slower than the simulator
+# that most of the figures below were tuned in, where several multiprocessors take part.
+BANDS = {"low": 1.0, "high": 2.0}
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Latencies in cycles."""
+
+    name: str
+    arch: int
+    clock: float  # GHz, boost
+    multiprocessors: int
+    shared: int  # bytes a block may ask for
+    shared_load: float
+    l1: float
+    l2: float
+    fence: float  # store + gpu-wide fence
+
+
+# Shared memory, L1, L2: arXiv 2402.13499 (A100 and H100 as quoted in our notes; its Ada column from memory, not read
+# again). Fence: a simulator tuned to published microbenchmarks; Ada: as A100, scaled by L2. Clocks and multiprocessors:
+# chipsandcheese.com, 2023/07/02 (H100 PCIe 1755 MHz, A100 1410 MHz; 132 multiprocessors are the SXM part's) and
+# 2022/11/02 (RTX 4090). Shared memory per block: CUDA programming guide, compute capabilities 8.0, 8.9, 9.0.
+GPUS = {
+    "A100": Gpu("A100", 80, 1.410, 108, 163 * 1024, 29, 38, 262, 256),
+    "H100": Gpu("H100", 90, 1.755, 132, 227 * 1024, 29, 41, 263, 283),
+    "RTX 4090": Gpu("RTX 4090", 89, 2.520, 128, 99 * 1024, 30, 43, 273, 270),
+}
+SHUFFLE = 23  # cycles; simulator tuned to published microbenchmarks
+UNUSUAL = 14  # POPC, FLO: quarter rate; assumed
+BARRIER = 20  # same simulator
+GENERIC = 8  # what a generic load of shared memory takes longer than LDS; assumed
+CONTEXT_MISS = 0.25  # of the own context's loads; two of twelve taps read what was written one step ago; assumed
+ENTRY_MISS = 0.5  # of the tables' loads, in L2 then: 28 to 60 kB of L1 are left beside shared memory; assumed
+DENSE_MISS = 0.5  # of the dense part's inputs and weights: two warps share each; assumed
+L2_BYTES = 64.0  # a cycle and multiprocessor; NVIDIA A100 white paper (5,120 a cycle for 80 slices of L2)
+LAUNCH = 1.5  # microseconds from kernel to kernel in a CUDA graph; assumed
+DRAM_GBS = 1500.0  # for filling planes; the slowest of the three cards has 1,000, but planes stay in L2
+
+# --- From the source, by name, so that a change there is a change here.
+
+
+def _constant(file: str, name: str) -> int:
+    return int(re.search(rf"\b{name}\s*=\s*(\d+)", (CUDA / file).read_text(encoding="utf-8"))[1])
+
+
+TILE_ROWS, TILE_COLUMNS = _constant("tiles.h", "kDenseRows"), _constant("tiles.h", "kDenseColumns")
+STEPS_PER_NEWS = _constant("steps.cuh", "kStepsPerNews")
+CHUNK = _constant("latents.h", "kChunk")
+WARPS = _constant("kernels_cuda.h", "kMaxThreads") // 32
+SCHEDULERS = 4
+STATE_BYTES, MAX_LANES, MAX_KNOWN = 5, 32, 4096
+LANES = (1, 2, 4, 8, 16, 32)
+MODE_LANES = _constant("rans_warp.cuh", "kTryMode = L <")  # with up to so many, the most probable symbol comes first
+
+
+# --- Machine code: cycles of loops and straight pieces.
+
+
+def _line(file: str, text: str, nth: int = 0) -> int:
+    lines = (CUDA / file).read_text(encoding="utf-8").splitlines()
+    return [n for n, line in enumerate(lines, 1) if text in line][nth]
+
+
+def _latency(gpu: Gpu, scale: float, weights_in_shared: bool) -> Callable:
+    """Cycles until the result of an instruction of variable duration is there."""
+    packed = {_line("product.cuh", "const uint4 packed = w[", k) for k in (0, 1)}
+    quads = {_line("product.cuh", "quad_offset(quads[", k) for k in (0, 1)}
+    inputs = {_line("product.cuh", "load_word(at[n] + first)")}
+    entries = {_line("rans_warp.cuh", "] : kNoEntry;"), _line("rans_warp.cuh", "] : kProbMask;")}
+    words = set(
+        range(
+            _line("rans_warp.cuh", "CCM_DEVICE unsigned word("), _line("rans_warp.cuh", "CCM_DEVICE unsigned word(") + 4
+        )
+    )
+    base = {_line("steps.cuh", f"= base[{k}]") for k in (0, 8)}
+    shared = gpu.shared_load + GENERIC
+
+    def mixed(miss: float) -> float:
+        return gpu.l1 + miss * (gpu.l2 - gpu.l1)
+
+    def cycles(i) -> float:
+        op, dense = i.op, any(f in ("chase.cuh", "dense.cuh") for f, _ in i.lines)
+        if op.startswith(("SHFL", "S2R")):
+            n = SHUFFLE
+        elif op.startswith(("POPC", "FLO")):
+            n = UNUSUAL
+        elif op.startswith("LDS"):
+            n = gpu.shared_load
+        elif not op.startswith("LD"):
+            n = SHUFFLE
+        elif i.within("product.cuh", packed):
+            n = mixed(DENSE_MISS) if dense else (shared if weights_in_shared else gpu.l2)
+        elif i.within("product.cuh", quads) and not i.within("product.cuh", inputs):
+            n = gpu.l1
+        elif i.within("product.cuh", inputs) and op.startswith("LDG"):
+            n = mixed(DENSE_MISS if dense else CONTEXT_MISS)
+        elif i.within("rans_warp.cuh", entries) and op.startswith("LDG"):
+            n = mixed(ENTRY_MISS)
+        elif i.within("rans_warp.cuh", words) or i.within("steps.cuh", base):
+            n = gpu.l2
+        else:
+            n = gpu.l1 if op.startswith("LDG") else shared
+        return n * scale
+
+    return cycles
+
+
+def read_machine_code(folder: Path, arch: int) -> dict:
+    """Traces of the kernel's pieces."""
+    code = sass.disassemble(sass.compile_kernel(folder, arch))
+    step = "steps.cuh"
+    rans = "rans_warp.cuh"
+    choose = _line(step, "work().key[n] = row.key;")
+    publish = _line(step, "int32_t seen = to_y")
+    window = _line(rans, "const uint32_t limit =")
+    found = _line(rans, "const unsigned candidates =")
+    loads = _line(rans, "] : kNoEntry;")
+    lines = len((CUDA / rans).read_text(encoding="utf-8").splitlines())
+    ways = {  # what is never looked at here: symbols outside their window, escapes, the next 32 words
+        "outside": set(
+            range(_line(rans, "if (outside) {") + 1, _line(rans, "if (active) x_ = rans_advance(x_, slot, found"))
+        ),
+        "bisect": set(
+            range(_line(rans, "CCM_DEVICE static int32_t bisect("), _line(rans, "static unsigned group_bits("))
+        ),
+        "escapes": set(range(_line(rans, "CCM_DEVICE uint32_t raw_bits("), lines)),
+        "far": set(range(_line(rans, "if ((before ^ next_) & ~31)") + 1, _line(rans, "CCM_DEVICE uint32_t raw_bits("))),
+    }
+    cold = set().union(*ways.values())
+    taking = set(range(_line(rans, "if (!mask) return;") + 1, _line(rans, "if ((before ^ next_) & ~31)") + 1))
+    tried = _line(rans, "x_ = rans_advance(x_, slot, mode")
+    pieces: dict[str, list] = {}
+    network: dict[int, range] = {}
+    done: set[int] = set()
+    group_bits = _line(rans, "return ballot >> (group * T)")
+    for body in code.loops():
+        inside = [code.instructions[k] for k in body]
+        count = Counter(i.op.split(".")[0] for i in inside)
+        if any(i.lines[:1] == ((rans, window),) for i in inside) and len(inside) < 900:
+            # A lane's threads hold 16 / (32 / lanes) entries; with one lane there is no choice of a group's bits.
+            entries = sum(i.op.startswith("LDG") and i.lines[0] == (rans, loads) for i in inside)
+            lanes = {1: 2, 2: 4, 4: 8, 8: 16, 16: 32}[entries]
+            if lanes == 2 and not any(
+                i.lines[0][0] == rans and "SHF.R.U32" in i.text and i.lines[0][1] == group_bits for i in inside
+            ):
+                lanes = 1
+            if lanes in done:
+                continue
+            done.add(lanes)
+            core = {found}
+            pieces[f"rans {lanes}"] = sass.shortest_turn(code, body, core, cold | taking, rans)
+            pieces[f"rans {lanes} refill"] = sass.shortest_turn(code, body, taking, cold | {tried}, rans)
+            if lanes <= MODE_LANES:
+                pieces[f"rans {lanes} mode"] = sass.shortest_turn(code, body, {tried}, cold | taking | core, rans)
+        elif count["IMMA"] and len(inside) < 130:
+            outer = {f for i in inside for f, _ in i.lines}
+            steps = sum(i.op.startswith("IMMA") for i in inside)
+            if "chase.cuh" in outer:
+                pieces.setdefault("dense", []).append(inside)
+            else:
+                conv = any(i.within("product.cuh", {_line("product.cuh", "quad_offset(quads[")}) for i in inside)
+                nt = steps // (2 if conv else 4)
+                pieces[f"{'conv' if conv else 'rows'} {nt}"] = inside
+        elif 500 < len(inside) < 1600 and count["BAR"] == 1 and count["IMMA"] in (6, 12, 24):
+            network[count["IMMA"] // 6] = body
+        elif len(inside) < 80 and count["BRA"] < 5:
+            if any(i.within(step, {choose}) for i in inside) and count["BRA"] == 1:
+                pieces["choose"] = inside
+            elif any(i.within(step, {publish}) for i in inside) and count["STG"] == 2:
+                pieces["publish"] = inside
+    wanted = {"choose", "publish", "dense", *(f"{k} {nt}" for k in ("conv", "rows") for nt in (1, 2, 4))}
+    wanted |= {f"rans {lanes}" for lanes in LANES}
+    if missing := sorted(wanted - set(pieces)) or len(network) < 3:
+        raise ValueError(f"sm_{arch}: pieces of the kernel were not found: {missing}")
+    pieces["dense"] = max(pieces["dense"], key=lambda p: sum(i.op == "LDG.E" for i in p))
+    epilogue = {
+        "bytes": {_line(step, "rescale.byte(value, c.zero)")},
+        "mean": {_line(step, "mean()[p * d_->channels + channel] =")},
+        "scale": set(range(_line(step, "const int32_t code = clamp"), _line(step, "const int32_t code = clamp") + 2)),
+    }
+    first = set(
+        range(_line(step, "const int32_t p = n * kTileN + lane / 4;"), _line(step, "product(m_, c, m_tile, at,") + 1)
+    )
+    rows = set(range(_line(step, "at[n] = features()") - 1, _line(step, "product_rows(c, m_tile") + 1))
+    loops = [set(body) for body in code.loops() if len(body) < 130]
+    for nt, body in network.items():
+        straight = [code.instructions[k] for k in body if not any(k in other for other in loops)]
+        for name, other in (("first", rows), ("later", first)):
+            for kind in epilogue:
+                cold = other.union(*(v for k, v in epilogue.items() if k != kind))
+                pieces[f"{name} {kind} {nt}"] = [i for i in straight if not i.within(step, cold)]
+    return pieces
+
+
+def machine_cycles(pieces: dict[str, list], gpu: Gpu, scale: float) -> dict[str, dict]:
+    """``lone``: cycles of one warp for one turn of a loop or one straight piece; ``issue``: its instructions."""
+    found = {}
+    for name, trace in pieces.items():
+        straight = name.startswith(("first", "later"))
+        for shared in (True, False):
+            if not shared and not name.startswith(("conv", "rows")):
+                continue
+            cost = (sass.cycles if straight else sass.per_round)(trace, _latency(gpu, scale, shared))
+            turns = 1
+            if name.startswith(("conv", "rows", "dense")):
+                nt = 4 if name == "dense" else int(name.split()[1])
+                turns = sum(i.op.startswith("IMMA") for i in trace) / nt
+            found[name + ("" if shared else " L2")] = {
+                "lone": round(cost / turns, 1),
+                "issue": round(len(trace) / turns, 1),
+            }
+    return found

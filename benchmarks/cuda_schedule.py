@@ -1,0 +1,187 @@
+"""What the groups of latents_kernel wait for each other: its schedule as a simulation of events; see cuda_cost.py."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+from cuda_pieces import STEPS_PER_NEWS, TILE_COLUMNS, TILE_ROWS
+
+
+@dataclass(frozen=True)
+class Order:
+    steps: int
+    counts: tuple[int, ...]  # positions of each step
+    tiles_of_step: tuple[frozenset[int], ...]
+    tiles_i: int
+    tiles_j: int
+    sequence: tuple[int, ...]
+    needs: dict[int, tuple[int, ...]]  # radius -> of each tile
+
+    @property
+    def tiles(self) -> int:
+        return self.tiles_i * self.tiles_j
+
+
+@cache
+def build_order(h: int, w: int, row_step: int = 3, rows: int = TILE_ROWS, columns: int = TILE_COLUMNS) -> Order:
+    """Wavefront: step = j + row_step * i; every step of it has positions."""
+    steps = row_step * (h - 1) + w
+    tiles_i, tiles_j = -(-h // rows), -(-w // columns)
+    counts, tiles = [0] * steps, [set() for _ in range(steps)]
+    for i in range(h):
+        for j in range(w):
+            s = j + row_step * i
+            counts[s] += 1
+            tiles[s].add(i // rows * tiles_j + j // columns)
+    present = [s for s in range(steps) if counts[s]]
+    number = {s: n + 1 for n, s in enumerate(present)}  # steps done after it
+    needs = {}
+    for r in range(4):
+        needs[r] = tuple(
+            number[
+                row_step * (min(h, t // tiles_j * rows + rows + r) - 1)
+                + min(w, t % tiles_j * columns + columns + r)
+                - 1
+            ]
+            for t in range(tiles_i * tiles_j)
+        )
+    sequence = tuple(sorted(range(tiles_i * tiles_j), key=lambda t: needs[0][t]))
+    return Order(
+        len(present), tuple(counts[s] for s in present), tuple(frozenset(tiles[s]) for s in present),
+        tiles_i, tiles_j, sequence, needs,
+    )  # fmt: skip
+
+
+@dataclass
+class Outcome:
+    """Cycles; ``parts`` of the group that finishes last, ``starts`` and ``ends`` of all."""
+
+    total: float
+    parts: dict[str, float]
+    starts: list[float]
+    ends: list[float]
+    tasks: int
+    dense_busy: float  # share of the blocks' time that dense tiles take
+
+
+def simulate(
+    order: Order, groups: int, step_cost: Callable, task_cost: Callable, chain: Callable, blocks: int,
+    news_delay: float = 0.0, notice: float = 0.0, exact: bool = False,
+) -> Outcome:  # fmt: skip
+    """Groups behind each other, tile by tile: what latents_kernel does, as events.
+
+    ``step_cost(count, first group?, announces?)`` -> dict of cycles, ``task_cost(group, layer)`` -> cycles,
+    ``chain(group)`` -> kernels of the dense layers. ``notice``: from a tile's or a step's being announced to a block's
+    acting on it. ``exact``: tiles wait for the positions they need, as if layers were computed with their halo.
+    """
+    steps_of_tile: dict[int, list[int]] = defaultdict(list)
+    for s, tiles in enumerate(order.tiles_of_step):
+        for t in tiles:
+            steps_of_tile[t].append(s)
+    missing = [[len(t) if g and chain(g) else 0 for t in order.tiles_of_step] for g in range(groups)]
+    neighbours = [
+        [
+            i * order.tiles_j + j
+            for i in range(max(0, t // order.tiles_j - 1), min(order.tiles_i, t // order.tiles_j + 2))
+            for j in range(max(0, t % order.tiles_j - 1), min(order.tiles_j, t % order.tiles_j + 2))
+        ]
+        for t in range(order.tiles)
+    ]
+    flags = [[set() for _ in chain(g)] if g else [] for g in range(groups)]
+    claims = [[0] * len(chain(g)) if g else [] for g in range(groups)]
+    seen = [0] * groups  # steps done, as others see it
+    at = [0] * groups
+    busy_until: list[float | None] = [None] * groups  # None: waiting
+    waiting_since = [0.0] * groups
+    parts: list[Counter] = [Counter() for _ in range(groups)]
+    starts, ends = [0.0] * groups, [0.0] * groups
+    idle = max(1, blocks - groups)
+    events: list = []
+    number = tasks = 0
+    dense_time = 0.0
+
+    def push(time: float, kind: str, data: tuple) -> None:
+        nonlocal number
+        number += 1
+        heapq.heappush(events, (time, number, kind, data))
+
+    def advance(g: int, now: float) -> None:
+        s = at[g]
+        if busy_until[g] is not None or s >= order.steps or missing[g][s]:
+            return
+        late = notice if g and now > waiting_since[g] else 0.0
+        announces = (s + 1) % STEPS_PER_NEWS == 0 or s + 1 == order.steps
+        cost = step_cost(order.counts[s], g == 0, announces)
+        parts[g]["wait"] += now + late - waiting_since[g]
+        parts[g].update(cost)
+        if s == 0:
+            starts[g] = now + late
+        busy_until[g] = now + late + sum(cost.values())
+        push(busy_until[g], "step", (g,))
+
+    def ready(g: int, layer: int, tile: int) -> bool:
+        kernels = chain(g)
+        if exact:
+            reach = sum(k // 2 for k in kernels[: layer + 1])
+            if reach <= 3:
+                needs = order.needs[reach][tile]
+            else:  # beyond the table: three steps a row, one a column
+                needs = min(order.steps, order.needs[3][tile] + 4 * (reach - 3))
+            return seen[g - 1] >= needs and (layer == 0 or tile in flags[g][layer - 1])
+        if layer == 0:
+            return seen[g - 1] >= order.needs[min(3, kernels[0] // 2)][tile]
+        around = neighbours[tile] if kernels[layer] > 1 else [tile]
+        return all(t in flags[g][layer - 1] for t in around)
+
+    def hand_out(now: float) -> None:
+        nonlocal idle, tasks, dense_time
+        for g in range(1, groups):
+            for layer in reversed(range(len(chain(g)))):
+                while idle and claims[g][layer] < order.tiles:
+                    tile = order.sequence[claims[g][layer]]
+                    if not ready(g, layer, tile):
+                        break
+                    claims[g][layer] += 1
+                    idle -= 1
+                    tasks += 1
+                    cost = task_cost(g, layer)
+                    dense_time += cost
+                    push(now + notice + cost, "tile", (g, layer, tile))
+
+    for g in range(groups):
+        advance(g, 0.0)
+    while events:
+        now, _, kind, data = heapq.heappop(events)
+        if kind == "step":
+            (g,) = data
+            at[g] += 1
+            busy_until[g] = None
+            waiting_since[g] = ends[g] = now
+            if at[g] % STEPS_PER_NEWS == 0 or at[g] == order.steps:
+                push(now + news_delay, "news", (g, at[g]))
+            if at[g] == order.steps:
+                idle += 1
+            advance(g, now)
+            if at[g] == order.steps:
+                hand_out(now)
+        elif kind == "news":
+            g, done = data
+            seen[g] = done
+            hand_out(now)
+        else:
+            g, layer, tile = data
+            idle += 1
+            flags[g][layer].add(tile)
+            if layer + 1 == len(chain(g)):
+                for s in steps_of_tile[tile]:
+                    missing[g][s] -= 1
+                advance(g, now)
+            hand_out(now)
+    assert at == [order.steps] * groups, "the schedule hangs"
+    last = max(range(groups), key=lambda g: ends[g])
+    total = ends[last]
+    return Outcome(total, dict(parts[last]), starts, ends, tasks, dense_time / (total * max(1, blocks - groups)))

@@ -1,0 +1,60 @@
+"""The CUDA engine's cost model: the simulated schedule keeps the real one's bounds; the document is current."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+import cuda_cost
+from cuda_schedule import build_order, simulate
+
+
+def run(h, w, groups, kernels=(5, 3, 3), blocks=10**6, task=0.0, **more):
+    order = build_order(h, w)
+    chain = lambda g: kernels if g else ()  # noqa: E731
+    return order, simulate(order, groups, lambda *a: {"step": 1.0}, lambda *a: task, chain, blocks, **more)
+
+
+@pytest.mark.parametrize(("h", "w"), [(1, 1), (1, 40), (9, 17), (32, 48)])
+def test_free_groups_follow_at_the_offset_of_their_tiles(h, w):
+    order, alone = run(h, w, 1)
+    assert alone.total == order.steps == w + 3 * (h - 1)
+    _, two = run(h, w, 2)
+    _, four = run(h, w, 4)
+    offset = two.starts[1]
+    # A group begins when the tiles around its first one are there, and at the latest when the group before is done.
+    assert 1 <= offset <= order.steps
+    assert order.steps + 3 * offset <= four.total + 1e-9
+    assert four.total <= 4 * order.steps
+    assert four.tasks == 3 * 3 * order.tiles
+    # Two tiles further for the two layers of 3 x 3, and two positions for the 5 x 5.
+    first = 3 * (min(h, 4 * 3 + 2) - 1) + min(w, 16 * 3 + 2)
+    assert offset == first + first % 2 or offset == order.steps
+
+
+def test_one_block_does_everything_in_turn():
+    order, one = run(9, 17, 3, blocks=1, task=10.0)
+    assert one.total >= order.steps
+    assert one.tasks == 2 * 3 * order.tiles
+
+
+def test_waiting_for_positions_starts_earlier_than_for_tiles():
+    assert run(32, 48, 2, exact=True)[1].starts[1] < run(32, 48, 2)[1].starts[1]
+
+
+def test_order_is_that_of_the_engine():
+    order = build_order(32, 48)
+    assert (order.steps, order.tiles, max(order.counts), sum(order.counts)) == (141, 24, 16, 32 * 48)
+    assert order.needs[0][0] == 3 * 3 + 16 and order.needs[2][0] == 3 * 5 + 18 and order.needs[0][-1] == 141
+    assert sorted(order.sequence) == list(range(24)) and order.sequence[0] == 0
+
+
+def test_lanes_are_those_of_the_encoder():
+    assert [cuda_cost.lanes_for_payload(n) for n in (0, 3999, 4000, 8000, 64000, 10**6)] == [1, 1, 2, 4, 32, 32]
+
+
+def test_document_agrees_with_the_results():
+    text = cuda_cost.DOCUMENT.read_text(encoding="utf-8")
+    assert cuda_cost.fill(text, json.loads(cuda_cost.RESULT.read_text(encoding="utf-8"))) == text
