@@ -39,7 +39,6 @@ from cuda_pieces import (
     LAUNCH,
     MAX_KNOWN,
     MAX_LANES,
-    MODE_LANES,
     ROOT,
     SCHEDULERS,
     SHUFFLE,
@@ -237,7 +236,7 @@ class Costs:
         takes = 1 - (1 - min(1.0, bits / 16)) ** lanes  # that some lane takes a word
         plain, refill = self.of(f"rans {lanes}"), self.of(f"rans {lanes} refill")
         once = plain + takes * (refill - plain)
-        if lanes <= MODE_LANES:
+        if f"rans {lanes} mode" in self.code:  # few lanes: the most probable symbol is tried first
             mode, all_meet = self.of(f"rans {lanes} mode"), mode_probability(bits) ** lanes
             once = all_meet * mode + (1 - all_meet) * plain + takes * max(0.0, refill - mode)
         if self.options.two_ahead:

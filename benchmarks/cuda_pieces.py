@@ -58,7 +58,10 @@ DRAM_GBS = 1500.0  # for filling planes; the slowest of the three cards has 1,00
 
 
 def _constant(file: str, name: str) -> int:
-    return int(re.search(rf"\b{name}\s*=\s*(\d+)", (CUDA / file).read_text(encoding="utf-8"))[1])
+    found = re.search(rf"\b{name}\s*=\s*(\d+)", (CUDA / file).read_text(encoding="utf-8"))
+    if not found:
+        raise ValueError(f"csrc/cuda/{file} no longer has {name}: the cost model has to follow")
+    return int(found[1])
 
 
 TILE_ROWS, TILE_COLUMNS = _constant("tiles.h", "kDenseRows"), _constant("tiles.h", "kDenseColumns")
@@ -68,7 +71,6 @@ WARPS = _constant("kernels_cuda.h", "kMaxThreads") // 32
 SCHEDULERS = 4
 STATE_BYTES, MAX_LANES, MAX_KNOWN = 5, 32, 4096
 LANES = (1, 2, 4, 8, 16, 32)
-MODE_LANES = _constant("rans_warp.cuh", "kTryMode = L <")  # with up to so many, the most probable symbol comes first
 
 
 # --- Machine code: cycles of loops and straight pieces.
@@ -76,7 +78,10 @@ MODE_LANES = _constant("rans_warp.cuh", "kTryMode = L <")  # with up to so many,
 
 def _line(file: str, text: str, nth: int = 0) -> int:
     lines = (CUDA / file).read_text(encoding="utf-8").splitlines()
-    return [n for n, line in enumerate(lines, 1) if text in line][nth]
+    found = [n for n, line in enumerate(lines, 1) if text in line]
+    if len(found) <= nth:
+        raise ValueError(f"csrc/cuda/{file} no longer has `{text}`: the cost model has to follow")
+    return found[nth]
 
 
 def _latency(gpu: Gpu, scale: float, weights_in_shared: bool) -> Callable:
@@ -168,7 +173,7 @@ def read_machine_code(folder: Path, arch: int) -> dict:
             core = {found}
             pieces[f"rans {lanes}"] = sass.shortest_turn(code, body, core, cold | taking, rans)
             pieces[f"rans {lanes} refill"] = sass.shortest_turn(code, body, taking, cold | {tried}, rans)
-            if lanes <= MODE_LANES:
+            if any(i.within(rans, {tried}) for i in inside):
                 pieces[f"rans {lanes} mode"] = sass.shortest_turn(code, body, {tried}, cold | taking | core, rans)
         elif count["IMMA"] and len(inside) < 130:
             outer = {f for i in inside for f, _ in i.lines}

@@ -8,6 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import cuda_cost
+from cuda_pieces import STEPS_PER_NEWS, TILE_COLUMNS, TILE_ROWS
 from cuda_schedule import build_order, simulate
 
 
@@ -30,8 +31,8 @@ def test_free_groups_follow_at_the_offset_of_their_tiles(h, w):
     assert four.total <= 4 * order.steps
     assert four.tasks == 3 * 3 * order.tiles
     # Two tiles further for the two layers of 3 x 3, and two positions for the 5 x 5.
-    first = 3 * (min(h, 4 * 3 + 2) - 1) + min(w, 16 * 3 + 2)
-    assert offset == first + first % 2 or offset == order.steps
+    first = 3 * (min(h, TILE_ROWS * 3 + 2) - 1) + min(w, TILE_COLUMNS * 3 + 2)
+    assert offset == min(order.steps, -(-first // STEPS_PER_NEWS) * STEPS_PER_NEWS)
 
 
 def test_one_block_does_everything_in_turn():
@@ -46,9 +47,11 @@ def test_waiting_for_positions_starts_earlier_than_for_tiles():
 
 def test_order_is_that_of_the_engine():
     order = build_order(32, 48)
-    assert (order.steps, order.tiles, max(order.counts), sum(order.counts)) == (141, 24, 16, 32 * 48)
-    assert order.needs[0][0] == 3 * 3 + 16 and order.needs[2][0] == 3 * 5 + 18 and order.needs[0][-1] == 141
-    assert sorted(order.sequence) == list(range(24)) and order.sequence[0] == 0
+    assert (order.steps, max(order.counts), sum(order.counts)) == (141, 16, 32 * 48)
+    for r in (0, 2):
+        assert order.needs[r][0] == 3 * (TILE_ROWS + r - 1) + TILE_COLUMNS + r
+    assert order.needs[0][-1] == 141
+    assert sorted(order.sequence) == list(range(order.tiles)) and order.sequence[0] == 0
 
 
 def test_lanes_are_those_of_the_encoder():
