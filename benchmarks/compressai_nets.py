@@ -24,8 +24,8 @@ LAMBDAS = (0.0018, 0.0035, 0.0067, 0.013)
 FIRST = 0.0067
 #: Class name, arguments, crops per step, steps of the first training, steps of each fine-tuning.
 KINDS = {
-    "mbt2018": ("JointAutoregressiveHierarchicalPriors", (48, 64), 4, 3000, 100),
-    "cheng2020-anchor": ("Cheng2020Anchor", (32,), 4, 400, 50),
+    "mbt2018": ("JointAutoregressiveHierarchicalPriors", (48, 64), 4, 3000, 400),
+    "cheng2020-anchor": ("Cheng2020Anchor", (32,), 4, 1500, 250),
     "mbt2018-mean": ("MeanScaleHyperprior", (48, 64), 4, 1500, 200),
 }
 
