@@ -134,8 +134,8 @@ struct Model {
 struct Order {
   Order(const DeviceModel& m, int64_t h, int64_t w, const Tensor& like, const Device& device) {
     const auto rows = static_cast<int32_t>(h), cols = static_cast<int32_t>(w);
-    copy = uploads().get({1, device.index, h, w, hash(&m.schedule, sizeof m.schedule)}, [&] {
-      const std::vector<int32_t> numbers = ccm::build_order(m.schedule, rows, cols);
+    copy = uploads().get({1 + m.most_shift, device.index, h, w, hash(&m.schedule, sizeof m.schedule)}, [&] {
+      const std::vector<int32_t> numbers = ccm::build_order(m, rows, cols);
       Tensor t = torch::stable::new_empty(like, {static_cast<int64_t>(numbers.size())}, ScalarType::Int);
       upload(t.data_ptr(), numbers.data(), numbers.size() * sizeof(int32_t), device);
       Uploads::Thing thing{t, {}};

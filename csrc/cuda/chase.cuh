@@ -66,33 +66,22 @@ CCM_DEVICE DenseTask find_task(const GroupPlanes& g, bool& open) {
     open = true;
     const int32_t packed = a.order.sequence[next], i = packed >> 16, j = packed & 0xffff;
     const int32_t tile = i * a.order.tiles_j + j;
-    bool ready = true;
-    const bool reads_context = l == 0 || (l == last && g.d.has_skip);
-    const int32_t* steps_done = a.counters(g.image, g.group - 1) + GroupProgress::kStepsDone;
-    if (reads_context) {
-      const int32_t radius = l == 0 ? g.d.radius : g.d.skip.kernel / 2;
-      ready = ld_relaxed(steps_done) >= a.order.needs[radius * a.tiles + tile];
-    }
-    if (l > 0) {
-      const int32_t reach = g.d.stack[l].kernel > 1;
-      for (int32_t di = -reach; di <= reach; ++di)
-        for (int32_t dj = -reach; dj <= reach; ++dj) {
-          const int32_t ni = i + di, nj = j + dj;
-          if (ni < 0 || nj < 0 || ni >= a.order.tiles_i || nj >= a.order.tiles_j) continue;
+    // What this layer reads: the context, or tiles of the layer before. The skip path sees no further than layer 0 does
+    // (DeviceGroup::radius).
+    if (l == 0) {
+      const int32_t* done = a.counters(g.image, g.group - 1) + GroupProgress::kStepsDone;
+      if (ld_relaxed(done) < a.order.needs[g.d.radius * a.tiles + tile]) continue;
+      ld_acquire(done);  // seen by polling, acquired now
+    } else {
+      const int32_t radius = g.d.stack[l].kernel / 2;
+      const int32_t up = (2 * radius + kDenseRows - 1) / kDenseRows, left = radius > 0;
+      bool ready = true;
+      for (int32_t ni = max(0, i - up); ni <= i; ++ni)
+        for (int32_t nj = max(0, j - left); nj <= j; ++nj)
           ready = ready && ld_relaxed(g.flag(l - 1, ni * a.order.tiles_j + nj)) != 0;
-        }
-    }
-    if (!ready) continue;
-    // Seen by polling; acquired now.
-    if (reads_context) ld_acquire(steps_done);
-    if (l > 0) {
-      const int32_t reach = g.d.stack[l].kernel > 1;
-      for (int32_t di = -reach; di <= reach; ++di)
-        for (int32_t dj = -reach; dj <= reach; ++dj) {
-          const int32_t ni = i + di, nj = j + dj;
-          if (ni >= 0 && nj >= 0 && ni < a.order.tiles_i && nj < a.order.tiles_j)
-            ld_acquire(g.flag(l - 1, ni * a.order.tiles_j + nj));
-        }
+      if (!ready) continue;
+      for (int32_t ni = max(0, i - up); ni <= i; ++ni)
+        for (int32_t nj = max(0, j - left); nj <= j; ++nj) ld_acquire(g.flag(l - 1, ni * a.order.tiles_j + nj));
     }
     int32_t* claims = g.counters() + GroupProgress::kClaims + l;
     if (atomicCAS(claims, next, next + 1) == next) return {l, i, j};
@@ -104,7 +93,8 @@ CCM_DEVICE DenseTask find_task(const GroupPlanes& g, bool& open) {
 CCM_DEVICE void run_task(const GroupPlanes& g, const DenseTask& task) {
   const LatentsArgs& a = g.a;
   const DeviceGroup& d = g.d;
-  const int32_t top = task.i * kDenseRows, left = task.j * kDenseColumns, last = chasing_layers(d) - 1;
+  const int32_t last = chasing_layers(d) - 1, shift = d.shift[task.layer];
+  const int32_t top = task.i * kDenseRows - shift, left = task.j * kDenseColumns - shift;
   if (task.layer < last) {
     const DevicePlane in = task.layer == 0 ? g.context() : g.feature(task.layer - 1);
     dense_bytes(g.m, d.stack[task.layer], in, top, left, a.h, a.w, g.feature(task.layer), a.h, a.w);
@@ -116,7 +106,7 @@ CCM_DEVICE void run_task(const GroupPlanes& g, const DenseTask& task) {
         dense_product(g.m, c, in, top, left, a.h, a.w, half, m_tile, acc);
         for_each_value(g.m, c, m_tile, acc, [&](int32_t channel, int32_t p, const Rescale& rescale, int32_t value) {
           const DensePosition at(top, left, half, p);
-          if (at.i < a.h && at.j < a.w) base.at(at.i, at.j)[channel] += rescale.linear(value);
+          if (at.inside(a.h, a.w)) base.at(at.i, at.j)[channel] += rescale.linear(value);
         });
       };
       if (d.stack_layers) add(d.stack[last], last == 0 ? g.context() : g.feature(last - 1));

@@ -10,10 +10,9 @@ constexpr int32_t kBatchOfSymbols = 1024;  // prepared at once; a multiple of 32
 __global__ void __launch_bounds__(kMaxThreads, 1) decode_z_kernel(const DecodeZArgs a) {
   CCM_SHARED(key, uint32_t[kBatchOfSymbols]);
   CCM_SHARED(value, int32_t[kBatchOfSymbols]);
-  CCM_SHARED(row, uint16_t[kBatchOfSymbols]);
   CCM_SHARED(symbol, int16_t[kBatchOfSymbols]);
   CCM_SHARED(bad, int32_t);
-  const Work work{key, value, row, symbol};
+  const Work work{key, value, symbol};
   const DeviceModel& m = *a.model;
   const DeviceRow* rows = m.at<DeviceRow>(m.z_rows.rows);
   const int32_t image = blockIdx.x, channels = m.hyper_channels;
@@ -34,7 +33,6 @@ __global__ void __launch_bounds__(kMaxThreads, 1) decode_z_kernel(const DecodeZA
     for (int32_t n = threadIdx.x; n < kBatchOfSymbols; n += blockDim.x) {
       key[n] = rows[channel].key;
       value[n] = rows[channel].lo_inside;
-      row[n] = static_cast<uint16_t>(channel);
       channel += stride;
       if (channel >= channels) channel -= channels;
     }

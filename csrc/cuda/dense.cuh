@@ -13,6 +13,7 @@ struct DensePosition {
   int32_t i, j;
   CCM_DEVICE DensePosition(int32_t top, int32_t left, int32_t half, int32_t p)
       : i(top + half * 2 + p / kDenseColumns), j(left + p % kDenseColumns) {}
+  CCM_DEVICE bool inside(int32_t h, int32_t w) const { return i >= 0 && j >= 0 && i < h && j < w; }
 };
 
 // Accumulators of one m_tile and half, without or with the bias.
@@ -25,7 +26,7 @@ CCM_DEVICE void dense_product(const DeviceModel& m, const DeviceConv& c, const D
   for (int n = 0; n < kDenseNT; ++n) {
     const DensePosition p(top, left, half, n * kTileN + lane / 4);
     // Positions outside the plane repeat one inside; nobody looks at their results.
-    at[n] = in.at(p.i < h ? p.i : h - 1, p.j < w ? p.j : w - 1);
+    at[n] = in.at(clamp(p.i, 0, h - 1), clamp(p.j, 0, w - 1));
   }
   start_from_bias(m, c, m_tile, acc);
   product(m, c, m_tile, at, in.row_stride, in.stride, m.at<uint4>(c.weights), acc);
@@ -46,7 +47,7 @@ CCM_DEVICE void dense_bytes(const DeviceModel& m, const DeviceConv& c, const Dev
     dense_product(m, c, in, top, left, h, w, half, m_tile, acc);
     for_each_value(m, c, m_tile, acc, [&](int32_t channel, int32_t p, const Rescale& rescale, int32_t value) {
       const DensePosition at(top, left, half, p);
-      if (at.i >= h || at.j >= w) return;
+      if (!at.inside(h, w)) return;
       const int32_t up = c.upsample, shift = up == 2 ? 2 : 0;  // pixel shuffle: 4 c + 2 a + b
       const int32_t i = at.i * up + (up == 2 ? channel >> 1 & 1 : 0), j = at.j * up + (up == 2 ? channel & 1 : 0);
       if (i < out_h && j < out_w) out.at(i, j)[channel >> shift] = rescale.byte(value, c.zero);

@@ -54,7 +54,6 @@ ArenaLayout arena_layout(const DeviceModel& m, int32_t tiles) {
   l.scale = take(symbols);
   l.key = take(4 * symbols);
   l.value = take(4 * symbols);
-  l.row = take(2 * symbols);
   l.symbol = take(2 * symbols);
   l.scale_rows = take(kNumScales * sizeof(ScaleRow));
   l.positions = take(4 * kChunk);
@@ -81,7 +80,7 @@ cudaError_t plan_latents(const DeviceModel& m, int32_t batch, int32_t h, int32_t
   a.batch = batch;
   a.h = h;
   a.w = w;
-  a.tiles = tile_count(h, kDenseRows) * tile_count(w, kDenseColumns);
+  a.tiles = tile_count(h + m.most_shift, kDenseRows) * tile_count(w + m.most_shift, kDenseColumns);
   a.psi_stride = m.group[0].hyper.cin_pad;
   a.context_bytes = plane_bytes(h, w, m.plane_channels);
   a.psi_bytes = plane_bytes(h, w, a.psi_stride);

@@ -14,7 +14,7 @@ namespace ccm {
 constexpr int kMaxRadius = kBorder;  // of a convolution
 
 // The coding order of planes of one size, computed on the host and uploaded once; see OrderView.
-std::vector<int32_t> build_order(const Schedule& schedule, int32_t h, int32_t w);
+std::vector<int32_t> build_order(const DeviceModel& host, int32_t h, int32_t w);
 
 // Where the parts of an order's numbers lie.
 struct OrderView {

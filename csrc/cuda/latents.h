@@ -21,7 +21,7 @@ struct GroupProgress {
 struct ArenaLayout {
   int32_t features, feature_stride, feature_bytes;  // two times bytes [kChunk][feature_stride]
   int32_t mean, scale;                              // int16, uint8 [chunk * channels]
-  int32_t key, value, row, symbol;                  // Work
+  int32_t key, value, symbol;                       // Work
   int32_t scale_rows, positions, weights, decoders, stop;
   int32_t known;  // 0: absent, too many tiles
   int32_t bytes;

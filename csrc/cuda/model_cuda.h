@@ -34,16 +34,17 @@ struct DeviceGroup {
   int32_t channels, first_channel, plane_channel;
   int32_t base_width, base_pad;
   int32_t stack_layers, has_skip, hidden_layers;
-  int32_t radius;      // of everything that reads the earlier groups
-  int64_t base_init;   // int32 [base_pad]
-  DeviceConv spatial;  // own group, its bias is the base; output: f, or the head itself (kHead)
+  int32_t radius;             // of everything that reads the earlier groups
+  int32_t shift[kMaxLayers];  // of the tiles of each of its layers, see tiles.h
+  int64_t base_init;          // int32 [base_pad]
+  DeviceConv spatial;         // own group, its bias is the base; output: f, or the head itself (kHead)
   DeviceConv hyper, skip, head;
   DeviceConv stack[kMaxLayers], hidden[kMaxLayers];
 };
 
 // A row of the tables.
 struct DeviceRow {
-  uint32_t key;       // see work_key()
+  uint32_t key;       // see row_key()
   uint32_t first;     // entry 0
   int32_t lo;         // symbol of entry 0
   int32_t lo_inside;  // symbol of the window's first entry
@@ -53,6 +54,7 @@ struct DeviceRow {
 struct DeviceRows {
   int64_t rows;     // DeviceRow [count]
   int64_t entries;  // uint32: start << 16 | freq
+  int64_t windows;  // uint32 [count][kWindow]: entries, filled up with kNoEntry
   int32_t count;
 };
 
@@ -63,6 +65,7 @@ struct DeviceModel {
   int64_t identity;  // hash of the rest, by which its copies on devices are found again
   int32_t latent_channels, hyper_channels, psi_channels, plane_channels;
   int32_t scale_codes, residual, scaled_context, hs_layers;
+  int32_t most_shift;
   Schedule schedule;
   int64_t context_mult, context_shift;  // int32 [plane_channels]
   int64_t scale_table;                  // uint8 [scale_codes]
@@ -86,17 +89,19 @@ CCM_HD int32_t quad_offset(uint32_t q, int32_t row_stride, int32_t stride) {
          static_cast<int32_t>(q & 0xffff);
 }
 
-// What a decoder needs of a row at once: first entry of its window (22 bits), entries in the window - 1 (4 bits), the
-// most probable of them (4 bits), whether the last of them is the escape (1 bit).
-constexpr int kKeyBits = 22;
-CCM_HD uint32_t work_key(uint32_t window_entry, int32_t inside, int32_t mode, bool escape_inside) {
-  return window_entry | static_cast<uint32_t>(inside - 1) << kKeyBits | static_cast<uint32_t>(mode) << (kKeyBits + 4) |
-         static_cast<uint32_t>(escape_inside) << 31;
+// What a decoder needs of a row at once: its number (16 bits), the most probable entry of its window (4 bits), entries
+// in the window - 1 (4 bits), whether the last of them is the escape (1 bit).
+CCM_HD uint32_t row_key(int32_t row, int32_t mode, int32_t inside, bool escape_inside) {
+  return static_cast<uint32_t>(row) | static_cast<uint32_t>(mode) << 16 | static_cast<uint32_t>(inside - 1) << 20 |
+         static_cast<uint32_t>(escape_inside) << 24;
 }
-CCM_HD uint32_t key_entry(uint32_t key) { return key & ((1u << kKeyBits) - 1); }
-CCM_HD int32_t key_inside(uint32_t key) { return static_cast<int32_t>(key >> kKeyBits & 15) + 1; }
-CCM_HD int32_t key_mode(uint32_t key) { return static_cast<int32_t>(key >> (kKeyBits + 4) & 15); }
-CCM_HD bool key_escape(uint32_t key) { return key >> 31; }
+CCM_HD int32_t key_row(uint32_t key) { return static_cast<int32_t>(key & 0xffff); }
+CCM_HD int32_t key_mode(uint32_t key) { return static_cast<int32_t>(key >> 16 & 15); }
+CCM_HD int32_t key_inside(uint32_t key) { return static_cast<int32_t>(key >> 20 & 15) + 1; }
+CCM_HD bool key_escape(uint32_t key) { return key >> 24 & 1; }
+
+// Fills a window up; no slot lies at or above it (start 65535 with a frequency that no row can hold there).
+constexpr uint32_t kNoEntry = 0xffffffffu;
 
 // The layout that pack_plan has to use for to_device(): it holds no functions.
 const Kernels& cuda_layout();

@@ -7,10 +7,11 @@
 
 namespace ccm {
 
-std::vector<int32_t> build_order(const Schedule& schedule, int32_t h, int32_t w) {
-  const StepOrder order(schedule, h, w);
+std::vector<int32_t> build_order(const DeviceModel& m, int32_t h, int32_t w) {
+  const StepOrder order(m.schedule, h, w);
   const int32_t steps = order.steps(), positions = h * w;
-  const int32_t tiles_i = tile_count(h, kDenseRows), tiles_j = tile_count(w, kDenseColumns), tiles = tiles_i * tiles_j;
+  const int32_t tiles_i = tile_count(h + m.most_shift, kDenseRows),
+                tiles_j = tile_count(w + m.most_shift, kDenseColumns), tiles = tiles_i * tiles_j;
 
   // Number of steps after which a position is done.
   std::vector<int32_t> done(positions);
@@ -20,7 +21,9 @@ std::vector<int32_t> build_order(const Schedule& schedule, int32_t h, int32_t w)
   std::vector<int32_t> needs(static_cast<size_t>(kMaxRadius + 1) * tiles);
   for (int32_t r = 0; r <= kMaxRadius; ++r)
     for (int32_t t = 0; t < tiles; ++t) {
-      const int32_t top = t / tiles_j * kDenseRows, left = t % tiles_j * kDenseColumns;
+      // Tiles beyond the plane belong to shifted grids only; they count as the last ones inside.
+      const int32_t top = std::min(t / tiles_j * kDenseRows, h - 1),
+                    left = std::min(t % tiles_j * kDenseColumns, w - 1);
       int32_t& need = needs[r * tiles + t];
       for (int32_t i = std::max(0, top - r); i < std::min(h, top + kDenseRows + r); ++i)
         for (int32_t j = std::max(0, left - r); j < std::min(w, left + kDenseColumns + r); ++j)

@@ -35,7 +35,10 @@ class DevicePacker {
     d.y_rows = rows(m_.rows(m_.y_rows));
     d.z_rows = rows(m_.rows(m_.z_rows));
     for (int l = 0; l < m_.hs_layers; ++l) d.hs[l] = conv(m_.hs[l]);
-    for (int g = 0; g < m_.groups; ++g) d.group[g] = group(m_.group[g]);
+    for (int g = 0; g < m_.groups; ++g) {
+      d.group[g] = group(m_.group[g]);
+      for (int32_t shift : d.group[g].shift) d.most_shift = std::max(d.most_shift, shift);
+    }
     reserve(16);  // the last section may be empty; its address is inside the block all the same
     d.bytes = static_cast<int64_t>(out_.size());
     std::memcpy(out_.data(), &d, sizeof d);
@@ -138,6 +141,7 @@ class DevicePacker {
     if (g.has_skip) d.skip = conv(g.skip);
     for (int32_t l = 0; l < g.hidden_layers; ++l) d.hidden[l] = conv(g.hidden[l]);
     if (g.f_output != kHead) d.head = conv(g.head);
+    for (int32_t l = 1; l < g.stack_layers; ++l) d.shift[l] = d.shift[l - 1] + g.stack[l].kernel / 2;
     d.radius = std::max(g.stack_layers ? g.stack[0].kernel / 2 : 0, g.has_skip ? g.skip.kernel / 2 : 0);
     return d;
   }
@@ -147,20 +151,21 @@ class DevicePacker {
     const RowInfo& last = r.info[r.count - 1];
     std::vector<uint32_t> entries(r.entries, r.entries + last.first + last.count);
     for (uint32_t& e : entries) e = e << 16 | e >> 16;
-    if (entries.size() >= size_t{1} << kKeyBits) throw PlanError("tables too large for the CUDA engine (2^22 entries)");
+    std::vector<uint32_t> windows(static_cast<size_t>(r.count) * kWindow, kNoEntry);
     for (int32_t i = 0; i < r.count; ++i) {
       const RowInfo& info = r.info[i];
       const bool escape = info.window + info.inside == info.count;
       const uint32_t* window = entries.data() + info.first + info.window;
+      std::copy(window, window + info.inside, windows.begin() + static_cast<size_t>(i) * kWindow);
       int32_t mode = 0;
       for (int32_t k = 1; k < info.inside - escape; ++k)
         if ((window[k] & 0xffff) > (window[mode] & 0xffff)) mode = k;
-      out[i] = {work_key(info.first + info.window, info.inside, mode, escape), info.first, info.lo,
-                info.lo + info.window, info.count};
+      out[i] = {row_key(i, mode, info.inside, escape), info.first, info.lo, info.lo + info.window, info.count};
     }
     DeviceRows d{};
     d.rows = put(out);
     d.entries = put(entries);
+    d.windows = put(windows);
     d.count = r.count;
     return d;
   }

@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) base_kernel(const LatentsArgs 
     dense_product(g.m, c, g.psi(), top, left, a.h, a.w, half, m_tile, acc);
     for_each_value(g.m, c, m_tile, acc, [&](int32_t channel, int32_t p, const Rescale& rescale, int32_t value) {
       const DensePosition at(top, left, half, p);
-      if (at.i < a.h && at.j < a.w) base.at(at.i, at.j)[channel] = init[channel] + rescale.linear(value);
+      if (at.inside(a.h, a.w)) base.at(at.i, at.j)[channel] = init[channel] + rescale.linear(value);
     });
   });
 }

@@ -13,13 +13,11 @@
 namespace ccm {
 
 constexpr unsigned kWarp = 0xffffffffu;
-constexpr uint32_t kNoEntry = 0xffffffffu;  // start 65535 with a frequency that no row can hold there
 
 // Symbols to decode, prepared by all threads of the block.
 struct Work {
-  uint32_t* key;    // work_key() of the row
+  uint32_t* key;    // row_key()
   int32_t* value;   // value of the window's first entry; one entry further is `unit` more
-  uint16_t* row;    // looked at for symbols outside their window and escapes only
   int16_t* symbol;  // result
 };
 
@@ -89,44 +87,42 @@ class WarpDecoder {
   CCM_DEVICE void rounds(const DeviceModel& m, const DeviceRows& rows, const Work& work, int32_t n, int32_t unit) {
     constexpr int T = 32 / L, E = T < kWindow ? kWindow / T : 1;
     const int32_t lane = threadIdx.x & 31, group = lane / T, sub = lane % T;
-    const uint32_t* entries = m.at<uint32_t>(rows.entries);
-    uint32_t key = 0, next_key = 0;
-    uint32_t entry[E], next_entry[E];
-    const auto load = [&](int32_t at, uint32_t k_of, uint32_t (&to)[E]) {
-#pragma unroll
-      for (int e = 0; e < E; ++e) {
-        const int32_t k = sub * E + e;
-        to[e] = at < n && k < key_inside(k_of) ? entries[key_entry(k_of) + k] : kNoEntry;
-      }
-    };
+    const uint32_t* windows = m.at<uint32_t>(rows.windows);
     // Few lanes make long chains, and most symbols are their row's most probable one: those are tried first, without
     // ballot and shuffle, and the window is loaded when it is needed. Many lanes hardly ever agree: they load ahead.
     constexpr bool kTryMode = L <= 4;
-    uint32_t mode = 0, next_mode = 0;
-    const auto load_ahead = [&](int32_t at) {
-      next_key = at < n ? work.key[at] : 0;
+    // What later rounds need is loaded early, off the chain of states: keys two rounds ahead, the rest one.
+    uint32_t key = 0, next_key = group < n ? work.key[group] : 0, later_key = 0, mode = 0, next_mode = 0;
+    int32_t value = 0, next_value = 0;
+    uint32_t entry[E], next_entry[E];
+    const auto load_next = [&](int32_t at) {
+      later_key = at + L < n ? work.key[at + L] : 0;
+      next_value = at < n ? work.value[at] : 0;
+      const uint32_t* window = windows + key_row(next_key) * kWindow;
       if constexpr (kTryMode)
-        next_mode = at < n ? entries[key_entry(next_key) + key_mode(next_key)] : kProbMask;  // always met
+        next_mode = window[key_mode(next_key)];
       else
-        load(at, next_key, next_entry);
+        load_entries<E>(window + sub * E, next_entry);
     };
-    load_ahead(group);
+    load_next(group);
     for (int32_t first = 0; first < n; first += L) {
       const int32_t at = first + group;
       const bool active = at < n;
       const uint32_t slot = static_cast<uint32_t>(x_) & kProbMask;
       key = next_key;
+      value = next_value;
       mode = next_mode;
 #pragma unroll
       for (int e = 0; e < E; ++e) entry[e] = next_entry[e];
-      load_ahead(at + L);
+      next_key = later_key;
+      load_next(at + L);
       if constexpr (kTryMode) {
         const bool met = slot - (mode >> 16) < (mode & kProbMask) || !active;
         if (L == 1 ? met : __all_sync(kWarp, met)) {
           bool damaged = false;
           if (active) {
             x_ = rans_advance(x_, slot, mode >> 16, mode & kProbMask);
-            const int32_t value = work.value[at] + key_mode(key) * unit;
+            value += key_mode(key) * unit;
             if (sub == 0) work.symbol[at] = static_cast<int16_t>(value);
             damaged = value < -32767 || value > 32767;
           }
@@ -135,7 +131,10 @@ class WarpDecoder {
           if (unit > 1 && __any_sync(kWarp, damaged) && bad_ == kOk) bad_ = kDamaged;
           continue;
         }
-        load(at, key, entry);
+        if (T == 32 && sub >= kWindow)
+          entry[0] = kNoEntry;
+        else
+          load_entries<E>(windows + key_row(key) * kWindow + sub * E, entry);
       }
 
       // The last entry of the window that starts at or below the slot: of this thread's, then of the group's.
@@ -153,7 +152,8 @@ class WarpDecoder {
       const bool outside = active && (!candidates || slot - (found >> 16) >= (found & kProbMask));
       if (__any_sync(kWarp, outside)) {
         if (outside) {
-          const DeviceRow& row = m.at<DeviceRow>(rows.rows)[work.row[at]];
+          const DeviceRow& row = m.at<DeviceRow>(rows.rows)[key_row(key)];
+          const uint32_t* entries = m.at<uint32_t>(rows.entries);
           const int32_t entry_index = bisect(entries + row.first, row.count, limit);
           found = entries[row.first + entry_index];
           k = entry_index - (row.lo_inside - row.lo);
@@ -164,14 +164,31 @@ class WarpDecoder {
       if (active) x_ = rans_advance(x_, slot, found >> 16, found & kProbMask);
       bool damaged = false;
       if (active && writes && !escape) {
-        const int32_t value = work.value[at] + k * unit;
-        damaged = value < -32767 || value > 32767;
-        work.symbol[at] = static_cast<int16_t>(value);
+        const int32_t found_value = value + k * unit;
+        damaged = found_value < -32767 || found_value > 32767;
+        work.symbol[at] = static_cast<int16_t>(found_value);
       }
       refill<T>(active, group, sub);
       const unsigned escapes = __ballot_sync(kWarp, active && writes && escape);
       if (escapes) damaged |= decode_escapes<T>(m, rows, work, at, group_bits<T>(escapes, group) != 0, unit);
       if (__any_sync(kWarp, damaged) && bad_ == kOk) bad_ = kDamaged;
+    }
+  }
+
+  // E entries of a window, as wide as can be.
+  template <int E>
+  CCM_DEVICE static void load_entries(const uint32_t* from, uint32_t (&to)[E]) {
+    if constexpr (E >= 4) {
+#pragma unroll
+      for (int e = 0; e < E; e += 4) {
+        const uint4 four = *reinterpret_cast<const uint4*>(from + e);
+        to[e] = four.x, to[e + 1] = four.y, to[e + 2] = four.z, to[e + 3] = four.w;
+      }
+    } else if constexpr (E == 2) {
+      const uint2 two = *reinterpret_cast<const uint2*>(from);
+      to[0] = two.x, to[1] = two.y;
+    } else {
+      to[0] = *from;
     }
   }
 
@@ -246,7 +263,7 @@ class WarpDecoder {
     const uint32_t low = raw_bits<T>(more, bits, group, sub);
     if (escaped && sub == 0) {
       const uint32_t e = more ? 1u << bits | low : length;
-      const DeviceRow& row = m.at<DeviceRow>(rows.rows)[work.row[at]];
+      const DeviceRow& row = m.at<DeviceRow>(rows.rows)[key_row(work.key[at])];
       const int32_t half = static_cast<int32_t>(e >> 1);
       const int32_t v = e & 1 ? row.lo - 1 - half : row.lo + row.count - 1 + half;
       const int32_t value = work.value[at] + (v - row.lo_inside) * unit;

@@ -123,8 +123,7 @@ class GroupCoder {
   // Another group of the image has failed.
   CCM_DEVICE int32_t* stop() const { return part<int32_t>(a_.arena.stop); }
   CCM_DEVICE Work work() const {
-    return {part<uint32_t>(a_.arena.key), part<int32_t>(a_.arena.value), part<uint16_t>(a_.arena.row),
-            part<int16_t>(a_.arena.symbol)};
+    return {part<uint32_t>(a_.arena.key), part<int32_t>(a_.arena.value), part<int16_t>(a_.arena.symbol)};
   }
 
   CCM_DEVICE const DeviceConv& layer(int32_t l) const {
@@ -159,7 +158,9 @@ class GroupCoder {
   // Tile of a position of the coding order.
   CCM_DEVICE int32_t tile_of(int32_t p) const {
     const uint32_t at = a_.order.positions[p];
-    return static_cast<int32_t>((at >> 16) / kDenseRows * a_.order.tiles_j + (at & 0xffff) / kDenseColumns);
+    const uint32_t shift = d_->shift[chasing_layers(*d_) - 1];
+    return static_cast<int32_t>(((at >> 16) + shift) / kDenseRows * a_.order.tiles_j +
+                                ((at & 0xffff) + shift) / kDenseColumns);
   }
 
   CCM_DEVICE void load_positions(int32_t first, int32_t count) {
@@ -267,7 +268,6 @@ class GroupCoder {
       const DeviceRow& row = rows[choice.row];
       work().key[n] = row.key;
       work().value[n] = row.lo_inside * unit() + choice.offset;
-      work().row[n] = static_cast<uint16_t>(choice.row);
     });
   }
 
@@ -282,7 +282,7 @@ class GroupCoder {
       const int64_t at =
           image + (static_cast<int64_t>(row_of(p)) * a_.w + column_of(p)) * m_.latent_channels + d_->first_channel + c;
       // Value of the row's symbol 0.
-      const int32_t origin = work().value[n] - rows[work().row[n]].lo_inside * unit();
+      const int32_t origin = work().value[n] - rows[key_row(work().key[n])].lo_inside * unit();
       int32_t symbol, v;
       if (m_.residual) {
         v = round_256(static_cast<const int32_t*>(a_.given)[at] - origin * (256 >> kMeanBits));
@@ -293,7 +293,7 @@ class GroupCoder {
       }
       if (symbol < -32767 || symbol > 32767) fine = false;
       work().symbol[n] = static_cast<int16_t>(symbol);
-      coded[n] = static_cast<uint64_t>(work().row[n]) << 32 | static_cast<uint32_t>(v);
+      coded[n] = static_cast<uint64_t>(key_row(work().key[n])) << 32 | static_cast<uint32_t>(v);
     });
     return fine;
   }
