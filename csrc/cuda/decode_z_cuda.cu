@@ -1,5 +1,6 @@
 // z: one stream an image, one row of the tables a channel.
 #include "cuda/kernels_cuda.h"
+#include "cuda/product.cuh"
 #include "cuda/rans_warp.cuh"
 
 namespace ccm {
@@ -24,12 +25,13 @@ __global__ void __launch_bounds__(kMaxThreads, 1) decode_z_kernel(const DecodeZA
     const bool valid = inside && valid_lanes(segment[2]);
     decoder.open(a.data + (valid ? offset : 0), valid ? size : 0, valid ? static_cast<int32_t>(segment[2]) : 1);
   }
-  // The channel of this thread's next symbol, without a division by a variable.
-  int32_t channel = threadIdx.x, stride = blockDim.x;
-  while (channel >= channels) channel -= channels;
-  while (stride >= channels) stride -= channels;
+  // The channel of this thread's next symbol.
+  const auto modulo = [&](uint32_t n) { return static_cast<int32_t>(n - quotient(n, m.per_hyper_channel) * channels); };
+  const int32_t stride = modulo(blockDim.x);
+  int32_t channel = modulo(threadIdx.x);
   for (int32_t first = 0; first < a.symbols; first += kBatchOfSymbols) {
     const int32_t count = min(kBatchOfSymbols, a.symbols - first);
+#pragma unroll 1
     for (int32_t n = threadIdx.x; n < kBatchOfSymbols; n += blockDim.x) {
       key[n] = rows[channel].key;
       value[n] = rows[channel].lo_inside;
@@ -43,6 +45,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) decode_z_kernel(const DecodeZA
       if (threadIdx.x == 0 && decoder.bad() != kOk) bad = 1;
     }
     __syncthreads();
+#pragma unroll 1
     for (int32_t n = threadIdx.x; n < count; n += blockDim.x)
       a.z[static_cast<int64_t>(image) * a.symbols + first + n] = symbol[n];
     const bool stop = bad;

@@ -36,6 +36,7 @@ CCM_DEVICE void dense_product(const DeviceModel& m, const DeviceConv& c, const D
 template <class Body>
 CCM_DEVICE void for_each_unit(int32_t m_tiles, Body body) {
   const int32_t warps = blockDim.x / 32;
+#pragma unroll 1
   for (int32_t u = threadIdx.x / 32; u < m_tiles * 2; u += warps) body(u / 2, u % 2);
 }
 
@@ -45,12 +46,12 @@ CCM_DEVICE void dense_bytes(const DeviceModel& m, const DeviceConv& c, const Dev
   for_each_unit(c.m_tiles, [&](int32_t m_tile, int32_t half) {
     Accumulators<kDenseNT> acc;
     dense_product(m, c, in, top, left, h, w, half, m_tile, acc);
-    for_each_value(m, c, m_tile, acc, [&](int32_t channel, int32_t p, const Rescale& rescale, int32_t value) {
+    const int32_t up = c.upsample, shift = up == 2 ? 2 : 0, zero = c.zero;  // pixel shuffle: 4 c + 2 a + b
+    for_each_value(m, c, m_tile, acc, [=](int32_t channel, int32_t p, const Rescale& rescale, int32_t value) {
       const DensePosition at(top, left, half, p);
       if (!at.inside(h, w)) return;
-      const int32_t up = c.upsample, shift = up == 2 ? 2 : 0;  // pixel shuffle: 4 c + 2 a + b
       const int32_t i = at.i * up + (up == 2 ? channel >> 1 & 1 : 0), j = at.j * up + (up == 2 ? channel & 1 : 0);
-      if (i < out_h && j < out_w) out.at(i, j)[channel >> shift] = rescale.byte(value, c.zero);
+      if (i < out_h && j < out_w) out.at(i, j)[channel >> shift] = rescale.byte(value, zero);
     });
   });
 }

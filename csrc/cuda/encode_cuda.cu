@@ -1,6 +1,7 @@
 // rANS encoding: one warp a stream, one thread a lane, backwards from the last symbol to the first.
 #include "ccm/rans.h"
 #include "cuda/kernels_cuda.h"
+#include "cuda/product.cuh"
 
 namespace ccm {
 namespace {
@@ -100,18 +101,11 @@ CCM_DEVICE bool encode_all(const EncodeArgs& a, int32_t image, int32_t group, Wa
   if (!a.coded) {
     const int32_t channels = m.hyper_channels, n = a.positions * channels;
     const int16_t* z = a.z + static_cast<int64_t>(image) * n;
-    // Rounds come in descending order and their symbols lie close together: each lane walks its channel backwards.
-    int32_t channel = 0, at = 0;
     bool fine = true;
     encoder.step(n, [&](int32_t i) {
-      int32_t distance = i - at;
-      at = i;
-      channel += distance;
-      while (channel >= channels) channel -= channels;
-      while (channel < 0) channel += channels;
+      const uint32_t channel = i - quotient(i, m.per_hyper_channel) * channels;
       if (z[i] == -32768) fine = false;
-      return static_cast<uint64_t>(static_cast<uint32_t>(channel)) << 32 |
-             static_cast<uint32_t>(static_cast<int32_t>(z[i]));
+      return static_cast<uint64_t>(channel) << 32 | static_cast<uint32_t>(static_cast<int32_t>(z[i]));
     });
     return __all_sync(kWarp, fine);
   }

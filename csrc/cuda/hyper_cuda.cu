@@ -34,7 +34,9 @@ __global__ void __launch_bounds__(kMaxThreads, 1) prepare_hyper_kernel(const Hyp
     const LayerInput in = input_of(a, blockIdx.y, l);
     const int32_t zero = m.hs[l].in_zero;
     const int16_t* z = a.z + static_cast<int64_t>(blockIdx.y) * a.hz * a.wz * m.hyper_channels;
+#pragma unroll 1
     for (int32_t i = static_cast<int32_t>(blockIdx.x) - kBorder; i < in.h + kBorder; i += gridDim.x)
+#pragma unroll 1
       for (int32_t j = static_cast<int32_t>(threadIdx.x / 32) - kBorder; j < in.w + kBorder; j += blockDim.x / 32) {
         const bool latent = l == 0 && i >= 0 && j >= 0 && i < in.h && j < in.w;
         for (int32_t c = threadIdx.x & 31; c < in.plane.stride; c += 32) {

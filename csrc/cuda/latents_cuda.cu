@@ -17,12 +17,12 @@ __global__ void __launch_bounds__(kMaxThreads, 1) latents_kernel(const LatentsAr
       if (threadIdx.x == 0) ticket = atomicAdd(a.progress, 1);
       __syncthreads();
 #if CCM_FAULT == 5
-      int32_t image = 0, group = ticket < a.batch * groups ? a.batch * groups - 1 - ticket : ticket;
+      const int32_t index = ticket < a.batch * groups ? a.batch * groups - 1 - ticket : ticket;
 #else
-      int32_t image = 0, group = ticket;
+      const int32_t index = ticket;
 #endif
       __syncthreads();
-      while (group >= groups && image < a.batch) group -= groups, ++image;  // a division would use floating point
+      const int32_t image = quotient(index, a.model->per_group), group = index - image * groups;
       more = image < a.batch;
       if (more) coder.begin(image, group);
     }

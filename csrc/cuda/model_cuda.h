@@ -66,6 +66,7 @@ struct DeviceModel {
   int32_t latent_channels, hyper_channels, psi_channels, plane_channels;
   int32_t scale_codes, residual, scaled_context, hs_layers;
   int32_t most_shift;
+  uint64_t per_group, per_hyper_channel;  // reciprocal() of the numbers of groups and hyper_channels
   Schedule schedule;
   int64_t context_mult, context_shift;  // int32 [plane_channels]
   int64_t scale_table;                  // uint8 [scale_codes]
@@ -102,6 +103,10 @@ CCM_HD bool key_escape(uint32_t key) { return key >> 24 & 1; }
 
 // Fills a window up; no slot lies at or above it (start 65535 with a frequency that no row can hold there).
 constexpr uint32_t kNoEntry = 0xffffffffu;
+
+// Division by a number that the compiler does not know: it would use floating point, in loops of subtractions too
+// (which it recognises). Exact for every 32-bit n.
+CCM_HD uint64_t reciprocal(uint32_t d) { return d == 1 ? 0 : ~uint64_t{0} / d + 1; }
 
 // The layout that pack_plan has to use for to_device(): it holds no functions.
 const Kernels& cuda_layout();

@@ -26,6 +26,8 @@ class DevicePacker {
     d.scaled_context = m_.scaled_context;
     d.hs_layers = m_.hs_layers;
     d.schedule = m_.schedule;
+    d.per_group = reciprocal(static_cast<uint32_t>(m_.groups));
+    d.per_hyper_channel = reciprocal(static_cast<uint32_t>(m_.hyper_channels));
     if (m_.scaled_context) {
       d.context_mult = copy<int32_t>(m_.context_mult, m_.plane_channels);
       d.context_shift = copy<int32_t>(m_.context_shift, m_.plane_channels);

@@ -8,6 +8,7 @@ namespace {
 CCM_DEVICE void fill_bytes(uint8_t* to, int64_t bytes, int32_t value) {
   const unsigned word = static_cast<unsigned>(value) * 0x01010101u;
   const uint4 quad_word{word, word, word, word};
+#pragma unroll 1
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < bytes / 16;
        i += static_cast<int64_t>(gridDim.x) * blockDim.x)
     reinterpret_cast<uint4*>(to)[i] = quad_word;
@@ -28,6 +29,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) prepare_kernel(const LatentsAr
     }
   if (image == 0) {
     const int64_t count = 1 + a.batch + static_cast<int64_t>(a.batch) * m.groups * a.progress_stride;
+#pragma unroll 1
     for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
          i += static_cast<int64_t>(gridDim.x) * blockDim.x)
       a.progress[i] = 0;
@@ -35,7 +37,9 @@ __global__ void __launch_bounds__(kMaxThreads, 1) prepare_kernel(const LatentsAr
   // psi with its border: rows by blocks, positions by warps, channels by lanes.
   const DevicePlane psi = GroupPlanes(a, image, 0).psi();
   const uint8_t zero = static_cast<uint8_t>(m.group[0].hyper.in_zero);
+#pragma unroll 1
   for (int32_t i = static_cast<int32_t>(blockIdx.x) - kBorder; i < a.h + kBorder; i += gridDim.x)
+#pragma unroll 1
     for (int32_t j = static_cast<int32_t>(threadIdx.x / 32) - kBorder; j < a.w + kBorder; j += blockDim.x / 32) {
       const bool inside = i >= 0 && j >= 0 && i < a.h && j < a.w;
       const uint8_t* from = a.psi + ((static_cast<int64_t>(image) * a.h + i) * a.w + j) * m.psi_channels;
@@ -65,6 +69,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) base_kernel(const LatentsArgs 
 
 // One thread an image.
 __global__ void __launch_bounds__(kMaxThreads, 1) status_kernel(const LatentsArgs a) {
+#pragma unroll 1
   for (int32_t image = blockIdx.x * blockDim.x + threadIdx.x; image < a.batch; image += gridDim.x * blockDim.x) {
     int32_t status = kOk;
     for (int32_t g = a.model->groups - 1; g >= 0; --g) {

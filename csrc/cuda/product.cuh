@@ -13,47 +13,71 @@ struct Accumulators {
   int v[NT][4];
 };
 
+// n / d, given reciprocal(d). (Loops whose stride the compiler does not know are kept from being unrolled, `unroll 1`,
+// for the same reason: it would divide to count their turns.)
+CCM_DEVICE uint32_t quotient(uint32_t n, uint64_t reciprocal_of_d) {
+  return reciprocal_of_d ? static_cast<uint32_t>(__umul64hi(n, reciprocal_of_d)) : n;
+}
+
 CCM_DEVICE unsigned load_word(const uint8_t* p) { return *reinterpret_cast<const unsigned*>(p); }
 
+// What one product of kTileK takes.
+template <int NT>
+struct Fragments {
+  unsigned a[4], b[NT][2];
+
+  CCM_DEVICE void load(const uint4* weights, const uint8_t* const (&at)[NT], int32_t first, int32_t second) {
+    const uint4 packed = *weights;
+    a[0] = packed.x, a[1] = packed.y, a[2] = packed.z, a[3] = packed.w;
+#pragma unroll
+    for (int n = 0; n < NT; ++n) b[n][0] = load_word(at[n] + first), b[n][1] = load_word(at[n] + second);
+  }
+  CCM_DEVICE void multiply(Accumulators<NT>& acc) const {
+#pragma unroll
+    for (int n = 0; n < NT; ++n) mma_s8u8(acc.v[n], a, b[n]);
+  }
+};
+
 // acc += weights * input. `at[n]`: the input bytes of the position that this lane supplies to tile n, position l / 4;
-// `row_stride` and `stride`: bytes between neighbouring rows and columns of the input.
+// `row_stride` and `stride`: bytes between neighbouring rows and columns of the input. Loads run ahead of the products
+// by one, their addresses by two: a warp executes in order, and each wait would be the cache's whole latency.
 template <int NT>
 CCM_DEVICE void product(const DeviceModel& m, const DeviceConv& c, int32_t m_tile, const uint8_t* const (&at)[NT],
                         int32_t row_stride, int32_t stride, const uint4* weights, Accumulators<NT>& acc) {
-  const int32_t lane = threadIdx.x & 31;
-  const uint4* w = weights + static_cast<int64_t>(m_tile) * c.k_steps * 32 + lane;
+  const int32_t lane = threadIdx.x & 31, steps = c.k_steps;
+  const uint4* w = weights + static_cast<int64_t>(m_tile) * steps * 32 + lane;
   const uint32_t* quads = m.at<uint32_t>(c.quads) + (lane & 3);
-#pragma unroll 2
-  for (int32_t s = 0; s < c.k_steps; ++s) {
-    const uint4 packed = w[s * 32];
-    const unsigned a[4] = {packed.x, packed.y, packed.z, packed.w};
-    const int32_t first = quad_offset(quads[s * 8], row_stride, stride);
-    const int32_t second = quad_offset(quads[s * 8 + 4], row_stride, stride);
-#pragma unroll
-    for (int n = 0; n < NT; ++n) {
-      const unsigned b[2] = {load_word(at[n] + first), load_word(at[n] + second)};
-      mma_s8u8(acc.v[n], a, b);
-    }
+  if (steps == 0) return;  // no spatial context
+  Fragments<NT> now, next{};
+  now.load(w, at, quad_offset(quads[0], row_stride, stride), quad_offset(quads[4], row_stride, stride));
+  uint32_t low = quads[steps > 1 ? 8 : 0], high = quads[steps > 1 ? 12 : 4];
+#pragma unroll 1
+  for (int32_t s = 1; s < steps; ++s) {
+    next.load(w + s * 32, at, quad_offset(low, row_stride, stride), quad_offset(high, row_stride, stride));
+    const int32_t after = s + 1 < steps ? s + 1 : s;
+    low = quads[after * 8];
+    high = quads[after * 8 + 4];
+    now.multiply(acc);
+    now = next;
   }
+  now.multiply(acc);
 }
 
 // The same where each position's inputs lie together: the 1x1 layers of a step.
 template <int NT>
 CCM_DEVICE void product_rows(const DeviceConv& c, int32_t m_tile, const uint8_t* const (&at)[NT], const uint4* weights,
                              Accumulators<NT>& acc) {
-  const int32_t lane = threadIdx.x & 31;
-  const uint4* w = weights + static_cast<int64_t>(m_tile) * c.k_steps * 32 + lane;
-#pragma unroll 4
-  for (int32_t s = 0; s < c.k_steps; ++s) {
-    const uint4 packed = w[s * 32];
-    const unsigned a[4] = {packed.x, packed.y, packed.z, packed.w};
-    const int32_t first = s * kTileK + (lane & 3) * 4;
-#pragma unroll
-    for (int n = 0; n < NT; ++n) {
-      const unsigned b[2] = {load_word(at[n] + first), load_word(at[n] + first + 16)};
-      mma_s8u8(acc.v[n], a, b);
-    }
+  const int32_t lane = threadIdx.x & 31, steps = c.k_steps, first = (lane & 3) * 4;
+  const uint4* w = weights + static_cast<int64_t>(m_tile) * steps * 32 + lane;
+  Fragments<NT> now, next{};
+  now.load(w, at, first, first + 16);
+#pragma unroll 1
+  for (int32_t s = 1; s < steps; ++s) {
+    next.load(w + s * 32, at, s * kTileK + first, s * kTileK + first + 16);
+    now.multiply(acc);
+    now = next;
   }
+  now.multiply(acc);
 }
 
 template <int NT>
@@ -79,21 +103,21 @@ struct Rescale {
   }
 };
 
-// body(channel, position in the NT tiles, accumulator) for everything that this lane holds; `rescale` is made once a
-// channel.
+// body(channel, position in the NT tiles, rescale, accumulator) for everything that this lane holds. Bodies store
+// bytes, which may alias anything: what they read should be in locals.
 template <int NT, class Body>
 CCM_DEVICE void for_each_value(const DeviceModel& m, const DeviceConv& c, int32_t m_tile, const Accumulators<NT>& acc,
                                Body body) {
-  const int32_t lane = threadIdx.x & 31;
+  const int32_t lane = threadIdx.x & 31, first = m_tile * kTileM + lane / 4, channels = c.cout;
+  const Rescale rescale[2] = {Rescale::of(m, c, first), Rescale::of(m, c, first + 8)};  // padded to whole tiles
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int32_t channel = m_tile * kTileM + lane / 4 + half * 8;
-    if (channel >= c.cout) continue;
-    const Rescale rescale = Rescale::of(m, c, channel);
+    if (first + half * 8 >= channels) continue;
 #pragma unroll
     for (int n = 0; n < NT; ++n)
 #pragma unroll
-      for (int k = 0; k < 2; ++k) body(channel, n * kTileN + (lane & 3) * 2 + k, rescale, acc.v[n][half * 2 + k]);
+      for (int k = 0; k < 2; ++k)
+        body(first + half * 8, n * kTileN + (lane & 3) * 2 + k, rescale[half], acc.v[n][half * 2 + k]);
   }
 }
 

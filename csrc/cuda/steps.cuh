@@ -20,6 +20,7 @@ class GroupCoder {
   // `arena`: this block's memory, in `shared` or not.
   CCM_DEVICE GroupCoder(const LatentsArgs& a, unsigned char* shared, unsigned char* arena)
       : a_(a), m_(*a.model), shared_(shared), arena_(arena) {
+#pragma unroll 1
     for (int32_t i = threadIdx.x; i < kNumScales; i += blockDim.x) scale_rows()[i] = m_.scale_rows[i];
   }
 
@@ -35,6 +36,7 @@ class GroupCoder {
     d_ = &planes.d;
     context_ = planes.context();
     base_ = planes.base();
+#pragma unroll 1
     for (int32_t i = threadIdx.x; known() && i < a_.tiles; i += blockDim.x) known()[i] = 0;
     keep_weights();
     if (threadIdx.x == 0) *stop() = 0;
@@ -49,6 +51,7 @@ class GroupCoder {
     const GroupPlanes planes(a_, image_, group_);
     const int32_t first = a_.order.first[step_], end = a_.order.first[step_ + 1];
     bool there = true;
+#pragma unroll 1
     for (int32_t p = first + static_cast<int32_t>(threadIdx.x); p < end; p += blockDim.x) {
       const int32_t tile = tile_of(p);
       if (known() && known()[tile]) continue;
@@ -59,6 +62,7 @@ class GroupCoder {
     }
     if (!__syncthreads_and(there)) return false;
     // The barrier handed on what some threads have acquired.
+#pragma unroll 1
     for (int32_t p = first + static_cast<int32_t>(threadIdx.x); known() && p < end; p += blockDim.x)
       atomicExch(known() + tile_of(p), 1);
     return true;
@@ -142,6 +146,7 @@ class GroupCoder {
       uint4* to = reinterpret_cast<uint4*>(shared_ + at);
       if (threadIdx.x == 0) weights()[l] = fits ? to : from;
       if (!fits) continue;
+#pragma unroll 1
       for (int64_t i = threadIdx.x; i < bytes / 16; i += blockDim.x) to[i] = from[i];
       at += bytes;
     }
@@ -164,6 +169,7 @@ class GroupCoder {
   }
 
   CCM_DEVICE void load_positions(int32_t first, int32_t count) {
+#pragma unroll 1
     for (int32_t p = threadIdx.x; p < kChunk; p += blockDim.x)
       positions()[p] = a_.order.positions[first + (p < count ? p : 0)];  // the rest repeat the first
     __syncthreads();
@@ -177,10 +183,8 @@ class GroupCoder {
     load_positions(first, count);
     if (count <= kTileN)
       network<1>(count);
-    else if (count <= 2 * kTileN)
-      network<2>(count);
     else
-      network<4>(count);
+      network<2>(count);
     choose_rows(count);
     if (threadIdx.x == 0) bad = 0;
     __syncthreads();
@@ -203,25 +207,28 @@ class GroupCoder {
 
   CCM_DEVICE int32_t unit() const { return m_.residual ? 1 << kMeanBits : 1; }
 
-  // Parameters of up to NT * 8 positions: the network from the sum of contexts to means and scales.
+  // Parameters of a chunk: the network from the sum of contexts to means and scales. A warp's unit of work is a tile of
+  // channels by NT * 8 positions; there are at most two rows of such units.
   template <int NT>
   CCM_DEVICE void network(int32_t count) {
     const int32_t lane = threadIdx.x & 31, warps = blockDim.x / 32;
-    const int32_t stride = a_.arena.feature_stride;
-    const int32_t depth = layers();
+    const int32_t stride = a_.arena.feature_stride, depth = layers(), rows = count > NT * kTileN ? 2 : 1;
     for (int32_t l = 0; l < depth; ++l) {
       const DeviceConv& c = layer(l);
-      for (int32_t m_tile = threadIdx.x / 32; m_tile < c.m_tiles; m_tile += warps) {
+      const int32_t m_tiles = c.m_tiles;
+#pragma unroll 1
+      for (int32_t unit = threadIdx.x / 32; unit < m_tiles * rows; unit += warps) {
+        const int32_t row = unit >= m_tiles, m_tile = unit - row * m_tiles, first = row * NT * kTileN;
         Accumulators<NT> acc;
         const uint8_t* at[NT];
         if (l == 0) {
 #pragma unroll
           for (int n = 0; n < NT; ++n) {
-            const int32_t p = n * kTileN + lane / 4;
+            const int32_t p = first + n * kTileN + lane / 4;
             at[n] = context_.at(row_of(p), column_of(p)) + d_->plane_channel;
 #pragma unroll
             for (int k = 0; k < 2; ++k) {
-              const int32_t q = n * kTileN + (lane & 3) * 2 + k;
+              const int32_t q = first + n * kTileN + (lane & 3) * 2 + k;
               const int32_t* base = base_.at(row_of(q), column_of(q)) + m_tile * kTileM + lane / 4;
               acc.v[n][k] = base[0];
               acc.v[n][2 + k] = base[8];
@@ -229,32 +236,53 @@ class GroupCoder {
           }
           product(m_, c, m_tile, at, context_.row_stride, context_.stride, weights()[0], acc);
         } else {
+          const uint8_t* in = features() + ((l - 1) & 1) * a_.arena.feature_bytes;
 #pragma unroll
-          for (int n = 0; n < NT; ++n)
-            at[n] = features() + ((l - 1) & 1) * a_.arena.feature_bytes + (n * kTileN + lane / 4) * stride;
+          for (int n = 0; n < NT; ++n) at[n] = in + (first + n * kTileN + lane / 4) * stride;
           start_from_bias(m_, c, m_tile, acc);
           product_rows(c, m_tile, at, weights()[l], acc);
         }
-        uint8_t* out = features() + (l & 1) * a_.arena.feature_bytes;
-        for_each_value(m_, c, m_tile, acc, [&](int32_t channel, int32_t p, const Rescale& rescale, int32_t value) {
-          if (p >= count) return;
-          if (c.output != kHead) {
-            out[p * stride + channel] = rescale.byte(value, c.zero);
-          } else if (channel < d_->channels) {
-            mean()[p * d_->channels + channel] = static_cast<int16_t>(clamp(rescale.linear(value), -32768, 32767));
-          } else {
-            const int32_t code = clamp(rescale.linear(value), 0, m_.scale_codes - 1);
-            scale()[p * d_->channels + channel - d_->channels] = m_.at<uint8_t>(m_.scale_table)[code];
-          }
-        });
+        if (c.output == kHead)
+          put_parameters(c, m_tile, acc, first, count);
+        else
+          put_features(c, m_tile, acc, first, count, features() + (l & 1) * a_.arena.feature_bytes);
       }
       __syncthreads();
     }
   }
 
+  template <int NT>
+  CCM_DEVICE void put_features(const DeviceConv& c, int32_t m_tile, const Accumulators<NT>& acc, int32_t first,
+                               int32_t count, uint8_t* out) const {
+    const int32_t stride = a_.arena.feature_stride, zero = c.zero;
+    for_each_value(m_, c, m_tile, acc, [=](int32_t channel, int32_t n, const Rescale& rescale, int32_t value) {
+      const int32_t p = first + n;
+      if (p < count) out[p * stride + channel] = rescale.byte(value, zero);
+    });
+  }
+
+  template <int NT>
+  CCM_DEVICE void put_parameters(const DeviceConv& c, int32_t m_tile, const Accumulators<NT>& acc, int32_t first,
+                                 int32_t count) const {
+    const int32_t channels = d_->channels, last = m_.scale_codes - 1;
+    const uint8_t* table = m_.at<uint8_t>(m_.scale_table);
+    int16_t* means = mean();
+    uint8_t* scales = scale() - channels;
+    for_each_value(m_, c, m_tile, acc, [=](int32_t channel, int32_t n, const Rescale& rescale, int32_t value) {
+      const int32_t p = first + n;
+      if (p >= count) return;
+      const int32_t v = rescale.linear(value), at = p * channels + channel;
+      if (channel < channels)
+        means[at] = static_cast<int16_t>(clamp(v, -32768, 32767));
+      else
+        scales[at] = table[clamp(v, 0, last)];
+    });
+  }
+
   // body(p, c, p * channels + c) for every symbol of the chunk: warps take positions, lanes channels.
   template <class Body>
   CCM_DEVICE void for_each_symbol(int32_t count, Body body) const {
+#pragma unroll 1
     for (int32_t p = threadIdx.x / 32; p < count; p += blockDim.x / 32)
       for (int32_t c = threadIdx.x & 31; c < d_->channels; c += 32) body(p, c, p * d_->channels + c);
   }
