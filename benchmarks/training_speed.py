@@ -1,6 +1,6 @@
 """Steps of training, interleaved, one thread: processor milliseconds and patches of 128x128 a second.
 
-    python benchmarks/training_speed.py DATA... [--preset ccm-small-192] [--rounds 12]
+    python benchmarks/training_speed.py DATA... [--preset ccm-small] [--rounds 12]
 
 Processor time and not the clock: training is meant to run beside other work. "before" is the loop of the first release
 (all of the model in every step, Adam unfused) on ``ccm-small``. The stages on fixed transforms are measured with
@@ -26,7 +26,7 @@ def main() -> None:
     """Print a table and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("data", nargs="+")
-    parser.add_argument("--preset", default="ccm-small-192")
+    parser.add_argument("--preset", default="ccm-small")
     parser.add_argument("--rounds", type=int, default=12)
     args = parser.parse_args()
     torch.set_num_threads(1)

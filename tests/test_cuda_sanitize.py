@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests/emu"))
 import build  # noqa: E402
 
-# Fault -> (flavour, what the report says, resident blocks). A missing __syncwarp (3) has no place in these kernels, whose
-# warps talk through collectives and block barriers only; it is planted in the emulator's own kernels (test_emu.py).
+# Fault -> (flavour, what the report says, resident blocks). A missing __syncwarp (3) has no place in these kernels,
+# whose warps talk through collectives and block barriers only; the emulator's own kernels have it (test_emu.py).
 FAULTS = {
     1: ("tsan", "data race", 0),  # a missing __syncthreads
     2: ("tsan", "data race", 0),  # a missing release
