@@ -5,7 +5,7 @@ other comes from a simulation of the schedule, step by step and tile by tile. Re
 tables of docs/cuda.md.
 
     python benchmarks/cuda_cost.py                          from the cycles stored with the results
-    python benchmarks/cuda_cost.py --machine-code FOLDER    cycles anew: compiles for sm_80, 89, 90 (a minute each)
+    python benchmarks/cuda_cost.py --machine-code FOLDER    cycles anew: compiles for sm_80, 89, 90 (8 s each)
     python benchmarks/cuda_cost.py --check                  whether docs/cuda.md says what the results say
 """
 
@@ -43,6 +43,7 @@ from cuda_pieces import (
     SCHEDULERS,
     SHUFFLE,
     STATE_BYTES,
+    STEPS_PER_NEWS,
     TILE_COLUMNS,
     TILE_ROWS,
     UNUSUAL,
@@ -105,6 +106,11 @@ class Model:
     def channels(self) -> int:
         return sum(self.groups)
 
+    @property
+    def shift(self) -> int:
+        """Of the last layer's tiles, as DeviceGroup::shift."""
+        return sum(k // 2 for k in self.stack[1:])
+
     def chain(self, g: int) -> list[tuple[int, int, int]]:
         before = sum(self.groups[:g])
         if not before:
@@ -143,13 +149,13 @@ class Options:
     """What could be otherwise; the defaults are the kernel as it is."""
 
     lanes: int = 0  # 0: as the format chooses
-    hoisted: bool = False  # nothing is loaded again in epilogues; scale table in shared memory
-    offsets: bool = False  # offsets of taps made once a step, not from two dependent loads a product
-    two_ahead: bool = False  # keys and values of a round loaded two rounds ahead
+    apart: bool = False  # products without copies from one fragment to the other, which wait for the turn's loads
     stream_warps: int = 1  # warps that share a stream, with 32 lanes each (a change of the format)
+    mode_ahead: bool = False  # most probable entries without the copy that waits for them in the round of their load
     lean_rounds: bool = False  # half the cycles of a round, by whatever means
-    exact_tiles: bool = False  # a tile waits for positions, not for whole neighbouring tiles
-    small_tiles: bool = False  # dense tiles of 4 x 8
+    lean_epilogues: bool = False  # half the cycles of everything between the products
+    tile: tuple[int, int] = (TILE_ROWS, TILE_COLUMNS)
+    news: int = STEPS_PER_NEWS  # steps between announcements
     one_flag: bool = False  # a claim reads its neighbours' flags at once
     quiet_news: bool = False  # progress is announced by another warp
     partial: bool = False  # a layer's weights fill shared memory as far as they go
@@ -173,7 +179,7 @@ class Costs:
         m, round16 = self.model, lambda n: -(-n // 16) * 16
         c = max(m.groups)
         depth = max(-(-n // 32) for n in (m.width, *m.hidden))
-        arena = 2 * round16(CHUNK * (depth * 32 + 16)) + sum(round16(k * CHUNK * c) for k in (2, 1, 4, 4, 2, 2))
+        arena = 2 * round16(CHUNK * (depth * 32 + 16)) + sum(round16(k * CHUNK * c) for k in (2, 1, 4, 4, 2))
         arena += 64 * 8 + 4 * CHUNK + 80 + 32 * 64 + 16 + (round16(4 * self.tiles) if self.tiles <= MAX_KNOWN else 0)
         room = self.gpu.shared - 1024 - arena
         self.in_shared = [0.0] * len(self.layers)
@@ -215,21 +221,24 @@ class Costs:
         """Products, and everything else of a layer for up to 32 positions."""
         m_tiles, k_steps = self.layers[k]
         m_tiles = -(-m_tiles // self.options.cluster)
-        nt = 1 if count <= 8 else (2 if count <= 16 else 4)
-        turns, busy = -(-m_tiles // WARPS), min(m_tiles, WARPS)
+        nt = 1 if count <= 8 else 2
+        units = m_tiles * (1 if count <= 16 else 2)
+        turns, busy = -(-units // WARPS), min(units, WARPS)
         warps, share = -(-busy // SCHEDULERS), self.in_shared[k]
         name = f"{'rows' if k else 'conv'} {nt}"
-        once = share * self.of(name, warps) + (1 - share) * self.of(f"{name} L2", warps)
-        if self.options.offsets and not k:  # as 1x1 layers, but with the plane's latency
-            once = self.of(f"rows {nt}" + ("" if share == 1 else " L2"), warps)
-            once += CONTEXT_MISS * (self.l2 - self.l1)
-        streamed = (1 - share) * m_tiles * k_steps * 512 / L2_BYTES
+
+        def mixed(piece: str) -> float:
+            return share * self.of(piece, warps) + (1 - share) * self.of(f"{piece} L2", warps)
+
+        once = mixed(name)
+        if self.options.apart:
+            apart = share * self.code[name]["apart"] + (1 - share) * self.code[f"{name} L2"]["apart"]
+            once = max(apart, warps * self.code[name]["issue"])
+        streamed = (1 - share) * units * k_steps * 512 / L2_BYTES
         kind = "bytes" if k + 1 < len(self.layers) else "scale"
-        straight = self.of(f"{'later' if k else 'first'} {kind} {nt}", warps)
-        if self.options.hoisted:  # the instructions remain, and one load of each constant
-            issue = self.code[f"{'later' if k else 'first'} {kind} {nt}"]["issue"]
-            straight = max(warps * issue * 0.7, issue * 0.7 * 2.2 + 2 * self.l1 + (0 if k else self.l2))
-        return max(turns * k_steps * once, streamed), turns * straight
+        # The first product's loads and the last one are in the straight piece.
+        straight = mixed(f"{'later' if k else 'first'} {kind} {nt}") * (0.5 if self.options.lean_epilogues else 1)
+        return max(turns * (k_steps - 1) * once, streamed), turns * straight
 
     def round(self, lanes: int, bits: float) -> float:
         """A round of rANS of symbols of so many bits."""
@@ -238,9 +247,11 @@ class Costs:
         once = plain + takes * (refill - plain)
         if f"rans {lanes} mode" in self.code:  # few lanes: the most probable symbol is tried first
             mode, all_meet = self.of(f"rans {lanes} mode"), mode_probability(bits) ** lanes
-            once = all_meet * mode + (1 - all_meet) * plain + takes * max(0.0, refill - mode)
-        if self.options.two_ahead:
-            once -= 1.7 * self.shared
+            more = max(0.0, refill - mode)
+            if self.options.mode_ahead:
+                plain -= mode - self.code[f"rans {lanes} mode"]["apart"]
+                mode = self.code[f"rans {lanes} mode"]["apart"]
+            once = all_meet * mode + (1 - all_meet) * plain + takes * more
         return once * (0.5 if self.options.lean_rounds else 1.0)
 
     def rans(self, symbols: int) -> float:
@@ -292,16 +303,18 @@ class Costs:
         chain = self.model.chain(group)
         kernel, cin, cout = chain[layer]
         before = sum(self.model.groups[:group])
-        half = 2 if self.options.small_tiles else 1
-        units = -(-cout // 16) * 2 // half
+        rows, columns = self.options.tile
+        units = -(-cout // 16) * -(-rows * columns // 32)
         turns, warps = -(-units // WARPS), -(-min(units, WARPS) // SCHEDULERS)
         k_steps = -(-(kernel * kernel * -(-cin // 4) * 4) // 32)
         if layer + 1 == len(chain):
             k_steps += -(-before // 32)  # the skip, 1x1
-        product = turns * k_steps * self.of("dense", warps)
+        each = self.code["dense"]["apart"] if self.options.apart else self.code["dense"]["lone"]
+        product = turns * k_steps * max(each, warps * self.code["dense"]["issue"])
         product = max(product, units * k_steps * 512 * DENSE_MISS / L2_BYTES)
-        epilogue = turns * 2 * self.of("later bytes 4", warps) * (1.5 if layer + 1 == len(chain) else 1)
-        flags = 9 if layer and kernel > 1 else (1 if layer else 0)
+        epilogue = turns * 2 * self.of("later bytes 2", warps) * (1.5 if layer + 1 == len(chain) else 1)
+        radius = kernel // 2
+        flags = (1 + -(-2 * radius // rows)) * (1 + -(-2 * radius // columns)) if layer else 0
         if self.options.one_flag:
             flags = min(flags, 1)
         claim = (4 + 2 * flags) * self.l2 + 4 * self.barrier  # counter, order, polls, acquires, CAS
@@ -311,14 +324,14 @@ class Costs:
 def predict(model: Model, gpu: Gpu, size: str, band: str, code: dict, options: Options) -> tuple[Outcome, Costs]:
     """latents_kernel alone, in cycles."""
     h, w = SIZES[size]
-    order = build_order(h, w, columns=TILE_COLUMNS // (2 if options.small_tiles else 1))
+    order = build_order(h, w, model.shift, *options.tile)
     lanes = options.lanes or lanes_for_payload(model.payload * h * w / (32 * 48) / len(model.groups))
     costs = Costs(model, gpu, BANDS[band], code, options, lanes, order.tiles)
     useful = len(model.groups) * (1 + order.tiles)
     task = cache(costs.task)
     outcome = simulate(
         order, len(model.groups), cache(costs.step), task, lambda g: tuple(k for k, *_ in model.chain(g)),
-        min(useful, gpu.multiprocessors), costs.news_delay, 3 * costs.l2 + 90 * gpu.clock, options.exact_tiles,
+        min(useful, gpu.multiprocessors), costs.news_delay, 3 * costs.l2 + 90 * gpu.clock, options.news,
     )  # fmt: skip
     # Weights to shared memory, the stream's start: once a group, while the others start as well.
     begin = sum(s * m * k * 512 for s, (m, k) in zip(costs.in_shared, costs.layers, strict=True)) / L2_BYTES
@@ -342,7 +355,7 @@ def outside(model: Model, gpu: Gpu, size: str, band: str, code: dict) -> dict[st
     def dense(tiles: int, k_steps: int, m_tiles: int) -> float:
         turns = -(-2 * m_tiles // WARPS)
         waves = -(-tiles // gpu.multiprocessors)
-        return waves * turns * (k_steps * costs.of("dense", 3) + 2 * costs.of("later bytes 4", 3)) * us
+        return waves * turns * (k_steps * costs.of("dense", 3) + 2 * costs.of("later bytes 2", 3)) * us
 
     def tiles(i: int, j: int) -> int:
         return -(-i // TILE_ROWS) * -(-j // TILE_COLUMNS)
@@ -368,24 +381,25 @@ def microseconds(cycles: float, gpu: Gpu) -> float:
     return cycles / gpu.clock / 1e3
 
 
-def offset_in_steps(size: str, model: Model, exact: bool = False, small: bool = False) -> int:
+def offset_in_steps(size: str, model: Model, tile: tuple[int, int] = (TILE_ROWS, TILE_COLUMNS), news: int = 2) -> int:
     """How many steps of one group lie between the starts of two, were dense tiles and announcements free."""
     h, w = SIZES[size]
-    order = build_order(h, w, columns=TILE_COLUMNS // (2 if small else 1))
+    order = build_order(h, w, model.shift, *tile)
     chain = tuple(k for k, *_ in model.chain(1))
-    free = simulate(order, 2, lambda *a: {"step": 1.0}, lambda *a: 0.0, lambda g: chain, 10**6, exact=exact)
+    free = simulate(order, 2, lambda *a: {"step": 1.0}, lambda *a: 0.0, lambda g: chain, 10**6, news=news)
     return round(free.starts[1] - free.starts[0]) if chain else 0
 
 
 IMPROVEMENTS = {
     "32 lanes": {"lanes": 32},
     "16 lanes": {"lanes": 16},
-    "epilogues load nothing twice": {"hoisted": True},
-    "tap offsets made once, loads ahead": {"offsets": True},
-    "keys and values of rounds two ahead": {"two_ahead": True},
+    "products without copies of fragments": {"apart": True},
+    "most probable entries a whole round ahead": {"mode_ahead": True},
+    "epilogues of half the cycles": {"lean_epilogues": True},
     "rounds of half the cycles": {"lean_rounds": True},
-    "tiles wait for positions, not for tiles": {"exact_tiles": True},
-    "dense tiles of 4 x 8": {"small_tiles": True},
+    "dense tiles of 4 x 8": {"tile": (4, 8)},
+    "dense tiles of 2 x 8": {"tile": (2, 8)},
+    "progress announced every step": {"news": 1},
     "one flag a tile and claim": {"one_flag": True},
     "progress announced by another warp": {"quiet_news": True},
     "weights fill shared memory partly": {"partial": True},
@@ -393,9 +407,9 @@ IMPROVEMENTS = {
     "128 lanes, 4 warps a stream": {"lanes": 32, "stream_warps": 4},
 }
 COMBINED = [
-    "epilogues load nothing twice",
-    "tap offsets made once, loads ahead",
-    "tiles wait for positions, not for tiles",
+    "products without copies of fragments",
+    "most probable entries a whole round ahead",
+    "dense tiles of 4 x 8",
 ]
 
 
@@ -432,11 +446,11 @@ def results(code: dict, source: str) -> dict:
         model, gpu = nets[name], GPUS[gpu_name]
         cases = {k: Options(**v) for k, v in IMPROVEMENTS.items()}
         together = {k: v for c in COMBINED for k, v in IMPROVEMENTS[c].items()}
-        cases["the three marked"] = Options(**together)
+        cases["the marked ones"] = Options(**together)
         together["lanes"] = 32
-        cases["the three marked, 32 lanes"] = Options(**together)
-        together |= {"small_tiles": True, "two_ahead": True}
-        cases["the same, tiles of 4 x 8, keys two ahead"] = Options(**together)
+        cases["the marked ones, 32 lanes"] = Options(**together)
+        together["lean_epilogues"] = True
+        cases["the same, epilogues of half the cycles"] = Options(**together)
         cases["the same, rounds of half the cycles"] = Options(lean_rounds=True, **together)
         cases["the same, 128 lanes"] = Options(lean_rounds=True, stream_warps=4, **together)
         entry: dict = {"model": name, "size": size, "gpu": gpu_name, "cases": {}}
@@ -452,8 +466,9 @@ def results(code: dict, source: str) -> dict:
         size: {
             "steps": build_order(*SIZES[size]).steps,
             "as it is": offset_in_steps(size, nets["ccm-base"]),
-            "tiles of 4 x 8": offset_in_steps(size, nets["ccm-base"], small=True),
-            "exact": offset_in_steps(size, nets["ccm-base"], exact=True),
+            "every step": offset_in_steps(size, nets["ccm-base"], news=1),
+            "tiles of 4 x 8": offset_in_steps(size, nets["ccm-base"], (4, 8)),
+            "tiles of 2 x 8": offset_in_steps(size, nets["ccm-base"], (2, 8)),
         }
         for size in SIZES
     }
@@ -580,7 +595,7 @@ def pieces(found: dict) -> str:
         "conv 2": "masked convolution: 32 bytes of k, 16 positions, weights in shared memory",
         "conv 2 L2": "the same, weights from L2",
         "rows 2": "1x1 layers: 32 bytes of k, 16 positions",
-        "first bytes 2": "before and after it: bases, requantization to bytes",
+        "first bytes 2": "before and after it: bases, first loads, last product, requantization to bytes",
         "later bytes 2": "the same of a 1x1 layer",
         "later scale 2": "the same of the head (scales)",
         "choose": "rows of 32 channels of one position",
@@ -598,7 +613,7 @@ def pieces(found: dict) -> str:
 def offsets(found: dict) -> str:
     """Steps between the starts of two groups."""
     rows = [[size, *(str(v) for v in o.values())] for size, o in found["offsets"].items()]
-    head = ["", "steps of a group", "offset, as it is", "tiles of 4 x 8", "4 x 16, but waiting for positions"]
+    head = ["", "steps of a group", "offset, as it is", "announced every step", "tiles of 4 x 8", "tiles of 2 x 8"]
     return _table(head, rows)
 
 

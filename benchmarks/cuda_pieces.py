@@ -84,12 +84,17 @@ def _line(file: str, text: str, nth: int = 0) -> int:
     return found[nth]
 
 
+def _entry_lines() -> set[int]:
+    """Of rans_warp.cuh: where entries of windows are loaded."""
+    texts = ("const uint4 four = *", "const uint2 two = *", "to[0] = *from;", "next_mode = window[")
+    return {_line("rans_warp.cuh", text) for text in texts}
+
+
 def _latency(gpu: Gpu, scale: float, weights_in_shared: bool) -> Callable:
     """Cycles until the result of an instruction of variable duration is there."""
-    packed = {_line("product.cuh", "const uint4 packed = w[", k) for k in (0, 1)}
-    quads = {_line("product.cuh", "quad_offset(quads[", k) for k in (0, 1)}
+    packed = {_line("product.cuh", "const uint4 packed = *weights;")}
     inputs = {_line("product.cuh", "load_word(at[n] + first)")}
-    entries = {_line("rans_warp.cuh", "] : kNoEntry;"), _line("rans_warp.cuh", "] : kProbMask;")}
+    entries = _entry_lines()
     words = set(
         range(
             _line("rans_warp.cuh", "CCM_DEVICE unsigned word("), _line("rans_warp.cuh", "CCM_DEVICE unsigned word(") + 4
@@ -113,8 +118,6 @@ def _latency(gpu: Gpu, scale: float, weights_in_shared: bool) -> Callable:
             n = SHUFFLE
         elif i.within("product.cuh", packed):
             n = mixed(DENSE_MISS) if dense else (shared if weights_in_shared else gpu.l2)
-        elif i.within("product.cuh", quads) and not i.within("product.cuh", inputs):
-            n = gpu.l1
         elif i.within("product.cuh", inputs) and op.startswith("LDG"):
             n = mixed(DENSE_MISS if dense else CONTEXT_MISS)
         elif i.within("rans_warp.cuh", entries) and op.startswith("LDG"):
@@ -137,7 +140,7 @@ def read_machine_code(folder: Path, arch: int) -> dict:
     publish = _line(step, "int32_t seen = to_y")
     window = _line(rans, "const uint32_t limit =")
     found = _line(rans, "const unsigned candidates =")
-    loads = _line(rans, "] : kNoEntry;")
+    loads = _entry_lines()
     lines = len((CUDA / rans).read_text(encoding="utf-8").splitlines())
     ways = {  # what is never looked at here: symbols outside their window, escapes, the next 32 words
         "outside": set(
@@ -161,7 +164,12 @@ def read_machine_code(folder: Path, arch: int) -> dict:
         count = Counter(i.op.split(".")[0] for i in inside)
         if any(i.lines[:1] == ((rans, window),) for i in inside) and len(inside) < 900:
             # A lane's threads hold 16 / (32 / lanes) entries; with one lane there is no choice of a group's bits.
-            entries = sum(i.op.startswith("LDG") and i.lines[0] == (rans, loads) for i in inside)
+            wide = {".128": 4, ".64": 2}
+            entries = sum(
+                next((n for w, n in wide.items() if w in i.op), 1)
+                for i in inside
+                if i.op.startswith("LDG") and i.within(rans, loads - {_line(rans, "next_mode = window[")})
+            )
             lanes = {1: 2, 2: 4, 4: 8, 8: 16, 16: 32}[entries]
             if lanes == 2 and not any(
                 i.lines[0][0] == rans and "SHF.R.U32" in i.text and i.lines[0][1] == group_bits for i in inside
@@ -172,8 +180,11 @@ def read_machine_code(folder: Path, arch: int) -> dict:
             done.add(lanes)
             core = {found}
             pieces[f"rans {lanes}"] = sass.shortest_turn(code, body, core, cold | taking, rans)
-            pieces[f"rans {lanes} refill"] = sass.shortest_turn(code, body, taking, cold | {tried}, rans)
-            if any(i.within(rans, {tried}) for i in inside):
+            tries = any(i.within(rans, {tried}) for i in inside)
+            pieces[f"rans {lanes} refill"] = sass.shortest_turn(
+                code, body, taking, cold | core if tries else cold, rans
+            )
+            if tries:
                 pieces[f"rans {lanes} mode"] = sass.shortest_turn(code, body, {tried}, cold | taking | core, rans)
         elif count["IMMA"] and len(inside) < 130:
             outer = {f for i in inside for f, _ in i.lines}
@@ -181,38 +192,55 @@ def read_machine_code(folder: Path, arch: int) -> dict:
             if "chase.cuh" in outer:
                 pieces.setdefault("dense", []).append(inside)
             else:
-                conv = any(i.within("product.cuh", {_line("product.cuh", "quad_offset(quads[")}) for i in inside)
-                nt = steps // (2 if conv else 4)
-                pieces[f"{'conv' if conv else 'rows'} {nt}"] = inside
-        elif 500 < len(inside) < 1600 and count["BAR"] == 1 and count["IMMA"] in (6, 12, 24):
-            network[count["IMMA"] // 6] = body
+                conv = any(i.within("product.cuh", {_line("product.cuh", "low = quads[after * 8];")}) for i in inside)
+                pieces[f"{'conv' if conv else 'rows'} {steps}"] = inside
+        elif 300 < len(inside) < 1600 and count["BAR"] == 1 and count["IMMA"] in (4, 8):
+            network[count["IMMA"] // 4] = body  # each product's loop and its last turn
         elif len(inside) < 80 and count["BRA"] < 5:
             if any(i.within(step, {choose}) for i in inside) and count["BRA"] == 1:
                 pieces["choose"] = inside
             elif any(i.within(step, {publish}) for i in inside) and count["STG"] == 2:
                 pieces["publish"] = inside
-    wanted = {"choose", "publish", "dense", *(f"{k} {nt}" for k in ("conv", "rows") for nt in (1, 2, 4))}
+    wanted = {"choose", "publish", "dense", *(f"{k} {nt}" for k in ("conv", "rows") for nt in (1, 2))}
     wanted |= {f"rans {lanes}" for lanes in LANES}
-    if missing := sorted(wanted - set(pieces)) or len(network) < 3:
+    if missing := sorted(wanted - set(pieces)) or len(network) < 2:
         raise ValueError(f"sm_{arch}: pieces of the kernel were not found: {missing}")
     pieces["dense"] = max(pieces["dense"], key=lambda p: sum(i.op == "LDG.E" for i in p))
-    epilogue = {
-        "bytes": {_line(step, "rescale.byte(value, c.zero)")},
-        "mean": {_line(step, "mean()[p * d_->channels + channel] =")},
-        "scale": set(range(_line(step, "const int32_t code = clamp"), _line(step, "const int32_t code = clamp") + 2)),
+    features, parameters = _line(step, "CCM_DEVICE void put_features("), _line(step, "CCM_DEVICE void put_parameters(")
+    after = _line(step, "// body(p, c, p * channels + c)")
+    means, scales = _line(step, "means[at] ="), _line(step, "scales[at] = table[")
+    epilogue = {  # lines that belong to others
+        "bytes": set(range(parameters, after)),
+        "mean": {*range(features, parameters), scales},
+        "scale": {*range(features, parameters), means},
     }
     first = set(
-        range(_line(step, "const int32_t p = n * kTileN + lane / 4;"), _line(step, "product(m_, c, m_tile, at,") + 1)
+        range(
+            _line(step, "const int32_t p = first + n * kTileN + lane / 4;"),
+            _line(step, "product(m_, c, m_tile, at,") + 1,
+        )
     )
-    rows = set(range(_line(step, "at[n] = features()") - 1, _line(step, "product_rows(c, m_tile") + 1))
+    rows = set(range(_line(step, "const uint8_t* in = features() +"), _line(step, "product_rows(c, m_tile") + 1))
     loops = [set(body) for body in code.loops() if len(body) < 130]
     for nt, body in network.items():
         straight = [code.instructions[k] for k in body if not any(k in other for other in loops)]
         for name, other in (("first", rows), ("later", first)):
-            for kind in epilogue:
-                cold = other.union(*(v for k, v in epilogue.items() if k != kind))
-                pieces[f"{name} {kind} {nt}"] = [i for i in straight if not i.within(step, cold)]
+            for kind, others in epilogue.items():
+                pieces[f"{name} {kind} {nt}"] = [i for i in straight if not i.within(step, other | others)]
     return pieces
+
+
+def _apart(trace: list, latency: Callable) -> float:
+    """Cycles of a product's turn without the copies `now = next` at its end, which wait for what the turn has loaded:
+    two fragments that change places, so that a load has a whole turn.
+    """
+    last = max(k for k, i in enumerate(trace) if i.op.startswith("IMMA"))
+    kept = [*trace[: last + 1], trace[-1]]
+    products = [k for k, i in enumerate(trace) if i.op.startswith("IMMA")]
+    loads = [k for k, i in enumerate(trace) if i.op.startswith("LD")]
+    between = max(0, sum(max(1, i.stall) for i in trace[max(loads) : products[0]]))
+    issue = sum(max(1, i.stall) for i in kept) + sass.TAKEN_BRANCH
+    return max(issue, max(latency(trace[k]) for k in loads) - between)
 
 
 def machine_cycles(pieces: dict[str, list], gpu: Gpu, scale: float) -> dict[str, dict]:
@@ -221,7 +249,7 @@ def machine_cycles(pieces: dict[str, list], gpu: Gpu, scale: float) -> dict[str,
     for name, trace in pieces.items():
         straight = name.startswith(("first", "later"))
         for shared in (True, False):
-            if not shared and not name.startswith(("conv", "rows")):
+            if not shared and not name.startswith(("conv", "rows", "first", "later")):
                 continue
             cost = (sass.cycles if straight else sass.per_round)(trace, _latency(gpu, scale, shared))
             turns = 1
@@ -232,4 +260,13 @@ def machine_cycles(pieces: dict[str, list], gpu: Gpu, scale: float) -> dict[str,
                 "lone": round(cost / turns, 1),
                 "issue": round(len(trace) / turns, 1),
             }
+            entry, usual = found[name + ("" if shared else " L2")], _latency(gpu, scale, shared)
+            if name.startswith(("conv", "rows", "dense")):
+                entry["apart"] = round(_apart(trace, usual), 1)
+            elif name.endswith("mode"):  # its entry there when it is wanted
+
+                def there(i, usual=usual) -> float:
+                    return 0 if i.within("rans_warp.cuh", _entry_lines()) else usual(i)
+
+                entry["apart"] = round(sass.per_round(trace, there), 1)
     return found

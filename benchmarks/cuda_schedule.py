@@ -20,6 +20,8 @@ class Order:
     tiles_j: int
     sequence: tuple[int, ...]
     needs: dict[int, tuple[int, ...]]  # radius -> of each tile
+    rows: int  # of a tile
+    columns: int
 
     @property
     def tiles(self) -> int:
@@ -27,24 +29,29 @@ class Order:
 
 
 @cache
-def build_order(h: int, w: int, row_step: int = 3, rows: int = TILE_ROWS, columns: int = TILE_COLUMNS) -> Order:
-    """Wavefront: step = j + row_step * i; every step of it has positions."""
+def build_order(
+    h: int, w: int, shift: int = 0, rows: int = TILE_ROWS, columns: int = TILE_COLUMNS, row_step: int = 3
+) -> Order:
+    """Wavefront: step = j + row_step * i; every step of it has positions.
+
+    ``shift``: of the last layer's tiles, the most of all (tiles.h).
+    """
     steps = row_step * (h - 1) + w
-    tiles_i, tiles_j = -(-h // rows), -(-w // columns)
+    tiles_i, tiles_j = -(-(h + shift) // rows), -(-(w + shift) // columns)
     counts, tiles = [0] * steps, [set() for _ in range(steps)]
     for i in range(h):
         for j in range(w):
             s = j + row_step * i
             counts[s] += 1
-            tiles[s].add(i // rows * tiles_j + j // columns)
+            tiles[s].add((i + shift) // rows * tiles_j + (j + shift) // columns)
     present = [s for s in range(steps) if counts[s]]
     number = {s: n + 1 for n, s in enumerate(present)}  # steps done after it
     needs = {}
     for r in range(4):
         needs[r] = tuple(
             number[
-                row_step * (min(h, t // tiles_j * rows + rows + r) - 1)
-                + min(w, t % tiles_j * columns + columns + r)
+                row_step * (min(h, min(t // tiles_j * rows, h - 1) + rows + r) - 1)
+                + min(w, min(t % tiles_j * columns, w - 1) + columns + r)
                 - 1
             ]
             for t in range(tiles_i * tiles_j)
@@ -52,7 +59,7 @@ def build_order(h: int, w: int, row_step: int = 3, rows: int = TILE_ROWS, column
     sequence = tuple(sorted(range(tiles_i * tiles_j), key=lambda t: needs[0][t]))
     return Order(
         len(present), tuple(counts[s] for s in present), tuple(frozenset(tiles[s]) for s in present),
-        tiles_i, tiles_j, sequence, needs,
+        tiles_i, tiles_j, sequence, needs, rows, columns,
     )  # fmt: skip
 
 
@@ -70,27 +77,27 @@ class Outcome:
 
 def simulate(
     order: Order, groups: int, step_cost: Callable, task_cost: Callable, chain: Callable, blocks: int,
-    news_delay: float = 0.0, notice: float = 0.0, exact: bool = False,
+    news_delay: float = 0.0, notice: float = 0.0, news: int = STEPS_PER_NEWS,
 ) -> Outcome:  # fmt: skip
     """Groups behind each other, tile by tile: what latents_kernel does, as events.
 
     ``step_cost(count, first group?, announces?)`` -> dict of cycles, ``task_cost(group, layer)`` -> cycles,
     ``chain(group)`` -> kernels of the dense layers. ``notice``: from a tile's or a step's being announced to a block's
-    acting on it. ``exact``: tiles wait for the positions they need, as if layers were computed with their halo.
+    acting on it. ``news``: steps between announcements.
     """
     steps_of_tile: dict[int, list[int]] = defaultdict(list)
     for s, tiles in enumerate(order.tiles_of_step):
         for t in tiles:
             steps_of_tile[t].append(s)
     missing = [[len(t) if g and chain(g) else 0 for t in order.tiles_of_step] for g in range(groups)]
-    neighbours = [
-        [
-            i * order.tiles_j + j
-            for i in range(max(0, t // order.tiles_j - 1), min(order.tiles_i, t // order.tiles_j + 2))
-            for j in range(max(0, t % order.tiles_j - 1), min(order.tiles_j, t % order.tiles_j + 2))
-        ]
-        for t in range(order.tiles)
-    ]
+
+    @cache
+    def before(tile: int, radius: int) -> list[int]:
+        """Tiles of the layer before that a tile reads: grids are shifted, so none below and none to its right."""
+        i, j = divmod(tile, order.tiles_j)
+        up, left = -(-2 * radius // order.rows), -(-2 * radius // order.columns)
+        return [a * order.tiles_j + b for a in range(max(0, i - up), i + 1) for b in range(max(0, j - left), j + 1)]
+
     flags = [[set() for _ in chain(g)] if g else [] for g in range(groups)]
     claims = [[0] * len(chain(g)) if g else [] for g in range(groups)]
     seen = [0] * groups  # steps done, as others see it
@@ -114,7 +121,7 @@ def simulate(
         if busy_until[g] is not None or s >= order.steps or missing[g][s]:
             return
         late = notice if g and now > waiting_since[g] else 0.0
-        announces = (s + 1) % STEPS_PER_NEWS == 0 or s + 1 == order.steps
+        announces = (s + 1) % news == 0 or s + 1 == order.steps
         cost = step_cost(order.counts[s], g == 0, announces)
         parts[g]["wait"] += now + late - waiting_since[g]
         parts[g].update(cost)
@@ -125,17 +132,9 @@ def simulate(
 
     def ready(g: int, layer: int, tile: int) -> bool:
         kernels = chain(g)
-        if exact:
-            reach = sum(k // 2 for k in kernels[: layer + 1])
-            if reach <= 3:
-                needs = order.needs[reach][tile]
-            else:  # beyond the table: three steps a row, one a column
-                needs = min(order.steps, order.needs[3][tile] + 4 * (reach - 3))
-            return seen[g - 1] >= needs and (layer == 0 or tile in flags[g][layer - 1])
         if layer == 0:
             return seen[g - 1] >= order.needs[min(3, kernels[0] // 2)][tile]
-        around = neighbours[tile] if kernels[layer] > 1 else [tile]
-        return all(t in flags[g][layer - 1] for t in around)
+        return all(t in flags[g][layer - 1] for t in before(tile, kernels[layer] // 2))
 
     def hand_out(now: float) -> None:
         nonlocal idle, tasks, dense_time
@@ -161,7 +160,7 @@ def simulate(
             at[g] += 1
             busy_until[g] = None
             waiting_since[g] = ends[g] = now
-            if at[g] % STEPS_PER_NEWS == 0 or at[g] == order.steps:
+            if at[g] % news == 0 or at[g] == order.steps:
                 push(now + news_delay, "news", (g, at[g]))
             if at[g] == order.steps:
                 idle += 1

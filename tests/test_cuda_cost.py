@@ -12,8 +12,8 @@ from cuda_pieces import STEPS_PER_NEWS, TILE_COLUMNS, TILE_ROWS
 from cuda_schedule import build_order, simulate
 
 
-def run(h, w, groups, kernels=(5, 3, 3), blocks=10**6, task=0.0, **more):
-    order = build_order(h, w)
+def run(h, w, groups, kernels=(5, 3, 3), blocks=10**6, task=0.0, shift=2, **more):
+    order = build_order(h, w, shift)
     chain = lambda g: kernels if g else ()  # noqa: E731
     return order, simulate(order, groups, lambda *a: {"step": 1.0}, lambda *a: task, chain, blocks, **more)
 
@@ -30,8 +30,8 @@ def test_free_groups_follow_at_the_offset_of_their_tiles(h, w):
     assert order.steps + 3 * offset <= four.total + 1e-9
     assert four.total <= 4 * order.steps
     assert four.tasks == 3 * 3 * order.tiles
-    # Two tiles further for the two layers of 3 x 3, and two positions for the 5 x 5.
-    first = 3 * (min(h, TILE_ROWS * 3 + 2) - 1) + min(w, TILE_COLUMNS * 3 + 2)
+    # The first tile of a layer reads only the first one of the layer before: two positions further, for the 5 x 5.
+    first = 3 * (min(h, TILE_ROWS + 2) - 1) + min(w, TILE_COLUMNS + 2)
     assert offset == min(order.steps, -(-first // STEPS_PER_NEWS) * STEPS_PER_NEWS)
 
 
@@ -41,8 +41,37 @@ def test_one_block_does_everything_in_turn():
     assert one.tasks == 2 * 3 * order.tiles
 
 
-def test_waiting_for_positions_starts_earlier_than_for_tiles():
-    assert run(32, 48, 2, exact=True)[1].starts[1] < run(32, 48, 2)[1].starts[1]
+@pytest.mark.parametrize("tile", [(4, 16), (4, 8), (2, 8)])
+def test_shifted_tiles_hold_what_the_rule_waits_for(tile):
+    """Position by position: whatever a tile of a layer reads lies in the tiles above it and to its left, or in its own
+    place, of the layer before; the base of a position in the tile that its step waits for.
+    """
+    h, w, kernels = 9, 37, (5, 3, 3)
+    order = build_order(h, w, 2, *tile)
+    place = lambda i, j, shift: ((i + shift) // tile[0], (j + shift) // tile[1])  # noqa: E731
+    for layer, shift in ((1, 1), (2, 2)):
+        radius = kernels[layer] // 2
+        up, left = -(-2 * radius // tile[0]), -(-2 * radius // tile[1])
+        for i in range(h):
+            for j in range(w):
+                a, b = place(i, j, shift)
+                for ni in range(max(0, i - radius), min(h, i + radius + 1)):
+                    for nj in range(max(0, j - radius), min(w, j + radius + 1)):
+                        c, d = place(ni, nj, shift - radius)
+                        assert a - up <= c <= a and b - left <= d <= b
+                if layer == 2:
+                    assert a * order.tiles_j + b in order.tiles_of_step[j + 3 * i]
+    for t, needs in enumerate(order.needs[2]):  # all that a tile of the first layer reads
+        i, j = (t // order.tiles_j + 1) * tile[0] + 1, (t % order.tiles_j + 1) * tile[1] + 1
+        assert needs >= min(order.steps, 3 * min(i, h - 1) + min(j, w - 1) + 1)
+
+
+def test_a_group_follows_within_40_steps_and_closer_with_small_tiles():
+    far, near = (
+        run(32, 48, 2)[1].starts[1],
+        cuda_cost.offset_in_steps("768x512", cuda_cost.models()["ccm-base"], (2, 8)),
+    )
+    assert 17 <= near < far <= 40
 
 
 def test_order_is_that_of_the_engine():
