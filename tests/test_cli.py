@@ -200,8 +200,8 @@ def test_train_stops_cleanly_and_resumes(tmp_path):
     for k in range(3):
         Image.fromarray(tiny.photo(64, 64, k)).save(tmp_path / f"{k}.png")
     argv = [sys.executable, "-m", "ccm_fast", "train", "--out", tmp_path / "run", "--data", tmp_path, "--threads", "1"]
-    argv = [*map(str, argv), "--batch", "1", "--crop", "64", "--quiet"]
-    with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    argv = [*map(str, argv), "--batch", "1", "--crop", "64", "--quiet", "--stages"]
+    with subprocess.Popen([*argv, "joint=1h"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         log = tmp_path / "run" / "log.jsonl"
         deadline = time.monotonic() + 60
         while not log.exists() and process.poll() is None and time.monotonic() < deadline:
@@ -212,6 +212,6 @@ def test_train_stops_cleanly_and_resumes(tmp_path):
     assert process.returncode == 0, err.decode()
     assert out.decode().strip() == str(tmp_path / "run" / "last.pt")
     events = [json.loads(line).get("event") for line in log.read_text().splitlines()]
-    assert events[0] == "start" and events[-1] == "interrupted"
+    assert events[0] == "start" and events[-1] == "stopped"
     steps = json.loads(log.read_text().splitlines()[-1])["step"]
-    assert subprocess.run([*argv, "--steps", str(steps + 1)], cwd=ROOT, capture_output=True).returncode == 0
+    assert subprocess.run([*argv, f"joint={steps + 1}"], cwd=ROOT, capture_output=True).returncode == 0
