@@ -1,6 +1,7 @@
 """Tiny untrained nets of CompressAI's own classes, lively enough to be worth coding with."""
 
 import functools
+import importlib.machinery
 import importlib.util
 import sys
 import types
@@ -31,8 +32,12 @@ class Anything:
 class Absent(types.ModuleType):
     """A package that compressai.models imports and these tests never use (data sets, point clouds)."""
 
-    __path__ = ()
     __all__ = ()
+
+    def __init__(self, name):
+        super().__init__(name)
+        self.__path__ = []
+        self.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=True)  # others look for it
 
     def __getattr__(self, name):
         if name.startswith("__"):
@@ -45,6 +50,7 @@ UNUSED = {
     "torchvision": ("transforms",),
     "torch_geometric": ("data", "data.datapipes", "transforms"),
     "pandas": (),
+    "requests": (),
     "einops": (),
 }
 

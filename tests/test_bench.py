@@ -79,7 +79,7 @@ def test_command_line(tmp_path, capsys, monkeypatch):
         result = json.loads((tmp_path / f"{name}.json").read_text())
         assert result["environment"]
         assert f"{name}.json" in out
-    assert result["cases"][0]["latents"] == 3 * 4 * 128 and result["cases"][0]["peak_bytes"] > 2**20
+    assert result["cases"][0]["latents"] == 3 * 4 * 192 and result["cases"][0]["peak_bytes"] > 2**20
     assert main(["bench", "nonsense"]) == 2
     assert "coders, kernels, scaling" in capsys.readouterr().err
     if not torch.cuda.is_available():
