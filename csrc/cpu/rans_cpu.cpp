@@ -433,21 +433,15 @@ std::vector<uint8_t> encode_stream(const Rows& tables, const std::vector<Coded>&
     // What one lane takes is mostly plain from the ideal length (it is within 0.01 % and a few bytes); coding with one
     // lane tells where it is not.
     const double ideal = ideal_bytes(tables, symbols);
-    lanes = choose_lanes(static_cast<int64_t>(ideal));
-    if (lanes != choose_lanes(static_cast<int64_t>(ideal * 1.001) + 16)) {
+    lanes = lanes_for_payload(static_cast<int64_t>(ideal));
+    if (lanes != lanes_for_payload(static_cast<int64_t>(ideal * 1.001) + 16)) {
       std::vector<uint8_t> one = encode_lanes(tables, symbols, steps, 1);
-      lanes = choose_lanes(static_cast<int64_t>(one.size()));
+      lanes = lanes_for_payload(static_cast<int64_t>(one.size()));
       if (lanes == 1) return *lanes_used = 1, one;
     }
   }
   *lanes_used = lanes;
   return encode_lanes(tables, symbols, steps, lanes);
-}
-
-int32_t choose_lanes(int64_t payload) {
-  int32_t lanes = 1;
-  while (lanes < kMaxLanes && 2 * lanes * kStateBytes * 400 <= payload) lanes *= 2;
-  return lanes;
 }
 
 uint32_t crc32c(const uint8_t* data, size_t size, uint32_t crc) {

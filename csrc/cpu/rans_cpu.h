@@ -50,14 +50,9 @@ struct Coded {
 };
 
 // Encodes symbols of consecutive steps; steps[s] is the number of symbols in step s. lanes 0: chosen from the payload
-// (choose_lanes); the chosen number is stored through lanes_used.
+// (lanes_for_payload); the chosen number is stored through lanes_used.
 std::vector<uint8_t> encode_stream(const Rows& tables, const std::vector<Coded>& symbols,
                                    const std::vector<int32_t>& steps, int32_t lanes, int32_t* lanes_used);
-
-// The most lanes whose states cost at most a quarter of a percent of a payload (bytes, coded with one lane): a file of
-// 10 kB and more then stays within half a percent of its ideal length, headers included. Not part of the format: a
-// decoder takes the number from the header.
-int32_t choose_lanes(int64_t payload);
 
 // CRC-32C (Castagnoli) of `size` bytes, continuing from `crc` (0 to start).
 uint32_t crc32c(const uint8_t* data, size_t size, uint32_t crc);
