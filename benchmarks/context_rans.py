@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import argparse
 import functools
-import sys
-import types
 from itertools import pairwise
 
 import numpy as np
 import torch
 from common import interleaved, save
+from compressai_nets import compressai_models
 
 from ccm_fast._backend import load
 from ccm_fast.integer import reference
@@ -48,20 +47,11 @@ def multiply_adds(c: CCMConfig) -> tuple[int, int]:
 
 def compressai_loop(h: int, w: int):
     """A callable that runs CompressAI's autoregressive decoding of one image, or None (with a line) without it."""
-    try:
-        import torchvision.transforms  # noqa: F401
-    except ImportError:  # CompressAI imports it for its data sets alone
-        empty = types.ModuleType("torchvision")
-        empty.transforms = types.ModuleType("torchvision.transforms")
-        sys.modules["torchvision"] = empty
-        sys.modules["torchvision.transforms"] = empty.transforms
-    try:
-        from compressai.models import JointAutoregressiveHierarchicalPriors
-    except ImportError as why:
-        print(f"compressai: skipped ({why})")
+    models = compressai_models()
+    if models is None:
         return None
     torch.manual_seed(0)
-    net = JointAutoregressiveHierarchicalPriors(192, 192).eval()
+    net = models.JointAutoregressiveHierarchicalPriors(192, 192).eval()
     net.update()
     with torch.no_grad():
         params = torch.randn(1, 2 * 192, h, w)
