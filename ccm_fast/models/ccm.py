@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .config import PRESETS, CCMConfig
 from .context import CONTEXT_LIMIT, GroupContext
-from .entropy import FactorizedPrior, gaussian_likelihood, scale_from_index, ste_round
+from .entropy import FactorizedPrior, centroid, gaussian_likelihood, scale_from_index, ste_round
 from .transforms import AnalysisTransform, HyperAnalysis, HyperSynthesis, SynthesisTransform
 
 __all__ = ["CrossChannelContextModel"]
@@ -113,11 +113,27 @@ class CrossChannelContextModel(nn.Module):
         """
         quality = torch.as_tensor(quality, dtype=torch.float32, device=x.device).expand(x.shape[0])
         y = self.analysis(x, quality)
-        likelihoods = self.likelihoods(y, context)
-        return {"x_hat": self.synthesis(ste_round(y), quality, x.shape[-2:]), "likelihoods": likelihoods}
+        likelihoods, mean, scale = self._entropy(y, context)
+        y_hat = self.reconstruct(ste_round(y), mean, scale)
+        return {"x_hat": self.synthesis(y_hat, quality, x.shape[-2:]), "likelihoods": likelihoods}
+
+    def reconstruct(self, y_hat: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+        """What g_s reads, [B, M, h, w], for integer y_hat: see :attr:`CCMConfig.reconstruction`.
+
+        Gradients go to y_hat alone: the entropy model is there to predict, not to draw reconstructions its way.
+        """
+        if self.config.reconstruction == "integer":
+            return y_hat
+        with torch.no_grad(), torch.autocast(y_hat.device.type, enabled=False):
+            offset = centroid(y_hat.float(), mean, scale) - y_hat
+        return y_hat + offset
 
     def likelihoods(self, y: Tensor, context: bool = True) -> dict[str, Tensor]:
         """The entropy model's part of :meth:`forward`: ``{"y": [B, M, h, w], "z": [B, N, hz, wz]}`` of y, unrounded."""
+        return self._entropy(y, context)[0]
+
+    def _entropy(self, y: Tensor, context: bool) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Likelihoods of y, unrounded, and mean and scale of every symbol."""
         z = self.h_a(y).float()  # under autocast, what is rounded and what likelihoods are made of is fp32
         y_hat = y_coded = ste_round(y)
         z_hat = torch.round(z)
@@ -128,7 +144,8 @@ class CrossChannelContextModel(nn.Module):
             z_hat = z + torch.rand_like(z) - 0.5
         mean, index = (v.float() for v in self.entropy_parameters(y_hat, z_hat, context))
         with torch.autocast(y.device.type, enabled=False):
-            return {"y": gaussian_likelihood(y_coded, mean, scale_from_index(index)), "z": self.z_prior(z_hat)}
+            scale = scale_from_index(index)
+            return {"y": gaussian_likelihood(y_coded, mean, scale), "z": self.z_prior(z_hat)}, mean, scale
 
     def compress(self, x: Tensor, quality: Tensor | float = 4.0) -> dict:
         """Strings of images, see :func:`ccm_fast.compress`; needs a frozen model."""

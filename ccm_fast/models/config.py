@@ -28,6 +28,8 @@ class CCMConfig:
             this is the linear cross-channel context.
         parameter_widths: hidden widths of the 1x1 entropy-parameter network. The first is where all contexts are added.
         qualities: number of trained quality levels (gain vectors); levels between them are interpolated.
+        reconstruction: what g_s reads: "integer", y_hat itself, or "centroid", the expected value of y in each
+            symbol's interval under the mean and scale that the decoder knows anyway.
     """
 
     name: str = "ccm-small"
@@ -43,6 +45,7 @@ class CCMConfig:
     cross_skip_kernel: int = 1
     parameter_widths: tuple[int, ...] = (128, 96)
     qualities: int = 8
+    reconstruction: str = "integer"
 
     def __post_init__(self) -> None:
         for key in ("widths", "blocks", "groups", "cross_kernels", "parameter_widths"):
@@ -51,6 +54,8 @@ class CCMConfig:
             raise ValueError("groups must name at least one group of at least one channel")
         if not self.parameter_widths:
             raise ValueError("parameter_widths needs at least one hidden layer: the contexts are added there")
+        if self.reconstruction not in ("integer", "centroid"):
+            raise ValueError(f"reconstruction must be integer or centroid, not {self.reconstruction!r}")
         for k in (self.context_kernel, *self.cross_kernels):
             if k % 2 != 1:
                 raise ValueError(f"convolution kernels must be odd, got {k}")
@@ -74,7 +79,9 @@ PRESETS: dict[str, CCMConfig] = {
     # What ships. A block transform of 16x16 pixels (768 samples) cut to 128 components cannot exceed 32.3 dB on Kodak;
     # 160 allow 34.4, 192 allow 36.4 (train/klt.py, no quantization). Leaving out the residual block at 1/16, whose
     # parameters are the dearest per multiply-add, makes room for them in 10 MB of fp16.
-    "ccm-small": CCMConfig(widths=(64, 112, 192), blocks=(1, 2, 0), groups=(48, 48, 48, 48)),
+    "ccm-small": CCMConfig(
+        widths=(64, 112, 192), blocks=(1, 2, 0), groups=(48, 48, 48, 48), reconstruction="centroid"
+    ),
     # 21 k multiply-adds per pixel in g_s; shipped before the one above.
     "ccm-small-128": CCMConfig(name="ccm-small-128"),
     # The field's usual size (N = M = 192), for those with GPUs.
@@ -87,6 +94,7 @@ PRESETS: dict[str, CCMConfig] = {
         psi_channels=192,
         cross_width=160,
         parameter_widths=(192, 128),
+        reconstruction="centroid",
     ),
 }
 PRESETS["ccm-small-g1"] = replace(PRESETS["ccm-small"], name="ccm-small-g1", groups=(192,))

@@ -16,6 +16,7 @@ __all__ = [
     "SCALE_MAX",
     "SCALE_MIN",
     "FactorizedPrior",
+    "centroid",
     "gaussian_likelihood",
     "scale_from_index",
     "ste_round",
@@ -70,6 +71,22 @@ def gaussian_likelihood(y: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     """
     d = (y - mean).abs()
     return lower_bound(_normal_cdf((0.5 - d) / scale) - _normal_cdf((-0.5 - d) / scale), LIKELIHOOD_MIN)
+
+
+def centroid(y: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """Expected value of N(mean, scale^2) inside the unit interval around each integer y; all of one shape.
+
+    The reconstruction of least squared error: a symbol of 0 whose mean is 0.4 stands for about 0.3, not for 0. Where the
+    interval lies so far out that its probability vanishes, it is the end nearer to the mean.
+    """
+    # Mirrored so that the interval lies above the mean, where the upper tails keep their precision.
+    d = y - mean
+    sign = torch.where(d < 0, -1.0, 1.0)
+    low, high = (d.abs() - 0.5) / scale, (d.abs() + 0.5) / scale
+    density = torch.exp(-0.5 * low.square()) - torch.exp(-0.5 * high.square())
+    mass = (_normal_cdf(-low) - _normal_cdf(-high)) * math.sqrt(2 * math.pi)
+    inside = (scale * density / mass.clamp(min=1e-30)).clamp(d.abs() - 0.5, d.abs() + 0.5)
+    return mean + sign * torch.where(mass > 1e-30, inside, d.abs() - 0.5)
 
 
 class FactorizedPrior(nn.Module):

@@ -219,7 +219,11 @@ class _Run:
             if not kind.transforms:
                 likelihoods = self.model.likelihoods(x * self.model.gain(quality), kind.contexts)
                 return rate_loss(likelihoods, 256 * x.shape[-2] * x.shape[-1], quality, cfg.metric, z_weight)
+            if not kind.rate:
+                self.model.eval()  # latents as decoders get them, without noise
             out = self.model(x, quality, context=kind.contexts)
+            if not kind.rate:
+                out["likelihoods"] = {k: v.detach() for k, v in out["likelihoods"].items()}
             return rate_distortion_loss(x, out, quality, cfg.metric, z_weight)
 
     def step(self, kind: Kind, share: float) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,25 +20,31 @@ class Kind(NamedTuple):
     """What a stage trains.
 
     Attributes:
-        transforms: whether g_a, g_s and the gains run and learn; else the entropy model learns on their latents.
+        transforms: whether g_s and its gains run and learn; else the entropy model learns on fixed latents.
         contexts: whether what is computed from y_hat takes part; else the hyperprior works alone.
+        rate: whether the rate counts; else g_s learns alone to restore images from fixed latents.
     """
 
     transforms: bool
     contexts: bool
+    rate: bool = True
 
 
 #: The cheap stages come first: a step of "hyper" costs an eighth of one of "joint" and sees four times the latents.
 #: Alone, the hyperprior has to learn to carry information, which it does not beside contexts. Transforms come when
-#: the rate that they are optimized for means something.
+#: the rate that they are optimized for means something. "synthesis" spends everything on g_s: what is
+#: coded stays as it is.
 STAGES = {
     "hyper": Kind(transforms=False, contexts=False),
     "transforms": Kind(transforms=True, contexts=False),
     "context": Kind(transforms=False, contexts=True),
+    "synthesis": Kind(transforms=True, contexts=True, rate=False),
     "joint": Kind(transforms=True, contexts=True),
 }
 #: Parameters whose names begin so belong to the transforms; the others to the entropy model.
 TRANSFORMS = ("g_a.", "g_s.", "log_gain", "log_inverse_gain")
+#: The decoder's part of them.
+SYNTHESIS = ("g_s.", "log_inverse_gain")
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,9 @@ def parse_stages(text: str) -> list[Stage]:
 def select(model: CrossChannelContextModel, kind: Kind) -> None:
     """Let exactly the parameters of a stage take part in training."""
     for name, p in model.named_parameters():
-        if name.startswith(TRANSFORMS):
+        if not kind.rate:
+            p.requires_grad_(name.startswith(SYNTHESIS))
+        elif name.startswith(TRANSFORMS):
             p.requires_grad_(kind.transforms)
         else:
             from_y = ".spatial." in name or ".stack." in name or ".skip." in name
@@ -121,33 +130,39 @@ class LatentCache:
     """Latents of whole training images before their gain, for stages that leave the transforms as they are.
 
     y of an image is computed when it is first drawn and then kept in fp16 (at M = 192 a 288x288 crop takes 120 kB, a
-    quarter of its pixels in fp32), so that after the first epoch no transform runs at all.
+    quarter of its pixels in fp32), so that after the first epochs no transform runs at all.
 
     Args:
-        crops: where images and their order come from; its crop size is the side of what is cut out of each, always at
-            the same place.
+        crops: where images and their order come from; its crop size is the side of what is cut out of each.
         memory: bytes to keep at most; what does not fit is computed again.
     """
 
+    #: Every image comes in so many versions, of different places and mirrored or not, each as likely as the others:
+    #: a set of two thousand images is otherwise seen thirty times in an hour.
+    VERSIONS = 4
+
     def __init__(self, crops: CropDataset, memory: float = float("inf")):
         self.crops, self.memory = crops, memory
-        self._kept: dict[int, Tensor] = {}
+        self._kept: dict[tuple[int, int], Tensor] = {}
 
     @torch.no_grad()
     def batch(self, model: CrossChannelContextModel, size: int, device: str) -> Tensor:
         """y [size, M, h, w] before the gain, the next of this process."""
         out = []
         for n in self.crops.take(size):
-            k, _ = self.crops.where(n)
-            y = self._kept.get(k)
+            k, rng = self.crops.where(n)
+            version = int(rng.integers(self.VERSIONS))
+            y = self._kept.get((k, version))
             if y is None:
                 image, side = self.crops.images[k], self.crops.crop
-                i, j = ((s - side) // 2 for s in image.shape[:2])
-                x = to_tensor([image[i : i + side, j : j + side]]).to(device)
+                places = np.random.default_rng((self.crops.seed, k, version))
+                i, j = (int(places.integers(s - side + 1)) for s in image.shape[:2])
+                patch = image[i : i + side, j : j + side]
+                x = to_tensor([patch[:, ::-1] if version % 2 else patch]).to(device)
                 # fp16 also when it is not kept: the numbers must not depend on the memory there is.
                 y = model.g_a(x.contiguous(memory_format=torch.channels_last)).half().cpu()
                 if y.nbytes <= self.memory:
                     self.memory -= y.nbytes
-                    self._kept[k] = y
+                    self._kept[k, version] = y
             out.append(y)
         return torch.cat(out).to(device).float()
