@@ -307,19 +307,33 @@ def decode_latents(
             return frozen.decode_y(psi, [p.y_streams for p in packets], **options).to(device)
 
 
+def decoding_gain(model: CrossChannelContextModel, packets: Sequence[Packet]) -> Tensor:
+    """The gain vectors [B, M, 1, 1] of each image's quality, where the model is."""
+    quality = [p.quality for p in packets]
+    return model.inverse_gain(torch.tensor(quality, device=next(model.parameters()).device))
+
+
 def render(
-    model: CrossChannelContextModel, y_hat: Tensor, packets: Sequence[Packet], tile_pixels: int = TILE_PIXELS
+    model: CrossChannelContextModel,
+    y_hat: Tensor,
+    packets: Sequence[Packet],
+    tile_pixels: int = TILE_PIXELS,
+    gain: Tensor | None = None,
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """The images of y_hat, in pieces: yields (rows, columns, float [B, 3, rows, columns] in [0, 1]).
+
+    Given ``gain``, nothing here waits for a GPU or copies to it: it can be captured in a CUDA graph.
 
     Args:
         model: for its synthesis transform and gains.
         y_hat: int16 [B, h, w, M].
         packets: size, quality and grey flag of each image.
         tile_pixels: larger images are transformed in tiles of so many pixels.
+        gain: from :func:`decoding_gain`; None: computed here.
     """
     weight = next(model.parameters())
-    gain = model.inverse_gain(torch.tensor([p.quality for p in packets], device=weight.device))
+    if gain is None:
+        gain = decoding_gain(model, packets)
     grey = [k for k, p in enumerate(packets) if p.grey]
     H, W = packets[0].height, packets[0].width
 
@@ -328,8 +342,8 @@ def render(
 
     for rows, columns, pixels in synthesize(model.g_s, read, *y_hat.shape[1:3], tile_pixels // len(packets)):
         pixels = pixels[..., : H - rows.start, : W - columns.start].clamp(0, 1)
-        if grey:
-            pixels[grey] = pixels[grey].mean(1, keepdim=True)
+        for k in grey:  # a list of them as an index would be copied to the GPU
+            pixels[k] = pixels[k].mean(0, keepdim=True)
         yield slice(rows.start, min(rows.stop, H)), slice(columns.start, min(columns.stop, W)), pixels
 
 
@@ -370,7 +384,16 @@ def decompress(
     frozen = frozen_of(model)
     packets = parse_packets(frozen, strings, shape, max_pixels)
     device = next(model.parameters()).device
-    y_hat = decode_latents(frozen, packets, threads=threads, engine=engine, device=device, timings=timings)
+    with torch.inference_mode():
+        gain = decoding_gain(model, packets)  # before anything is queued, which a copy to the GPU would wait for
+    status = None
+    if engine_for(engine, device) == "cuda" and timings is None:
+        # The host waits once, after g_s has been queued; times of the stages would mean nothing.
+        streams = frozen.upload([p.z_stream for p in packets], [p.y_streams for p in packets], device)
+        y_hat, status = frozen.decode_queued(streams, packets[0].y_shape)
+        y_hat = y_hat.to(device)
+    else:
+        y_hat = decode_latents(frozen, packets, threads=threads, engine=engine, device=device, timings=timings)
     H, W = packets[0].height, packets[0].width
     # Made outside of inference mode: what callers get is an ordinary tensor.
     x_hat = torch.empty(len(packets), 3, H, W, device=device)
@@ -378,6 +401,8 @@ def decompress(
         at_once = len(packets) if y_hat[..., 0].numel() * STRIDE**2 <= TILE_PIXELS else 1
         for k in range(0, len(packets), at_once):
             part = slice(k, k + at_once)
-            for rows, columns, pixels in render(model, y_hat[part], packets[part]):
+            for rows, columns, pixels in render(model, y_hat[part], packets[part], gain=gain[part]):
                 x_hat[part, :, rows, columns] = pixels
+    if status is not None:
+        frozen.check(status)
     return {"x_hat": x_hat}

@@ -2,8 +2,9 @@
 
 Stages, in the order of decoding: ``parse`` (read the file, check it, find the streams), ``upload`` (GPU only: the bytes
 onto the device), ``z``, ``h_s``, ``entropy`` (context and rANS of all groups, which run behind each other), ``g_s``,
-``pixels`` (8-bit numbers), ``download`` (GPU only). On one CPU thread the groups run one after another, and each is
-listed too: the time of the first g + 1 groups, decoded by a plan that ends there, less that of the first g.
+``pixels`` (8-bit numbers), ``download`` (GPU only: the picture, and whether the streams were whole; nothing waits for
+the GPU before). On one CPU thread the groups run one after another, and each is listed too: the time of the first g + 1
+groups, decoded by a plan that ends there, less that of the first g.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from pathlib import Path
 import torch
 
 from .bench.timing import DeviceError, device_for, statistics_of, table
-from .codec import frozen_of, render, torch_threads
+from .codec import decoding_gain, engine_for, frozen_of, render, torch_threads
 from .files import encode_picture, model_for
 from .images import open_picture
-from .integer.frozen import FrozenEntropyModel
+from .integer.frozen import DeviceStreams, FrozenEntropyModel
 from .stream.container import parse_container
 from .stream.limits import MAX_PIXELS
 from .stream.packet import Packet, parse_file, peek
@@ -103,27 +104,28 @@ class Decoder:
         self.bytes = len(data)
         self.model = model_for(model, peek(parse_container(data).packet, max_pixels).fingerprint)
         self.frozen = frozen_of(self.model)
-        # The engine takes a device from CUDA builds on; without one it is a CPU engine and is not asked.
-        self.options = {"device": device} if device.type == "cuda" else {}
-        if device.type == "cuda":
-            self.model = self.model.to(device)
+        self.engine = engine_for(None, device)
+        self.model = self.model.to(device)
         self.expected: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def parse(self) -> Packet:
         return parse_file(parse_container(self.read()).packet, len(self.frozen.plan.groups), self.max_pixels)
 
-    def latents(self, packet: Packet, clock, threads: int) -> torch.Tensor:
-        options = {"threads": threads, **self.options}
-        with clock.stage("z"):
-            z_hat = self.frozen.decode_z([packet.z_stream], *packet.z_shape, **options)
-        with clock.stage("h_s"):
-            psi = self.frozen.hyper(z_hat, *packet.y_shape, **options)
-        with clock.stage("entropy"):
-            return self.frozen.decode_y(psi, [packet.y_streams], **options)
+    def upload(self, packet: Packet) -> DeviceStreams:
+        return self.frozen.upload([packet.z_stream], [packet.y_streams], self.device)
 
-    def picture(self, packet: Packet, y_hat: torch.Tensor, clock) -> torch.Tensor:
+    def latents(self, packet: Packet, clock, threads: int) -> torch.Tensor:
+        """y_hat by the CPU engine."""
+        with clock.stage("z"):
+            z_hat = self.frozen.decode_z([packet.z_stream], *packet.z_shape, threads=threads)
+        with clock.stage("h_s"):
+            psi = self.frozen.hyper(z_hat, *packet.y_shape, threads=threads)
+        with clock.stage("entropy"):
+            return self.frozen.decode_y(psi, [packet.y_streams], threads=threads).to(self.device)
+
+    def picture(self, packet: Packet, y_hat: torch.Tensor, clock, gain: torch.Tensor | None = None) -> torch.Tensor:
         out = torch.empty(packet.height, packet.width, 3, dtype=torch.uint8, device=self.device)
-        pieces = render(self.model, y_hat, [packet])
+        pieces = render(self.model, y_hat, [packet], gain=gain)
         while True:
             with clock.stage("g_s"):
                 piece = next(pieces, None)
@@ -135,20 +137,23 @@ class Decoder:
 
     def run(self) -> list[Span]:
         """One decoding; its result is compared with the first one's."""
-        cuda = self.device.type == "cuda"
-        clock = DeviceClock(self.device) if cuda else HostClock()
+        queued = self.engine == "cuda"
+        clock = DeviceClock(self.device) if self.device.type == "cuda" else HostClock()
         with torch.inference_mode(), torch_threads(self.threads) as threads:
             with clock.stage("parse"):
                 packet = self.parse()
-            if cuda:
+            if queued:
                 with clock.stage("upload"):
-                    joined = b"".join(bytes(s.data) for s in (packet.z_stream, *packet.y_streams))
-                    torch.frombuffer(bytearray(joined), dtype=torch.uint8).to(self.device)
-            y_hat = self.latents(packet, clock, threads)
-            pixels = self.picture(packet, y_hat, clock)
-            if cuda:
+                    streams, gain = self.upload(packet), decoding_gain(self.model, [packet])
+                y_hat, status = self.frozen.decode_queued(streams, packet.y_shape, clock.stage)
+            else:
+                y_hat, gain = self.latents(packet, clock, threads), None
+            pixels = self.picture(packet, y_hat, clock, gain)
+            if self.device.type == "cuda" or queued:
                 with clock.stage("download"):
                     pixels = pixels.cpu()
+                    if queued:
+                        self.frozen.check(status)
             spans = clock.finish()
         if self.expected is None:
             self.expected = y_hat, pixels
@@ -180,25 +185,29 @@ class Decoder:
     def graph_seconds(self, repeats: int) -> dict:
         """Statistics of z .. pixels as a captured CUDA graph."""
         packet = self.parse()
-        with torch.inference_mode(), torch_threads(self.threads) as threads:
+        with torch.inference_mode():
+            streams, gain = self.upload(packet), decoding_gain(self.model, [packet])
 
-            def decode() -> torch.Tensor:
-                clock = HostClock()
-                return self.picture(packet, self.latents(packet, clock, threads), clock)
+            def decode() -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+                y_hat, status = self.frozen.decode_queued(streams, packet.y_shape)
+                return self.picture(packet, y_hat, HostClock(), gain), status
 
             side = torch.cuda.Stream(self.device)
+            side.wait_stream(torch.cuda.current_stream(self.device))
             with torch.cuda.stream(side):  # capture wants everything lazy to have happened
                 decode()
             side.synchronize()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
-                pixels = decode()
+                pixels, status = decode()
             seconds = []
             for _ in range(repeats):
+                pixels.zero_()
                 clock = DeviceClock(self.device)
                 with clock.stage("graph"):
                     graph.replay()
                 seconds.append(clock.finish()[0].seconds)
+            self.frozen.check(status)
             if not torch.equal(pixels.cpu(), self.expected[1]):
                 raise RuntimeError(f"{self.name}: the graph's picture differs")
         return statistics_of(seconds)
@@ -251,6 +260,8 @@ def profile(
     where = device_for(device)
     if graph and where.type != "cuda":
         raise DeviceError("a CUDA graph needs a GPU: use --device cuda")
+    if graph and engine_for(None, where) != "cuda":
+        raise DeviceError("a CUDA graph needs CUDA kernels, which this build has not: build again with CCM_CUDA=1")
     if repeats < 1 or warmup < 0:
         raise ValueError("repeats must be at least 1, and warmup not negative")
     with torch_threads(threads) as count:

@@ -11,10 +11,12 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <iterator>
 #include <list>
 #include <mutex>
 #include <optional>
 #include <tuple>
+#include <vector>
 
 #include "cpu/pack.h"
 #include "cuda/engine_cuda.h"
@@ -36,7 +38,6 @@ struct Device {
   int32_t index = 0;
   cudaStream_t stream = nullptr;
 };
-void upload(void* to, const void* from, size_t bytes, const Device&) { std::memcpy(to, from, bytes); }
 void check_cuda(cudaError_t e) { check(e == cudaSuccess, std::string("emulator: ") + emu::last_error()); }
 #else
 constexpr bool kCuda = true;
@@ -62,33 +63,49 @@ struct Device {
   torch::stable::accelerator::DeviceGuard guard;
   cudaStream_t stream;
 };
+#endif
 
 // Waits: what is uploaded is used on other streams, too.
 void upload(void* to, const void* from, size_t bytes, const Device& device) {
   check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, device.stream));
   check_cuda(cudaStreamSynchronize(device.stream));
 }
-#endif
 
-// Things in device memory, found again by what they were made from; the least recently used one goes first.
+bool capturing(const Device& device) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  check_cuda(cudaStreamIsCapturing(device.stream, &status));
+  return status != cudaStreamCaptureStatusNone;
+}
+
+// Things in device memory, found again by what they were made from. The least recently used one goes first, but what a
+// graph has captured stays: the graph may be replayed at any time.
 class Uploads {
  public:
   using Key = std::array<int64_t, 5>;
   struct Thing {
     Tensor on_device;
     std::array<int32_t, ccm::kOrderHeader> header;  // what the host needs to know of an order
+    bool captured = false;
   };
 
   template <class Make>
-  Thing get(const Key& key, Make make) {
+  Thing get(const Key& key, const Device& device, Make make) {
     const std::lock_guard<std::mutex> lock(mutex_);
+    const bool captured = capturing(device);
     for (auto it = kept_.begin(); it != kept_.end(); ++it)
       if (it->first == key) {
         kept_.splice(kept_.begin(), kept_, it);
+        kept_.front().second.captured |= captured;
         return kept_.front().second;
       }
+    check(!captured, "a CUDA graph cannot be captured before this model and this size are on the GPU: run once first");
     kept_.emplace_front(key, make());
-    if (kept_.size() > kMost) kept_.pop_back();
+    if (kept_.size() > kMost)
+      for (auto it = std::prev(kept_.end()); it != kept_.begin(); --it)
+        if (!it->second.captured) {
+          kept_.erase(it);
+          break;
+        }
     return kept_.front().second;
   }
 
@@ -111,6 +128,20 @@ int64_t hash(const void* data, size_t size) {  // FNV-1a
   return static_cast<int64_t>(h);
 }
 
+// Memory from torch's allocator: its own while a graph is captured, which keeps it until the graph goes.
+#ifdef CCM_EMU
+std::vector<Tensor> graph_memory;
+Tensor fresh(const Tensor& like, std::vector<int64_t> shape, ScalarType type) {
+  Tensor t = torch::stable::new_empty(like, shape, type);
+  if (emu::capturing()) graph_memory.push_back(t);
+  return t;
+}
+#else
+Tensor fresh(const Tensor& like, std::vector<int64_t> shape, ScalarType type) {
+  return torch::stable::new_empty(like, shape, type);
+}
+#endif
+
 // A model in host memory and its copy on the device of a tensor.
 struct Model {
   Model(const Tensor& packed, const Tensor& like, const Device& device) {
@@ -119,10 +150,10 @@ struct Model {
     host = static_cast<const DeviceModel*>(packed.data_ptr());
     check(size >= static_cast<int64_t>(sizeof(DeviceModel)) && host->magic == ccm::kDeviceMagic && host->bytes == size,
           "packed was not made by pack_plan_cuda");
-    copy = uploads().get({0, device.index, size, host->identity, 0}, [&] {
+    copy = uploads().get({0, device.index, size, host->identity, 0}, device, [&] {
       Tensor t = torch::stable::new_empty(like, {size}, ScalarType::Byte);
       upload(t.data_ptr(), packed.data_ptr(), static_cast<size_t>(size), device);
-      return Uploads::Thing{t, {}};
+      return Uploads::Thing{t, {}, false};
     });
   }
   const DeviceModel* on_device() const { return static_cast<const DeviceModel*>(copy->on_device.data_ptr()); }
@@ -134,11 +165,11 @@ struct Model {
 struct Order {
   Order(const DeviceModel& m, int64_t h, int64_t w, const Tensor& like, const Device& device) {
     const auto rows = static_cast<int32_t>(h), cols = static_cast<int32_t>(w);
-    copy = uploads().get({1 + m.most_shift, device.index, h, w, hash(&m.schedule, sizeof m.schedule)}, [&] {
+    copy = uploads().get({1 + m.most_shift, device.index, h, w, hash(&m.schedule, sizeof m.schedule)}, device, [&] {
       const std::vector<int32_t> numbers = ccm::build_order(m, rows, cols);
       Tensor t = torch::stable::new_empty(like, {static_cast<int64_t>(numbers.size())}, ScalarType::Int);
       upload(t.data_ptr(), numbers.data(), numbers.size() * sizeof(int32_t), device);
-      Uploads::Thing thing{t, {}};
+      Uploads::Thing thing{t, {}, false};
       std::copy(numbers.begin(), numbers.begin() + ccm::kOrderHeader, thing.header.begin());
       return thing;
     });
@@ -161,7 +192,7 @@ ccm::LaunchOptions options_of(int64_t threads) {
 
 Tensor scratch_of(const Tensor& like, int64_t bytes) {
   check(bytes >= 0, "the device does not say what it has");
-  return torch::stable::new_empty(like, {bytes + 256}, ScalarType::Byte);
+  return fresh(like, {bytes + 256}, ScalarType::Byte);
 }
 uint8_t* aligned(const Tensor& scratch) {
   return reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(scratch.data_ptr()) + 255) / 256 * 256);
@@ -176,7 +207,7 @@ Tensor pack_plan_cuda(Tensor plan) {
   std::vector<uint8_t> blob = ccm::to_device(*reinterpret_cast<const ccm::PackedModel*>(packed.data()));
   auto* m = reinterpret_cast<DeviceModel*>(blob.data());
   m->identity = hash(blob.data(), blob.size());
-  Tensor out = torch::stable::new_empty(plan, {static_cast<int64_t>(blob.size())}, ScalarType::Byte);
+  Tensor out = fresh(plan, {static_cast<int64_t>(blob.size())}, ScalarType::Byte);
   std::memcpy(out.data_ptr(), blob.data(), blob.size());
   return out;
 }
@@ -189,8 +220,8 @@ std::tuple<Tensor, Tensor> decode_z(Tensor packed, Tensor bytes, Tensor segments
   const Model m(packed, bytes, device);
   check_plane(hz, wz, m.host->hyper_channels);
   const int64_t batch = segments.size(0);
-  Tensor z = torch::stable::new_empty(bytes, {batch, hz, wz, m.host->hyper_channels}, ScalarType::Short);
-  Tensor status = torch::stable::new_empty(bytes, {batch}, ScalarType::Int);
+  Tensor z = fresh(bytes, {batch, hz, wz, m.host->hyper_channels}, ScalarType::Short);
+  Tensor status = fresh(bytes, {batch}, ScalarType::Int);
   check_cuda(ccm::decode_z(*m.host, m.on_device(), data<uint8_t>(bytes), bytes.numel(), data<int64_t>(segments),
                            static_cast<int32_t>(batch), static_cast<int32_t>(hz), static_cast<int32_t>(wz),
                            data<int16_t>(z), data<int32_t>(status), options_of(threads), device.stream));
@@ -204,7 +235,7 @@ Tensor hyper(Tensor packed, Tensor z_hat, int64_t h, int64_t w, int64_t threads)
   check_plane(h, w, m.host->psi_channels);
   check_tensor(z_hat, ScalarType::Short, {-1, (h + 3) / 4, (w + 3) / 4, m.host->hyper_channels}, "z_hat", kCuda);
   const auto batch = static_cast<int32_t>(z_hat.size(0));
-  Tensor psi = torch::stable::new_empty(z_hat, {batch, h, w, m.host->psi_channels}, ScalarType::Byte);
+  Tensor psi = fresh(z_hat, {batch, h, w, m.host->psi_channels}, ScalarType::Byte);
   const Tensor scratch = scratch_of(z_hat, ccm::hyper_scratch(*m.host, batch, static_cast<int32_t>(z_hat.size(1)),
                                                               static_cast<int32_t>(z_hat.size(2))));
   check_cuda(ccm::hyper(*m.host, m.on_device(), data<int16_t>(z_hat), batch, static_cast<int32_t>(h),
@@ -224,8 +255,8 @@ std::tuple<Tensor, Tensor> decode_y(Tensor packed, Tensor psi, Tensor bytes, Ten
   check_tensor(segments, ScalarType::Long, {batch, m.host->groups, 3}, "segments", kCuda);
   const Order order(*m.host, h, w, psi, device);
   const ccm::LaunchOptions options = options_of(threads);
-  Tensor y = torch::stable::new_empty(psi, {batch, h, w, m.host->latent_channels}, ScalarType::Short);
-  Tensor status = torch::stable::new_empty(psi, {batch}, ScalarType::Int);
+  Tensor y = fresh(psi, {batch, h, w, m.host->latent_channels}, ScalarType::Short);
+  Tensor status = fresh(psi, {batch}, ScalarType::Int);
   const Tensor scratch = scratch_of(psi, ccm::latents_scratch(*m.host, batch, h, w, options));
   check_cuda(ccm::decode_y(*m.host, m.on_device(), order.view, data<uint8_t>(psi), data<uint8_t>(bytes), bytes.numel(),
                            data<int64_t>(segments), batch, h, w, data<int16_t>(y), data<int32_t>(status),
@@ -251,10 +282,10 @@ std::tuple<Tensor, Tensor, Tensor> encode_latents(const Tensor& packed, const Te
   int32_t widest = 0;
   for (int32_t g = 0; g < m.host->groups; ++g) widest = std::max(widest, m.host->group[g].channels);
   const int64_t capacity = ccm::stream_capacity(static_cast<int64_t>(h) * w * widest);
-  Tensor y_hat = torch::stable::new_empty(psi, {batch, h, w, m.host->latent_channels}, ScalarType::Short);
-  Tensor bytes = torch::stable::new_empty(psi, {batch * m.host->groups * capacity}, ScalarType::Byte);
-  Tensor segments = torch::stable::new_empty(psi, {batch, m.host->groups, 3}, ScalarType::Long);
-  Tensor status = torch::stable::new_empty(psi, {batch}, ScalarType::Int);
+  Tensor y_hat = fresh(psi, {batch, h, w, m.host->latent_channels}, ScalarType::Short);
+  Tensor bytes = fresh(psi, {batch * m.host->groups * capacity}, ScalarType::Byte);
+  Tensor segments = fresh(psi, {batch, m.host->groups, 3}, ScalarType::Long);
+  Tensor status = fresh(psi, {batch}, ScalarType::Int);
   const Tensor scratch = scratch_of(psi, ccm::encode_y_scratch(*m.host, batch, h, w, options));
   check_cuda(ccm::encode_y(*m.host, m.on_device(), order.view, data<uint8_t>(psi), y.data_ptr(), batch, h, w,
                            static_cast<int32_t>(lanes), data<int16_t>(y_hat),
@@ -283,17 +314,39 @@ std::tuple<Tensor, Tensor> encode_z(Tensor packed, Tensor z_hat, int64_t lanes, 
              wz = static_cast<int32_t>(z_hat.size(2));
   check_plane(hz, wz, m.host->hyper_channels);
   const int64_t capacity = ccm::stream_capacity(static_cast<int64_t>(hz) * wz * m.host->hyper_channels);
-  Tensor bytes = torch::stable::new_empty(z_hat, {batch * capacity}, ScalarType::Byte);
-  Tensor segments = torch::stable::new_empty(z_hat, {batch, 3}, ScalarType::Long);
+  Tensor bytes = fresh(z_hat, {batch * capacity}, ScalarType::Byte);
+  Tensor segments = fresh(z_hat, {batch, 3}, ScalarType::Long);
   check_cuda(ccm::encode_z(m.on_device(), data<int16_t>(z_hat), batch, hz, wz, static_cast<int32_t>(lanes),
                            {data<uint8_t>(bytes), capacity, data<int64_t>(segments), nullptr}, device.stream));
   return {bytes, segments};
 }
 
+#ifdef CCM_EMU
+// What torch.cuda.graph() is on a GPU. A graph is its address in a tensor; the tests' few are never freed.
+Tensor graph_capture(Tensor any) {
+  check_cuda(cudaStreamBeginCapture(nullptr, cudaStreamCaptureModeGlobal));
+  return any;
+}
+Tensor graph_end(Tensor any) {
+  cudaGraph_t graph = nullptr;
+  check_cuda(cudaStreamEndCapture(nullptr, &graph));
+  Tensor out = torch::stable::new_empty(any, {1}, ScalarType::Long);
+  *data<int64_t>(out) = reinterpret_cast<int64_t>(graph);
+  return out;
+}
+Tensor graph_replay(Tensor graph) {
+  check_cuda(cudaGraphLaunch(reinterpret_cast<cudaGraph_t>(*data<int64_t>(graph)), nullptr));
+  return graph;
+}
+#endif
+
 }  // namespace
 
 #ifdef CCM_EMU
 STABLE_TORCH_LIBRARY(ccm_fast_emu, m) {
+  m.def("graph_capture(Tensor any) -> Tensor");
+  m.def("graph_end(Tensor any) -> Tensor");
+  m.def("graph_replay(Tensor graph) -> Tensor");
   m.def("pack_plan_cuda(Tensor plan) -> Tensor");
   m.def("decode_z(Tensor packed, Tensor data, Tensor segments, int hz, int wz, int threads) -> (Tensor, Tensor)");
   m.def("hyper(Tensor packed, Tensor z_hat, int h, int w, int threads) -> Tensor");
@@ -303,6 +356,9 @@ STABLE_TORCH_LIBRARY(ccm_fast_emu, m) {
   m.def("encode_y_residual(Tensor packed, Tensor psi, Tensor y, int lanes, int threads) -> (Tensor, Tensor, Tensor)");
 }
 STABLE_TORCH_LIBRARY_IMPL(ccm_fast_emu, CPU, m) {
+  m.impl("graph_capture", TORCH_BOX(&graph_capture));
+  m.impl("graph_end", TORCH_BOX(&graph_end));
+  m.impl("graph_replay", TORCH_BOX(&graph_replay));
   m.impl("pack_plan_cuda", TORCH_BOX(&pack_plan_cuda));
 #else
 STABLE_TORCH_LIBRARY_IMPL(ccm_fast, CPU, m) { m.impl("pack_plan_cuda", TORCH_BOX(&pack_plan_cuda)); }

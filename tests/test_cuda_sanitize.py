@@ -25,7 +25,12 @@ FAULTS = {
     2: ("tsan", "data race", 0),  # a missing release
     4: ("asan", "AddressSanitizer: ", 0),  # an overrun
     5: ("plain", "livelock", 1),  # a block waits for one that has not started
+    # What a CUDA graph cannot hold: waiting for the device, device memory, a copy to the host.
+    6: ("plain", "cudaStreamSynchronize while work is captured", 0),
+    7: ("plain", "cudaMalloc while work is captured", 0),
+    8: ("plain", "cudaMemcpyAsync between host and device while work is captured", 0),
 }
+IN_LAUNCHES = {6, 7, 8}  # seen on the host: no kernel runs while one is captured
 MARKED = {int(n) for p in (ROOT / "csrc/cuda").iterdir() for n in re.findall(r"CCM_FAULT [!=]= (\d+)", p.read_text())}
 EXIT = {"tsan": 66, "asan": 67, "plain": 3}
 
@@ -81,4 +86,5 @@ def test_planted_faults_are_seen(fault, inputs):
     done = run(program, inputs["wavefront"], 5, 4, 0, CCM_EMU_RESIDENT=resident)
     assert done.returncode == EXIT[flavour], done.stdout + done.stderr[-3000:]
     assert message in done.stdout + done.stderr
-    assert "csrc/cuda/" in done.stdout + done.stderr or " ccm::" in done.stderr  # and where
+    if fault not in IN_LAUNCHES:
+        assert "csrc/cuda/" in done.stdout + done.stderr or " ccm::" in done.stderr  # and where

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,13 +18,49 @@ from ccm_fast.integer import reference
 from ccm_fast.integer.plan import Plan
 from ccm_fast.integer.reference import Stream
 
-__all__ = ["ENGINES", "FrozenEntropyModel"]
+__all__ = ["ENGINES", "DeviceStreams", "FrozenEntropyModel"]
 
 #: "cpu": the native engine; "cuda": its kernels on a GPU; "reference": the oracle in NumPy, slow.
 ENGINES = ("cpu", "cuda", "reference")
 
 # csrc/include/ccm/status.h
 _FINE, _TRUNCATED, _DAMAGED = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class DeviceStreams:
+    """The streams of a batch on a GPU, from :meth:`FrozenEntropyModel.upload`.
+
+    Attributes:
+        z_data: uint8, all bytes of z.
+        z_segments: int64 [B, 3]: offset, length and lanes of each stream.
+        y_data: uint8, all bytes of y.
+        y_segments: int64 [B, G, 3].
+    """
+
+    z_data: Tensor
+    z_segments: Tensor
+    y_data: Tensor
+    y_segments: Tensor
+
+    def fill(self, z_streams: Sequence[tuple[bytes, int]], y_streams: Sequence[Sequence[tuple[bytes, int]]]) -> None:
+        """Put the streams of as many other images of the same size in the place of these.
+
+        Raises:
+            ValueError: another number of them, or more bytes than there is room for (``capacity`` of upload).
+        """
+        images, groups = self.y_segments.shape[:2]
+        if {len(z_streams), len(y_streams)} != {images} or any(len(s) != groups for s in y_streams):
+            raise ValueError(f"one stream for each of {groups} groups and {images} images is needed, as before")
+        for streams, data, segments in (
+            ([[s] for s in z_streams], self.z_data, self.z_segments),
+            (y_streams, self.y_data, self.y_segments),
+        ):
+            new, parts = _joined(streams, torch.device("cpu"))
+            if new.numel() > data.numel():
+                raise ValueError(f"{new.numel()} bytes of streams, and there is room for {data.numel()}")
+            data[: new.numel()].copy_(new)
+            segments.copy_(parts.reshape(segments.shape))
 
 
 class FrozenEntropyModel:
@@ -302,18 +340,71 @@ class FrozenEntropyModel:
             ValueError: a number of streams that is not the number of groups; no such device.
             BuildError: this build has no CUDA kernels.
         """
+        streams = self.upload(z_streams, y_streams, device)
+        y_hat, status = self.decode_queued(streams, shape)
+        self.check(status)
+        return y_hat
+
+    def upload(
+        self,
+        z_streams: Sequence[tuple[bytes, int]],
+        y_streams: Sequence[Sequence[tuple[bytes, int]]],
+        device: torch.device | str = "cuda",
+        capacity: tuple[int, int] = (0, 0),
+    ) -> DeviceStreams:
+        """The streams of a batch on a GPU, for :meth:`decode_queued`. Errors as for :meth:`decode`.
+
+        Args:
+            z_streams: one (bytes, lanes) per image.
+            y_streams: for each image one (bytes, lanes) per group.
+            device: a CUDA device.
+            capacity: bytes of z and of y to have room for, if those are more: for :meth:`DeviceStreams.fill`.
+        """
         self._check_streams(y_streams, len(z_streams))
-        (h, w), device, packed = shape, _device("cuda", device), self._packed_for("cuda", None)
-        ops = _backend.load().ops
-        z_data, z_segments = _joined([[s] for s in z_streams], device)
-        y_data, y_segments = _joined(y_streams, device)
-        z_hat, z_status = ops.decode_z(packed, z_data, z_segments[:, 0].contiguous(), -(-h // 4), -(-w // 4), 1)
-        psi = ops.hyper(packed, z_hat, h, w, 1)
-        y_hat, y_status = ops.decode_y(packed, psi, y_data, y_segments, 1)
-        z_status, y_status = torch.stack([z_status, y_status]).cpu()
+        device = _device("cuda", device)
+        z_data, z_segments = _joined([[s] for s in z_streams], device, capacity[0])
+        return DeviceStreams(z_data, z_segments.squeeze(1), *_joined(y_streams, device, capacity[1]))
+
+    def decode_queued(
+        self,
+        streams: DeviceStreams,
+        shape: tuple[int, int],
+        stage: Callable[[str], AbstractContextManager] = nullcontext,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """y_hat on a GPU, and whether it is, without waiting for either.
+
+        After a first call for a model and a size, nothing here waits for the GPU or copies anything from or to it, so
+        that calls can be captured in a CUDA graph, together with what uses y_hat. Such a graph decodes whatever streams
+        :meth:`DeviceStreams.fill` puts into ``streams``.
+
+        Args:
+            streams: from :meth:`upload`.
+            shape: (h, w), positions of y.
+            stage: makes a context around each stage, given its name: ``z``, ``h_s``, ``entropy``.
+
+        Returns:
+            y_hat int16 [B, h, w, M] in units of ``y_unit``, of which nothing is known before :meth:`check` has accepted
+            the other, the status of z and of y, int32 [B] each.
+        """
+        (h, w), packed, ops = shape, self._packed_for("cuda", None), _backend.load().ops
+        with stage("z"):
+            z_hat, z_status = ops.decode_z(packed, streams.z_data, streams.z_segments, -(-h // 4), -(-w // 4), 1)
+        with stage("h_s"):
+            psi = ops.hyper(packed, z_hat, h, w, 1)
+        with stage("entropy"):
+            y_hat, y_status = ops.decode_y(packed, psi, streams.y_data, streams.y_segments, 1)
+        return y_hat, (z_status, y_status)
+
+    @staticmethod
+    def check(status: tuple[Tensor, Tensor]) -> None:
+        """Wait for the status of :meth:`decode_queued`.
+
+        Raises:
+            TruncatedError, DamagedError: naming the first image whose streams are not whole.
+        """
+        z_status, y_status = torch.stack(status).cpu()
         _raise_for(z_status, "z")
         _raise_for(y_status, "y")
-        return y_hat
 
     def _check_streams(self, streams: Sequence[Sequence[tuple[bytes, int]]], images: int) -> None:
         groups = len(self.plan.groups)
@@ -410,8 +501,10 @@ def _stacked(planes: list[np.ndarray], dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(np.stack(planes)).to(dtype)
 
 
-def _joined(streams: Sequence[Sequence[tuple[bytes, int]]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Data uint8 and segments int64 [B, streams, 3] (offset, length, lanes)."""
+def _joined(
+    streams: Sequence[Sequence[tuple[bytes, int]]], device: torch.device, capacity: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Data uint8, at least ``capacity`` bytes, and segments int64 [B, streams, 3] (offset, length, lanes)."""
     parts, rows, at = [], [], 0
     for image in streams:
         for data, lanes in image:
@@ -420,7 +513,9 @@ def _joined(streams: Sequence[Sequence[tuple[bytes, int]]], device: torch.device
             parts.append(data)
             rows.append((at, len(data), lanes))
             at += len(data)
-    data = torch.frombuffer(bytearray(b"".join(parts) or b"\0"), dtype=torch.uint8)
+    joined = bytearray(b"".join(parts))
+    joined.extend(bytes(max(0, max(1, capacity) - at)))
+    data = torch.frombuffer(joined, dtype=torch.uint8)
     segments = torch.tensor(rows, dtype=torch.int64).reshape(len(streams), -1, 3)
     return data.to(device, non_blocking=True), segments.to(device, non_blocking=True)
 

@@ -90,6 +90,16 @@ cudaError_t launch_base(const LatentsArgs& a, int32_t groups, int32_t threads, c
 }
 
 cudaError_t launch_status(const LatentsArgs& a, cudaStream_t stream) {
+#if CCM_FAULT == 6
+  if (cudaError_t e = cudaStreamSynchronize(stream)) return e;
+#elif CCM_FAULT == 7
+  int* memory = nullptr;
+  if (cudaError_t e = cudaMalloc(&memory, 4)) return e;
+  if (cudaError_t e = cudaFree(memory)) return e;
+#elif CCM_FAULT == 8
+  int32_t first = 0;
+  if (cudaError_t e = cudaMemcpyAsync(&first, a.status, 4, cudaMemcpyDeviceToHost, stream)) return e;
+#endif
   return launch(status_kernel, dim3(1), dim3(128), 0, stream, false, a);
 }
 

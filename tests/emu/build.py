@@ -5,8 +5,10 @@ Sanitizers and micro kernels are programs, not libraries: a sanitizer wants to b
 """
 
 import fcntl
+import functools
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -21,7 +23,7 @@ sys.path.insert(0, str(ROOT / "_build_backend"))
 from ccm_build import find_torch  # noqa: E402
 
 TORCH_TARGET = "0x020a000000000000"  # as in setup.py
-FAULTS = range(6)  # CCM_FAULT: 0 is the real thing
+FAULTS = range(9)  # CCM_FAULT: 0 is the real thing
 FLAVOURS = {
     "plain": ["-O3", "-g1"],
     # Of UBSan what a GPU minds; all of it takes minutes to compile.
@@ -59,6 +61,15 @@ def flags_of(source, flavour, fault):
     return [*flags, *FLAVOURS[flavour], *([f"-DCCM_FAULT={fault}"] if fault else [])]
 
 
+@functools.cache
+def faults_of(source):
+    """The planted faults that a file has, itself or in what it includes."""
+    text = source.read_text(encoding="utf-8")
+    found = {int(n) for n in re.findall(r"CCM_FAULT [!=]= (\d+)", text)}
+    included = (ROOT / "csrc" / name for name in re.findall(r'#include "(cuda/[^"]+)"', text))
+    return found.union(*map(faults_of, included))
+
+
 def sources(kind):
     """Files of one product: "engine" (all kernels, host code, CPU engine, C API), or "micro" (the emulator's own)."""
     emulator = [HERE / "cuda_emu.cpp"]
@@ -86,7 +97,7 @@ def rules(kind, flavour):
     for fault in FAULTS:
         objects = []
         for source in [*sources(kind), *([HERE / "emu_check.cpp"] if kind == "engine" else [])]:
-            own = fault if source.suffix == ".cu" and kind == "engine" else 0  # no other file has planted faults
+            own = fault if kind == "engine" and source.suffix == ".cu" and fault in faults_of(source) else 0
             target = f"{source.name}{f'.fault{own}' if own else ''}.o"
             objects.append(target)
             if target not in made:

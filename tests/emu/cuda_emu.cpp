@@ -131,6 +131,8 @@ struct Launch {
 
 std::mutex one_launch;
 std::string error;
+emu_graph* capture = nullptr;  // what has been captured so far
+bool capture_is_valid = false;
 struct Machine {
   char* stack;
   void* tsan;
@@ -559,6 +561,17 @@ void* static_shared(const void* tag, size_t bytes, size_t align) {
 
 const char* last_error() { return error.c_str(); }
 
+bool capturing() { return capture != nullptr; }
+
+void record(std::function<int()> work) { capture->work.push_back(std::move(work)); }
+
+int refuse_capture(const char* call) {
+  if (!capturing()) return cudaSuccess;
+  error = std::string(call) + " while work is captured into a graph";
+  capture_is_valid = false;
+  return cudaErrorStreamCaptureUnsupported;
+}
+
 int attribute(int which) {
   switch (which) {
     case cudaDevAttrMultiProcessorCount:
@@ -719,3 +732,20 @@ void multiply_8816(const Collective& c, bool a_signed, bool b_signed) {
 }
 
 }  // namespace emu
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
+  if (emu::capture) return cudaErrorStreamCaptureUnsupported;
+  emu::capture = new emu_graph;
+  emu::capture_is_valid = true;
+  emu::error.clear();
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t* graph) {
+  *graph = emu::capture;
+  emu::capture = nullptr;
+  if (*graph && emu::capture_is_valid) return cudaSuccess;
+  delete *graph;
+  *graph = nullptr;
+  return cudaErrorStreamCaptureInvalidated;
+}

@@ -15,9 +15,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <tuple>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #define __global__
 #define __device__
@@ -95,6 +97,9 @@ void* dynamic_shared();
 void* static_shared(const void* tag, size_t bytes, size_t align);
 int run(dim3 grid, dim3 block, size_t shared, bool cooperative, void (*body)(void*), void* argument);
 const char* last_error();  // what was wrong with the last launch, "" when nothing
+bool capturing();
+void record(std::function<int()> work);
+int refuse_capture(const char* call);  // of a call that is not allowed while work is captured; its error code
 int attribute(int which);
 template <class T>
 using ident = T;
@@ -105,11 +110,16 @@ int launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, bool coop
     void (*kernel)(P...);
     std::tuple<std::decay_t<P>...> arguments;
   } call{kernel, {static_cast<P>(arguments)...}};
-  auto body = [](void* p) {
-    auto* c = static_cast<Call*>(p);
-    std::apply(c->kernel, c->arguments);
+  auto work = [=]() mutable {
+    auto body = [](void* p) {
+      auto* c = static_cast<Call*>(p);
+      std::apply(c->kernel, c->arguments);
+    };
+    return run(grid, block, shared, cooperative, body, &call);
   };
-  return run(grid, block, shared, cooperative, body, &call);
+  if (!capturing()) return work();
+  record(work);
+  return 0;
 }
 
 }  // namespace emu
@@ -120,12 +130,16 @@ int launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, bool coop
 #define gridDim (::emu::current->grid_dim)
 
 // ---- the host's side: device memory is host memory, every stream is synchronous ------------------------------------
+// One stream at a time may be captured. What a real driver refuses then is refused here, and ends the capture: waiting
+// for the device, taking memory from it, copies that wait for the host.
 typedef void* cudaStream_t;
 enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
   cudaErrorInvalidConfiguration = 9,
   cudaErrorLaunchFailure = 719,
+  cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorStreamCaptureInvalidated = 901,
   cudaErrorCooperativeLaunchTooLarge = 720
 };
 enum cudaDeviceAttr {
@@ -143,7 +157,18 @@ inline cudaError_t cudaPeekAtLastError() { return cudaSuccess; }
 inline const char* cudaGetErrorString(cudaError_t e) { return e == cudaSuccess ? "no error" : emu::last_error(); }
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+inline cudaError_t allowed(const char* call) { return static_cast<cudaError_t>(emu::refuse_capture(call)); }
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return allowed("cudaStreamSynchronize"); }
+inline cudaError_t cudaDeviceSynchronize() { return allowed("cudaDeviceSynchronize"); }
+template <class T>
+cudaError_t cudaMalloc(T** p, size_t bytes) {
+  if (cudaError_t e = allowed("cudaMalloc")) return e;
+  return *p = static_cast<T*>(::operator new(bytes)), cudaSuccess;
+}
+inline cudaError_t cudaFree(void* p) {
+  if (cudaError_t e = allowed("cudaFree")) return e;
+  return ::operator delete(p), cudaSuccess;
+}
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
   return *value = emu::attribute(which), cudaSuccess;
 }
@@ -159,10 +184,45 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, K, int th
   *blocks = by_threads < by_shared ? by_threads : by_shared;
   return cudaSuccess;
 }
-inline cudaError_t cudaMemsetAsync(void* p, int v, size_t n, cudaStream_t) { return memset(p, v, n), cudaSuccess; }
-inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t n, cudaMemcpyKind, cudaStream_t) {
+inline cudaError_t cudaMemsetAsync(void* p, int v, size_t n, cudaStream_t) {
+  auto work = [=] { return memset(p, v, n), 0; };
+  return emu::capturing() ? (emu::record(work), cudaSuccess) : (work(), cudaSuccess);
+}
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t n, cudaMemcpyKind kind, cudaStream_t) {
+  auto work = [=] { return memcpy(to, from, n), 0; };
+  if (!emu::capturing()) return work(), cudaSuccess;
+  // From and to memory that is not pinned, which is all there is here, a copy waits for the host.
+  if (kind != cudaMemcpyDeviceToDevice) return allowed("cudaMemcpyAsync between host and device");
+  return emu::record(work), cudaSuccess;
+}
+inline cudaError_t cudaMemcpy(void* to, const void* from, size_t n, cudaMemcpyKind) {
+  if (cudaError_t e = allowed("cudaMemcpy")) return e;
   return memcpy(to, from, n), cudaSuccess;
 }
+
+enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal };
+enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone, cudaStreamCaptureStatusActive };
+struct emu_graph {
+  std::vector<std::function<int()>> work;
+};
+typedef emu_graph* cudaGraph_t;
+typedef emu_graph* cudaGraphExec_t;
+cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode);
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t* graph);  // null after an invalid capture
+inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
+  *status = emu::capturing() ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
+inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long = 0) {
+  return *exec = new emu_graph(*graph), cudaSuccess;
+}
+inline cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t) {
+  for (const auto& work : exec->work)
+    if (int e = work()) return static_cast<cudaError_t>(e);
+  return cudaSuccess;
+}
+inline cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return delete graph, cudaSuccess; }
+inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) { return delete exec, cudaSuccess; }
 
 // ---- barriers ------------------------------------------------------------------------------------------------------
 inline void __syncthreads(EMU_SOURCE) { emu::block_barrier(0, 0, 0, emu::kNone, true, EMU_HERE); }

@@ -3,7 +3,8 @@
 //   engine FOLDER H W BATCH THREADS BLOCKS SHARED LANES FUZZ
 //
 // FOLDER holds plan, z, y (bytes of int16, one image); residual models are left to the tests in Python. Prints "ok",
-// or "error: ..." where a launch failed or results differ.
+// or "error: ..." where a launch failed, a launch path did what a CUDA graph cannot hold, or results differ.
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -38,6 +39,50 @@ struct Streams {
     data.insert(data.end(), bytes.begin(), bytes.end());
   }
   int64_t size() const { return static_cast<int64_t>(data.size()); }
+};
+
+// One image from the streams to y as a captured graph, which is then replayed on streams of other latents.
+class CapturedDecoder {
+ public:
+  CapturedDecoder(const ccm::DeviceModel& m, const ccm::LaunchOptions& options, int h, int w, int64_t capacity)
+      : z_(emu_engine::garbage<int16_t>(int64_t{(h + 3) / 4} * ((w + 3) / 4) * m.hyper_channels)),
+        y_(emu_engine::garbage<int16_t>(int64_t{h} * w * m.latent_channels)),
+        data_(static_cast<size_t>(capacity)),
+        psi_(static_cast<size_t>(h) * w * m.psi_channels),
+        segments_(3 * (1 + m.groups)),
+        order_(ccm::build_order(m, h, w)) {
+    const int hz = (h + 3) / 4, wz = (w + 3) / 4;
+    hyper_scratch_ = emu_engine::garbage<uint8_t>(ccm::hyper_scratch(m, 1, hz, wz));
+    scratch_ = emu_engine::garbage<uint8_t>(ccm::latents_scratch(m, 1, h, w, options));
+    cudaGraph_t graph = nullptr;
+    emu_engine::require(cudaStreamBeginCapture(nullptr, cudaStreamCaptureModeGlobal));
+    emu_engine::require(ccm::decode_z(m, &m, data_.data(), capacity, segments_.data(), 1, hz, wz, z_.data(), status_,
+                                      options, nullptr));
+    emu_engine::require(ccm::hyper(m, &m, z_.data(), 1, h, w, psi_.data(), hyper_scratch_.data(), options, nullptr));
+    emu_engine::require(ccm::decode_y(m, &m, ccm::view_order(order_.data(), order_.data(), h, w), psi_.data(),
+                                      data_.data(), capacity, segments_.data() + 3, 1, h, w, y_.data(), status_ + 1,
+                                      scratch_.data(), options, nullptr));
+    emu_engine::require(cudaStreamEndCapture(nullptr, &graph));
+    emu_engine::require(cudaGraphInstantiate(&exec_, graph));
+    emu_engine::require(cudaGraphDestroy(graph));
+  }
+  ~CapturedDecoder() { cudaGraphExecDestroy(exec_); }
+
+  const std::vector<int16_t>& decode(const Streams& streams) {
+    std::copy(streams.data.begin(), streams.data.end(), data_.begin());
+    std::copy(streams.segments.begin(), streams.segments.end(), segments_.begin());
+    emu_engine::require(cudaGraphLaunch(exec_, nullptr));
+    return y_;
+  }
+  bool fine() const { return status_[0] == 0 && status_[1] == 0; }
+
+ private:
+  std::vector<int16_t> z_, y_;
+  std::vector<uint8_t> data_, psi_, hyper_scratch_, scratch_;
+  std::vector<int64_t> segments_;
+  std::vector<int32_t> order_;
+  int32_t status_[2] = {-1, -1};
+  cudaGraphExec_t exec_ = nullptr;
 };
 
 }  // namespace
@@ -84,6 +129,30 @@ int main(int argc, char** argv) try {
   engine.decode_y(all_psi.data(), coded_y.data.data(), coded_y.size(), coded_y.segments.data(), batch, h, w,
                   out_y.data(), status.data());
   expect(status == fine && out_y == all_y, "y differs");
+
+  // Latents of the other sign: other psi, other streams.
+  const auto opposite = [](std::vector<int16_t> v) {
+    for (int16_t& x : v) x = static_cast<int16_t>(-x);
+    return v;
+  };
+  const std::vector<int16_t> z2 = opposite(z), y2 = opposite(y);
+  std::vector<uint8_t> psi2(psi.size());
+  ccm::hyper(m, z2.data(), hz, wz, h, w, 1, psi2.data());
+  Streams one, two;
+  one.add(z_stream.bytes, z_stream.lanes);
+  for (const auto& s : y_streams) one.add(s.bytes, s.lanes);
+  const auto z2_stream = ccm::encode_z(m, z2.data(), hz, wz, lanes);
+  two.add(z2_stream.bytes, z2_stream.lanes);
+  for (const auto& s : ccm::encode_y(m, psi2.data(), y2.data(), h, w, lanes, 1)) two.add(s.bytes, s.lanes);
+  CapturedDecoder graph(engine.m, engine.options, h, w, std::max(one.size(), two.size()));
+  for (int turn = 0; turn < 2; ++turn) {
+    expect(graph.decode(two) == y2 && graph.fine(), "a replayed graph decodes other latents");
+    expect(graph.decode(one) == y && graph.fine(), "a graph replayed again decodes other latents");
+  }
+  Streams cut = two;
+  cut.segments[4] = 0;  // the first group's length
+  graph.decode(cut);
+  expect(!graph.fine(), "a replayed graph does not see damage");
 
   const int groups = static_cast<int>(y_streams.size());
   const int64_t capacity = ccm::stream_capacity(static_cast<int64_t>(y.size()));
