@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,7 +31,17 @@ if TYPE_CHECKING:
     from .integer.frozen import FrozenEntropyModel
     from .models import CrossChannelContextModel
 
-__all__ = ["compress", "decode_latents", "decompress", "encode_packets", "parse_packets", "quality_code", "render"]
+__all__ = [
+    "DecodedLatents",
+    "compress",
+    "decode_latents",
+    "decode_packets",
+    "decompress",
+    "encode_packets",
+    "parse_packets",
+    "quality_code",
+    "render",
+]
 
 SYMBOL_MAX = 32767  # y_hat and z_hat are 16-bit numbers other than -32768
 
@@ -290,13 +301,63 @@ def decode_latents(
     Raises:
         TruncatedError, DamagedError: the streams do not decode to their end.
     """
+    decoded = decode_packets(frozen, packets, threads=threads, engine=engine, device=device, timings=timings)
+    decoded.check()
+    return decoded.y_hat
+
+
+@dataclass
+class DecodedLatents:
+    """What :func:`decode_packets` found.
+
+    Attributes:
+        frozen: the entropy model.
+        engine: "cpu", "cuda" or "reference".
+        psi: uint8 [B, h, w, P], where the engine computes.
+        y_hat: int16 [B, h, w, M], where the images are wanted.
+        status: on a GPU, what is to be looked at before the rest is believed.
+    """
+
+    frozen: FrozenEntropyModel
+    engine: str
+    psi: Tensor
+    y_hat: Tensor
+    status: tuple[Tensor, Tensor] | None = None
+
+    def check(self) -> None:
+        """Raises TruncatedError, DamagedError: the streams did not decode to their end. Waits for the GPU, if any."""
+        if self.status is not None:
+            self.frozen.check(self.status)
+
+    def reconstruct(self, model: CrossChannelContextModel, threads: int | None = None) -> Tensor:
+        """What the model's g_s reads, [B, h, w, M]: y_hat, or float32 centroids."""
+        if model.config.reconstruction == "integer":
+            return self.y_hat
+        device = self.y_hat.device
+        y_hat = self.y_hat.to(self.psi.device)
+        return self.frozen.reconstruct(self.psi, y_hat, engine=self.engine, threads=threads).to(device)
+
+
+def decode_packets(
+    frozen: FrozenEntropyModel,
+    packets: Sequence[Packet],
+    *,
+    threads: int | None = None,
+    engine: str | None = None,
+    device: torch.device | str = "cpu",
+    timings: dict | None = None,
+) -> DecodedLatents:
+    """As :func:`decode_latents`, with all that :func:`render` needs; on a GPU nothing waits before ``check()``."""
     (hz, wz), (h, w) = packets[0].z_shape, packets[0].y_shape
     device = torch.device(device)
     engine = engine_for(engine, device)
     if engine == "cuda":
         with stage(timings, "entropy"):
-            found = frozen.decode([p.z_stream for p in packets], [p.y_streams for p in packets], (h, w), device)
-            return found.to(device)
+            streams = frozen.upload([p.z_stream for p in packets], [p.y_streams for p in packets], device)
+            psi, y_hat, status = frozen.decode_queued(streams, (h, w))
+            if timings is not None:
+                frozen.check(status)  # else the time would be that of queueing
+        return DecodedLatents(frozen, engine, psi, y_hat.to(device), status)
     with torch_threads(threads) as count:
         options = {"threads": count, "engine": engine}
         with stage(timings, "z"):
@@ -304,7 +365,8 @@ def decode_latents(
         with stage(timings, "h_s"):
             psi = frozen.hyper(z_hat, h, w, **options)
         with stage(timings, "entropy"):
-            return frozen.decode_y(psi, [p.y_streams for p in packets], **options).to(device)
+            y_hat = frozen.decode_y(psi, [p.y_streams for p in packets], **options)
+        return DecodedLatents(frozen, engine, psi, y_hat.to(device))
 
 
 def decoding_gain(model: CrossChannelContextModel, packets: Sequence[Packet]) -> Tensor:
@@ -326,7 +388,7 @@ def render(
 
     Args:
         model: for its synthesis transform and gains.
-        y_hat: int16 [B, h, w, M].
+        y_hat: [B, h, w, M], from :meth:`DecodedLatents.reconstruct`.
         packets: size, quality and grey flag of each image.
         tile_pixels: larger images are transformed in tiles of so many pixels.
         gain: from :func:`decoding_gain`; None: computed here.
@@ -368,7 +430,8 @@ def decompress(
         engine: "cpu", "cuda" or "reference" (plain Python, slow): the same latents. None: "cuda" if the model is
             on a GPU and this build has it.
         max_pixels: largest image to decode; None: no limit but the format's.
-        timings: if given, seconds are added to its keys ``z``, ``h_s``, ``entropy`` (context and rANS) and ``g_s``.
+        timings: if given, seconds are added to its keys ``z``, ``h_s``, ``entropy`` (context and rANS) and
+            ``g_s`` (with the centroids that it reads).
 
     Returns:
         ``{"x_hat": float32 [B, 3, H, W] in [0, 1]}`` in the images' own size, on the model's device.
@@ -386,23 +449,17 @@ def decompress(
     device = next(model.parameters()).device
     with torch.inference_mode():
         gain = decoding_gain(model, packets)  # before anything is queued, which a copy to the GPU would wait for
-    status = None
-    if engine_for(engine, device) == "cuda" and timings is None:
-        # The host waits once, after g_s has been queued; times of the stages would mean nothing.
-        streams = frozen.upload([p.z_stream for p in packets], [p.y_streams for p in packets], device)
-        y_hat, status = frozen.decode_queued(streams, packets[0].y_shape)
-        y_hat = y_hat.to(device)
-    else:
-        y_hat = decode_latents(frozen, packets, threads=threads, engine=engine, device=device, timings=timings)
+    # On a GPU the host waits once, after g_s has been queued.
+    decoded = decode_packets(frozen, packets, threads=threads, engine=engine, device=device, timings=timings)
     H, W = packets[0].height, packets[0].width
     # Made outside of inference mode: what callers get is an ordinary tensor.
     x_hat = torch.empty(len(packets), 3, H, W, device=device)
     with torch.inference_mode(), torch_threads(threads), stage(timings, "g_s"):
-        at_once = len(packets) if y_hat[..., 0].numel() * STRIDE**2 <= TILE_PIXELS else 1
+        y = decoded.reconstruct(model, threads)
+        at_once = len(packets) if y[..., 0].numel() * STRIDE**2 <= TILE_PIXELS else 1
         for k in range(0, len(packets), at_once):
             part = slice(k, k + at_once)
-            for rows, columns, pixels in render(model, y_hat[part], packets[part], gain=gain[part]):
+            for rows, columns, pixels in render(model, y[part], packets[part], gain=gain[part]):
                 x_hat[part, :, rows, columns] = pixels
-    if status is not None:
-        frozen.check(status)
+    decoded.check()
     return {"x_hat": x_hat}

@@ -14,7 +14,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .codec import check_fingerprint, decode_latents, encode_packets, frozen_of, quality_code, render, stage
+from .codec import (
+    DecodedLatents,
+    check_fingerprint,
+    decode_packets,
+    encode_packets,
+    frozen_of,
+    quality_code,
+    render,
+    stage,
+)
 from .errors import LimitError, WrongModelError
 from .images import Picture, atomic_write, open_picture, output_format, save_picture, to_pillow
 from .models import CrossChannelContextModel
@@ -213,18 +222,19 @@ def decode_bytes(
     frozen = frozen_of(model)
     packet = parse_file(container.packet, len(frozen.plan.groups), max_pixels)
     device = next(model.parameters()).device
-    y_hat = decode_latents(frozen, [packet], threads=threads, engine=engine, device=device, timings=timings)
-    picture = Picture(_pixels(model, y_hat, packet, threads, timings), container.chunks)
-    return Decoded(picture, packet, y_hat[0].cpu().numpy())
+    decoded = decode_packets(frozen, [packet], threads=threads, engine=engine, device=device, timings=timings)
+    decoded.check()
+    picture = Picture(_pixels(model, decoded, packet, threads, timings), container.chunks)
+    return Decoded(picture, packet, decoded.y_hat[0].cpu().numpy())
 
 
-def _pixels(model, y_hat: Tensor, packet: Packet, threads: int | None, timings: dict | None) -> np.ndarray:
+def _pixels(model, decoded: DecodedLatents, packet: Packet, threads: int | None, timings: dict | None) -> np.ndarray:
     """uint8 [H, W] or [H, W, 3]."""
     from .codec import torch_threads
 
     out = np.empty((packet.height, packet.width) + (() if packet.grey else (3,)), np.uint8)
     with torch.inference_mode(), torch_threads(threads), stage(timings, "g_s"):
-        for rows, columns, pixels in render(model, y_hat, [packet]):
+        for rows, columns, pixels in render(model, decoded.reconstruct(model, threads), [packet]):
             levels = pixels[0].float().mul_(255).round_().to("cpu", torch.uint8)
             out[rows, columns] = levels[0].numpy() if packet.grey else levels.permute(1, 2, 0).numpy()
     return out

@@ -1,10 +1,11 @@
 """Where the time of a decoder goes: ``ccm-fast profile``.
 
 Stages, in the order of decoding: ``parse`` (read the file, check it, find the streams), ``upload`` (GPU only: the bytes
-onto the device), ``z``, ``h_s``, ``entropy`` (context and rANS of all groups, which run behind each other), ``g_s``,
-``pixels`` (8-bit numbers), ``download`` (GPU only: the picture, and whether the streams were whole; nothing waits for
-the GPU before). On one CPU thread the groups run one after another, and each is listed too: the time of the first g + 1
-groups, decoded by a plan that ends there, less that of the first g.
+onto the device), ``z``, ``h_s``, ``entropy`` (context and rANS of all groups, which run behind each other),
+``centroids`` (models whose g_s reads them), ``g_s``, ``pixels`` (8-bit numbers), ``download`` (GPU only: the picture,
+and whether the streams were whole; nothing waits for the GPU before). On one CPU thread the groups run one after
+another, and each is listed too: the time of the first g + 1 groups, decoded by a plan that ends there, less that of the
+first g.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 import torch
 
 from .bench.timing import DeviceError, device_for, statistics_of, table
-from .codec import decoding_gain, engine_for, frozen_of, render, torch_threads
+from .codec import DecodedLatents, decoding_gain, engine_for, frozen_of, render, torch_threads
 from .files import encode_picture, model_for
 from .images import open_picture
 from .integer.frozen import DeviceStreams, FrozenEntropyModel
@@ -114,18 +115,23 @@ class Decoder:
     def upload(self, packet: Packet) -> DeviceStreams:
         return self.frozen.upload([packet.z_stream], [packet.y_streams], self.device)
 
-    def latents(self, packet: Packet, clock, threads: int) -> torch.Tensor:
-        """y_hat by the CPU engine."""
+    def latents(self, packet: Packet, clock, threads: int) -> DecodedLatents:
+        """psi and y_hat by the CPU engine."""
         with clock.stage("z"):
             z_hat = self.frozen.decode_z([packet.z_stream], *packet.z_shape, threads=threads)
         with clock.stage("h_s"):
             psi = self.frozen.hyper(z_hat, *packet.y_shape, threads=threads)
         with clock.stage("entropy"):
-            return self.frozen.decode_y(psi, [packet.y_streams], threads=threads).to(self.device)
+            y_hat = self.frozen.decode_y(psi, [packet.y_streams], threads=threads)
+        return DecodedLatents(self.frozen, self.engine, psi, y_hat.to(self.device))
 
-    def picture(self, packet: Packet, y_hat: torch.Tensor, clock, gain: torch.Tensor | None = None) -> torch.Tensor:
+    def picture(self, packet: Packet, decoded: DecodedLatents, clock, gain: torch.Tensor | None = None) -> torch.Tensor:
         out = torch.empty(packet.height, packet.width, 3, dtype=torch.uint8, device=self.device)
-        pieces = render(self.model, y_hat, [packet], gain=gain)
+        y = decoded.y_hat
+        if self.model.config.reconstruction == "centroid":
+            with clock.stage("centroids"):
+                y = decoded.reconstruct(self.model, self.threads)
+        pieces = render(self.model, y, [packet], gain=gain)
         while True:
             with clock.stage("g_s"):
                 piece = next(pieces, None)
@@ -145,19 +151,19 @@ class Decoder:
             if queued:
                 with clock.stage("upload"):
                     streams, gain = self.upload(packet), decoding_gain(self.model, [packet])
-                y_hat, status = self.frozen.decode_queued(streams, packet.y_shape, clock.stage)
+                found = self.frozen.decode_queued(streams, packet.y_shape, clock.stage)
+                decoded = DecodedLatents(self.frozen, self.engine, *found)
             else:
-                y_hat, gain = self.latents(packet, clock, threads), None
-            pixels = self.picture(packet, y_hat, clock, gain)
+                decoded, gain = self.latents(packet, clock, threads), None
+            pixels = self.picture(packet, decoded, clock, gain)
             if self.device.type == "cuda" or queued:
                 with clock.stage("download"):
                     pixels = pixels.cpu()
-                    if queued:
-                        self.frozen.check(status)
+                    decoded.check()
             spans = clock.finish()
         if self.expected is None:
-            self.expected = y_hat, pixels
-        elif not (torch.equal(y_hat, self.expected[0]) and torch.equal(pixels, self.expected[1])):
+            self.expected = decoded.y_hat, pixels
+        elif not (torch.equal(decoded.y_hat, self.expected[0]) and torch.equal(pixels, self.expected[1])):
             raise RuntimeError(f"{self.name}: two decodings differ")
         return spans
 
@@ -188,9 +194,9 @@ class Decoder:
         with torch.inference_mode():
             streams, gain = self.upload(packet), decoding_gain(self.model, [packet])
 
-            def decode() -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-                y_hat, status = self.frozen.decode_queued(streams, packet.y_shape)
-                return self.picture(packet, y_hat, HostClock(), gain), status
+            def decode() -> tuple[torch.Tensor, DecodedLatents]:
+                decoded = DecodedLatents(self.frozen, self.engine, *self.frozen.decode_queued(streams, packet.y_shape))
+                return self.picture(packet, decoded, HostClock(), gain), decoded
 
             side = torch.cuda.Stream(self.device)
             side.wait_stream(torch.cuda.current_stream(self.device))
@@ -199,7 +205,7 @@ class Decoder:
             side.synchronize()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
-                pixels, status = decode()
+                pixels, decoded = decode()
             seconds = []
             for _ in range(repeats):
                 pixels.zero_()
@@ -207,7 +213,7 @@ class Decoder:
                 with clock.stage("graph"):
                     graph.replay()
                 seconds.append(clock.finish()[0].seconds)
-            self.frozen.check(status)
+            decoded.check()
             if not torch.equal(pixels.cpu(), self.expected[1]):
                 raise RuntimeError(f"{self.name}: the graph's picture differs")
         return statistics_of(seconds)

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 from ccm_fast import _backend, codec
 from ccm_fast import profile as profiler
 from ccm_fast.bench.timing import DeviceError
-from ccm_fast.codec import decoding_gain, parse_packets
+from ccm_fast.codec import DecodedLatents, decoding_gain, parse_packets
 from ccm_fast.errors import DamagedError, TruncatedError
 from ccm_fast.files import encode_file
 from ccm_fast.integer import frozen as module
@@ -73,12 +73,12 @@ def test_a_captured_decoding_decodes_other_streams(request):
     with pytest.raises(RuntimeError, match="run once first"):
         model.decode_queued(streams, (H, W))
     ops.graph_end(ANY)
-    y_hat, status = model.decode_queued(streams, (H, W))
+    _, y_hat, status = model.decode_queued(streams, (H, W))
     model.check(status)
     assert torch.equal(y_hat, batches[0][2])
 
     ops.graph_capture(ANY)
-    y_hat, status = model.decode_queued(streams, (H, W))
+    _, y_hat, status = model.decode_queued(streams, (H, W))
     graph = ops.graph_end(ANY)
     for z_streams, y_streams, expected in [*batches, *batches[::-1]]:
         streams.fill(z_streams, y_streams)
@@ -113,7 +113,7 @@ def test_what_a_graph_has_captured_stays(request):
     streams = model.upload(*batch[:2])
     model.decode_queued(streams, (H, W))
     ops.graph_capture(ANY)
-    y_hat, status = model.decode_queued(streams, (H, W))
+    _, y_hat, status = model.decode_queued(streams, (H, W))
     graph = ops.graph_end(ANY)
     for plan in others:
         other = FrozenEntropyModel(plan)
@@ -180,8 +180,8 @@ class Shapes:
         return y_hat, psi.new_empty(len(psi), dtype=torch.int32)
 
 
-@pytest.mark.parametrize("grey", [False, True])
-def test_from_streams_to_pixels_the_host_waits_for_nothing(grey, monkeypatch):
+@pytest.mark.parametrize("grey, reconstruction", [(False, "integer"), (True, "centroid")])
+def test_from_streams_to_pixels_the_host_waits_for_nothing(grey, reconstruction, monkeypatch):
     model = tiny.make()
     image = torch.from_numpy(tiny.photo(70, 90)).permute(2, 0, 1)[None] / 255
     packets = parse_packets(model.frozen, **codec.compress(model, image))
@@ -189,15 +189,21 @@ def test_from_streams_to_pixels_the_host_waits_for_nothing(grey, monkeypatch):
     monkeypatch.setattr(FrozenEntropyModel, "_packed_for", lambda *_: None)
     monkeypatch.setattr(_backend, "load", lambda: SimpleNamespace(ops=Shapes()))
     decoder = profiler.Decoder.__new__(profiler.Decoder)
-    decoder.model, decoder.device = model, torch.device("meta")
+    decoder.model, decoder.device, decoder.threads = model, torch.device("meta"), 1
     model.to("meta")
     shapes = [((900,), torch.uint8), ((1, 3), torch.int64), ((2000,), torch.uint8), ((1, 3, 3), torch.int64)]
     streams = DeviceStreams(*(torch.empty(s, dtype=d, device="meta") for s, d in shapes))
     with torch.inference_mode():
         gain = decoding_gain(model, packets)
+        model.config = replace(model.config, reconstruction=reconstruction)
+        if reconstruction == "centroid":  # the first call for a size makes tables
+            psi, y_hat, _ = model.frozen.decode_queued(streams, packets[0].y_shape)
+            model.frozen.reconstruct(psi, y_hat, engine="cuda")
         with watched():  # what is captured
-            y_hat, status = model.frozen.decode_queued(streams, packets[0].y_shape)
-            pixels = decoder.picture(packets[0], y_hat, profiler.HostClock(), gain)
+            found = model.frozen.decode_queued(streams, packets[0].y_shape)
+            decoded = DecodedLatents(model.frozen, "cuda", *found)
+            pixels = decoder.picture(packets[0], decoded, profiler.HostClock(), gain)
+        _, y_hat, status = found
         assert pixels.shape == (70, 90, 3) and pixels.device.type == status[0].device.type == "meta"
         # The net catches: what the gain is made of, an index of Python numbers, a look at the status, a mask.
         for waits in (

@@ -31,26 +31,34 @@ def _clamp_latents(v: Tensor) -> Tensor:
 class _Conv:
     """An :class:`IntConv` as tensors; channel-first batches."""
 
-    def __init__(self, conv: IntConv):
+    def __init__(self, conv: IntConv, device: torch.device | str):
         self.conv = conv
-        self.weight = torch.from_numpy(conv.weight.astype(np.float64)).permute(0, 3, 1, 2).contiguous()
-        self.bias = torch.from_numpy(conv.bias.astype(np.float64))
+        self.weight = _float64(conv.weight, device).permute(0, 3, 1, 2).contiguous()
+        self.bias = _float64(conv.bias, device)
+        self.requantize = _Requantize(conv.mult, conv.shift, device)
 
     def __call__(self, x: Tensor, exact: bool) -> Tensor:
         acc = F.conv2d(x, self.weight, self.bias, padding=self.conv.kernel // 2)
-        out = _requantize(acc, self.conv.mult, self.conv.shift, exact)
+        out = self.requantize(acc, exact)
         if self.conv.output == RELU8:
             out = out.clamp(0, 255 if exact else math.inf)
         return F.pixel_shuffle(out, 2) if self.conv.upsample == 2 else out
 
 
-def _requantize(acc: Tensor, mult: np.ndarray, shift: np.ndarray, exact: bool) -> Tensor:
-    m = torch.from_numpy(mult.astype(np.int64))[:, None, None]
-    s = torch.from_numpy(shift.astype(np.int64))[:, None, None]
-    if not exact:
-        return acc * (m * torch.exp2(-s.double()))
-    one = torch.ones_like(s)
-    return ((acc.to(torch.int64) * m + (one << (s - 1))) >> s).double()
+def _float64(values: np.ndarray, device: torch.device | str) -> Tensor:
+    return torch.from_numpy(values.astype(np.float64)).to(device)
+
+
+class _Requantize:
+    def __init__(self, mult: np.ndarray, shift: np.ndarray, device: torch.device | str):
+        self.mult, self.shift = (torch.from_numpy(v.astype(np.int64))[:, None, None].to(device) for v in (mult, shift))
+        self.half = torch.ones_like(self.shift) << (self.shift - 1)
+        self.factor = self.mult * torch.exp2(-self.shift.double())
+
+    def __call__(self, acc: Tensor, exact: bool) -> Tensor:
+        if not exact:
+            return acc * self.factor
+        return ((acc.to(torch.int64) * self.mult + self.half) >> self.shift).double()
 
 
 class IntegerNetwork:
@@ -60,17 +68,19 @@ class IntegerNetwork:
         plan: the frozen model.
         exact: False leaves out all rounding and saturation of activations (the weights stay integers): what remains
             then is the cost of the weights alone.
+        device: where its tensors are; a call for a size that it has seen copies nothing from or to it.
 
     Raises:
         ValueError: a plan of version 2; those are not made by :func:`ccm_fast.integer.freeze.freeze`.
     """
 
-    def __init__(self, plan: Plan, exact: bool = True):
+    def __init__(self, plan: Plan, exact: bool = True, device: torch.device | str = "cpu"):
         if plan.version != 1:
             raise ValueError("the costs of plans with leaky, direct, residual or scaled parts cannot be computed")
         self.plan, self.exact = plan, exact
-        self.h_s = [_Conv(c) for c in plan.hyper_synthesis]
-        self.groups = [_Group(plan, g, exact) for g in plan.groups]
+        self.h_s = [_Conv(c, device) for c in plan.hyper_synthesis]
+        self.groups = [_Group(plan, g, exact, device) for g in plan.groups]
+        self._rows = _Rows(plan, device)
 
     def hyper(self, z_hat: Tensor, h: int, w: int) -> Tensor:
         """psi [B, P, h, w] of z_hat [B, N, hz, wz]."""
@@ -92,16 +102,19 @@ class IntegerNetwork:
 
     def parameters(self, psi: Tensor, y_hat: Tensor) -> tuple[Tensor, Tensor]:
         """Offset and row of every symbol, int64 [B, M, h, w]."""
-        return offsets_and_rows(self.plan, *self.codes(psi, y_hat))
+        return self._rows(*self.codes(psi, y_hat))
 
 
 class _Group:
-    def __init__(self, plan: Plan, group: GroupPlan, exact: bool):
-        self.plan, self.group, self.exact = plan, group, exact
-        self.hyper = _Conv(group.hyper)
-        self.stack = [_Conv(c) for c in group.stack]
-        self.skip = _Conv(group.skip) if group.skip is not None else None
-        self.tail = [_Conv(c) for c in [*group.hidden, group.head]]
+    def __init__(self, plan: Plan, group: GroupPlan, exact: bool, device: torch.device | str):
+        self.plan, self.group, self.exact, self.device = plan, group, exact, device
+        self.hyper = _Conv(group.hyper, device)
+        self.stack = [_Conv(c, device) for c in group.stack]
+        self.skip = _Conv(group.skip, device) if group.skip is not None else None
+        self.tail = [_Conv(c, device) for c in [*group.hidden, group.head]]
+        self.weight = _float64(group.weight, device)
+        self.requantize = _Requantize(group.mult, group.shift, device)
+        self.readable: dict[tuple[int, int], list[Tensor]] = {}
 
     def __call__(self, psi: Tensor, earlier: Tensor, own: Tensor) -> Tensor:
         pre = self.hyper(psi, self.exact)
@@ -113,35 +126,45 @@ class _Group:
         if self.skip is not None:
             pre = pre + self.skip(earlier, self.exact)
         pre = pre + self._spatial(own)
-        x = _requantize(pre, self.group.mult, self.group.shift, self.exact).clamp(0, 255 if self.exact else math.inf)
+        x = self.requantize(pre, self.exact).clamp(0, 255 if self.exact else math.inf)
         for conv in self.tail:
             x = conv(x, self.exact)
         return x
 
     def _spatial(self, own: Tensor) -> Tensor:
-        h, w = own.shape[-2:]
-        step = torch.from_numpy(self.plan.steps(h, w))
-        weight = torch.from_numpy(self.group.weight.astype(np.float64))
-        r = 3
+        (h, w), r = own.shape[-2:], 3
+        taps = self.group.taps.tolist()
+        windows = [(..., slice(r + di, r + di + h), slice(r + dj, r + dj + w)) for di, dj in taps]
+        if (h, w) not in self.readable:
+            step = torch.from_numpy(self.plan.steps(h, w))
+            steps = F.pad(step, (r, r, r, r), value=torch.iinfo(torch.int64).max)
+            self.readable[h, w] = [(steps[window] < step).double().to(self.device) for window in windows]
         padded = F.pad(own, (r, r, r, r))
-        steps = F.pad(step, (r, r, r, r), value=torch.iinfo(torch.int64).max)
-        out = own.new_zeros(own.shape[0], len(weight), h, w)
-        for t, (di, dj) in enumerate(self.group.taps.tolist()):
-            window = (..., slice(r + di, r + di + h), slice(r + dj, r + dj + w))
-            readable = (steps[window] < step).double()
-            out += torch.einsum("nc,bchw->bnhw", weight[:, t], padded[window] * readable)
+        out = own.new_zeros(own.shape[0], len(self.weight), h, w)
+        for t, (window, readable) in enumerate(zip(windows, self.readable[h, w], strict=True)):
+            out += torch.einsum("nc,bchw->bnhw", self.weight[:, t], padded[window] * readable)
         return out
+
+
+class _Rows:
+    def __init__(self, plan: Plan, device: torch.device | str):
+        tables = plan.scale_table, plan.fraction_bits, plan.first_row
+        self.scale_table, self.bits, self.first = (torch.from_numpy(v.astype(np.int64)).to(device) for v in tables)
+
+    def __call__(self, m: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Offsets and rows, int64, from codes (rounded and clamped here), as in FORMAT.md section 3.3."""
+        m = torch.floor(m + 0.5).clamp(-32768, 32767).to(torch.int64)
+        s = torch.floor(s + 0.5).clamp(0, len(self.scale_table) - 1).to(torch.int64)
+        idx = self.scale_table[s]
+        b = self.bits[idx]
+        one, d = torch.ones_like(b), 4 - b
+        t = ((m + ((one << d) >> 1)) >> d) + ((one << b) >> 1)
+        return t >> b, self.first[idx] + (t & ((one << b) - 1))
 
 
 def offsets_and_rows(plan: Plan, m: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     """Offsets and rows, int64, from codes (rounded and clamped here), as in FORMAT.md section 3.3."""
-    m = torch.floor(m + 0.5).clamp(-32768, 32767).to(torch.int64)
-    s = torch.floor(s + 0.5).clamp(0, len(plan.scale_table) - 1).to(torch.int64)
-    idx = torch.from_numpy(plan.scale_table.astype(np.int64))[s]
-    b = torch.from_numpy(plan.fraction_bits.astype(np.int64))[idx]
-    one, d = torch.ones_like(b), 4 - b
-    t = ((m + ((one << d) >> 1)) >> d) + ((one << b) >> 1)
-    return t >> b, torch.from_numpy(plan.first_row)[idx] + (t & ((one << b) - 1))
+    return _Rows(plan, "cpu")(m, s)
 
 
 class TableCost:

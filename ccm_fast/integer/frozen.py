@@ -168,14 +168,55 @@ class FrozenEntropyModel:
     def parameters(
         self, psi: Tensor, y_hat: Tensor, *, engine: str = "cpu", threads: int | None = None, isa: str | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Offset and table row, int16 [B, h, w, M], of every symbol given all of y_hat."""
+        """Offset and table row, int16 [B, h, w, M], of every symbol given all of y_hat.
+
+        Raises:
+            ValueError: engine "cuda" with a plan of version 2.
+        """
         if engine == "cuda":
-            raise ValueError("parameters() runs on the CPU: the CUDA engine keeps them to itself")
+            return self.parameters_on(psi, y_hat)
         psi, y_hat = self._pair(psi, y_hat, engine)
         if _native(engine):
             return _backend.load().ops.parameters(self.packed(isa), psi, y_hat, _threads(threads))
         found = [reference.parameters(self.plan, p, y) for p, y in zip(_wide(psi), y_hat.numpy(), strict=True)]
         return _stacked([f[0] for f in found], torch.int16), _stacked([f[1] for f in found], torch.int16)
+
+    def parameters_on(self, psi: Tensor, y_hat: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`parameters` by torch's own operators, on the tensors' device: the decoding kernels keep theirs.
+
+        Float64 convolutions of integers, which are exact. After a first call for a size nothing waits for the device.
+        """
+        from ccm_fast.integer.cost import IntegerNetwork
+
+        _check_pair(psi, y_hat, "y_hat")
+        with self._lock:
+            key = f"torch {y_hat.device}"
+            if key not in self._packed:
+                self._packed[key] = IntegerNetwork(self.plan, device=y_hat.device)
+        network = self._packed[key]
+        found = network.parameters(*(v.permute(0, 3, 1, 2).double() for v in (psi, y_hat)))
+        return tuple(v.permute(0, 2, 3, 1).to(torch.int16) for v in found)
+
+    def reconstruct(self, psi: Tensor, y_hat: Tensor, *, engine: str = "cpu", threads: int | None = None) -> Tensor:
+        """What y_hat stands for: float32 [B, h, w, M], see :class:`ccm_fast.integer.centroids.Centroids`.
+
+        Args:
+            psi: uint8 [B, h, w, P].
+            y_hat: int16 [B, h, w, M].
+            engine: as everywhere; it computes the parameters.
+            threads: as everywhere.
+
+        Raises:
+            ValueError: the model is residual.
+        """
+        from ccm_fast.integer.centroids import Centroids
+
+        with self._lock:
+            key = f"centroids {y_hat.device}"
+            if key not in self._packed:
+                self._packed[key] = Centroids(self.plan, y_hat.device)
+        offset, row = self.parameters(psi, y_hat, engine=engine, threads=threads)
+        return self._packed[key](y_hat, offset, row)
 
     def encode_z(
         self,
@@ -341,7 +382,7 @@ class FrozenEntropyModel:
             BuildError: this build has no CUDA kernels.
         """
         streams = self.upload(z_streams, y_streams, device)
-        y_hat, status = self.decode_queued(streams, shape)
+        _, y_hat, status = self.decode_queued(streams, shape)
         self.check(status)
         return y_hat
 
@@ -370,8 +411,8 @@ class FrozenEntropyModel:
         streams: DeviceStreams,
         shape: tuple[int, int],
         stage: Callable[[str], AbstractContextManager] = nullcontext,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """y_hat on a GPU, and whether it is, without waiting for either.
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """psi and y_hat on a GPU, and whether they are, without waiting for either.
 
         After a first call for a model and a size, nothing here waits for the GPU or copies anything from or to it, so
         that calls can be captured in a CUDA graph, together with what uses y_hat. Such a graph decodes whatever streams
@@ -383,8 +424,8 @@ class FrozenEntropyModel:
             stage: makes a context around each stage, given its name: ``z``, ``h_s``, ``entropy``.
 
         Returns:
-            y_hat int16 [B, h, w, M] in units of ``y_unit``, of which nothing is known before :meth:`check` has accepted
-            the other, the status of z and of y, int32 [B] each.
+            psi uint8 [B, h, w, P], y_hat int16 [B, h, w, M] in units of ``y_unit``, of which nothing is known before
+            :meth:`check` has accepted the last, the status of z and of y, int32 [B] each.
         """
         (h, w), packed, ops = shape, self._packed_for("cuda", None), _backend.load().ops
         with stage("z"):
@@ -393,7 +434,7 @@ class FrozenEntropyModel:
             psi = ops.hyper(packed, z_hat, h, w, 1)
         with stage("entropy"):
             y_hat, y_status = ops.decode_y(packed, psi, streams.y_data, streams.y_segments, 1)
-        return y_hat, (z_status, y_status)
+        return psi, y_hat, (z_status, y_status)
 
     @staticmethod
     def check(status: tuple[Tensor, Tensor]) -> None:

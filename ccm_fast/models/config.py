@@ -79,9 +79,7 @@ PRESETS: dict[str, CCMConfig] = {
     # What ships. A block transform of 16x16 pixels (768 samples) cut to 128 components cannot exceed 32.3 dB on Kodak;
     # 160 allow 34.4, 192 allow 36.4 (train/klt.py, no quantization). Leaving out the residual block at 1/16, whose
     # parameters are the dearest per multiply-add, makes room for them in 10 MB of fp16.
-    "ccm-small": CCMConfig(
-        widths=(64, 112, 192), blocks=(1, 2, 0), groups=(48, 48, 48, 48), reconstruction="centroid"
-    ),
+    "ccm-small": CCMConfig(widths=(64, 112, 192), blocks=(1, 2, 0), groups=(48, 48, 48, 48), reconstruction="centroid"),
     # 21 k multiply-adds per pixel in g_s; shipped before the one above.
     "ccm-small-128": CCMConfig(name="ccm-small-128"),
     # The field's usual size (N = M = 192), for those with GPUs.

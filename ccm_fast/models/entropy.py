@@ -76,8 +76,8 @@ def gaussian_likelihood(y: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
 def centroid(y: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     """Expected value of N(mean, scale^2) inside the unit interval around each integer y; all of one shape.
 
-    The reconstruction of least squared error: a symbol of 0 whose mean is 0.4 stands for about 0.3, not for 0. Where the
-    interval lies so far out that its probability vanishes, it is the end nearer to the mean.
+    The reconstruction of least squared error: a symbol of 0 whose mean is 0.4 stands for about 0.3, not for 0. Where
+    the interval lies so far out that its probability vanishes, it is the end nearer to the mean.
     """
     # Mirrored so that the interval lies above the mean, where the upper tails keep their precision.
     d = y - mean
