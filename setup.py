@@ -47,6 +47,8 @@ MAC = sys.platform == "darwin"
 # at run time. Everything else is compiled for the plain architecture: never -march=native, since wheels travel.
 ISA = {
     "_avx2": ("CCM_HAVE_AVX2", ["-mavx2"]),
+    # Square roots need no errno; with it they are a branch each.
+    "_fma": ("CCM_HAVE_FMA", ["-mavx2", "-mfma", "-fno-math-errno"]),
     "_avxvnni": ("CCM_HAVE_AVXVNNI", ["-mavx2", "-mavxvnni"]),
     "_avx512vnni": (
         "CCM_HAVE_AVX512VNNI",

@@ -62,6 +62,24 @@ def _int8_product(x: Tensor, w: Tensor, isa: str, repeats: int) -> Tensor:
     return x.new_empty([x.shape[0], w.shape[0]], dtype=torch.int32)
 
 
+def _pack_panels(matrix: Tensor) -> Tensor:
+    return matrix.new_empty([matrix.shape[0] * ((matrix.shape[1] + 15) // 16 * 16)])
+
+
+def _pack_winograd(weight: Tensor, in_phases: int, out_phases: int) -> Tensor:
+    return weight.new_empty([_size()])
+
+
+def _winograd(x: Tensor, packed: Tensor, out: int, in_phases: int, out_phases: int, *_) -> Tensor:
+    down, up = 1 + in_phases // 4, 1 + out_phases // 4
+    return x.new_empty([x.shape[0], x.shape[1] // down * up, x.shape[2] // down * up, out])
+
+
+def _direct(x: Tensor, weights: Tensor, out: int, kernel: int, stride: int, padding: int, *_) -> Tensor:
+    sides = [(side + 2 * padding - kernel) // stride + 1 for side in x.shape[1:3]]
+    return x.new_empty([x.shape[0], *sides, out])
+
+
 def register() -> None:
     """Register a fake kernel for every operator that takes tensors. Call once, after the library is loaded."""
     fakes = {
@@ -75,6 +93,10 @@ def register() -> None:
         "encode_y_residual": _encode_y_residual,
         "parameters": _parameters,
         "int8_product": _int8_product,
+        "pack_panels": _pack_panels,
+        "pack_winograd": _pack_winograd,
+        "winograd": _winograd,
+        "direct": _direct,
     }
     for name, fake in fakes.items():
         torch.library.register_fake(f"ccm_fast::{name}", fake)

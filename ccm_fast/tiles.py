@@ -14,6 +14,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from .models.inference import inference
+
 __all__ = ["TILE_PIXELS", "Tile", "analyse", "margin", "plan_tiles", "synthesize"]
 
 STRIDE = 16  # pixels a latent spans in each direction
@@ -113,7 +115,7 @@ def analyse(
     """y [B, M, h, w] of an image that is read piece by piece.
 
     Args:
-        g_a: the analysis transform.
+        g_a: the analysis transform; on a CPU its fast copy runs (:mod:`ccm_fast.models.inference`).
         read: returns the pixels float [B, 3, rows, columns] of two slices; they lie within 16 h x 16 w.
         h: rows of latents.
         w: columns of latents.
@@ -124,7 +126,7 @@ def analyse(
     for t in tiles:
         rows = slice(STRIDE * t.outer_i0, STRIDE * t.outer_i1)
         columns = slice(STRIDE * t.outer_j0, STRIDE * t.outer_j1)
-        part = g_a(read(rows, columns).contiguous(memory_format=torch.channels_last))
+        part = inference(g_a)(read(rows, columns).contiguous(memory_format=torch.channels_last))
         if len(tiles) == 1:
             return part
         if y is None:
@@ -139,7 +141,7 @@ def synthesize(
     """The image of h x w latents, tile by tile: yields (rows, columns, pixels float [B, 3, ...], not clamped).
 
     Args:
-        g_s: the synthesis transform.
+        g_s: the synthesis transform; on a CPU its fast copy runs (:mod:`ccm_fast.models.inference`).
         read: returns its input [B, M, rows, columns] for two slices of latents.
         h: rows of latents.
         w: columns of latents.
@@ -147,7 +149,7 @@ def synthesize(
     """
     for t in plan_tiles(h, w, margin(g_s, "synthesis"), max(1, tile_pixels // STRIDE**2)):
         latents = read(slice(t.outer_i0, t.outer_i1), slice(t.outer_j0, t.outer_j1))
-        pixels = g_s(latents.contiguous(memory_format=torch.channels_last))
+        pixels = inference(g_s)(latents.contiguous(memory_format=torch.channels_last))
         rows, columns = (slice(STRIDE * s.start, STRIDE * s.stop) for s in t.inside)
         yield (
             slice(STRIDE * t.i0, STRIDE * t.i1),

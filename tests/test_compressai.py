@@ -18,7 +18,7 @@ from ccm_fast._backend import load
 from ccm_fast.interop.compressai import AcceleratedNet, lower
 from ccm_fast.interop.compressai.read import layers, read, subpixel
 from ccm_fast.interop.compressai.samples import dead_leaves
-from ccm_fast.interop.compressai.synthesis import WinogradConv, fast_transform
+from ccm_fast.interop.compressai.synthesis import fast_transform
 
 KINDS = sorted(nets.KINDS)
 AUTOREGRESSIVE = ["mbt2018", "cheng2020-anchor"]
@@ -67,17 +67,6 @@ def test_other_layers_are_refused_by_name():
         subpixel(nn.ConvTranspose2d(4, 4, 4, 2, 1))
     with pytest.raises(errors.ModelError, match="h_s holds a Sigmoid"):
         layers(nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.Sigmoid()), "h_s")
-
-
-@pytest.mark.parametrize("shuffle", [False, True])
-@pytest.mark.parametrize("size", [(1, 1), (8, 4), (9, 31)])
-def test_winograd(shuffle, size):
-    torch.manual_seed(0)
-    conv = nn.Conv2d(6, 8, 3, padding=1).double().requires_grad_(False)
-    x = torch.randn(2, 6, *size, dtype=torch.float64)
-    expected = nn.functional.leaky_relu(conv(x), 0.1)
-    fast = WinogradConv(conv.weight, conv.bias, shuffle, lambda rows: nn.functional.leaky_relu_(rows, 0.1))
-    assert torch.allclose(fast(x), nn.functional.pixel_shuffle(expected, 2) if shuffle else expected, atol=1e-12)
 
 
 def test_own_pictures():

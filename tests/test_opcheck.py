@@ -40,6 +40,12 @@ def test_opcheck(tensors):
         "parameters": (packed, psi, y, 1),
         "int8_product": (torch.ones(3, 8, dtype=torch.uint8), torch.ones(5, 8, dtype=torch.int8), "", 1),
     }
+    x, bias, after = torch.randn(1, 4, 6, 8), torch.zeros(16), (1, 0.1, None, None, None, 1)
+    kernel = torch.randn(16, 8, 3, 3)
+    calls["pack_panels"] = (torch.randn(8, 16),)
+    calls["pack_winograd"] = (kernel, 1, 4)
+    calls["winograd"] = (x, ops.pack_winograd(kernel, 1, 4), 4, 1, 4, bias, *after)
+    calls["direct"] = (x, ops.pack_panels(torch.randn(72, 16)), 16, 3, 2, 1, bias, *after)
     if _backend.has_cuda():
         calls["pack_plan_cuda"] = (plan_bytes,)
     for name, arguments in calls.items():

@@ -23,27 +23,34 @@ SANITIZERS = {
 
 
 @pytest.fixture(scope="module", params=SANITIZERS)
-def program(request, tmp_path_factory):
+def programs(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     flags = ["-std=c++17", "-O1", "-g", "-pthread", *SANITIZERS[request.param]]
     includes = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc/include'}"]
     objects = []
     # The VNNI kernels with their one instruction emulated: layout and bias of byte planes are then tested everywhere.
-    for source in [*sorted((ROOT / "csrc/cpu").glob("*.cpp")), ROOT / "tests/cpp/engine_check.cpp"]:
+    checks = [ROOT / f"tests/cpp/{name}_check.cpp" for name in ("engine", "transform")]
+    for source in [*sorted((ROOT / "csrc/cpu").glob("*.cpp")), *checks]:
         own = []
         if source.stem.endswith(("_avx2", "_avxvnni")):
             own = ["-mavx2"]
+        elif source.stem.endswith("_fma"):
+            own = ["-mavx2", "-mfma"]
         elif source.stem.endswith("_avx512vnni"):
             continue
         if own and not X86:
             continue
         objects.append(folder / f"{source.stem}.o")
-        define = ["-DCCM_X86_KERNELS", "-DCCM_HAVE_AVX2", "-DCCM_HAVE_AVXVNNI", "-DCCM_EMULATE_VNNI"] if X86 else []
+        define = ["-DCCM_X86_KERNELS", "-DCCM_HAVE_AVX2", "-DCCM_HAVE_AVXVNNI", "-DCCM_EMULATE_VNNI", "-DCCM_HAVE_FMA"]
+        define = define if X86 else []
         command = [CXX, *flags, *define, *includes, *own, "-c", str(source), "-o", str(objects[-1])]
         subprocess.run(command, check=True)
-    program = folder / "engine_check"
-    subprocess.run([CXX, *flags, *map(str, objects), "-o", str(program)], check=True)
-    return program
+    found = {}
+    for check in checks:
+        mine = [o for o in objects if o.stem == check.stem or not o.stem.endswith("_check")]
+        found[check.stem] = folder / check.stem
+        subprocess.run([CXX, *flags, *map(str, mine), "-o", str(found[check.stem])], check=True)
+    return found
 
 
 # Of the second version of plans: everything, and everything with direct heads.
@@ -61,7 +68,7 @@ NEW = {"leaky": True, "residual": True, "scaled": True}
         ("wavefront", {**NEW, "direct": True}),
     ],
 )
-def test_sanitized(program, schedule, features, tmp_path):
+def test_sanitized(programs, schedule, features, tmp_path):
     rng = np.random.default_rng(8)
     h, w = 9, 14
     plan = random_plan(rng, groups=(6, 4, 7), hyper_channels=3, schedule=Schedule.from_name(schedule), **features)
@@ -69,10 +76,17 @@ def test_sanitized(program, schedule, features, tmp_path):
     (tmp_path / "plan").write_bytes(plan.to_bytes())
     (tmp_path / "z").write_bytes(z.astype("<i2").tobytes())
     (tmp_path / "y").write_bytes(y.astype("<i2").tobytes())
-    command = [str(program), str(tmp_path), str(h), str(w), "4", "150"]
+    command = [str(programs["engine_check"]), str(tmp_path), str(h), str(w), "4", "150"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-4000:]
     names = result.stdout.split()
     assert names[:2] == ["ok", "scalar"]
     if "avx2" in ISAS:
         assert names == ["ok", "scalar", "avx2", "avxvnni"]
+
+
+def test_sanitized_transforms(programs):
+    command = [str(programs["transform_check"]), "3"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert result.stdout.split() == ["ok", "2" if "avx2" in ISAS else "1"]

@@ -55,6 +55,7 @@ class AcceleratedNet:
         self._constant = int(rows.n[-1]) - 2 if frozen.plan.hyper_channels > entropy.hyper_channels else 0
         self._foreign: ExactDecoder | None = None
         self._g_a = fast_transform(net.g_a) if fast else net.g_a
+        self._h_a = fast_transform(net.h_a) if fast else net.h_a
         self._g_s = fast_transform(net.g_s) if fast else net.g_s
 
     @property
@@ -106,7 +107,7 @@ class AcceleratedNet:
                 padded = F.pad(x.to(weight), (0, -W % STRIDE, 0, -H % STRIDE), mode="replicate")
                 y = self._g_a(padded)
             with stage(timings, "h_a"):
-                z_hat = self._z_symbols(self.net.h_a(y.abs() if self._entropy.kind == "scale" else y))
+                z_hat = self._z_symbols(self._h_a(y.abs() if self._entropy.kind == "scale" else y))
                 y = y.permute(0, 2, 3, 1).to("cpu")
             with stage(timings, "h_s"):
                 psi = self.frozen.hyper(z_hat, *y.shape[1:3], **options)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ccm_fast.errors import ModelError, NotFrozenError
 from ccm_fast.integer.plan import MAX_ENTRIES, NUM_INDEXES, PlanError, TableRows
+from ccm_fast.models.inference import subpixel_weight
 
 __all__ = ["SUPPORTED", "EntropyNet", "FloatLayer", "read", "subpixel"]
 
@@ -71,27 +72,14 @@ class EntropyNet:
 def subpixel(conv: nn.ConvTranspose2d) -> FloatLayer:
     """The convolution whose pixel shuffle is a transposed convolution of stride 2, exactly.
 
-    out[2i + a] sums w[u] x[i'] over 2 i' - padding + u = 2 i + a: u = a + padding - 2 (i' - i). With kernel 5, padding
-    2 (or 3, 1) and output_padding 1 that is i' - i in -1..1: a 3x3 convolution with four times the outputs.
-
     Raises:
-        ModelError: another kind of transposed convolution.
+        ModelError: another kind of transposed convolution than kernel 5, padding 2 or kernel 3, padding 1.
     """
-    k, p = conv.kernel_size[0], conv.padding[0]
     known = (conv.kernel_size, conv.padding) in {((5, 5), (2, 2)), ((3, 3), (1, 1))}
     if not known or conv.stride != (2, 2) or conv.output_padding != (1, 1) or conv.groups != 1:
         raise ModelError(f"cannot take over {conv}")
-    inputs, outputs = conv.weight.shape[:2]
-    weight = conv.weight.new_zeros(outputs, 2, 2, inputs, 3, 3)
-    for a in range(2):
-        for b in range(2):
-            for s in range(3):
-                for t in range(3):
-                    u, v = a + p - 2 * (s - 1), b + p - 2 * (t - 1)
-                    if 0 <= u < k and 0 <= v < k:
-                        weight[:, a, b, :, s, t] = conv.weight[:, :, u, v].T
-    bias = conv.bias if conv.bias is not None else conv.weight.new_zeros(outputs)
-    return FloatLayer(weight.reshape(4 * outputs, inputs, 3, 3), bias.repeat_interleave(4), 2)
+    bias = conv.bias if conv.bias is not None else conv.weight.new_zeros(conv.out_channels)
+    return FloatLayer(subpixel_weight(conv), bias.repeat_interleave(4), 2)
 
 
 def _plain(conv: nn.Conv2d) -> FloatLayer:

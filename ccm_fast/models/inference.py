@@ -1,0 +1,280 @@
+"""Transforms arranged for speed on a CPU: the same functions, other last bits.
+
+- 3x3 convolutions by Winograd's F(6x6, 3x3) (Lavin and Gray 2015, arXiv 1509.09308): 1.8 products an output in place of
+  9. Strided and transposed 5x5 convolutions of stride 2, and strided 3x3 ones, are 3x3 convolutions after or before a
+  pixel (un)shuffle; products with the taps that they lack are left out.
+- Every other convolution as one matrix product of gathered rows.
+- Bias, activation, (inverse) GDN and residuals are applied to rows that are still in the cache.
+
+The operators are in csrc/cpu/transform*. What is not recognised runs as it is. ``benchmarks/transforms.py`` compares
+with torch's own convolutions, layer by layer.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ccm_fast import _backend
+
+__all__ = ["Residual", "Then", "fast_conv", "fast_transform", "inference", "pointwise", "rebuild", "subpixel_weight"]
+
+_LINEAR, _LEAKY, _GDN, _INVERSE_GDN = range(4)  # csrc/cpu/transform.h
+# Fewer input channels than this: gathering costs less than transforming. The operator takes multiples of 8.
+_CHANNELS_MIN = 32
+
+
+@dataclass(frozen=True)
+class Then:
+    """What follows a convolution: a leaky ReLU (slope 0: ReLU), (inverse) GDN, or nothing."""
+
+    activation: int = _LINEAR
+    slope: float = 0.0
+    gamma: Tensor | None = None
+    beta: Tensor | None = None
+
+
+def pointwise(m: nn.Module) -> Then | None:
+    """An activation as an operator takes it, or None if it is none that we know."""
+    if type(m).__name__ == "GDN" and hasattr(m, "beta_reparam") and hasattr(m, "gamma_reparam"):  # CompressAI's
+        gamma = m.gamma_reparam(m.gamma).detach().T.contiguous()
+        beta = m.beta_reparam(m.beta).detach().clone()
+        return Then(_INVERSE_GDN if m.inverse else _GDN, 0.0, _backend.load().ops.pack_panels(gamma), beta)
+    if isinstance(m, nn.LeakyReLU):
+        return Then(_LEAKY, m.negative_slope)
+    return Then(_LEAKY) if isinstance(m, nn.ReLU) else None
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+class _Conv(nn.Module):
+    """A convolution with what follows it. x and the residual: [B, C, H, W], best channels-last."""
+
+    def __init__(self, packed: Tensor, bias: Tensor, then: Then):
+        super().__init__()
+        self.then = then
+        self.register_buffer("packed", packed)
+        self.register_buffer("bias", bias.detach().clone())
+
+    def _more(self, residual: Tensor | None) -> tuple:
+        t = self.then
+        added = None if residual is None else _rows(residual)
+        return t.activation, t.slope, t.gamma, t.beta, added, torch.get_num_threads()
+
+
+class WinogradConv(_Conv):
+    """A 3x3 convolution of stride 1 and padding 1 with pixel (un)shuffles by 2 around it.
+
+    Args:
+        weight: [out_phases * K, in_phases * C, 3, 3], the phases (0, 0), (0, 1), (1, 0), (1, 1) one after the other.
+        bias: [out_phases * K].
+        then: what follows.
+        in_phases: 4 if a pixel unshuffle comes first, else 1.
+        out_phases: 4 if a pixel shuffle follows, else 1.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, then: Then, in_phases: int = 1, out_phases: int = 1):
+        packed = _backend.load().ops.pack_winograd(weight.detach().contiguous(), in_phases, out_phases)
+        super().__init__(packed, bias, then)
+        self.shape = (len(bias) // out_phases, in_phases, out_phases)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if self.shape[1] == 4:
+            x = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
+        y = torch.ops.ccm_fast.winograd(_rows(x), self.packed, *self.shape, self.bias, *self._more(residual))
+        return y.permute(0, 3, 1, 2)
+
+
+class DirectConv(_Conv):
+    """Any square convolution without dilation and groups."""
+
+    def __init__(self, conv: nn.Conv2d, then: Then):
+        K, _, kernel, _ = conv.weight.shape
+        packed = _backend.load().ops.pack_panels(conv.weight.detach().permute(2, 3, 1, 0).reshape(-1, K).contiguous())
+        super().__init__(packed, conv.weight.new_zeros(K) if conv.bias is None else conv.bias, then)
+        self.shape = (K, kernel, conv.stride[0], conv.padding[0])
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        y = torch.ops.ccm_fast.direct(_rows(x), self.packed, *self.shape, self.bias, *self._more(residual))
+        return y.permute(0, 3, 1, 2)
+
+
+class _Shuffled(nn.Module):
+    """A convolution to few channels and a pixel shuffle: its phases are too narrow to be computed one by one."""
+
+    def __init__(self, conv: nn.Module):
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.conv(x), 2)
+
+
+class Residual(nn.Module):
+    """second(first(x)) + skip(x), or + x."""
+
+    def __init__(self, first: nn.Module, second: _Conv, skip: nn.Module | None = None):
+        super().__init__()
+        self.first, self.second, self.skip = first, second, skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x), x if self.skip is None else self.skip(x))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _strided(conv: nn.Conv2d, then: Then) -> WinogradConv:
+    """A 3x3 or 5x5 convolution of stride 2 and padding k // 2, after a pixel unshuffle."""
+    K, C, k, _ = conv.weight.shape
+    weight = conv.weight.new_zeros(K, 2, 2, C, 3, 3)
+    # out[i] sums w[u] x[2 i - k // 2 + u]; that pixel is row i + s - 1 of the unshuffled plane a, if it is
+    # 2 (i + s - 1) + a.
+    for u in range(k):
+        for v in range(k):
+            (s, a), (t, b) = divmod(u - k // 2 + 2, 2), divmod(v - k // 2 + 2, 2)
+            weight[:, a, b, :, s, t] = conv.weight[:, :, u, v]
+    return WinogradConv(weight.reshape(K, 4 * C, 3, 3), conv.bias, then, in_phases=4)
+
+
+def _upsampling(weight: Tensor, bias: Tensor, then: Then) -> nn.Module:
+    """A 3x3 convolution [4 K, C, 3, 3] with a pixel shuffle after it: output 4 c + s is sub-pixel s of channel c."""
+    K = len(bias) // 4
+    if K < 8 and then.activation == _LINEAR:
+        return _Shuffled(WinogradConv(weight, bias, then))
+    order = torch.arange(4 * K).reshape(K, 4).T.flatten()
+    return WinogradConv(weight[order], bias[order], then, out_phases=4)
+
+
+def subpixel_weight(conv: nn.ConvTranspose2d) -> Tensor:
+    """The 3x3 kernel [4 K, C, 3, 3] whose pixel shuffle is a transposed convolution of stride 2, exactly.
+
+    out[2i + a] sums w[u] x[i'] over 2 i' - padding + u = 2 i + a: u = a + padding - 2 (i' - i). With kernel 5, padding
+    2 (or 3, 1) and output_padding 1 that is i' - i in -1..1.
+    """
+    k, p = conv.kernel_size[0], conv.padding[0]
+    inputs, outputs = conv.weight.shape[:2]
+    weight = conv.weight.new_zeros(outputs, 2, 2, inputs, 3, 3)
+    for a in range(2):
+        for b in range(2):
+            for s in range(3):
+                for t in range(3):
+                    u, v = a + p - 2 * (s - 1), b + p - 2 * (t - 1)
+                    if 0 <= u < k and 0 <= v < k:
+                        weight[:, a, b, :, s, t] = conv.weight[:, :, u, v].T
+    return weight.reshape(4 * outputs, inputs, 3, 3)
+
+
+def _plain(m: nn.Module) -> bool:
+    """A convolution that the operators can do."""
+    return (
+        isinstance(m, nn.Conv2d)
+        and len(set(m.kernel_size)) == len(set(m.stride)) == 1
+        and not isinstance(m.padding, str)
+        and len(set(m.padding)) == 1
+        and m.padding[0] < m.kernel_size[0]
+        and m.dilation == (1, 1)
+        and m.groups == 1
+        and m.padding_mode == "zeros"
+    )
+
+
+def fast_conv(m: nn.Module, then: Then | None = None) -> nn.Module | None:
+    """The fast form of a convolution (or of one with its pixel shuffle) and of what follows it; None: it has none."""
+    then = then or Then()
+    if isinstance(m, nn.Sequential) and len(m) == 2 and isinstance(m[1], nn.PixelShuffle):
+        if _plain(m[0]) and m[1].upscale_factor == 2 and _winograd(m[0], 3, 1):
+            return _upsampling(m[0].weight, m[0].bias, then)
+        return None
+    if isinstance(m, nn.ConvTranspose2d):
+        shape = (m.kernel_size, m.stride, m.padding, m.output_padding, m.dilation, m.groups)
+        known = shape == ((5, 5), (2, 2), (2, 2), (1, 1), (1, 1), 1) and m.bias is not None
+        if known and m.in_channels >= _CHANNELS_MIN and m.in_channels % 8 == 0:
+            return _upsampling(subpixel_weight(m), m.bias.repeat_interleave(4), then)
+        return None
+    if not _plain(m):
+        return None
+    if _winograd(m, 3, 1):
+        return WinogradConv(m.weight, m.bias, then)
+    if _winograd(m, 5, 2) or _winograd(m, 3, 2):
+        return _strided(m, then)
+    return DirectConv(m, then)
+
+
+def _winograd(conv: nn.Conv2d, kernel: int, stride: int) -> bool:
+    shape = (conv.kernel_size[0], conv.stride[0], conv.padding[0])
+    enough = conv.in_channels >= _CHANNELS_MIN and conv.in_channels % 8 == 0
+    return shape == (kernel, stride, kernel // 2) and enough and conv.bias is not None
+
+
+def _sequence(m: nn.Sequential, block: Callable[[nn.Module], nn.Module | None]) -> None:
+    """Fuse convolutions with the pixel shuffle and the activation after them, in place."""
+    at = 0
+    while at < len(m):
+        layer, width = m[at], 1
+        shuffled = isinstance(layer, nn.Conv2d) and at + 1 < len(m) and isinstance(m[at + 1], nn.PixelShuffle)
+        if shuffled and fast_conv(pair := nn.Sequential(layer, m[at + 1])) is not None:
+            layer, width = pair, 2
+        then = pointwise(m[at + width]) if at + width < len(m) else None
+        if (fast := fast_conv(layer, then)) is None:
+            m[at] = rebuild(layer, block)
+        else:
+            m[at] = fast
+            width += then is not None
+            for k in range(at + 1, at + width):
+                m[k] = nn.Identity()
+        at += width
+
+
+def rebuild(m: nn.Module, block: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
+    """The fast form of a module, which it may change; parts that have none stay.
+
+    Args:
+        m: the module; a copy, if the original is to be kept.
+        block: gives the fast form of a module of several layers, or None.
+    """
+    if (fast := fast_conv(m) or block(m)) is not None:
+        return fast
+    if isinstance(m, nn.Sequential):
+        _sequence(m, block)
+        return m
+    for name, child in m.named_children():
+        setattr(m, name, rebuild(child, block))
+    return m
+
+
+def fast_transform(module: nn.Module, block: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
+    """A copy of a transform for inference, arranged for speed; ``module`` itself if it is not float32 on a CPU."""
+    weight = next(module.parameters(), None)
+    if weight is None or weight.device.type != "cpu" or weight.dtype != torch.float32:
+        return module
+    with torch.no_grad(), torch.inference_mode(False):
+        return rebuild(copy.deepcopy(module), block).requires_grad_(False).eval()
+
+
+# Fast copies of the transforms of models, each with the state of the parameters that it was made of.
+_copies: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def inference(module: nn.Module) -> nn.Module:
+    """The fast copy of one of this package's own transforms, made anew when its parameters have changed."""
+    state = tuple((p.data_ptr(), 0 if p.is_inference() else p._version, p.dtype) for p in module.parameters())
+    if module not in _copies or _copies[module][0] != state:
+        _copies[module] = state, fast_transform(module, _own_block)
+    return _copies[module][1]
+
+
+def _own_block(m: nn.Module) -> nn.Module | None:
+    from .transforms import ResidualBlock
+
+    if not isinstance(m, ResidualBlock):
+        return None
+    return Residual(fast_conv(m.conv1, Then(_LEAKY, 0.01)), fast_conv(m.conv2))

@@ -1,0 +1,94 @@
+#include "cpu/transform.h"
+
+#include <cstring>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace ccm {
+namespace {
+
+// Kernel transform for the points 0, 1, -1, 2, -2, 1/2, -1/2, infinity.
+constexpr double kG[8][3] = {{1, 0, 0},
+                             {-2. / 9, -2. / 9, -2. / 9},
+                             {-2. / 9, 2. / 9, -2. / 9},
+                             {1. / 90, 2. / 90, 4. / 90},
+                             {1. / 90, -2. / 90, 4. / 90},
+                             {32. / 45, 16. / 45, 8. / 45},
+                             {32. / 45, -16. / 45, 8. / 45},
+                             {0, 0, 1}};
+
+int64_t masks_of(const WinogradShape& s) { return 64 * static_cast<int64_t>(s.out_phases); }
+
+}  // namespace
+
+void pack_panels(const float* from, int32_t rows, int32_t columns, int64_t row_step, int64_t column_step, float* to) {
+  for (int32_t first = 0; first < columns; first += kPanel)
+    for (int32_t r = 0; r < rows; ++r)
+      for (int32_t c = first; c < first + kPanel; ++c)
+        *to++ = c < columns ? from[r * row_step + c * column_step] : 0.0f;
+}
+
+std::vector<float> pack_winograd(const WinogradShape& s, const float* weight) {
+  const int64_t in_all = static_cast<int64_t>(s.in_phases) * s.in;
+  std::vector<float> block, packed(masks_of(s));  // block [input phases][in][out]
+  for (int32_t o = 0; o < s.out_phases; ++o)
+    for (int32_t p = 0; p < 64; ++p) {
+      int32_t mask = 0, rows = 0;
+      block.clear();
+      for (int32_t i = 0; i < s.in_phases; ++i) {
+        bool any = false;
+        block.resize(static_cast<size_t>(rows + s.in) * s.out);
+        for (int32_t k = 0; k < s.out; ++k)
+          for (int32_t c = 0; c < s.in; ++c) {
+            const float* w = weight + ((static_cast<int64_t>(o) * s.out + k) * in_all + i * s.in + c) * 9;
+            double sum = 0;
+            for (int u = 0; u < 3; ++u)
+              for (int v = 0; v < 3; ++v) sum += kG[p / 8][u] * kG[p % 8][v] * w[3 * u + v];
+            block[static_cast<size_t>(rows + c) * s.out + k] = static_cast<float>(sum);
+            any |= sum != 0;
+          }
+        // Kernels of fewer than three taps have no products at infinity, or at 0.
+        if (!any) continue;
+        mask |= 1 << i;
+        rows += s.in;
+      }
+      const size_t at = packed.size();
+      packed.resize(at + panel_floats(rows, s.out));
+      pack_panels(block.data(), rows, s.out, s.out, 1, packed.data() + at);
+      std::memcpy(&packed[64 * o + p], &mask, sizeof mask);
+    }
+  return packed;
+}
+
+bool winograd_fits(const WinogradShape& s, const float* packed, int64_t n) {
+  int64_t wanted = masks_of(s);
+  if (n < wanted) return false;
+  for (int64_t m = 0; m < masks_of(s); ++m) {
+    uint32_t mask;
+    std::memcpy(&mask, packed + m, sizeof mask);
+    if (mask >> s.in_phases) return false;
+    for (; mask; mask &= mask - 1) wanted += panel_floats(s.in, s.out);
+  }
+  return n == wanted;
+}
+
+void want_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] size_t bytes) {
+#if defined(__linux__)
+  constexpr uintptr_t kHuge = 2 << 20;
+  const uintptr_t first = (reinterpret_cast<uintptr_t>(memory) + kHuge - 1) / kHuge * kHuge;
+  const uintptr_t last = (reinterpret_cast<uintptr_t>(memory) + bytes) / kHuge * kHuge;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+}
+
+const TransformKernels& transform_kernels() {
+#if defined(CCM_HAVE_FMA)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return fma_transform_kernels();
+#endif
+  return plain_transform_kernels();
+}
+
+}  // namespace ccm

@@ -1,0 +1,87 @@
+// Float convolutions of the transforms (g_a, h_a, g_s) for inference on a CPU: what torch's library leaves unused.
+//
+// 3x3 convolutions of stride 1 go through Winograd's F(6x6, 3x3) (Lavin and Gray 2015, arXiv 1509.09308): 64 products
+// for 36 outputs in place of 324. Pixel (un)shuffles by 2 before or after belong to it, and with them the strided and
+// transposed 5x5 convolutions of many nets. Everything else is a product of gathered rows (im2col), a block at a time.
+// Bias, activation, (inverse) GDN and a residual are applied to rows that are still in the cache.
+//
+// Planes are channels-last, [B][H][W][C]. Floats: the last bits depend on the instruction set; nothing here may feed
+// the entropy coder's tables.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace ccm {
+
+enum Activation : int32_t { kLinear = 0, kLeaky = 1, kGdn = 2, kInverseGdn = 3 };
+
+// What happens to the rows of a result, channel by channel.
+struct Epilogue {
+  const float* bias;  // [columns]
+  int32_t activation = kLinear;
+  float slope = 0;                  // kLeaky: of negative values
+  const float* gamma = nullptr;     // GDN: panels of the transposed matrix, see pack_panels
+  const float* beta = nullptr;      // GDN
+  const float* residual = nullptr;  // of the result's shape, added last
+};
+
+// Columns of a weight panel: consecutive columns that lie together, row after row.
+constexpr int32_t kPanel = 16;
+
+inline int64_t panel_floats(int64_t rows, int64_t columns) { return rows * ((columns + kPanel - 1) / kPanel * kPanel); }
+
+// Matrix [rows][columns], element (r, c) at from[r * row_step + c * column_step] -> panels.
+void pack_panels(const float* from, int32_t rows, int32_t columns, int64_t row_step, int64_t column_step, float* to);
+
+// A 3x3 convolution, padding 1, of planes whose pixels are `in_phases` blocks of `in` channels, to `out_phases` blocks
+// of `out` channels. Phases are 1, or 4 for the pixels (0,0), (0,1), (1,0), (1,1) of a plane twice as large each way.
+struct WinogradShape {
+  int32_t in, out, in_phases, out_phases;
+  int64_t blocks() const { return static_cast<int64_t>(in_phases) * out_phases; }
+};
+
+// Packed kernel: for every output phase and point the input phases with products that are not zero, then their panels.
+// weight [out_phases * out][in_phases * in][3][3], phase-major.
+std::vector<float> pack_winograd(const WinogradShape& s, const float* weight);
+
+// Whether `packed` (n floats) is a kernel of that shape.
+bool winograd_fits(const WinogradShape& s, const float* packed, int64_t n);
+
+struct WinogradArgs {
+  WinogradShape shape;
+  const float* x;       // [B][H * s][W * s][in], s = 2 for four input phases
+  const float* packed;  // of pack_winograd
+  float* y;             // [B][H * s][W * s][out], s = 2 for four output phases
+  int64_t batch, height, width;
+  Epilogue after;
+};
+
+// Any other convolution: y[i][j] = sum over u, v of w[u][v] x[i * stride - padding + u][...].
+struct DirectArgs {
+  const float* x;        // [B][H][W][in]
+  const float* weights;  // panels of [kernel * kernel * in][out]
+  float* y;              // [B][OH][OW][out]
+  int64_t batch, height, width, out_height, out_width;
+  int32_t in, out, kernel, stride, padding;
+  Epilogue after;
+};
+
+struct TransformKernels {
+  void (*winograd)(const WinogradArgs&, int threads);
+  void (*direct)(const DirectArgs&, int threads);
+};
+
+const TransformKernels& plain_transform_kernels();
+#if defined(CCM_HAVE_FMA)
+const TransformKernels& fma_transform_kernels();
+#endif
+
+// Asks for large pages behind memory that is about to be written for the first time: a plane of 75 MB has 18,000 small
+// ones, and their faults take a tenth of a convolution's time. No more than a hint.
+void want_huge_pages(void* memory, size_t bytes);
+
+// The fastest this machine has.
+const TransformKernels& transform_kernels();
+
+}  // namespace ccm

@@ -1,0 +1,11 @@
+// The float convolutions for any processor: vectors of four.
+#include "cpu/transform_vector.h"
+
+namespace ccm {
+
+const TransformKernels& plain_transform_kernels() {
+  static const TransformKernels k{winograd<4, 2>, direct<4, 2>};
+  return k;
+}
+
+}  // namespace ccm

@@ -1,0 +1,453 @@
+// The float convolutions over vectors of kLanes floats (the compiler's vector types); included by one file per
+// instruction set. Everything is in an unnamed namespace: code compiled for one must not be merged with another's.
+#pragma once
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+
+#include "cpu/threads.h"
+#include "cpu/transform.h"
+
+namespace ccm {
+namespace {
+
+template <int kLanes>
+struct Vector {
+  typedef float Reg __attribute__((vector_size(kLanes * sizeof(float)), aligned(kLanes * sizeof(float))));
+  typedef float Loose __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
+  static inline Reg load(const float* p) { return *reinterpret_cast<const Loose*>(p); }
+  static inline void store(float* p, Reg v) { *reinterpret_cast<Loose*>(p) = v; }
+  static inline Reg all(float v) { return v - Reg{}; }
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Products
+
+// c[m][n] = sum over taps t, k of a[m][tap[t] + k] * b[t][k][n], for panels b of kPanel columns.
+struct Product {
+  const float* a;
+  int64_t lda;
+  const int32_t* tap;
+  int32_t taps, k;
+  const float* b;
+  float* c;
+  int64_t ldc;
+  int32_t rows, columns;  // columns: rounded up to panels
+};
+
+template <int kLanes, int kRows>
+inline void product_tile(const Product& g, int32_t row, int32_t column, const float* b) {
+  using V = Vector<kLanes>;
+  constexpr int kWide = kPanel / kLanes;
+  typename V::Reg acc[kRows][kWide];
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m)
+#pragma GCC unroll 4
+    for (int n = 0; n < kWide; ++n) acc[m][n] = typename V::Reg{};
+  for (int32_t t = 0; t < g.taps; ++t) {
+    const float* a[kRows];
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) a[m] = g.a + (row + m) * g.lda + g.tap[t];
+    for (int32_t k = 0; k < g.k; ++k, b += kPanel) {
+      typename V::Reg w[kWide];
+#pragma GCC unroll 4
+      for (int n = 0; n < kWide; ++n) w[n] = V::load(b + n * kLanes);
+#pragma GCC unroll 8
+      for (int m = 0; m < kRows; ++m) {
+        const typename V::Reg x = V::all(a[m][k]);
+#pragma GCC unroll 4
+        for (int n = 0; n < kWide; ++n) acc[m][n] += x * w[n];
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m)
+#pragma GCC unroll 4
+    for (int n = 0; n < kWide; ++n) V::store(g.c + (row + m) * g.ldc + column + n * kLanes, acc[m][n]);
+}
+
+template <int kLanes, int kRows>
+inline void product_rows(const Product& g, int32_t row, int32_t count, int32_t column, const float* b) {
+  if (count == kRows)
+    product_tile<kLanes, kRows>(g, row, column, b);
+  else if constexpr (kRows > 1)
+    product_rows<kLanes, kRows - 1>(g, row, count, column, b);
+}
+
+template <int kLanes, int kRows>
+void product(const Product& g) {
+  const int64_t panel = static_cast<int64_t>(g.taps) * g.k * kPanel;
+  const int32_t tiles = (g.rows + kRows - 1) / kRows;
+  for (int32_t column = 0; column < g.columns; column += kPanel) {
+    const float* b = g.b + panel * (column / kPanel);
+    for (int32_t t = 0; t < tiles; ++t) {
+      // The next panel comes from the third-level cache or from memory: ask for a share of it at every tile.
+      const int64_t first = panel * t / tiles, last = panel * (t + 1) / tiles;
+      for (int64_t i = first; i < last; i += 16) __builtin_prefetch(b + panel + i);
+      const int32_t top = static_cast<int32_t>(static_cast<int64_t>(g.rows) * t / tiles);
+      const int32_t bottom = static_cast<int32_t>(static_cast<int64_t>(g.rows) * (t + 1) / tiles);
+      product_rows<kLanes, kRows>(g, top, bottom - top, column, b);
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What follows a product
+
+struct Buffer {
+  std::unique_ptr<float[]> data;
+  size_t size = 0;
+  float* fit(size_t n) {
+    if (n > size) {
+      data.reset(new float[size = n]);
+      want_huge_pages(data.get(), n * sizeof(float));
+    }
+    return data.get();
+  }
+};
+
+inline int32_t padded(int32_t columns) { return (columns + kPanel - 1) / kPanel * kPanel; }
+
+template <class V>
+inline typename V::Reg leaky(typename V::Reg v, float slope) {
+  const typename V::Reg scaled = v * slope;
+  return v > typename V::Reg{} ? v : scaled;
+}
+
+template <int kLanes>
+inline typename Vector<kLanes>::Reg root(typename Vector<kLanes>::Reg v) {
+#pragma GCC unroll 8
+  for (int l = 0; l < kLanes; ++l) v[l] = __builtin_sqrtf(v[l]);
+  return v;
+}
+
+// (Inverse) GDN of rows [n][padded(columns)], in place: x * (beta + gamma x^2) ** (1/2 or -1/2).
+template <int kLanes, int kRows>
+void gdn_rows(const Epilogue& e, float* rows, int32_t n, int32_t columns, Buffer& squares, Buffer& norms) {
+  using V = Vector<kLanes>;
+  const int32_t pad = padded(columns), zero = 0;
+  const int64_t count = static_cast<int64_t>(n) * pad;
+  float* square = squares.fit(count);
+  float* norm = norms.fit(count);
+  for (int64_t i = 0; i < count; i += kLanes) V::store(square + i, V::load(rows + i) * V::load(rows + i));
+  product<kLanes, kRows>({square, pad, &zero, 1, columns, e.gamma, norm, pad, n, pad});
+  for (int32_t r = 0; r < n; ++r)
+    for (int32_t c = 0; c < pad; c += kLanes) {
+      const int64_t i = static_cast<int64_t>(r) * pad + c;
+      const typename V::Reg s = root<kLanes>(V::load(norm + i) + V::load(e.beta + c)), x = V::load(rows + i);
+      V::store(rows + i, e.activation == kInverseGdn ? x * s : x / s);
+    }
+}
+
+// A finished row to its place in the plane.
+template <int kLanes>
+inline void put_row(const Epilogue& e, const float* from, float* y, int64_t at, int32_t columns) {
+  using V = Vector<kLanes>;
+  int32_t c = 0;
+  if (e.residual)
+    for (; c + kLanes <= columns; c += kLanes) V::store(y + at + c, V::load(from + c) + V::load(e.residual + at + c));
+  else
+    for (; c + kLanes <= columns; c += kLanes) V::store(y + at + c, V::load(from + c));
+  for (; c < columns; ++c) y[at + c] = from[c] + (e.residual ? e.residual[at + c] : 0.0f);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Winograd
+
+constexpr int kTile = 6, kSide = 8, kPoints = kSide * kSide;
+// Rows of a product: enough of them for every value of a weight panel to be worth its way from the third-level cache or
+// from memory (with 192 channels: 42 G multiply-adds/s; 24 rows 40, 12 rows 38), few enough for operands to stay there.
+constexpr int kBlock = 96;
+
+// 8 inputs -> values at the points.
+template <class R>
+inline void to_points(const R (&d)[8], R (&v)[8]) {
+  v[0] = d[0] - d[6] + (d[4] - d[2]) * 5.25f;
+  v[7] = d[7] - d[1] + (d[3] - d[5]) * 5.25f;
+  const R a = d[2] + d[6] - d[4] * 4.25f, b = d[1] + d[5] - d[3] * 4.25f;
+  v[1] = a + b;
+  v[2] = a - b;
+  const R e = d[2] * 0.25f - d[4] * 1.25f + d[6], f = d[1] * 0.5f - d[3] * 2.5f + d[5] * 2.0f;
+  v[3] = e + f;
+  v[4] = e - f;
+  const R g = d[2] * 4.0f - d[4] * 5.0f + d[6], h = d[1] * 2.0f - d[3] * 2.5f + d[5] * 0.5f;
+  v[5] = g + h;
+  v[6] = g - h;
+}
+
+// Values at the points -> 6 outputs.
+template <class R>
+inline void from_points(const R (&m)[8], R (&y)[6]) {
+  const R a = m[1] + m[2], b = m[1] - m[2], c = m[3] + m[4], d = m[3] - m[4], e = m[5] + m[6], f = m[5] - m[6];
+  y[0] = m[0] + a + c + e;
+  y[1] = b + d * 2.0f + f * 0.5f;
+  y[2] = a + c * 4.0f + e * 0.25f;
+  y[3] = b + d * 8.0f + f * 0.125f;
+  y[4] = a + c * 16.0f + e * 0.0625f;
+  y[5] = m[7] + b + d * 32.0f + f * 0.03125f;
+}
+
+template <int kLanes>
+void input_tile(const float* const (&from)[kPoints], int32_t channels, float* to, int64_t point) {
+  using V = Vector<kLanes>;
+  using R = typename V::Reg;
+  for (int32_t c = 0; c < channels; c += kLanes) {
+    R half[kSide][kSide];
+    for (int i = 0; i < kSide; ++i) {
+      R d[kSide];
+#pragma GCC unroll 8
+      for (int j = 0; j < kSide; ++j) d[j] = V::load(from[kSide * i + j] + c);
+      to_points(d, half[i]);
+    }
+    for (int j = 0; j < kSide; ++j) {
+      R d[kSide], v[kSide];
+#pragma GCC unroll 8
+      for (int i = 0; i < kSide; ++i) d[i] = half[i][j];
+      to_points(d, v);
+#pragma GCC unroll 8
+      for (int i = 0; i < kSide; ++i) V::store(to + (kSide * i + j) * point + c, v[i]);
+    }
+  }
+}
+
+// to[k]: where output k goes; with `residual` (same order) that is added.
+template <int kLanes>
+void output_tile(const Epilogue& e, const float* from, int64_t point, int32_t columns, float* const (&to)[36],
+                 const float* const (&residual)[36]) {
+  using V = Vector<kLanes>;
+  using R = typename V::Reg;
+  for (int32_t c = 0; c < columns; c += kLanes) {
+    R half[kTile][kSide];
+    for (int j = 0; j < kSide; ++j) {
+      R m[kSide], y[kTile];
+#pragma GCC unroll 8
+      for (int i = 0; i < kSide; ++i) m[i] = V::load(from + (kSide * i + j) * point + c);
+      from_points(m, y);
+#pragma GCC unroll 8
+      for (int i = 0; i < kTile; ++i) half[i][j] = y[i];
+    }
+    const R bias = V::load(e.bias + c);
+    for (int i = 0; i < kTile; ++i) {
+      R y[kTile];
+      from_points(half[i], y);
+#pragma GCC unroll 8
+      for (int j = 0; j < kTile; ++j) {
+        y[j] += bias;
+        if (e.activation == kLeaky) y[j] = leaky<V>(y[j], e.slope);
+        if (residual[0]) y[j] += V::load(residual[kTile * i + j] + c);
+        V::store(to[kTile * i + j] + c, y[j]);
+      }
+    }
+  }
+}
+
+// Buffers of one thread.
+struct Scratch {
+  Buffer points, products, rows, squares, norms, zeros, bias, beta;
+};
+
+template <int kLanes, int kRows>
+class Winograd {
+ public:
+  explicit Winograd(const WinogradArgs& a)
+      : a_(a),
+        s_(a.shape),
+        down_((a.height + kTile - 1) / kTile),
+        across_((a.width + kTile - 1) / kTile),
+        pad_(padded(s_.out)) {
+    // Packed: masks, then panels in the order of phases and points.
+    int64_t at = kPoints * s_.out_phases;
+    for (int32_t q = 0; q < kPoints * s_.out_phases; ++q) {
+      int32_t mask;
+      std::memcpy(&mask, a.packed + q, sizeof mask);
+      start_.push_back(at);
+      std::vector<int32_t> taps;
+      for (int32_t i = 0; i < s_.in_phases; ++i)
+        if (mask >> i & 1) taps.push_back(i * s_.in);
+      at += static_cast<int64_t>(taps.size()) * s_.in * pad_;
+      taps_.push_back(std::move(taps));
+    }
+  }
+
+  int64_t tiles() const { return a_.batch * down_ * across_; }
+
+  void block(int64_t first, int32_t count, Scratch& scratch) const {
+    const int64_t wide = static_cast<int64_t>(s_.in_phases) * s_.in;
+    // A cache line more between points: without it all 64 would fall into one set of the cache.
+    const int64_t in_point = count * wide + 16, out_point = static_cast<int64_t>(count) * pad_ + 16;
+    float* points = scratch.points.fit(kPoints * in_point);
+    float* products = scratch.products.fit(kPoints * out_point);
+    const float* zeros = scratch.zeros.data.get();
+    for (int32_t t = 0; t < count; ++t)
+      for (int32_t i = 0; i < s_.in_phases; ++i) {
+        const float* from[kPoints];
+        sources(first + t, i, zeros, from);
+        input_tile<kLanes>(from, s_.in, points + t * wide + i * s_.in, in_point);
+      }
+    for (int32_t o = 0; o < s_.out_phases; ++o) {
+      for (int32_t p = 0; p < kPoints; ++p) {
+        const std::vector<int32_t>& taps = taps_[kPoints * o + p];
+        float* c = products + p * out_point;
+        if (taps.empty()) {
+          std::fill(c, c + static_cast<int64_t>(count) * pad_, 0.0f);
+          continue;
+        }
+        product<kLanes, kRows>({points + p * in_point, wide, taps.data(), static_cast<int32_t>(taps.size()), s_.in,
+                                a_.packed + start_[kPoints * o + p], c, pad_, count, pad_});
+      }
+      for (int32_t t = 0; t < count; ++t)
+        output(first + t, o, products + static_cast<int64_t>(t) * pad_, out_point, scratch);
+    }
+  }
+
+ private:
+  // Image, first row and first column of a tile.
+  struct Place {
+    int64_t b, i, j;
+  };
+  Place place(int64_t tile) const {
+    return {tile / (down_ * across_), tile / across_ % down_ * kTile, tile % across_ * kTile};
+  }
+
+  void sources(int64_t tile, int32_t phase, const float* zeros, const float* (&from)[kPoints]) const {
+    const Place at = place(tile);
+    const int64_t s = s_.in_phases == 4 ? 2 : 1, row = a_.width * s * s_.in;
+    const float* plane = a_.x + (at.b * a_.height * s + phase / 2) * row + phase % 2 * s_.in;
+    for (int i = 0; i < kSide; ++i)
+      for (int j = 0; j < kSide; ++j) {
+        const int64_t y = at.i + i - 1, x = at.j + j - 1;
+        const bool inside = y >= 0 && y < a_.height && x >= 0 && x < a_.width;
+        from[kSide * i + j] = inside ? plane + y * s * row + x * s * s_.in : zeros;
+      }
+  }
+
+  void output(int64_t tile, int32_t phase, const float* from, int64_t point, Scratch& scratch) const {
+    const Place at = place(tile);
+    const int64_t s = s_.out_phases == 4 ? 2 : 1, row = a_.width * s * s_.out;
+    const int64_t origin = (at.b * a_.height * s + phase / 2) * row + phase % 2 * s_.out;
+    const bool whole = at.i + kTile <= a_.height && at.j + kTile <= a_.width;
+    const bool gdn = a_.after.activation == kGdn || a_.after.activation == kInverseGdn;
+    const bool here = whole && !gdn && s_.out % kLanes == 0;  // straight to the plane
+    float* rows = scratch.rows.fit(static_cast<size_t>(kTile) * kTile * pad_);
+    float* to[kTile * kTile];
+    const float* residual[kTile * kTile] = {};
+    int64_t offset[kTile * kTile];
+    for (int k = 0; k < kTile * kTile; ++k) {
+      const int64_t y = at.i + k / kTile, x = at.j + k % kTile;
+      offset[k] = y < a_.height && x < a_.width ? origin + y * s * row + x * s * s_.out : -1;
+      to[k] = here ? a_.y + offset[k] : rows + static_cast<int64_t>(k) * pad_;
+      if (here && a_.after.residual) residual[k] = a_.after.residual + offset[k];
+    }
+    Epilogue e = a_.after;
+    e.bias = scratch.bias.data.get() + static_cast<int64_t>(phase) * pad_;
+    e.beta = scratch.beta.data.get();
+    output_tile<kLanes>(e, from, point, here ? s_.out : pad_, to, residual);
+    if (here) return;
+    if (gdn) gdn_rows<kLanes, kRows>(e, rows, kTile * kTile, s_.out, scratch.squares, scratch.norms);
+    for (int k = 0; k < kTile * kTile; ++k)
+      if (offset[k] >= 0) put_row<kLanes>(a_.after, rows + static_cast<int64_t>(k) * pad_, a_.y, offset[k], s_.out);
+  }
+
+  const WinogradArgs& a_;
+  const WinogradShape s_;
+  const int64_t down_, across_;
+  const int32_t pad_;
+  std::vector<int64_t> start_;
+  std::vector<std::vector<int32_t>> taps_;
+};
+
+// Values [phases][columns] -> [phases][padded(columns)]; what is added is `with`.
+inline void spread(const float* from, int32_t phases, int32_t columns, float with, Buffer& to) {
+  const int32_t pad = padded(columns);
+  float* out = to.fit(static_cast<size_t>(phases) * pad);
+  std::fill(out, out + static_cast<size_t>(phases) * pad, with);
+  if (!from) return;
+  for (int32_t p = 0; p < phases; ++p) std::copy(from + p * columns, from + (p + 1) * columns, out + p * pad);
+}
+
+// Deals out [0, total) in pieces of about `piece`, the same number to every thread as far as possible.
+template <class Body>
+void in_blocks(int threads, int64_t total, int64_t piece, Body body) {
+  int64_t blocks = (total + piece - 1) / piece;
+  blocks = std::min((blocks + threads - 1) / threads * threads, total);
+  std::atomic<int64_t> next{0};
+  run_threads(static_cast<int>(std::min<int64_t>(threads, blocks)), [&](int) {
+    Scratch scratch;
+    for (int64_t k; (k = next.fetch_add(1)) < blocks;) body(total * k / blocks, total * (k + 1) / blocks, scratch);
+  });
+}
+
+template <int kLanes, int kRows>
+void winograd(const WinogradArgs& a, int threads) {
+  const Winograd<kLanes, kRows> w(a);
+  in_blocks(threads, w.tiles(), kBlock, [&](int64_t first, int64_t last, Scratch& scratch) {
+    if (!scratch.zeros.size) {
+      spread(nullptr, 1, a.shape.in, 0, scratch.zeros);
+      spread(a.after.bias, a.shape.out_phases, a.shape.out, 0, scratch.bias);
+      spread(a.after.beta, 1, a.shape.out, 1, scratch.beta);
+    }
+    w.block(first, static_cast<int32_t>(last - first), scratch);
+  });
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Other convolutions
+
+// The values that output position (b, i, j) sees: k runs of k pixels.
+inline void gather(const DirectArgs& a, int64_t b, int64_t i, int64_t j, float* to) {
+  const int64_t top = i * a.stride - a.padding, left = j * a.stride - a.padding;
+  const int64_t run = static_cast<int64_t>(a.kernel) * a.in;
+  const bool inside = left >= 0 && left + a.kernel <= a.width;
+  for (int32_t u = 0; u < a.kernel; ++u, to += run) {
+    const int64_t y = top + u;
+    if (y < 0 || y >= a.height) {
+      std::fill(to, to + run, 0.0f);
+      continue;
+    }
+    const float* row = a.x + (b * a.height + y) * a.width * a.in;
+    if (inside) {
+      std::memcpy(to, row + left * a.in, run * sizeof *to);
+      continue;
+    }
+    for (int32_t v = 0; v < a.kernel; ++v)
+      for (int32_t c = 0; c < a.in; ++c)
+        to[v * a.in + c] = left + v >= 0 && left + v < a.width ? row[(left + v) * a.in + c] : 0.0f;
+  }
+}
+
+template <int kLanes, int kRows>
+void direct(const DirectArgs& a, int threads) {
+  using V = Vector<kLanes>;
+  const int32_t depth = a.kernel * a.kernel * a.in, pad = padded(a.out), zero = 0;
+  const bool gdn = a.after.activation == kGdn || a.after.activation == kInverseGdn;
+  in_blocks(threads, a.batch * a.out_height * a.out_width, kBlock, [&](int64_t first, int64_t last, Scratch& scratch) {
+    if (!scratch.bias.size) {
+      spread(a.after.bias, 1, a.out, 0, scratch.bias);
+      spread(a.after.beta, 1, a.out, 1, scratch.beta);
+    }
+    const int32_t n = static_cast<int32_t>(last - first);
+    float* in = scratch.points.fit(static_cast<size_t>(n) * depth);
+    float* rows = scratch.rows.fit(static_cast<size_t>(n) * pad);
+    for (int64_t p = first; p < last; ++p)
+      gather(a, p / (a.out_height * a.out_width), p / a.out_width % a.out_height, p % a.out_width,
+             in + (p - first) * depth);
+    product<kLanes, kRows>({in, depth, &zero, 1, depth, a.weights, rows, pad, n, pad});
+    Epilogue e = a.after;
+    e.beta = scratch.beta.data.get();
+    const float* bias = scratch.bias.data.get();
+    for (int32_t r = 0; r < n; ++r)
+      for (int32_t c = 0; c < pad; c += kLanes) {
+        float* at = rows + static_cast<int64_t>(r) * pad + c;
+        const typename V::Reg v = V::load(at) + V::load(bias + c);
+        V::store(at, e.activation == kLeaky ? leaky<V>(v, e.slope) : v);
+      }
+    if (gdn) gdn_rows<kLanes, kRows>(e, rows, n, a.out, scratch.squares, scratch.norms);
+    for (int32_t r = 0; r < n; ++r)
+      put_row<kLanes>(a.after, rows + static_cast<int64_t>(r) * pad, a.y, (first + r) * a.out, a.out);
+  });
+}
+
+}  // namespace
+}  // namespace ccm

@@ -1,0 +1,130 @@
+// The float convolutions of every instruction set against plain loops, on odd shapes, for the sanitizers: argument
+// THREADS. Prints "ok" and how many instruction sets there were.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <vector>
+
+#include "cpu/transform.h"
+
+namespace {
+
+using Floats = std::vector<float>;
+
+std::mt19937 generator(3);
+
+Floats draw(int64_t n, float low = -1, float high = 1) {
+  std::uniform_real_distribution<float> uniform(low, high);
+  Floats v(n);
+  for (float& x : v) x = uniform(generator);
+  return v;
+}
+
+struct Case {
+  int batch, height, width, in, out, kernel, stride, padding, in_phases, out_phases, activation;
+  bool residual;
+};
+
+// Weight [out_phases * out][in_phases * in][kernel][kernel], on planes with their phases apart; Winograd's for 3x3.
+Floats expected(const Case& c, int oh, int ow, const Floats& x, const Floats& w, const Floats& bias,
+                const Floats& gamma, const Floats& beta, const Floats& residual) {
+  const int down = c.in_phases == 4 ? 2 : 1, up = c.out_phases == 4 ? 2 : 1;
+  Floats y(residual.size());
+  for (int b = 0; b < c.batch; ++b)
+    for (int i = 0; i < oh; ++i)
+      for (int j = 0; j < ow; ++j)
+        for (int o = 0; o < c.out_phases; ++o) {
+          std::vector<double> row(c.out);
+          for (int k = 0; k < c.out; ++k) {
+            double sum = bias[o * c.out + k];
+            for (int p = 0; p < c.in_phases; ++p)
+              for (int u = 0; u < c.kernel; ++u)
+                for (int v = 0; v < c.kernel; ++v) {
+                  const int r = i * c.stride - c.padding + u, s = j * c.stride - c.padding + v;
+                  if (r < 0 || r >= c.height || s < 0 || s >= c.width) continue;
+                  const float* at = &x[((static_cast<size_t>(b) * c.height * down + r * down + p / 2) * c.width * down +
+                                        s * down + p % 2) *
+                                       c.in];
+                  for (int q = 0; q < c.in; ++q) {
+                    const size_t tap = (static_cast<size_t>(o * c.out + k) * c.in_phases + p) * c.in + q;
+                    sum += double{at[q]} * w[(tap * c.kernel + u) * c.kernel + v];
+                  }
+                }
+            row[k] = c.activation == ccm::kLeaky && sum < 0 ? 0.25 * sum : sum;
+          }
+          for (int k = 0; k < c.out; ++k) {
+            double norm = beta[k], value = row[k];
+            for (int q = 0; q < c.out; ++q) norm += double{gamma[q * c.out + k]} * row[q] * row[q];
+            if (c.activation == ccm::kGdn) value /= std::sqrt(norm);
+            if (c.activation == ccm::kInverseGdn) value *= std::sqrt(norm);
+            const size_t at =
+                ((static_cast<size_t>(b) * oh * up + i * up + o / 2) * ow * up + j * up + o % 2) * c.out + k;
+            y[at] = static_cast<float>(value + (c.residual ? residual[at] : 0));
+          }
+        }
+  return y;
+}
+
+bool check(const ccm::TransformKernels& kernels, const Case& c, bool winograd, int threads) {
+  const int oh = (c.height + 2 * c.padding - c.kernel) / c.stride + 1;
+  const int ow = (c.width + 2 * c.padding - c.kernel) / c.stride + 1;
+  const Floats x = draw(int64_t{c.batch} * c.height * c.width * c.in_phases * c.in);
+  Floats w = draw(int64_t{c.out_phases} * c.out * c.in_phases * c.in * c.kernel * c.kernel);
+  if (c.in_phases == 4)  // a phase without some of its taps
+    for (size_t i = 2; i < w.size(); i += 3)
+      if (i / 9 / c.in % 2) w[i] = 0;
+  const Floats bias = draw(c.out_phases * c.out), gamma = draw(int64_t{c.out} * c.out, 0), beta = draw(c.out, 1, 2);
+  const Floats residual = draw(int64_t{c.batch} * oh * ow * c.out_phases * c.out);
+  Floats y(residual.size()), panels(ccm::panel_floats(c.out, c.out)), packed;
+  ccm::pack_panels(gamma.data(), c.out, c.out, c.out, 1, panels.data());
+  const ccm::Epilogue after{bias.data(),   c.activation, 0.25f,
+                            panels.data(), beta.data(),  c.residual ? residual.data() : nullptr};
+  if (winograd) {
+    const ccm::WinogradShape shape{c.in, c.out, c.in_phases, c.out_phases};
+    packed = ccm::pack_winograd(shape, w.data());
+    if (!ccm::winograd_fits(shape, packed.data(), static_cast<int64_t>(packed.size()))) return false;
+    kernels.winograd({shape, x.data(), packed.data(), y.data(), c.batch, c.height, c.width, after}, threads);
+  } else {
+    Floats rows(w.size());  // [kernel][kernel][in][out]
+    const int taps = c.kernel * c.kernel;
+    for (int k = 0; k < c.out; ++k)
+      for (int q = 0; q < c.in; ++q)
+        for (int t = 0; t < taps; ++t) rows[(t * c.in + q) * c.out + k] = w[(k * c.in + q) * taps + t];
+    packed.resize(ccm::panel_floats(taps * c.in, c.out));
+    ccm::pack_panels(rows.data(), taps * c.in, c.out, c.out, 1, packed.data());
+    kernels.direct({x.data(), packed.data(), y.data(), c.batch, c.height, c.width, oh, ow, c.in, c.out, c.kernel,
+                    c.stride, c.padding, after},
+                   threads);
+  }
+  const Floats want = expected(c, oh, ow, x, w, bias, gamma, beta, residual);
+  double error = 0, size = 0;
+  for (size_t i = 0; i < y.size(); ++i) {
+    error += (y[i] - want[i]) * (y[i] - want[i]);
+    size += want[i] * want[i];
+  }
+  return error <= 1e-10 * size;  // not for NaN
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int threads = argc > 1 ? std::atoi(argv[1]) : 1;
+  std::vector<const ccm::TransformKernels*> all{&ccm::plain_transform_kernels()};
+  if (&ccm::transform_kernels() != all[0]) all.push_back(&ccm::transform_kernels());
+  const Case winograds[] = {{2, 13, 20, 8, 5, 3, 1, 1, 1, 1, ccm::kLinear, true},
+                            {1, 5, 9, 16, 24, 3, 1, 1, 4, 1, ccm::kGdn, true},
+                            {1, 6, 7, 8, 17, 3, 1, 1, 1, 4, ccm::kInverseGdn, false},
+                            {1, 12, 18, 24, 16, 3, 1, 1, 1, 1, ccm::kLeaky, true}};
+  const Case directs[] = {{2, 11, 9, 3, 20, 5, 2, 2, 1, 1, ccm::kGdn, false},
+                          {1, 7, 5, 9, 4, 1, 1, 0, 1, 1, ccm::kLeaky, true},
+                          {1, 1, 1, 2, 3, 3, 1, 1, 1, 1, ccm::kLinear, false}};
+  int bad = 0;
+  for (const ccm::TransformKernels* kernels : all) {
+    for (const Case& c : winograds) bad += !check(*kernels, c, true, threads);
+    for (const Case& c : directs) bad += !check(*kernels, c, false, threads);
+  }
+  if (bad) return std::printf("%d wrong\n", bad), 1;
+  std::printf("ok %zu\n", all.size());
+  return 0;
+}

@@ -1,0 +1,149 @@
+"""Fast forms of the transforms' layers, against torch in double precision."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ccm_fast import _backend
+from ccm_fast.models import PRESETS, CrossChannelContextModel, inference
+
+OPS = _backend.load().ops
+
+
+def conv(*arguments, kind=nn.Conv2d, **more):
+    torch.manual_seed(0)
+    return kind(*arguments, **more).eval().requires_grad_(False)
+
+
+LAYERS = {
+    "3x3": lambda: conv(40, 24, 3, padding=1),
+    "3x3, odd outputs": lambda: conv(32, 13, 3, padding=1),
+    "5x5, stride 2": lambda: conv(40, 24, 5, 2, 2),
+    "3x3, stride 2": lambda: conv(40, 24, 3, 2, 1),
+    "1x1": lambda: conv(40, 24, 1),
+    "1x1, stride 2": lambda: conv(24, 40, 1, 2),
+    "4x4, no padding": lambda: conv(5, 7, 4, 3, 0, bias=False),
+    "pictures": lambda: conv(3, 40, 5, 2, 2),
+    "transposed": lambda: conv(40, 24, 5, 2, 2, 1, kind=nn.ConvTranspose2d),
+    "transposed, to pictures": lambda: conv(40, 3, 5, 2, 2, 1, kind=nn.ConvTranspose2d),
+    "sub-pixel": lambda: nn.Sequential(conv(40, 96, 3, padding=1), nn.PixelShuffle(2)),
+}
+
+
+def close(found, expected):
+    """Winograd's rounding errors are some five times those of a plain sum."""
+    assert found.shape == expected.shape
+    error = (found.double() - expected).square().mean().sqrt()
+    assert error < 1e-5 * expected.square().mean().sqrt(), float(error)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("size", [(5, 4), (6, 12), (13, 31)])
+def test_layers(name, size):
+    layer = LAYERS[name]()
+    then = nn.LeakyReLU(0.3)
+    first = layer[0] if isinstance(layer, nn.Sequential) else layer
+    x = torch.randn(2, first.in_channels, *size)
+    for sequence in (nn.Sequential(layer), nn.Sequential(layer, then)):
+        fast = inference.fast_transform(sequence, lambda m: None)
+        assert not any(isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)) for m in fast.modules())
+        expected = sequence.double()(x.double())
+        sequence.float()
+        close(fast(x), expected)
+
+
+class GDN(nn.Module):
+    """As CompressAI's, whose parameters are kept in another form."""
+
+    def __init__(self, channels, inverse):
+        super().__init__()
+        self.inverse = inverse
+        self.beta = nn.Parameter(torch.rand(channels) + 0.5)
+        self.gamma = nn.Parameter(torch.rand(channels, channels) / channels)
+
+    def beta_reparam(self, v):
+        return v + 0.125
+
+    gamma_reparam = beta_reparam
+
+    def forward(self, x):
+        C = len(self.beta)
+        norm = F.conv2d(x**2, self.gamma_reparam(self.gamma).reshape(C, C, 1, 1), self.beta_reparam(self.beta))
+        return x * (norm.sqrt() if self.inverse else norm.rsqrt())
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize("name", ["3x3", "5x5, stride 2", "transposed", "1x1"])
+def test_gdn(name, inverse):
+    layer = LAYERS[name]()
+    sequence = nn.Sequential(layer, GDN(24, inverse)).requires_grad_(False)
+    x = torch.randn(1, 40, 13, 10)
+    fast = inference.fast_transform(sequence, lambda m: None)
+    assert isinstance(fast[1], nn.Identity)
+    close(fast(x), sequence.double()(x.double()))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_and_residuals(threads):
+    first, second = conv(40, 24, 3, padding=1), conv(24, 40, 1)
+    x = torch.randn(3, 40, 33, 50)
+    slow = inference.Residual(inference.fast_conv(first), inference.fast_conv(second, inference.Then(1, 0.1)))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = slow(x)
+    finally:
+        torch.set_num_threads(before)
+    first.double(), second.double()
+    close(found, F.leaky_relu(second(first(x.double())), 0.1) + x)
+
+
+def test_own_transforms():
+    torch.manual_seed(0)
+    model = CrossChannelContextModel(PRESETS["ccm-small"]).eval().requires_grad_(False)
+    x, y = torch.rand(1, 3, 64, 112), torch.randn(1, model.config.latent_channels, 4, 7)
+    for module, inputs in ((model.g_a, x), (model.g_s, y)):
+        fast = inference.inference(module)
+        assert fast is inference.inference(module) and not any(isinstance(m, nn.Conv2d) for m in fast.modules())
+        close(fast(inputs), module.double()(inputs.double()))
+        module.float()
+        # It follows the parameters.
+        next(module.parameters()).mul_(0.5)
+        assert fast is not inference.inference(module)
+        close(inference.inference(module)(inputs), module.double()(inputs.double()))
+
+
+def test_what_is_not_known_stays():
+    odd = nn.Sequential(conv(4, 4, 3, padding=1, groups=2), nn.Tanh(), conv(4, 4, 3, dilation=2))
+    x = torch.randn(1, 4, 9, 9)
+    assert torch.equal(inference.fast_transform(odd, lambda m: None)(x), odd(x))
+    double = conv(4, 4, 3).double()
+    assert inference.fast_transform(double, lambda m: None) is double
+
+
+def test_wrong_arguments():
+    x, bias = torch.randn(1, 6, 6, 8), torch.zeros(4)
+    packed = OPS.pack_winograd(torch.randn(4, 8, 3, 3), 1, 1)
+    more = (0, 0.0, None, None, None, 1)
+    OPS.winograd(x, packed, 4, 1, 1, bias, *more)
+    with pytest.raises(RuntimeError, match="no kernel of this shape"):
+        OPS.winograd(x, packed[:-1], 4, 1, 1, bias, *more)
+    with pytest.raises(RuntimeError, match="no kernel of this shape"):
+        OPS.winograd(x, packed, 20, 1, 1, torch.zeros(20), *more)
+    with pytest.raises(RuntimeError, match="multiple of 8"):
+        OPS.winograd(torch.randn(1, 6, 6, 9), packed, 4, 1, 1, bias, *more)
+    with pytest.raises(RuntimeError, match="even sides"):
+        OPS.winograd(torch.randn(1, 5, 6, 8), packed, 4, 4, 1, bias, *more)
+    with pytest.raises(RuntimeError, match="bias has size"):
+        OPS.winograd(x, packed, 4, 1, 1, bias[:3], *more)
+    with pytest.raises(RuntimeError, match="belong to GDN"):
+        OPS.winograd(x, packed, 4, 1, 1, bias, 2, 0.0, None, None, None, 1)
+    with pytest.raises(RuntimeError, match="residual has size"):
+        OPS.winograd(x, packed, 4, 1, 1, bias, 0, 0.0, None, None, torch.zeros(1, 6, 5, 4), 1)
+    with pytest.raises(RuntimeError, match="phases must be 1 or 4"):
+        OPS.pack_winograd(torch.randn(4, 8, 3, 3), 0, 1)
+    with pytest.raises(RuntimeError, match="smaller than the kernel"):
+        OPS.direct(x, OPS.pack_panels(torch.randn(8 * 81, 4)), 4, 9, 1, 0, bias, *more)
+    with pytest.raises(RuntimeError, match="weights has size"):
+        OPS.direct(x, OPS.pack_panels(torch.randn(8, 4)), 4, 3, 1, 1, bias, *more)
