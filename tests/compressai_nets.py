@@ -1,14 +1,9 @@
 """Tiny untrained nets of CompressAI's own classes, lively enough to be worth coding with."""
 
-import functools
-import importlib.machinery
-import importlib.util
-import sys
-import types
-import warnings
-
 import pytest
 import torch
+
+from ccm_fast.bench import peers
 
 KINDS = {
     "mbt2018": ("JointAutoregressiveHierarchicalPriors", (12, 16)),
@@ -19,55 +14,12 @@ KINDS = {
 }
 
 
-class Anything:
-    """Stands for a base class, a decorator or a function of a package that is not there."""
-
-    def __init__(self, *_, **__):
-        pass
-
-    def __call__(self, x):
-        return x
-
-
-class Absent(types.ModuleType):
-    """A package that compressai.models imports and these tests never use (data sets, point clouds)."""
-
-    __all__ = ()
-
-    def __init__(self, name):
-        super().__init__(name)
-        self.__path__ = []
-        self.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=True)  # others look for it
-
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return Anything
-
-
-# With their own dependencies these are some 200 MB, and torchvision would bring another torch.
-UNUSED = {
-    "torchvision": ("transforms",),
-    "torch_geometric": ("data", "data.datapipes", "transforms"),
-    "pandas": (),
-    "requests": (),
-    "einops": (),
-}
-
-
-@functools.cache
 def models():
     """The module compressai.models; tests are skipped where it is not installed (`make test` installs it)."""
-    for package, parts in UNUSED.items():
-        if importlib.util.find_spec(package) is None:
-            for name in (package, *(f"{package}.{part}" for part in parts)):
-                module = sys.modules[name] = Absent(name)
-                parent, _, last = name.rpartition(".")
-                if parent:
-                    setattr(sys.modules[parent], last, module)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what it imports
-        return pytest.importorskip("compressai.models", reason="CompressAI is not installed")
+    try:
+        return peers.compressai("models")
+    except ImportError as why:
+        pytest.skip(str(why))
 
 
 def make(kind: str, seed: int = 0, update: bool = True) -> torch.nn.Module:
