@@ -11,6 +11,9 @@ KINDS = {
     "cheng2020-attn": ("Cheng2020Attention", (12,)),
     "bmshj2018-hyperprior": ("ScaleHyperprior", (12, 16)),
     "mbt2018-mean": ("MeanScaleHyperprior", (12, 16)),
+    "checkerboard": ("Cheng2020AnchorCheckerboard", (12,)),
+    "elic2022-official": ("Elic2022Official", (8, 16, [2, 3, 4, 7])),
+    "elic2022-chandelier": ("Elic2022Chandelier", (8, 16, [2, 3, 4, 7])),
 }
 
 
@@ -26,16 +29,31 @@ def make(kind: str, seed: int = 0, update: bool = True) -> torch.nn.Module:
     name, arguments = KINDS[kind]
     torch.manual_seed(seed)
     net = getattr(models(), name)(*arguments).eval().requires_grad_(False)
-    last = [m for m in net.g_a.modules() if isinstance(m, torch.nn.Conv2d)][-1]
-    last.weight *= 30
-    net.h_a[-1].weight *= 20
-    for p in net.h_s.parameters():
+    codecs = [net]
+    hyper = net
+    if hasattr(net, "latent_codec"):
+        hyper, y = net.latent_codec["hyper"], net.latent_codec["y"]
+        codecs = [y.latent_codec[f"y{k}"] for k in range(len(y.groups))] if hasattr(y, "groups") else [y]
+        for context in getattr(y, "channel_context", {}).values():
+            for p in context.parameters():
+                p *= 2
+    wide = torch.rand(2, 3, 128, 128)
+    last = [m for m in net.g_a if isinstance(m, torch.nn.Conv2d)][-1]
+    last.weight *= 30 if hyper is net else 3 / net.g_a(wide).std()
+    hyper.h_a[-1].weight *= 20 if hyper is net else 3 / hyper.h_a(net.g_a(wide)).std()
+    for p in hyper.h_s.parameters():
         p *= 1.5
-    head = net.entropy_parameters if hasattr(net, "entropy_parameters") else net.h_s
-    final = [m for m in head if isinstance(m, torch.nn.Conv2d)][-1]
-    final.weight *= 4
-    final.bias[: net.M] += torch.rand(net.M) * 1.5  # scales
-    net.entropy_bottleneck.quantiles[:, 0] += 3 * torch.rand(len(net.entropy_bottleneck.quantiles), 1)
+    for codec in codecs:
+        head = codec.entropy_parameters if hasattr(codec, "entropy_parameters") else net.h_s
+        final = [m for m in head if isinstance(m, torch.nn.Conv2d)][-1]
+        final.weight *= 4
+        half = len(final.bias) // 2 if hasattr(codec, "latent_codec") else net.M
+        means_first = codec is not net and codec.latent_codec["y"].chunks[0] == "means"
+        final.bias[half:] += torch.rand(half) * 1.5 if means_first else 0
+        final.bias[:half] += 0 if means_first else torch.rand(half) * 1.5  # scales
+        if codec is not net:  # anchors do not see it
+            codec.context_prediction.bias += 2 * torch.randn(len(codec.context_prediction.bias))
+    hyper.entropy_bottleneck.quantiles[:, 0] += 3 * torch.rand(len(hyper.entropy_bottleneck.quantiles), 1)
     if update:
         net.update(force=True)
     return net
