@@ -343,6 +343,9 @@ def test_wrong_nets():
         ccm_fast.accelerate(Unknown())
     with pytest.raises(errors.ModelError, match="FactorizedPrior is none of the nets"):
         read(nets.models().FactorizedPrior(4, 6))
+    # Its parts have the names of mbt2018-mean's, and more between them.
+    with pytest.raises(errors.ModelError, match="MeanScaleHyperpriorVbr scales y by a gain"):
+        read(nets.models().MeanScaleHyperpriorVbr(4, 6))
     for kind in KINDS:
         with pytest.raises(errors.NotFrozenError, match=r"net\.update"):
             ccm_fast.accelerate(nets.make(kind, update=False))

@@ -217,6 +217,8 @@ def read(net: nn.Module) -> EntropyNet:
         return read_codec(net.latent_codec)
     if not _has(net, "g_a", "g_s", "h_a", "h_s", "entropy_bottleneck", "gaussian_conditional"):
         raise ModelError(f"{name} is none of the nets that can be accelerated: {SUPPORTED}")
+    if hasattr(net, "Gain"):
+        raise ModelError(f"{name} scales y by a gain that differs from string to string: {SUPPORTED} do not")
     M = int(net.M)
     h_s, bottleneck = read_hyper(net.h_s, net.entropy_bottleneck, name)
     outputs = h_s[-1].weight.shape[0] // h_s[-1].upsample ** 2
