@@ -147,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("-m", "--model", metavar="NAME|FILE", help="default: the shipped model that a file names")
 
     p = commands.add_parser("bench", help="benchmarks beside peers, in interleaved runs")
-    p.add_argument("what", nargs="*", metavar="WHAT", help="coders, kernels, scaling (default: all)")
+    p.add_argument("what", nargs="*", metavar="WHAT", help="dropin, coders, kernels, scaling (default: all)")
     p.add_argument("--out", default="bench_results", metavar="FOLDER", help="for JSON files (default: %(default)s)")
     p.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu, cuda or cuda:N (default: %(default)s)")
     p.add_argument("--quick", action="store_true", help="small sizes and few repeats: does it run, not how fast")

@@ -1,14 +1,9 @@
 """Tiny untrained nets of CompressAI's own classes, lively enough to be worth coding with."""
 
-import functools
-import importlib.machinery
-import importlib.util
-import sys
-import types
-import warnings
-
 import pytest
 import torch
+
+from ccm_fast.bench import peers
 
 KINDS = {
     "mbt2018": ("JointAutoregressiveHierarchicalPriors", (12, 16)),
@@ -16,74 +11,49 @@ KINDS = {
     "cheng2020-attn": ("Cheng2020Attention", (12,)),
     "bmshj2018-hyperprior": ("ScaleHyperprior", (12, 16)),
     "mbt2018-mean": ("MeanScaleHyperprior", (12, 16)),
+    "checkerboard": ("Cheng2020AnchorCheckerboard", (12,)),
+    "elic2022-official": ("Elic2022Official", (8, 16, [2, 3, 4, 7])),
+    "elic2022-chandelier": ("Elic2022Chandelier", (8, 16, [2, 3, 4, 7])),
 }
 
 
-class Anything:
-    """Stands for a base class, a decorator or a function of a package that is not there."""
-
-    def __init__(self, *_, **__):
-        pass
-
-    def __call__(self, x):
-        return x
-
-
-class Absent(types.ModuleType):
-    """A package that compressai.models imports and these tests never use (data sets, point clouds)."""
-
-    __all__ = ()
-
-    def __init__(self, name):
-        super().__init__(name)
-        self.__path__ = []
-        self.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=True)  # others look for it
-
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return Anything
-
-
-# With their own dependencies these are some 200 MB, and torchvision would bring another torch.
-UNUSED = {
-    "torchvision": ("transforms",),
-    "torch_geometric": ("data", "data.datapipes", "transforms"),
-    "pandas": (),
-    "requests": (),
-    "einops": (),
-}
-
-
-@functools.cache
 def models():
     """The module compressai.models; tests are skipped where it is not installed (`make test` installs it)."""
-    for package, parts in UNUSED.items():
-        if importlib.util.find_spec(package) is None:
-            for name in (package, *(f"{package}.{part}" for part in parts)):
-                module = sys.modules[name] = Absent(name)
-                parent, _, last = name.rpartition(".")
-                if parent:
-                    setattr(sys.modules[parent], last, module)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what it imports
-        return pytest.importorskip("compressai.models", reason="CompressAI is not installed")
+    try:
+        return peers.compressai("models")
+    except ImportError as why:
+        pytest.skip(str(why))
 
 
 def make(kind: str, seed: int = 0, update: bool = True) -> torch.nn.Module:
     name, arguments = KINDS[kind]
     torch.manual_seed(seed)
     net = getattr(models(), name)(*arguments).eval().requires_grad_(False)
-    last = [m for m in net.g_a.modules() if isinstance(m, torch.nn.Conv2d)][-1]
-    last.weight *= 30
-    net.h_a[-1].weight *= 20
-    for p in net.h_s.parameters():
+    codecs = [net]
+    hyper = net
+    if hasattr(net, "latent_codec"):
+        hyper, y = net.latent_codec["hyper"], net.latent_codec["y"]
+        codecs = [y.latent_codec[f"y{k}"] for k in range(len(y.groups))] if hasattr(y, "groups") else [y]
+        for context in getattr(y, "channel_context", {}).values():
+            for p in context.parameters():
+                p *= 2
+    wide = torch.rand(2, 3, 128, 128)
+    last = [m for m in net.g_a if isinstance(m, torch.nn.Conv2d)][-1]
+    last.weight *= 30 if hyper is net else 3 / net.g_a(wide).std()
+    hyper.h_a[-1].weight *= 20 if hyper is net else 3 / hyper.h_a(net.g_a(wide)).std()
+    for p in hyper.h_s.parameters():
         p *= 1.5
-    head = net.entropy_parameters if hasattr(net, "entropy_parameters") else net.h_s
-    final = [m for m in head if isinstance(m, torch.nn.Conv2d)][-1]
-    final.weight *= 4
-    final.bias[: net.M] += torch.rand(net.M) * 1.5  # scales
-    net.entropy_bottleneck.quantiles[:, 0] += 3 * torch.rand(len(net.entropy_bottleneck.quantiles), 1)
+    for codec in codecs:
+        head = codec.entropy_parameters if hasattr(codec, "entropy_parameters") else net.h_s
+        final = [m for m in head if isinstance(m, torch.nn.Conv2d)][-1]
+        final.weight *= 4
+        half = len(final.bias) // 2 if hasattr(codec, "latent_codec") else net.M
+        means_first = codec is not net and codec.latent_codec["y"].chunks[0] == "means"
+        final.bias[half:] += torch.rand(half) * 1.5 if means_first else 0
+        final.bias[:half] += 0 if means_first else torch.rand(half) * 1.5  # scales
+        if codec is not net:  # anchors do not see it
+            codec.context_prediction.bias += 2 * torch.randn(len(codec.context_prediction.bias))
+    hyper.entropy_bottleneck.quantiles[:, 0] += 3 * torch.rand(len(hyper.entropy_bottleneck.quantiles), 1)
     if update:
         net.update(force=True)
     return net

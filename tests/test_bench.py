@@ -81,7 +81,7 @@ def test_command_line(tmp_path, capsys, monkeypatch):
         assert f"{name}.json" in out
     assert result["cases"][0]["latents"] == 3 * 4 * 192 and result["cases"][0]["peak_bytes"] > 2**20
     assert main(["bench", "nonsense"]) == 2
-    assert "coders, kernels, scaling" in capsys.readouterr().err
+    assert "dropin, coders, kernels, scaling" in capsys.readouterr().err
     if not torch.cuda.is_available():
         assert main(["bench", "kernels", "--device", "cuda", "--out", str(tmp_path)]) == 1
         assert "needs an NVIDIA GPU" in capsys.readouterr().err

@@ -16,12 +16,15 @@ import ccm_fast
 from ccm_fast import errors
 from ccm_fast._backend import load
 from ccm_fast.interop.compressai import AcceleratedNet, lower
+from ccm_fast.interop.compressai.codecs import leaves
+from ccm_fast.interop.compressai.floats import FloatNet, sample
 from ccm_fast.interop.compressai.read import layers, read, subpixel
 from ccm_fast.interop.compressai.samples import dead_leaves
 from ccm_fast.interop.compressai.synthesis import fast_transform
 
 KINDS = sorted(nets.KINDS)
-AUTOREGRESSIVE = ["mbt2018", "cheng2020-anchor"]
+CODECS = ["checkerboard", "elic2022-chandelier", "elic2022-official"]
+SERIAL = ["mbt2018", "cheng2020-anchor", *CODECS]
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +46,15 @@ def written(kind):
     x = nets.photos(2, 64, 128)
     with torch.no_grad():
         return x, fast(kind).net.compress(x), fast(kind).compress(x)
+
+
+def hyper(net):
+    return net.latent_codec["hyper"] if hasattr(net, "latent_codec") else net
+
+
+def shape_of(out):
+    """Of z: nets of latent codecs return a dictionary."""
+    return tuple(out["shape"]["hyper"] if isinstance(out["shape"], dict) else out["shape"])
 
 
 def size(out):
@@ -82,7 +94,7 @@ def test_own_pictures():
 @pytest.mark.parametrize("kind", KINDS)
 def test_drop_in(kind):
     x, theirs, ours = written(kind)
-    assert tuple(ours["shape"]) == tuple(theirs["shape"])
+    assert tuple(ours["shape"]) == shape_of(theirs)
     assert [len(part) for part in ours["strings"]] == [2, 2]
     net = fast(kind).net
     with torch.no_grad():
@@ -96,12 +108,62 @@ def test_drop_in(kind):
     assert ccm_fast.compress(net, x) == ours
 
 
+@pytest.mark.parametrize("kind", CODECS)
+def test_codecs_are_read_as_they_are(kind):
+    """Scales and means of the float networks taken apart, against the net's own, anchors and the others."""
+    net = nets.make(kind)
+    codec, y = net.latent_codec, net.g_a(nets.photos(2, 64, 128))
+    for leaf in leaves(codec["y"]):
+        assert leaf.context_prediction.bias.abs().min() > 0  # which anchors do not see
+    expected = codec(y)["y_hat"]
+    found = read(net)
+    z = torch.round(codec["hyper"].h_a(y) - found.medians.reshape(1, -1, 1, 1))
+    mean, scale = FloatNet(found).parameters(FloatNet(found).psi(z)[-1], expected)
+    assert torch.allclose(torch.round(y - mean) + mean, expected, atol=1e-5)
+    assert scale.std() > 0.1
+    one = sample(found, y[:1], z[:1] + found.medians.reshape(1, -1, 1, 1))
+    assert torch.allclose(one.y_hat, expected[:1], atol=1e-5)
+
+
+def test_codecs_that_do_not_fit_are_refused_by_name():
+    net = nets.make("elic2022-official")
+    net.latent_codec["y"].latent_codec["y1"].anchor_parity = "odd"
+    with pytest.raises(errors.ModelError, match="different orders"):
+        read(net)
+    net = nets.make("elic2022-official")
+    table = net.latent_codec["y"].latent_codec["y2"].latent_codec["y"].gaussian_conditional
+    table.update_scale_table(table.scale_table * 2, force=True)
+    with pytest.raises(errors.ModelError, match="different scale tables"):
+        read(net)
+    net = nets.make("checkerboard")
+    net.latent_codec["y"].context_prediction.mask[:, :, 0, 0] = 1
+    with pytest.raises(errors.ModelError, match="more than the anchors"):
+        read(net)
+    net = nets.make("checkerboard")
+    net.latent_codec.latent_codec["y"] = nn.Identity()
+    with pytest.raises(errors.ModelError, match=r"is a Identity, not a ChannelGroupsLatentCodec or .*supported nets"):
+        read(net)
+
+
+def test_odd_anchors():
+    net = nets.make("checkerboard")
+    net.latent_codec["y"].anchor_parity, net.latent_codec["y"].non_anchor_parity = "odd", "even"
+    model = ccm_fast.accelerate(net, nets.photos(4, 64, 64, seed=9))
+    assert model.frozen.plan.pattern.tolist() == [[1, 0], [0, 1]]
+    x = nets.photos(1, 64, 64)
+    ours, theirs = model.compress(x), net.compress(x)
+    expected = net.decompress(theirs["strings"], theirs["shape"])["x_hat"]
+    assert torch.equal(model.decompress(theirs["strings"], theirs["shape"])["x_hat"], expected)
+    found = model.decompress(ours["strings"], ours["shape"])["x_hat"]
+    assert (found - expected).square().mean() < 0.05 * (x - expected).square().mean()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_encoder_and_decoder_agree_on_latents(kind):
     model = fast(kind)
     x = nets.photos(1, 80, 112)  # latents that are no multiple of 4
     y = model.net.g_a(x)
-    z = model._z_symbols(model.net.h_a(y.abs() if "hyperprior" in kind else y))
+    z = model._z_symbols(hyper(model.net).h_a(y.abs() if "hyperprior" in kind else y))
     psi = model.frozen.hyper(z, *y.shape[2:])
     streams, y_hat = model.frozen.encode_y_residual(psi, y.permute(0, 2, 3, 1).contiguous())
     assert torch.equal(model.frozen.decode_y(psi, streams), y_hat)
@@ -116,18 +178,19 @@ def test_odd_sizes_come_back():
     assert model.decompress(out["strings"])["x_hat"].shape == x.shape
 
 
-def test_two_machines_share_one_model(tmp_path):
-    model = fast("mbt2018")
-    _, _, ours = written("mbt2018")
+@pytest.mark.parametrize("kind", ["mbt2018", "elic2022-official"])
+def test_two_machines_share_one_model(kind, tmp_path):
+    model = fast(kind)
+    _, _, ours = written(kind)
     model.save(tmp_path / "frozen.safetensors")
-    other = ccm_fast.load(tmp_path / "frozen.safetensors", nets.make("mbt2018"))
+    other = ccm_fast.load(tmp_path / "frozen.safetensors", nets.make(kind))
     assert isinstance(other, AcceleratedNet) and other.frozen.fingerprint == model.frozen.fingerprint
     assert torch.equal(
         other.decompress(ours["strings"], ours["shape"])["x_hat"],
         model.decompress(ours["strings"], ours["shape"])["x_hat"],
     )
     with pytest.raises(errors.ModelError, match="belongs to another net"):
-        ccm_fast.load(tmp_path / "frozen.safetensors", nets.make("mbt2018", seed=1))
+        ccm_fast.load(tmp_path / "frozen.safetensors", nets.make(kind, seed=1))
     with pytest.raises(errors.ModelError, match="another net"):
         ccm_fast.load(tmp_path / "frozen.safetensors", nets.make("cheng2020-anchor"))
     with pytest.raises(errors.ModelError):
@@ -175,7 +238,7 @@ print(hashlib.sha256(y.contiguous().numpy().tobytes()).hexdigest())
 """
 
 
-@pytest.mark.parametrize("kind", AUTOREGRESSIVE)
+@pytest.mark.parametrize("kind", SERIAL)
 def test_one_set_of_latents(kind, tmp_path):
     """Instruction sets, threads, batches, the oracle; and a process without vector instructions."""
     from ccm_fast.codec import decode_latents, parse_packets
@@ -218,42 +281,43 @@ def test_strings_that_compressai_wrote(kind):
     assert torch.equal(model.decompress(theirs["strings"], theirs["shape"])["x_hat"], expected)
 
 
-def test_they_can_be_refused():
-    _, theirs, _ = written("mbt2018")
-    strict = ccm_fast.accelerate(nets.make("mbt2018"), nets.photos(1, 64, 64), exact=False)
-    with pytest.raises(errors.NotCcmError, match="CompressAI wrote these strings"):
-        strict.decompress(theirs["strings"], theirs["shape"])
-
-
-@pytest.mark.parametrize("kind", ["mbt2018", "bmshj2018-hyperprior"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_damaged_strings_of_compressai(kind):
     _, theirs, _ = written(kind)
     model = fast(kind)
-    (y, *_), (z, *_) = theirs["strings"]
-    shape = tuple(theirs["shape"])
+    strings = [part[:1] for part in theirs["strings"]]
+    shape = shape_of(theirs)
+    *_, (y,), (z,) = strings  # of the last group
+
+    def but(y=y, z=z):
+        return [*strings[:-2], [y], [z]]
+
     cases = {
-        "y truncated": ([[y[:-4]], [z]], shape),
-        "y cut to half": ([[y[: len(y) // 8 * 4]], [z]], shape),
-        "z truncated": ([[y], [z[:-4]]], shape),
-        "y empty": ([[b""], [z]], shape),
-        "z of odd length": ([[y], [z + b"\0"]], shape),
-        "extra bytes": ([[y + bytes(8)], [z]], shape),
-        "swapped": ([[z], [y]], shape),
-        "shape too small": ([[y], [z]], (shape[0], shape[1] - 1)),
-        "shape too large": ([[y], [z]], (shape[0] + 1, shape[1])),
-        "another y": ([[z + y], [z]], shape),
+        "y truncated": (but(y[:-4]), shape),
+        "y cut to half": (but(y[: len(y) // 8 * 4]), shape),
+        "z truncated": (but(z=z[:-4]), shape),
+        "y empty": (but(b""), shape),
+        "z of odd length": (but(z=z + b"\0"), shape),
+        "extra bytes": (but(y + bytes(8)), shape),
+        "swapped": (but(z, y), shape),
+        "shape too small": (strings, (shape[0], shape[1] - 1)),
+        "shape too large": (strings, (shape[0] + 1, shape[1])),
+        "another y": (but(z + y), shape),
     }
-    for name, (strings, s) in cases.items():
+    for name, (damaged, s) in cases.items():
         with pytest.raises(errors.BitstreamError):
-            model.decompress(strings, s)
+            model.decompress(damaged, s)
             pytest.fail(f"{name}: decoded")
     other = ccm_fast.accelerate(nets.make(kind, seed=5), nets.photos(1, 64, 64))
     with pytest.raises(errors.BitstreamError, match="CompressAI wrote"):
-        other.decompress([[y], [z]], shape)
+        other.decompress(strings, shape)
     with pytest.raises(errors.LimitError):
-        model.decompress([[y], [z]], (100_000, 100_000))
+        model.decompress(strings, (100_000, 100_000))
     with pytest.raises(ValueError, match="need the shape"):
-        model.decompress([[y], [z]])
+        model.decompress(strings)
+    strict = AcceleratedNet(model.net, model._entropy, model.frozen, exact=False, fast=False)
+    with pytest.raises(errors.NotCcmError, match="CompressAI wrote these strings"):
+        strict.decompress(strings, shape)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -268,8 +332,12 @@ def test_wrong_nets():
         ccm_fast.accelerate(Unknown())
     with pytest.raises(errors.ModelError, match="FactorizedPrior is none of the nets"):
         read(nets.models().FactorizedPrior(4, 6))
-    with pytest.raises(errors.NotFrozenError, match=r"net\.update"):
-        ccm_fast.accelerate(nets.make("mbt2018", update=False))
+    # Its parts have the names of mbt2018-mean's, and more between them.
+    with pytest.raises(errors.ModelError, match="MeanScaleHyperpriorVbr scales y by a gain"):
+        read(nets.models().MeanScaleHyperpriorVbr(4, 6))
+    for kind in KINDS:
+        with pytest.raises(errors.NotFrozenError, match=r"net\.update"):
+            ccm_fast.accelerate(nets.make(kind, update=False))
     net = nets.make("mbt2018")
     with pytest.raises(errors.NotFrozenError, match=r"ccm_fast\.accelerate"):
         ccm_fast.compress(net, nets.photos(1, 64, 64))
@@ -278,9 +346,10 @@ def test_wrong_nets():
         ccm_fast.accelerate(net)
 
 
-def test_wrong_calls():
-    model = fast("mbt2018-mean")
-    _, _, ours = written("mbt2018-mean")
+@pytest.mark.parametrize("kind", KINDS)
+def test_wrong_calls(kind):
+    model = fast(kind)
+    _, _, ours = written(kind)
     y, z = ours["strings"]
     for strings in ([y], [y, z, z], [y, z[:1]], [[], []], y):
         with pytest.raises((ValueError, TypeError)):
@@ -290,7 +359,7 @@ def test_wrong_calls():
     with pytest.raises(errors.DamagedError, match="swapped"):
         model.decompress([z, y], ours["shape"])
     with pytest.raises(errors.WrongModelError):
-        fast("mbt2018").decompress(ours["strings"], ours["shape"])
+        fast("mbt2018" if kind != "mbt2018" else "mbt2018-mean").decompress(ours["strings"], ours["shape"])
     for bad in (torch.rand(3, 64, 64), torch.rand(1, 4, 64, 64), torch.rand(1, 3, 0, 64)):
         with pytest.raises(ValueError, match="shape"):
             model.compress(bad)
@@ -300,12 +369,13 @@ def test_wrong_calls():
         model.compress(torch.full((1, 3, 64, 64), float("nan")))
 
 
-def test_every_damage_of_ours_is_found():
-    model = fast("mbt2018-mean")
-    _, _, ours = written("mbt2018-mean")
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_damage_of_ours_is_found(kind):
+    model = fast(kind)
+    _, _, ours = written(kind)
     y, z = (part[0] for part in ours["strings"])
     shape = ours["shape"]
-    step = max(1, len(y) // 60)
+    step = max(1, len(y) // (60 if kind == "mbt2018-mean" else 12))
     for n in range(0, len(y), step):
         with pytest.raises(errors.BitstreamError):
             model.decompress([[y[:n]], [z]], shape)
@@ -313,6 +383,6 @@ def test_every_damage_of_ours_is_found():
         flipped[n] ^= 1 << (n % 8)
         with pytest.raises(errors.BitstreamError):
             model.decompress([[bytes(flipped)], [z]], shape)
-    for n in range(len(z)):
+    for n in range(0, len(z), 1 if kind == "mbt2018-mean" else 7):
         with pytest.raises(errors.BitstreamError):
             model.decompress([[y], [z[:n]]], shape)

@@ -41,6 +41,11 @@ CASES = {
     "residual": ({"groups": (5, 3), "residual": True}, (6, 7)),
     "scaled": ({"groups": (5, 7), "scaled": True, "leaky": True}, (6, 7)),
     "everything": ({"groups": (7, 4, 3), "scaled": True, "leaky": True, "residual": True, "direct": True}, (5, 11)),
+    "elic": (
+        {"groups": (3, 4, 5), "schedule": Schedule.checkerboard(), "cross_kernels": (5, 5, 5, 1), "skip_kernel": 0}
+        | {"scaled": True, "leaky": True, "residual": True},
+        (6, 8),
+    ),
 }
 BATCH = 2
 

@@ -23,6 +23,17 @@ CASES = {
     "scaled": ({"groups": (6, 3), "scaled": True}, (6, 7)),
     "wavefront": ({"groups": (5, 3), **EVERYTHING}, (7, 9)),
     "checkerboard": ({"groups": (5, 3), "schedule": "checkerboard", **EVERYTHING}, (5, 8)),
+    # elic2022: a channel context of four layers, no skip.
+    "elic": (
+        {
+            "groups": (2, 3, 4),
+            "schedule": "checkerboard",
+            "cross_kernels": (5, 5, 5, 1),
+            "skip_kernel": 0,
+            **EVERYTHING,
+        },
+        (5, 6),
+    ),
     "single": ({"groups": (4, 3, 6), "schedule": "single", **EVERYTHING}, (5, 6)),
     "multistage4": ({"groups": (5,), "schedule": "multistage4", **EVERYTHING}, (9, 6)),
     # mbt2018-mean: one group, no context, the hyperprior's last layer is linear and its output the head.

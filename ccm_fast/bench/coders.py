@@ -8,9 +8,6 @@ line. ``copy`` is a memory copy of the decoded symbols.
 
 from __future__ import annotations
 
-import importlib
-import sys
-import types
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,6 +19,7 @@ from ccm_fast.codec import torch_threads
 from ccm_fast.integer.plan import TableRows
 from ccm_fast.integer.tables import fraction_bits, gaussian_rows
 
+from .peers import compressai
 from .timing import interleaved, table
 
 __all__ = ["Data", "coders", "make_data", "report", "run"]
@@ -118,12 +116,7 @@ def ours(data: Data) -> list[Coder]:
 
 
 def _compressai(data: Data) -> list[Coder]:
-    if "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is None:
-        empty = types.ModuleType("torchvision")  # CompressAI imports it for its data sets alone
-        empty.transforms = types.ModuleType("torchvision.transforms")
-        sys.modules["torchvision"], sys.modules["torchvision.transforms"] = empty, empty.transforms
-    from compressai import ans
-
+    ans = compressai("ans")
     t = data.tables
     cdfs = [[*t.row(r)[: t.n[r]].tolist(), 65536] for r in range(len(t.n))]
     widest = max(map(len, cdfs))

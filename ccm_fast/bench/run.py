@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import coders, kernels, scaling
+from . import coders, dropin, kernels, scaling
 from .timing import device_for, write_json
 
 __all__ = ["BENCHMARKS", "run"]
+
+
+def _dropin(device: str, quick: bool) -> tuple[dict, str]:
+    result = dropin.run(quick)
+    return result, dropin.report(result)
 
 
 def _coders(device: str, quick: bool) -> tuple[dict, str]:
@@ -26,7 +31,7 @@ def _scaling(device: str, quick: bool) -> tuple[dict, str]:
     return result, scaling.report(result)
 
 
-BENCHMARKS = {"coders": _coders, "kernels": _kernels, "scaling": _scaling}
+BENCHMARKS = {"dropin": _dropin, "coders": _coders, "kernels": _kernels, "scaling": _scaling}
 
 
 def run(names: Sequence[str], out: Path, *, device: str = "cpu", quick: bool = False) -> list[Path]:

@@ -3,6 +3,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -24,11 +25,13 @@ std::vector<T> values(const Array<T>& a, const char* name) {
   return std::vector<T>(a.data(), a.data() + a.size());
 }
 
-void check_rows(const std::vector<uint16_t>& rows, const ccm::OwnedRows& tables) {
-  for (uint16_t r : rows)
-    if (r >= tables.info.size())
-      throw py::index_error("row " + std::to_string(r) + " of " + std::to_string(tables.info.size()));
+[[noreturn]] void bad_row(size_t row, const ccm::OwnedRows& tables) {
+  throw py::index_error("row " + std::to_string(row) + " of " + std::to_string(tables.info.size()));
 }
+
+// Rows at a time that decode() copies before it looks at them (another thread may write to the caller's array): a
+// multiple of the lanes, in which a step may be divided, and small enough for the first-level cache.
+constexpr size_t kBlock = 4096;
 
 // Step sizes: as given, or one step of everything.
 std::vector<int32_t> step_sizes(const py::object& steps, size_t n) {
@@ -45,17 +48,19 @@ std::vector<int32_t> step_sizes(const py::object& steps, size_t n) {
 
 py::tuple encode(const ccm::OwnedRows& tables, const Array<int32_t>& symbols, const Array<uint16_t>& rows,
                  const py::object& steps, int lanes) {
-  const std::vector<int32_t> v = values<int32_t>(symbols, "symbols");
-  const std::vector<uint16_t> r = values<uint16_t>(rows, "rows");
-  if (v.size() != r.size()) throw py::value_error("symbols and rows differ in length");
+  if (symbols.ndim() != 1 || rows.ndim() != 1) throw py::value_error("symbols and rows must be one-dimensional");
+  const size_t count = static_cast<size_t>(symbols.size());
+  if (count != static_cast<size_t>(rows.size())) throw py::value_error("symbols and rows differ in length");
   if (lanes != 0 && !ccm::valid_lanes(lanes)) throw py::value_error("lanes must be 0 (chosen), 1, 2, 4, 8, 16 or 32");
-  check_rows(r, tables);
-  std::vector<ccm::Coded> coded(v.size());
-  for (size_t i = 0; i < v.size(); ++i) {
-    if (v[i] < -32767 || v[i] > 32767) throw py::value_error("symbols must lie in -32767..32767");
-    coded[i] = {v[i], r[i]};
+  std::vector<ccm::Coded> coded(count);
+  for (size_t i = 0; i < count; ++i) {
+    const int32_t value = symbols.data()[i];
+    const uint16_t row = rows.data()[i];
+    if (row >= tables.info.size()) bad_row(row, tables);
+    if (value < -32767 || value > 32767) throw py::value_error("symbols must lie in -32767..32767");
+    coded[i] = {value, row};
   }
-  const std::vector<int32_t> sizes = step_sizes(steps, v.size());
+  const std::vector<int32_t> sizes = step_sizes(steps, count);
   int32_t used = 0;
   std::vector<uint8_t> bytes;
   {
@@ -67,26 +72,47 @@ py::tuple encode(const ccm::OwnedRows& tables, const Array<int32_t>& symbols, co
 
 py::tuple decode(const ccm::OwnedRows& tables, const py::bytes& data, int lanes, const Array<uint16_t>& rows,
                  const py::object& steps, bool vectors) {
-  const std::vector<uint16_t> r = values<uint16_t>(rows, "rows");
+  if (rows.ndim() != 1) throw py::value_error("rows must be one-dimensional");
   if (!ccm::valid_lanes(lanes)) throw py::value_error("lanes must be 1, 2, 4, 8, 16 or 32");
-  check_rows(r, tables);
-  const std::vector<int32_t> sizes = step_sizes(steps, r.size());
+  const size_t count = static_cast<size_t>(rows.size());
+  const std::vector<int32_t> sizes = step_sizes(steps, count);
   const std::string_view view = data;
-  Array<int16_t> out(static_cast<py::ssize_t>(r.size()));
+  Array<int16_t> out(static_cast<py::ssize_t>(count));
+  const uint16_t* from = rows.data();
   int16_t* to = out.mutable_data();
+  if (count && tables.info.empty()) bad_row(rows.data()[0], tables);
+  const uint16_t last = static_cast<uint16_t>(std::min<size_t>(tables.info.size(), 65536) - 1);
+  size_t bad = 0;  // a row that is not there
   ccm::Status status;
   {
     py::gil_scoped_release release;
     ccm::StreamDecoder decoder(reinterpret_cast<const uint8_t*>(view.data()), view.size(), lanes, vectors);
+    uint16_t block[kBlock];
     size_t at = 0;
-    for (int32_t n : sizes) {
-      if (!decoder.decode_step(tables.view(), r.data() + at, nullptr, n, to + at)) break;
-      at += static_cast<size_t>(n);
+    bool good = true;
+    for (size_t s = 0; s < sizes.size() && good; ++s) {
+      for (size_t left = static_cast<size_t>(sizes[s]); left && good;) {
+        const size_t n = std::min(left, kBlock);
+        uint16_t over = 0;
+        for (size_t i = 0; i < n; ++i) {  // written for vectors of 16-bit numbers
+          block[i] = from[at + i];
+          over = static_cast<uint16_t>(over | (block[i] > last));
+        }
+        if (over) {
+          bad = *std::max_element(block, block + n);
+          good = false;
+          break;
+        }
+        good = decoder.decode_step(tables.view(), block, nullptr, static_cast<int32_t>(n), to + at);
+        if (good) at += n;
+        left -= n;
+      }
     }
-    std::fill(to + at, to + r.size(), int16_t{0});
+    std::fill(to + at, to + count, int16_t{0});
     status = decoder.finish();
-    if (status == ccm::kOk && at != r.size()) status = ccm::kDamaged;
+    if (status == ccm::kOk && at != count) status = ccm::kDamaged;
   }
+  if (bad) bad_row(bad, tables);
   return py::make_tuple(out, static_cast<int>(status));
 }
 

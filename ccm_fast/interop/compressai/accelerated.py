@@ -22,8 +22,9 @@ from ccm_fast.errors import BitstreamError, DamagedError, EncodeError, ModelErro
 from ccm_fast.integer.cost import image_tensor
 from ccm_fast.integer.frozen import FrozenEntropyModel
 from ccm_fast.integer.plan import Plan
-from ccm_fast.interop.compressai.exact import ExactDecoder, looks_foreign
-from ccm_fast.interop.compressai.lower import Sample, lower, sample
+from ccm_fast.interop.compressai.exact import ExactDecoder, looks_foreign, string_lists
+from ccm_fast.interop.compressai.floats import Sample, sample
+from ccm_fast.interop.compressai.lower import lower
 from ccm_fast.interop.compressai.read import EntropyNet, read
 from ccm_fast.interop.compressai.samples import dead_leaves
 from ccm_fast.interop.compressai.synthesis import fast_transform
@@ -54,8 +55,9 @@ class AcceleratedNet:
         rows = frozen.plan.z_rows
         self._constant = int(rows.n[-1]) - 2 if frozen.plan.hyper_channels > entropy.hyper_channels else 0
         self._foreign: ExactDecoder | None = None
+        self._foreign_parts = string_lists(net)
         self._g_a = fast_transform(net.g_a) if fast else net.g_a
-        self._h_a = fast_transform(net.h_a) if fast else net.h_a
+        self._h_a = fast_transform(self._entropy.h_a) if fast else self._entropy.h_a
         self._g_s = fast_transform(net.g_s) if fast else net.g_s
 
     @property
@@ -173,6 +175,13 @@ class AcceleratedNet:
             BitstreamError: one of its subclasses says what is wrong with the strings.
             ValueError: strings of another structure, or images of different sizes.
         """
+        if isinstance(shape, dict):  # what nets of latent codecs return
+            shape = shape.get("hyper")
+        if self._foreign_parts != 2 and isinstance(strings, (list, tuple)) and len(strings) == self._foreign_parts:
+            _check_structure(strings, self._foreign_parts)
+            if not all(looks_foreign(s) for part in strings for s in part):
+                raise NotCcmError("these are neither strings of this package nor of CompressAI")
+            return self._decompress_foreign(strings, shape, threads, max_pixels, timings)
         _check_structure(strings)
         if not all(self._ours(y, max_pixels) for y in strings[0]):
             self._explain(strings, shape, max_pixels)
@@ -228,7 +237,7 @@ class AcceleratedNet:
             self._foreign = ExactDecoder(self.net)
         with torch.no_grad(), torch_threads(threads):
             with stage(timings, "entropy"):
-                y_hat = self._foreign.latents(list(strings[0]), list(strings[1]), (hz, wz))
+                y_hat = self._foreign.latents([list(part) for part in strings], (hz, wz))
             with stage(timings, "g_s"):
                 return {"x_hat": self.net.g_s(y_hat).clamp_(0, 1)}
 
@@ -251,11 +260,10 @@ class AcceleratedNet:
         temporary.replace(path)
 
 
-def _check_structure(strings) -> None:
-    good = (
-        isinstance(strings, (list, tuple)) and len(strings) == 2 and all(isinstance(s, (list, tuple)) for s in strings)
-    )
-    if not good or len(strings[0]) != len(strings[1]) or not strings[0]:
+def _check_structure(strings, parts: int = 2) -> None:
+    good = isinstance(strings, (list, tuple)) and len(strings) == parts
+    good = good and all(isinstance(s, (list, tuple)) for s in strings)
+    if not good or len({len(part) for part in strings}) != 1 or not strings[0]:
         raise ValueError("strings must be [[y string of each image], [z string of each image]]")
     if not all(isinstance(s, (bytes, bytearray, memoryview)) for part in strings for s in part):
         raise TypeError("strings must be bytes")
@@ -291,7 +299,8 @@ def accelerate(
 
     Args:
         net: one of CompressAI's JointAutoregressiveHierarchicalPriors (mbt2018), Cheng2020Anchor, Cheng2020Attention,
-            ScaleHyperprior or MeanScaleHyperprior, trained, after ``net.update()``; put into evaluation mode.
+            ScaleHyperprior, MeanScaleHyperprior, Cheng2020AnchorCheckerboard, Elic2022Official or Elic2022Chandelier,
+            trained, after ``net.update()``; put into evaluation mode.
         images: calibration pictures, each float [3, H, W] in [0, 1] or uint8 [H, W, 3] or [3, H, W]; some 32 varied
             photographs. None: pictures of our own (:mod:`ccm_fast.interop.compressai.samples`).
         steps: of fine-tuning the integers; None: 150 with at least 16 pictures, else none.
@@ -334,7 +343,7 @@ def _collect(net: nn.Module, entropy: EntropyNet, images, seed: int) -> list[Sam
         x = x[None, :, i : i + CROP, j : j + CROP].to(weight)
         x = F.pad(x, (0, -x.shape[-1] % 64, 0, -x.shape[-2] % 64), mode="replicate")
         y = net.g_a(x)
-        z = net.h_a(y.abs() if entropy.kind == "scale" else y)
+        z = entropy.h_a(y.abs() if entropy.kind == "scale" else y)
         data.append(sample(entropy, y.float().cpu(), z.float().cpu()))
     return data
 
@@ -370,7 +379,7 @@ def restore(path: str | Path, net: nn.Module, *, exact: bool = True, fast: bool 
     entropy = read(net)
     frozen = FrozenEntropyModel(Plan.from_bytes(plan.contiguous().numpy().tobytes()))
     same = (
-        frozen.plan.group_channels == (entropy.channels,)
+        frozen.plan.group_channels == tuple(group.channels for group in entropy.groups)
         and frozen.plan.hyper_channels - entropy.hyper_channels in (0, 1)
         and frozen.plan.residual
         and medians.shape == entropy.medians.shape

@@ -1,6 +1,7 @@
 """Reads the entropy networks of CompressAI's nets: by attributes and module types, without importing compressai.
 
 What comes out is plain: stride-1 convolutions with an optional pixel shuffle and a leaky ReLU (:class:`FloatLayer`).
+Nets that are built from latent codecs are taken apart in :mod:`ccm_fast.interop.compressai.codecs`.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from ccm_fast.errors import ModelError, NotFrozenError
 from ccm_fast.integer.plan import MAX_ENTRIES, NUM_INDEXES, PlanError, TableRows
 from ccm_fast.models.inference import subpixel_weight
 
-__all__ = ["SUPPORTED", "EntropyNet", "FloatLayer", "read", "subpixel"]
+__all__ = ["SUPPORTED", "EntropyNet", "FloatLayer", "GroupNet", "gaussian_rows", "layers", "read", "subpixel"]
 
 SUPPORTED = (
     "JointAutoregressiveHierarchicalPriors (mbt2018), Cheng2020Anchor, Cheng2020Attention, ScaleHyperprior"
-    " (bmshj2018-hyperprior) and MeanScaleHyperprior (mbt2018-mean)"
+    " (bmshj2018-hyperprior), MeanScaleHyperprior (mbt2018-mean), and of the nets with latent codecs"
+    " Cheng2020AnchorCheckerboard, Elic2022Official, Elic2022Chandelier and others of the same parts"
 )
 
 
@@ -41,32 +43,60 @@ class FloatLayer:
 
 
 @dataclass(eq=False)
+class GroupNet:
+    """What gives a group of channels its scales and means: the sum of its contexts, then ``tail``.
+
+    Attributes:
+        channels: of the group.
+        from_psi: the features' part of the sum, with the bias of all; its slope is that of the sum.
+        stack: the channel context, from all channels of the earlier groups to its part of the sum; may be empty.
+        taps: offsets (di, dj) of the spatial context, in raster order; empty without one.
+        spatial: [D, channels, taps], from these to their part of the sum; or None.
+        tail: 1x1 layers to cat(scales, means); empty where the sum is that already.
+    """
+
+    channels: int
+    from_psi: FloatLayer
+    stack: list[FloatLayer]
+    taps: list[tuple[int, int]]
+    spatial: Tensor | None
+    tail: list[FloatLayer]
+
+
+@dataclass(eq=False)
 class EntropyNet:
     """What lies between z_hat, y_hat and the parameters of y, in floats.
 
     Attributes:
-        kind: "scale", "mean-scale" or "autoregressive".
-        channels, hyper_channels: M and N.
+        kind: "scale" (of |y|, no means) or "mean-scale".
+        groups: of the channels of y, in coding order.
+        anchors: the positions whose i + j has this parity (0 or 1) are coded first, and without spatial context, the
+            others then (checkerboard); None: raster order.
+        hyper_channels: N.
+        h_a: from y (its magnitude, if ``kind`` is "scale") to z.
         h_s: layers from z_hat to the features.
-        taps, context: offsets (di, dj) of the masked convolution in raster order, and its weight [2M, M, T]; its bias
-            is in ``head``. None without one.
-        head: 1x1 layers from cat(features, context) to cat(scales, means); empty where h_s ends in them.
+        marked: the features end with a channel that is not 0 at positions that are no anchors, and 0 at anchors.
         medians: of z, [N].
         scale_table: [64], rising.
         y_rows, z_rows: the coder's tables.
     """
 
     kind: str
-    channels: int
+    groups: list[GroupNet]
+    anchors: int | None
     hyper_channels: int
+    h_a: nn.Module
     h_s: list[FloatLayer]
-    taps: list[tuple[int, int]] | None
-    context: Tensor | None
-    head: list[FloatLayer]
+    marked: bool
     medians: Tensor
     scale_table: Tensor
     y_rows: TableRows
     z_rows: TableRows
+
+    @property
+    def channels(self) -> int:
+        """M."""
+        return sum(group.channels for group in self.groups)
 
 
 def subpixel(conv: nn.ConvTranspose2d) -> FloatLayer:
@@ -91,6 +121,16 @@ def _plain(conv: nn.Conv2d) -> FloatLayer:
     return FloatLayer(conv.weight, bias)
 
 
+def _flipped(conv: nn.ConvTranspose2d) -> FloatLayer:
+    """The convolution that a transposed one of stride 1 is."""
+    k = conv.kernel_size[0]
+    same = conv.kernel_size == (k, k) and k % 2 == 1 and conv.padding == (k // 2, k // 2)
+    if not same or conv.output_padding != (0, 0) or conv.dilation != (1, 1) or conv.groups != 1:
+        raise ModelError(f"cannot take over {conv}")
+    bias = conv.bias if conv.bias is not None else conv.weight.new_zeros(conv.out_channels)
+    return FloatLayer(conv.weight.flip(2, 3).transpose(0, 1), bias)
+
+
 def layers(module: nn.Module, name: str) -> list[FloatLayer]:
     """The layers of a sequence of convolutions, sub-pixel or transposed ones, and (leaky) ReLUs.
 
@@ -108,7 +148,7 @@ def layers(module: nn.Module, name: str) -> list[FloatLayer]:
             out.append(_plain(m))
             done = False
         elif isinstance(m, nn.ConvTranspose2d):
-            out.append(subpixel(m))
+            out.append(_flipped(m) if m.stride == (1, 1) else subpixel(m))
             done = False
         elif isinstance(m, nn.PixelShuffle) and not done and out[-1].upsample == 1 and m.upscale_factor == 2:
             out[-1] = replace(out[-1], upsample=2)
@@ -135,8 +175,16 @@ def _rows(entropy_model: nn.Module, name: str) -> TableRows:
         raise ModelError(f"{name}: {error}: call net.update(force=True)") from error
 
 
-def _is_compressai(net: nn.Module) -> bool:
-    parts = ("g_a", "g_s", "h_a", "h_s", "entropy_bottleneck", "gaussian_conditional")
+def gaussian_rows(gaussian: nn.Module, name: str) -> tuple[Tensor, TableRows]:
+    """Scale table (float [64]) and tables of a Gaussian conditional."""
+    rows = _rows(gaussian, name)
+    table = gaussian.scale_table.detach().float().cpu()
+    if table.numel() != NUM_INDEXES:
+        raise ModelError(f"{name}: the scale table has {table.numel()} scales, not {NUM_INDEXES}")
+    return table, rows
+
+
+def _has(net: nn.Module, *parts: str) -> bool:
     return all(isinstance(getattr(net, p, None), nn.Module) for p in parts)
 
 
@@ -151,57 +199,84 @@ def read(net: nn.Module) -> EntropyNet:
     if not isinstance(net, nn.Module):
         raise TypeError(f"net must be a torch.nn.Module, not {type(net).__name__}")
     name = type(net).__name__
-    if not _is_compressai(net):
+    if _has(net, "g_a", "g_s", "latent_codec"):
+        from ccm_fast.interop.compressai.codecs import read_codec
+
+        return read_codec(net.latent_codec)
+    if not _has(net, "g_a", "g_s", "h_a", "h_s", "entropy_bottleneck", "gaussian_conditional"):
         raise ModelError(f"{name} is none of the nets that can be accelerated: {SUPPORTED}")
-    bottleneck, gaussian = net.entropy_bottleneck, net.gaussian_conditional
-    h_s = layers(net.h_s, "h_s")
-    N, M = bottleneck.quantiles.shape[0], int(net.M)
+    if hasattr(net, "Gain"):
+        raise ModelError(f"{name} scales y by a gain that differs from string to string: {SUPPORTED} do not")
+    M = int(net.M)
+    h_s, bottleneck = read_hyper(net.h_s, net.entropy_bottleneck, name)
     outputs = h_s[-1].weight.shape[0] // h_s[-1].upsample ** 2
-    if h_s[0].weight.shape[1] != N or int(np.prod([x.upsample for x in h_s])) != 4:
-        raise ModelError(f"{name}: h_s does not lead from z to a plane four times as large")
-    taps = context = None
-    head: list[FloatLayer] = []
     if hasattr(net, "context_prediction") or hasattr(net, "entropy_parameters"):
-        kind = "autoregressive"
-        taps, context, bias = _masked(net.context_prediction, M, name)
-        head = layers(net.entropy_parameters, "entropy_parameters")
-        first = head[0]
-        if any(x.weight.shape[-1] != 1 or x.upsample != 1 for x in head) or head[-1].slope != 1.0:
-            raise ModelError(f"{name}: entropy_parameters is no chain of 1x1 convolutions")
-        if first.weight.shape[1] != outputs + len(context) or head[-1].weight.shape[0] != 2 * M:
-            raise ModelError(f"{name}: entropy_parameters does not fit h_s and context_prediction")
-        head[0] = replace(first, bias=first.bias + first.weight[:, outputs:, 0, 0] @ bias)
+        kind = "mean-scale"
+        taps, context, bias = masked(net.context_prediction, M, name)
+        group = GroupNet(M, *fold(head_layers(net.entropy_parameters, 2 * M, name), outputs, context, bias, name))
+        group.taps = taps
     elif outputs in (M, 2 * M) and h_s[-1].upsample == 1 and len(h_s) > 1:
         kind = "scale" if outputs == M else "mean-scale"
+        group = GroupNet(M, h_s.pop(), [], [], None, [])
     else:
         raise ModelError(f"{name}: h_s yields {outputs} channels, neither M nor 2 M of M = {M}")
-    table = gaussian.scale_table.detach().float().cpu()
-    if table.numel() and table.numel() != NUM_INDEXES:
-        raise ModelError(f"{name}: the scale table has {table.numel()} scales, not {NUM_INDEXES}")
+    tables = gaussian_rows(net.gaussian_conditional, "gaussian_conditional")
     return EntropyNet(
-        kind,
-        M,
-        N,
-        h_s,
-        taps,
-        context,
-        head,
-        bottleneck.quantiles[:, 0, 1].detach().float().cpu(),
-        table,
-        _rows(gaussian, "gaussian_conditional"),
-        _rows(bottleneck, "entropy_bottleneck"),
+        kind, [group], None, len(bottleneck[0]), net.h_a, h_s, False, bottleneck[0], *tables, bottleneck[1]
     )
 
 
-def _masked(conv: nn.Conv2d, channels: int, name: str) -> tuple[list[tuple[int, int]], Tensor, Tensor]:
-    """Taps, weight [2M, M, T] and bias of a raster-causal masked convolution."""
-    layer = _plain(conv)
+def read_hyper(h_s: nn.Module, bottleneck: nn.Module, name: str) -> tuple[list[FloatLayer], tuple[Tensor, TableRows]]:
+    """The layers of h_s; medians and tables of z."""
+    found = layers(h_s, "h_s")
+    if found[0].weight.shape[1] != bottleneck.quantiles.shape[0] or int(np.prod([x.upsample for x in found])) != 4:
+        raise ModelError(f"{name}: h_s does not lead from z to a plane four times as large")
+    medians = bottleneck.quantiles[:, 0, 1].detach().float().cpu()
+    return found, (medians, _rows(bottleneck, "entropy_bottleneck"))
+
+
+def head_layers(module: nn.Module, outputs: int, name: str) -> list[FloatLayer]:
+    """The layers of ``entropy_parameters``: 1x1 ones, the last to ``outputs`` channels and linear."""
+    found = layers(module, f"{name}: entropy_parameters")
+    if any(x.weight.shape[-1] != 1 or x.upsample != 1 for x in found) or found[-1].slope != 1.0:
+        raise ModelError(f"{name}: entropy_parameters is no chain of 1x1 convolutions")
+    if found[-1].weight.shape[0] != outputs:
+        raise ModelError(f"{name}: entropy_parameters yields {found[-1].weight.shape[0]} channels, not {outputs}")
+    return found
+
+
+def fold(head: list[FloatLayer], features: int, context: Tensor, bias: Tensor, name: str):
+    """from_psi, stack, taps, spatial and tail of a group whose head reads cat(features, masked convolution).
+
+    Nothing happens between the masked convolution and the first 1x1 layer: they become one.
+    """
+    first = head[0]
+    if first.weight.shape[1] != features + len(context):
+        raise ModelError(f"{name}: entropy_parameters does not fit h_s and context_prediction")
+    near = first.weight[:, features:, 0, 0]
+    from_psi = replace(first, weight=first.weight[:, :features], bias=first.bias + near @ bias)
+    spatial = torch.einsum("dc,cmt->dmt", near.double(), context.double()).float()
+    return from_psi, [], [], spatial, head[1:]
+
+
+def masked(conv: nn.Conv2d, channels: int, name: str) -> tuple[list[tuple[int, int]], Tensor, Tensor]:
+    """Taps, weight [outputs, channels, T] and bias of a raster-causal masked convolution."""
     k = conv.kernel_size[0]
-    mask = getattr(conv, "mask", None)
     causal = torch.arange(k * k).reshape(k, k) < k * k // 2
-    allowed = mask is not None and bool(((mask != 0).any(0).any(0).cpu() <= causal).all())
-    if conv.in_channels != channels or not allowed:
-        raise ModelError(f"{name}: context_prediction is no masked convolution over what is decoded before, row by row")
-    taps = [(i - k // 2, j - k // 2) for i, j in causal.nonzero().tolist()]
-    weight = (layer.weight * mask).detach().float().flatten(2)[:, :, : len(taps)]
+    return masked_by(conv, causal, channels, f"{name}: context_prediction is no masked convolution, row by row")
+
+
+def masked_by(conv: nn.Conv2d, allowed: Tensor, channels: int, why: str):
+    """Taps, weight and bias of a convolution that reads nothing but what ``allowed`` [k, k] says.
+
+    Raises:
+        ModelError: with the given reason, if its mask lets it read more, or it reads other channels.
+    """
+    layer, mask = _plain(conv), getattr(conv, "mask", None)
+    used = None if mask is None else (mask != 0).any(0).any(0).cpu()
+    if conv.in_channels != channels or used is None or not bool((used <= allowed).all()):
+        raise ModelError(why)
+    k = len(allowed)
+    taps = [(i - k // 2, j - k // 2) for i, j in allowed.nonzero().tolist()]
+    weight = (layer.weight * mask).detach().float().flatten(2)[:, :, allowed.flatten()]
     return taps, weight, layer.bias.detach().float()
