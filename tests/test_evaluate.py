@@ -133,6 +133,41 @@ def test_commands_that_fail_say_their_last_words():
         codecs._command([sys.executable, "-c", "import sys; sys.stderr.write('far too green\\n'); sys.exit(3)"])
 
 
+def test_commands_that_take_too_long_are_ended(monkeypatch):
+    monkeypatch.setattr(codecs, "COMMAND_SECONDS", 0.3)
+    start = time.perf_counter()
+    with pytest.raises(codecs.CodecError, match=r"took more than 0\.3 s"):
+        codecs._command([sys.executable, "-c", "import time; time.sleep(60)"])
+    assert time.perf_counter() - start < 30
+
+
+def test_a_failing_encoder_costs_its_setting_and_nothing_else(photos, tmp_path, fake, monkeypatch, capsys):
+    """An encoder that hangs, one that crashes, one that is missing: said in a line each, the rest is kept."""
+    monkeypatch.setattr(codecs, "COMMAND_SECONDS", 0.3)
+    ends = {3: "import time; time.sleep(60)", 5: "import os; os.abort()"}
+
+    def fail(setting):
+        if setting in ends:
+            codecs._command([sys.executable, "-c", ends[setting]])
+
+    fake(fails=fail)
+    monkeypatch.setitem(codecs.CODECS, "none-such", missing)
+    out = tmp_path / "out"
+    command = ["eval", str(photos), "-m", "-c", "fake,none-such,jpeg", "--crops", "0", "-o", str(out)]
+    assert main(command) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "ccm-fast: none-such is skipped: it is not installed (pip install <it>)"
+    assert len(lines) == 5 and "0 at 3: python" in lines[1] and "took more than 0.3 s" in lines[1]
+    assert "1 at 5: python" in lines[4] and "left with -6" in lines[4]
+    assert json.loads((out / "fake.json").read_text())["results"]["setting"] == [2, 4]
+    assert len(json.loads((out / "jpeg.json").read_text())["results"]["bpp"]) == 8
+    assert "none-such" in (out / "report.html").read_text()
+    ends.clear()  # whoever repairs the encoder measures what is missing
+    again = fake()
+    assert main(command) == 0
+    assert again.encoded == 4 and json.loads((out / "fake.json").read_text())["results"]["setting"] == [2, 3, 4, 5]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The cache
 
@@ -339,6 +374,21 @@ def test_names_do_not_break_the_page():
     page = check_page(report.render(*args))
     assert '<script>x</script> & "' in "".join(page.text) and len(page.all("script")) == 1
     assert not page.all("i")
+
+
+def test_several_models_stand_beside_each_other():
+    ours = [curve("a", model=True), curve("a-e9", bpp=[0.9 * b for b in curve().bpp], model=True)]
+    found = {c.label: tables.deltas([*ours, curve("jpeg")], [c]) for c in ours}
+    head, rows = tables.models_table(found)
+    assert head == ["anchor", "A, PSNR", "A-E9, PSNR", "A, MS-SSIM", "A-E9, MS-SSIM"]
+    assert rows == [["A-E9", "+11.1 %", "", "none", ""], ["JPEG", "+0.0 %", "-10.0 %", "none", "none"]] + [
+        ["A", "", "-10.0 %", "", "none"]
+    ]
+    args = ("T", "S", [*ours, curve("jpeg")], found, [], None, [], [], {})
+    for c in ours:
+        c.result = {"description": "", "results": {"bpp": c.bpp, "setting": c.bpp}}
+    page = check_page(report.render(*args[:2], ours, *args[3:]))
+    assert "Ours against each" in " ".join(page.text)
 
 
 def test_figures_are_the_same_every_time(tmp_path):

@@ -361,7 +361,7 @@ def model_codec(
 
     return Codec(
         name=name,
-        label=name,
+        label=Path(model).stem + ("" if effort is None else f", effort {effort}"),
         description=f".ccm files of the model {loaded.frozen.fingerprint.hex()}"
         + (f", effort {effort}" if effort is not None else ""),
         version=f"weights {weights} code {_code_digest()} torch {torch.__version__} {options}",

@@ -7,7 +7,7 @@ from html import escape
 
 from .curves import METRICS, UNITS, Curve
 from .plots import colours, gid, inline_svg
-from .tables import Table, bd_table, points_table
+from .tables import Table, bd_table, models_table, points_table
 
 __all__ = ["render"]
 
@@ -138,6 +138,8 @@ def render(
     parts.append("</div>")
     if against or everything:
         parts.append("<h2>BD-rates</h2>")
+    if len(against) > 1:
+        parts += ["<h3>Ours against each</h3>", _table(models_table(against))]
     for label, found in against.items():
         parts += [f"<h3>{escape(label)} against each</h3>", _table(bd_table(found, "anchor"))]
     if everything and anchor is not None:

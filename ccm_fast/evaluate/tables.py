@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from .curves import METRICS, Curve, Delta, bd_rate
 
-__all__ = ["bd_table", "deltas", "markdown", "plain", "points_table"]
+__all__ = ["bd_table", "deltas", "markdown", "models_table", "plain", "points_table"]
 
 Table = tuple[list[str], list[list[str]]]
 
@@ -33,6 +33,18 @@ def bd_table(found: Sequence[dict], vary: str) -> Table:
     """Of entries of :func:`deltas`; ``vary`` is what differs between the rows: "anchor" or "test"."""
     head = [vary, "BD-rate, PSNR", "over", "BD-rate, MS-SSIM", "over"]
     return head, [[d[f"{vary}_label"], *_cells(d["psnr"]), *_cells(d["ms-ssim"])] for d in found]
+
+
+def models_table(models: dict[str, list[dict]]) -> Table:
+    """Several models, or efforts of one, beside each other; from their labels and entries of :func:`deltas`."""
+    head = ["anchor"] + [f"{label}, {kind}" for kind in ("PSNR", "MS-SSIM") for label in models]
+    anchors = dict.fromkeys(d["anchor_label"] for found in models.values() for d in found)
+    cells = {(label, d["anchor_label"]): d for label, found in models.items() for d in found}
+    rows = []
+    for anchor in anchors:
+        each = [(cells.get((label, anchor)), metric) for metric in METRICS for label in models]
+        rows.append([anchor, *("" if d is None else _cells(d[metric])[0] for d, metric in each)])
+    return head, rows
 
 
 def points_table(curve: Curve) -> Table:
