@@ -46,8 +46,15 @@ def colours(curves: Sequence[Curve]) -> dict[str, str]:
     return result
 
 
-def draw(curves: Sequence[Curve], metric: str, title: str = "", text: str = "black", legend: bool = True):
-    """A matplotlib Figure of one metric ("psnr" or "ms-ssim").
+def draw(
+    curves: Sequence[Curve],
+    metric: str,
+    title: str = "",
+    text: str = "black",
+    legend: bool = True,
+    size: tuple[float, float] = (9, 6.2),
+):
+    """A matplotlib Figure of one metric ("psnr" or "ms-ssim"), `size` inches wide and high.
 
     The rates shown reach half as far again as our models', or everything where there is no model.
     """
@@ -56,7 +63,7 @@ def draw(curves: Sequence[Curve], metric: str, title: str = "", text: str = "bla
     shown = [c for c in curves if metric in c.quality]
     ours = [c for c in shown if c.model] or shown
     right = max((1.5 if c.model else 1.0) * max(c.bpp) for c in ours) if ours else 1.0
-    figure = Figure(figsize=(9, 6.2), layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     paint = colours(curves)
     heights = []
@@ -119,7 +126,8 @@ def inline_svg(curves: Sequence[Curve], metric: str) -> str:
 
     Curves are groups of the class ``curve`` with the attribute ``data-curve``.
     """
-    figure = draw(curves, metric, text=_TEXT, legend=False)
+    # Two stand beside each other on a page: drawn this small, their text is as large as the page's small print.
+    figure = draw(curves, metric, text=_TEXT, legend=False, size=(6.4, 4.8))
     figure.patch.set_alpha(0)
     for axes in figure.axes:
         axes.patch.set_alpha(0)
