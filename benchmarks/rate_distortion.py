@@ -87,6 +87,9 @@ def section(name: str) -> list[str]:
     if rates["everything"]:
         anchor = rates["everything"][0]["anchor_label"]
         lines += [f"### Each against {anchor}", "", tables.markdown(tables.bd_table(rates["everything"], "test")), ""]
+    if rates.get("checks"):
+        lines += [f"### {report.CHECKS_TITLE}", "", report.CHECKS, ""]
+        lines += [tables.markdown(tables.checks_table(rates["checks"])), ""]
     lines += ["### Points", ""]
     for curve in sorted(found, key=lambda c: not c.model):
         e, jobs = curve.result["environment"], curve.result["jobs"]

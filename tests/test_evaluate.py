@@ -370,7 +370,19 @@ def test_names_do_not_break_the_page():
     for c in (evil, ours):
         c.result = {"description": "<i>", "results": {"bpp": c.bpp, "setting": c.bpp}}
     found = tables.deltas([evil], [ours])
-    args = ("<T>", "<S>", [ours, evil], {"<L>": found}, found, evil, [], ["<none>"], {"<k>": "<v>"})
+    late = dataclasses.replace(evil, published=True, result={"description": "<i>"})
+    args = (
+        "<T>",
+        "<S>",
+        [ours, evil],
+        {"<L>": found},
+        found,
+        evil,
+        tables.checks([evil, late]),
+        [],
+        ["<none>"],
+        {"<k>": "<v>"},
+    )
     page = check_page(report.render(*args))
     assert '<script>x</script> & "' in "".join(page.text) and len(page.all("script")) == 1
     assert not page.all("i")
@@ -384,11 +396,20 @@ def test_several_models_stand_beside_each_other():
     assert rows == [["A-E9", "+11.1 %", "", "none", ""], ["JPEG", "+0.0 %", "-10.0 %", "none", "none"]] + [
         ["A", "", "-10.0 %", "", "none"]
     ]
-    args = ("T", "S", [*ours, curve("jpeg")], found, [], None, [], [], {})
+    args = ("T", "S", [*ours, curve("jpeg")], found, [], None, [], [], [], {})
     for c in ours:
         c.result = {"description": "", "results": {"bpp": c.bpp, "setting": c.bpp}}
     page = check_page(report.render(*args[:2], ours, *args[3:]))
     assert "Ours against each" in " ".join(page.text)
+
+
+def test_measured_codecs_are_compared_with_published_ones():
+    measured = [curve("avif420", bpp=[1.1 * b for b in curve().bpp]), curve("webp"), curve("a", model=True)]
+    published = curves.Curve("avif*", "AV1, published", curve().bpp, curve().quality, "avif", published=True)
+    found = tables.checks([*measured, published, curve("vvc*", published=True)])
+    assert tables.checks_table(found)[1] == [
+        ["AVIF420", "AV1, published", "+10.0 %", "28.0 to 38.0 dB", "none", "not measured"]
+    ]
 
 
 def test_figures_are_the_same_every_time(tmp_path):

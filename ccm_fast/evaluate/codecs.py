@@ -156,7 +156,8 @@ def _jpeg2000() -> Codec:
     return Codec(
         name="jpeg2000",
         label="JPEG 2000",
-        description="JPEG 2000 (9/7 wavelet, 4:4:4, bare codestream, sizes asked for), openjpeg through Pillow",
+        description="JPEG 2000 (9/7 wavelet, 4:4:4, bare codestream), openjpeg through Pillow; it meets sizes, not"
+        " qualities, so that a point has every image at one rate",
         version=_library("jpg_2000", "openjpeg") + f" {common}",
         ladder=(240, 120, 72, 48, 30, 20, 13, 10),
         grid=rates,

@@ -14,7 +14,7 @@ from .codecs import CODECS, Codec, CodecMissingError
 from .crops import side_by_side
 from .curves import METRICS, Curve, curve_of, load_curves, results_of
 from .measure import Cache, Source, codec_of, run, sources
-from .tables import bd_table, deltas, plain
+from .tables import bd_table, checks, deltas, plain
 
 __all__ = ["main", "write_result"]
 
@@ -152,7 +152,7 @@ def main(argv: Sequence[str]) -> int:
     against = {c.label: deltas(curves, [c]) for c in curves if c.model}
     everything = [] if anchor is None else deltas([anchor], [c for c in curves if not c.model])
     rates = {"data": data, "measured": [c.name for c in measured], "models": against}
-    rates |= {"anchor": anchor and anchor.name, "everything": everything}
+    rates |= {"anchor": anchor and anchor.name, "everything": everything, "checks": checks(curves)}
     (out / "bd_rates.json").write_text(json.dumps(rates, indent=1) + "\n", encoding="utf-8")
     title = f"{name}: {len(images)} images"
     for metric in METRICS:
@@ -161,7 +161,16 @@ def main(argv: Sequence[str]) -> int:
     sheets = _sheets(args, images, table, Cache(out / "crops.jsonl"), note)
     subtitle = f"{len(images)} images, {sizes / 1e6:.1f} megapixels. Solid curves were measured, dashed ones published."
     page = report.render(
-        f"Rate and distortion on {name}", subtitle, curves, against, everything, anchor, sheets, skipped, environment
+        f"Rate and distortion on {name}",
+        subtitle,
+        curves,
+        against,
+        everything,
+        anchor,
+        rates["checks"],
+        sheets,
+        skipped,
+        environment,
     )
     (out / "report.html").write_text(page, encoding="utf-8")
     for label, found in against.items():
