@@ -1,25 +1,34 @@
 """Does the cross-channel context pay? Entropy models of several kinds on the same frozen latents, at equal budget.
 
-The latents are those of a trained model's g_a, computed once for the training crops and kept. On them, from scratch and
-with the same seeds, data order and budget, these are trained (h_a, h_s, prior of z and contexts; nothing else differs):
+The latents are those of a trained model's g_a, computed once for the training crops, also mirrored, and kept. On them,
+from scratch and with the same seeds, data order, noise and budget, these are trained (h_a, h_s, prior of z, contexts):
 
     hyper        hyperprior only
     spatial      one group, masked convolution: the paper's baseline
     channel-4    four groups, no masked convolution: channel-conditional
     ccm-2 ccm-4 ccm-8    both, in equal groups
-    ccm-uneven   both, in four groups of 1/8, 1/8, 1/4 and 1/2 of the channels
+    ccm-uneven   both, in four groups of 1/8, 1/8, 1/4 and 1/2 of the channels, strong channels first
+    ccm-4-sorted both, in four equal groups, strong channels first (only where it is asked for)
+
+What could favour one of them by its size alone is held equal: the layers in which a group's contexts are added and its
+parameters made are as wide in total, over all groups, as in the given model (one group: four times as wide as each of
+four); the convolutions over earlier groups are those of the given model. Parameters and multiply-adds stand in the
+table. Channels are dealt to the groups by their energy in the training latents: each of the equal groups gets its share
+of the strong ones, as the training's start has it (train/klt.py), whatever groups the given model was trained with.
 
 Each is then frozen to integers (calibration, no fine-tuning), and the test images are encoded to real files, whose
 sizes are reported; the images that they decode to are the same for all. The code length by the float model stands
-beside it. Groups are contiguous channels in the order of the given model: if it was trained with groups of its own, it
-has made its order for them.
+beside it.
 
-    python benchmarks/context_ablation.py TEST --data TRAIN.tar ... --seconds 600 --seeds 1 2 3
-    python benchmarks/context_ablation.py --table            the table of what is there, as docs/ has it
+    python benchmarks/context_ablation.py TEST --data TRAIN.tar ... --checkpoint runs/a/last.pt --steps 3000
+    python benchmarks/context_ablation.py --document      writes docs/context_ablation.md from the results
+    python benchmarks/context_ablation.py --check         is it what the results say?
 
-A variant's budget is in seconds of processor time, which a busy machine does not shorten (--seconds), or in steps
-(--steps). Results are written after every variant; a second run does what is missing. Latents are kept under
-runs/ablation, results in benchmarks/results/context_ablation.json.
+A training's budget is in steps, so that all see the same latents, or in seconds of processor time (--seconds). Without
+--variants all are trained with the first seed, and the pair of the paper's claim, spatial and ccm-4, with three.
+Everything that is done is kept: results are written after every training and test, a training's state every 200 steps,
+and the same command takes up where it was stopped. Latents and states lie in runs/ablation, results in
+benchmarks/results/context_ablation.json.
 """
 
 from __future__ import annotations
@@ -29,54 +38,82 @@ import hashlib
 import json
 import math
 import statistics
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
+from ablation_report import DOCUMENT, RESULT, document, table, write_document
+from torch import Tensor, nn
 
 from ccm_fast.collect_env import collect
-from ccm_fast.evaluate.curves import Curve, bd_rate
 from ccm_fast.evaluate.metrics import psnr
-from ccm_fast.evaluate.tables import markdown
 from ccm_fast.files import decode_bytes, encode_picture
 from ccm_fast.images import Picture
 from ccm_fast.integer.freeze import freeze
 from ccm_fast.models import CCMConfig, CrossChannelContextModel
+from ccm_fast.models.context import SpatialContext
+from ccm_fast.models.entropy import NUM_SCALES, SCALE_MAX, SCALE_MIN
+from ccm_fast.models.schedule import Schedule
 from ccm_fast.train.data import ImageFiles
+from ccm_fast.train.klt import groups_in_turn
 from ccm_fast.train.loss import rate_loss
-from ccm_fast.weights import find, load
+from ccm_fast.train.ship import load_checkpoint
+from ccm_fast.train.stages import TRANSFORMS
+from ccm_fast.weights import load
 
 ROOT = Path(__file__).parent.parent
-RESULT = ROOT / "benchmarks" / "results" / "context_ablation.json"
 WARMUP = 50  # steps
+SAVE_STEPS = 200  # a minute or two of work
+HEADLINE = ("spatial", "ccm-4")
+HEADLINE_SEEDS = (1, 2, 3)
+EXTRA = ("ccm-4-sorted",)  # only where it is asked for
+SORTED = ("ccm-uneven", "ccm-4-sorted")
 
 
 def variants(base: CCMConfig) -> dict[str, CCMConfig]:
     """Configurations with the transforms of `base`; what is not named is as there."""
     M = base.latent_channels
 
+    def sized(groups: tuple[int, ...], schedule: str) -> CCMConfig:
+        widths = tuple(max(1, round(w * len(base.groups) / len(groups))) for w in base.parameter_widths)
+        return replace(base, groups=groups, schedule=schedule, parameter_widths=widths)
+
     def equal(n: int) -> tuple[int, ...]:
         return tuple(M * (k + 1) // n - M * k // n for k in range(n))
 
     eighth = M // 8
-    uneven = (eighth, eighth, 2 * eighth, M - 4 * eighth)
     made = {
-        "hyper": replace(base, groups=(M,), schedule="single"),
-        "spatial": replace(base, groups=(M,), schedule="wavefront"),
-        "channel-4": replace(base, groups=equal(4), schedule="single"),
-        "ccm-2": replace(base, groups=equal(2), schedule="wavefront"),
-        "ccm-4": replace(base, groups=equal(4), schedule="wavefront"),
-        "ccm-8": replace(base, groups=equal(8), schedule="wavefront"),
-        "ccm-uneven": replace(base, groups=uneven, schedule="wavefront"),
+        "spatial": sized((M,), "wavefront"),
+        "ccm-4": sized(equal(4), "wavefront"),
+        "hyper": sized((M,), "single"),
+        "channel-4": sized(equal(4), "single"),
+        "ccm-2": sized(equal(2), "wavefront"),
+        "ccm-8": sized(equal(8), "wavefront"),
+        "ccm-uneven": sized((eighth, eighth, 2 * eighth, M - 4 * eighth), "wavefront"),
+        "ccm-4-sorted": sized(equal(4), "wavefront"),
     }
     return {name: replace(config, name=name) for name, config in made.items()}
 
 
-def latents(model: CrossChannelContextModel, digest: str, paths: list[Path], folder: Path, limit: int) -> Tensor:
-    """y [n, M, h, w] before the gain, fp16, of the centre of each training image; from the folder if it is there."""
-    images = ImageFiles(paths)
+# ---------------------------------------------------------------------------------------------------------------------
+# The latents
+
+
+def transforms_digest(model: CrossChannelContextModel) -> str:
+    """Of everything that decides the latents and what is made of them."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        if name.startswith(TRANSFORMS):
+            digest.update(name.encode() + value.float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@torch.no_grad()
+def latents(model: CrossChannelContextModel, digest: str, images: ImageFiles, folder: Path, limit: int) -> Tensor:
+    """y [2n, M, h, w] before the gain, fp16: of the centre of each training image, and of its mirror image."""
     count = min(limit or len(images), len(images))
     side = min(min(size) for size in images.sizes) // 16 * 16
     names = json.dumps([digest, count, side, [(str(Path(p).name), n) for p, _, n in images.places]])
@@ -84,68 +121,170 @@ def latents(model: CrossChannelContextModel, digest: str, paths: list[Path], fol
     if path.is_file():
         return torch.load(path, weights_only=True)
     out = []
-    with torch.no_grad():
-        for k in range(count):
-            i, j = ((s - side) // 2 for s in images.sizes[k])
-            x = torch.tensor(images[k][i : i + side, j : j + side]).permute(2, 0, 1)[None].float().div_(255)
-            out.append(model.g_a(x.contiguous(memory_format=torch.channels_last)).half())
-    folder.mkdir(parents=True, exist_ok=True)
+    for k in range(count):
+        i, j = ((s - side) // 2 for s in images.sizes[k])
+        x = torch.tensor(images[k][i : i + side, j : j + side]).permute(2, 0, 1)[None].float().div_(255)
+        both = torch.cat([x, x.flip(3)]).contiguous(memory_format=torch.channels_last)
+        out.append(model.g_a(both).half())
+    y = torch.cat(out)
+    write(y, path)
+    return y
+
+
+def write(value: object, path: Path) -> None:
+    """torch.save, in one go."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    torch.save(torch.cat(out), temporary)
-    temporary.rename(path)
-    return torch.cat(out)
+    torch.save(value, temporary)
+    temporary.replace(path)
 
 
-def build(config: CCMConfig, source: CrossChannelContextModel, seed: int) -> CrossChannelContextModel:
-    """A new entropy model beside the source's transforms and gains."""
+def channel_strengths(model: CrossChannelContextModel, y: Tensor) -> Tensor:
+    """Log of each channel's standard deviation in quantization steps, mean over the qualities: [M]."""
+    power = torch.stack([part.float().square().mean((0, 2, 3)) for part in y.split(256)]).mean(0)
+    return power.log() / 2 + model.log_gain.detach().mean(0)
+
+
+def channel_order(strengths: Tensor, config: CCMConfig) -> list[int]:
+    """Which of the source's channels stands at each place of a variant's latents."""
+    by_strength = strengths.argsort(descending=True).tolist()
+    if config.name in SORTED:
+        return by_strength
+    order = [0] * len(by_strength)
+    for channel, place in zip(by_strength, groups_in_turn(config.groups), strict=True):
+        order[place] = channel
+    return order
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The models
+
+
+@torch.no_grad()
+def build(
+    config: CCMConfig, source: CrossChannelContextModel, order: list[int], strengths: Tensor, seed: int
+) -> CrossChannelContextModel:
+    """A new entropy model beside the source's transforms and gains, whose latent channels take another order."""
     torch.manual_seed(seed)
     model = CrossChannelContextModel(config)
     for part in ("g_a", "g_s"):
         getattr(model, part).load_state_dict(getattr(source, part).state_dict())
-    model.log_gain.data.copy_(source.log_gain)
-    model.log_inverse_gain.data.copy_(source.log_inverse_gain)
+    model.log_gain.copy_(source.log_gain[:, order])
+    model.log_inverse_gain.copy_(source.log_inverse_gain[:, order])
+    last = [m for m in model.g_a.modules() if isinstance(m, nn.Conv2d)][-1]
+    first = next(m for m in model.g_s.modules() if isinstance(m, nn.Conv2d))
+    if last.out_channels != len(order) or first.in_channels != len(order):
+        raise RuntimeError("the transforms' outer convolutions are not those of the latents")
+    last.weight.copy_(last.weight[order])
+    last.bias.copy_(last.bias[order])
+    first.weight.copy_(first.weight[:, order])
+    # All start from every channel's own sigma, as a training does (train/klt.py).
+    octaves = (NUM_SCALES - 1) / math.log(SCALE_MAX / SCALE_MIN)
+    index = ((strengths[order] - math.log(SCALE_MIN)) * octaves).clamp(0, NUM_SCALES - 1)
+    for group, own in zip(model.contexts, index.split(config.groups), strict=True):
+        group.head.bias[group.channels :] = own / group.INDEX_GAIN
     for name, p in model.named_parameters():
-        p.requires_grad_(not name.startswith(("g_a.", "g_s.", "log_")))
+        p.requires_grad_(not name.startswith(TRANSFORMS))
     return model
 
 
-def train(model: CrossChannelContextModel, y: Tensor, args, seed: int) -> dict:
-    """Train the entropy model on latents; the rate falls along a cosine over the budget."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=args.lr)
-    generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)
-    model.train()
-    start, wall, step, average = time.process_time(), time.perf_counter(), 0, None
-    pixels = 256 * y.shape[-2] * y.shape[-1]
-    while True:
-        spent = time.process_time() - start
-        done = step / args.steps if args.steps else spent / args.seconds
-        if done >= 1:
-            break
-        rate = args.lr * min(1, (step + 1) / WARMUP) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        chosen = torch.randint(len(y), (args.batch,), generator=generator)
-        levels = torch.tensor(args.qualities)[torch.randint(len(args.qualities), (args.batch,), generator=generator)]
+@torch.no_grad()
+def sizes(model: CrossChannelContextModel) -> dict[str, int]:
+    """``parameters`` of the entropy model, and ``multiply_adds`` of a decoder for a latent position: h_s, contexts."""
+    c, found = model.config, {"multiply_adds": 0}
+    taps = len(Schedule.from_name(c.schedule, c.context_kernel).taps(c.context_kernel))
+    unused = (c.context_kernel**2 - taps) * sum(m.weight.shape[0] * m.weight.shape[1] for m in spatial(model))
+    trained = sum(p.numel() for n, p in model.named_parameters() if not n.startswith(TRANSFORMS))
+    side = 8  # latents; z has a quarter
+
+    def count(module: nn.Conv2d, _, out: Tensor) -> None:
+        read = taps if isinstance(module, SpatialContext) else module.kernel_size[0] * module.kernel_size[1]
+        found["multiply_adds"] += out.numel() * module.in_channels * read
+
+    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, nn.Conv2d)]
+    y, z = torch.zeros(1, c.latent_channels, side, side), torch.zeros(1, c.hyper_channels, side // 4, side // 4)
+    model.entropy_parameters(y, z)
+    for hook in hooks:
+        hook.remove()
+    return {"parameters": trained - unused, "multiply_adds": found["multiply_adds"] // side**2}
+
+
+def spatial(model: CrossChannelContextModel) -> list[SpatialContext]:
+    """Its masked convolutions."""
+    return [m for m in model.modules() if isinstance(m, SpatialContext)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training
+
+
+class Training:
+    """The training of one model: what a state on disk holds, and one step."""
+
+    def __init__(self, model: CrossChannelContextModel, y: Tensor, args, seed: int):
+        self.model, self.y, self.args = model, y, args
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=args.lr, fused=True)
+        self.generator = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed)
+        self.done = {"steps": 0, "cpu_seconds": 0.0, "training_bpp": None}
+        self.pixels = 256 * y.shape[-2] * y.shape[-1]
+
+    @property
+    def share(self) -> float:
+        """Of the budget, that is spent."""
+        return self.done["steps"] / self.args.steps if self.args.steps else self.done["cpu_seconds"] / self.args.seconds
+
+    def step(self) -> None:
+        """One step; the learning rate falls along a cosine over the budget."""
+        start, args = time.process_time(), self.args
+        fall = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.share)))
+        for group in self.optimizer.param_groups:
+            group["lr"] = args.lr * min(1, (self.done["steps"] + 1) / WARMUP) * fall
+        chosen = torch.randint(len(self.y), (args.batch,), generator=self.generator)
+        drawn = torch.randint(len(args.qualities), (args.batch,), generator=self.generator)
+        levels = torch.tensor(args.qualities)[drawn]
         with torch.no_grad():
-            batch = y[chosen].float() * model.gain(levels)
+            batch = self.y[chosen].float() * self.model.gain(levels)
         # z counts fully only after a tenth of the budget: before h_s reads it, its cost would silence it.
-        terms = rate_loss(model.likelihoods(batch), pixels, levels, z_weight=min(1.0, 10 * done))
-        optimizer.zero_grad(set_to_none=True)
+        weight = min(1.0, 10 * self.share)
+        terms = rate_loss(self.model.likelihoods(batch), self.pixels, levels, z_weight=weight)
+        self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
-        if torch.isfinite(torch.nn.utils.clip_grad_norm_(parameters, 1.0)):
-            optimizer.step()
-        step += 1
-        bpp = float(terms["bpp"].detach().mean())
-        average = bpp if average is None else 0.98 * average + 0.02 * bpp
-    model.eval()
-    return {
-        "steps": step,
-        "cpu_seconds": round(time.process_time() - start, 1),
-        "seconds": round(time.perf_counter() - wall, 1),
-        "training_bpp": average,
-    }
+        if torch.isfinite(torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)):
+            self.optimizer.step()
+        bpp, before = float(terms["bpp"].detach().mean()), self.done["training_bpp"]
+        self.done["training_bpp"] = bpp if before is None else 0.98 * before + 0.02 * bpp
+        self.done["steps"] += 1
+        self.done["cpu_seconds"] += time.process_time() - start
+
+    def run(self, path: Path, identity: dict) -> dict:
+        """Train to the end of the budget, from the state in `path` if it is of the same experiment."""
+        if path.is_file():
+            state = torch.load(path, weights_only=True)
+            if state["identity"] == json.dumps(identity):
+                self.model.load_state_dict(state["model"])
+                self.optimizer.load_state_dict(state["optimizer"])
+                self.generator.set_state(state["generator"])
+                torch.set_rng_state(state["rng"])
+                self.done = state["done"]
+        self.model.train()
+        while self.share < 1:
+            self.step()
+            if self.done["steps"] % SAVE_STEPS == 0 or self.share >= 1:
+                self.save(path, identity)
+        self.model.eval()
+        return {**self.done, "cpu_seconds": round(self.done["cpu_seconds"], 1)}
+
+    def save(self, path: Path, identity: dict) -> None:
+        """The state from which :meth:`run` goes on with the same numbers (on one thread)."""
+        state = {"identity": json.dumps(identity), "model": self.model.state_dict(), "done": self.done}
+        state |= {"optimizer": self.optimizer.state_dict(), "generator": self.generator.get_state()}
+        write({**state, "rng": torch.get_rng_state()}, path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tests
 
 
 @torch.no_grad()
@@ -157,66 +296,99 @@ def float_bits(model: CrossChannelContextModel, pixels, quality: float) -> float
 
 
 def test(model: CrossChannelContextModel, images: list, qualities: list[float]) -> list[dict]:
-    """Means over the test images at each quality: real files, float code length, PSNR, seconds."""
+    """At each quality, means over the test images: real files, float code length, PSNR; median of the seconds."""
     rows = []
     for quality in qualities:
         found = []
         for pixels in images:
-            data = encode_picture(Picture(pixels), quality, model)
+            data = encode_picture(Picture(pixels), quality, model, threads=1)
             seconds: dict[str, float] = {}
-            decoded = decode_bytes(data, model, timings=seconds, max_pixels=None).picture.pixels
+            decoded = decode_bytes(data, model, threads=1, timings=seconds, max_pixels=None).picture.pixels
             area = pixels.shape[0] * pixels.shape[1]
             ideal = float_bits(model, pixels, quality) / area
             found.append((8 * len(data) / area, ideal, psnr(pixels, decoded), seconds["h_s"] + seconds["entropy"]))
-        bpp, ideal, quality_db, decode = (statistics.fmean(column) for column in zip(*found, strict=True))
-        rows.append({"quality": quality, "bpp": bpp, "float_bpp": ideal, "psnr": quality_db, "decode_seconds": decode})
+        *means, times = zip(*found, strict=True)
+        bpp, ideal, quality_db = map(statistics.fmean, means)
+        row = {"quality": quality, "bpp": bpp, "float_bpp": ideal, "psnr": quality_db}
+        rows.append({**row, "decode_seconds": statistics.median(times)})
     return rows
 
 
-def table(result: dict) -> str:
-    """Markdown: bits per pixel by quality, and BD-rates against "spatial" of the same seed."""
-    runs = result["runs"].values()
-    qualities = sorted({row["quality"] for run in runs for row in run["rows"]})
-
-    def curve(run: dict) -> Curve:
-        rows = sorted(run["rows"], key=lambda r: r["bpp"])
-        return Curve(run["variant"], run["variant"], [r["bpp"] for r in rows], {"psnr": [r["psnr"] for r in rows]}, "")
-
-    anchors = {run["seed"]: run for run in runs if run["variant"] == "spatial"}
-    head = ["variant", "groups", "seeds", "steps"] + [f"bpp, quality {q:g}" for q in qualities]
-    head += ["files against spatial", "BD-rate against spatial", "context + rANS, ms"]
-    body = []
-    for name in dict.fromkeys(run["variant"] for run in runs):
-        mine = [run for run in runs if run["variant"] == name]
-        bpp = {q: [r["bpp"] for run in mine for r in run["rows"] if r["quality"] == q] for q in qualities}
-        paired = [(anchors[run["seed"]], run) for run in mine if run["seed"] in anchors]
-        ratio = [
-            100 * (math.exp(statistics.fmean(math.log(b["bpp"] / a["bpp"]) for a, b in zip(x["rows"], y["rows"]))) - 1)
-            for x, y in paired
-        ]
-        deltas = [bd_rate(curve(a), curve(b)) for a, b in paired]
-        numbers = [d.percent for d in deltas if d.percent is not None]
-        body.append(
-            [
-                name,
-                "+".join(map(str, mine[0]["groups"])),
-                str(len(mine)),
-                f"{statistics.fmean(run['steps'] for run in mine):.0f}",
-                *(spread(bpp[q], "{:.4f}") for q in qualities),
-                spread(ratio, "{:+.2f}", " %"),
-                spread(numbers, "{:+.2f}", " %") if numbers else (deltas[0].reason if deltas else "none"),
-                f"{1000 * statistics.fmean(r['decode_seconds'] for run in mine for r in run['rows']):.0f}",
-            ]
-        )
-    return markdown((head, body))
+# ---------------------------------------------------------------------------------------------------------------------
 
 
-def spread(values: list[float], form: str, unit: str = "") -> str:
-    """Mean, and standard deviation where there are several."""
-    if not values:
-        return "none"
-    text = form.format(statistics.fmean(values)) + unit
-    return text + (f" ± {form.replace('+', '').format(statistics.stdev(values))}" if len(values) > 1 else "")
+def plan_runs(args) -> list[tuple[str, int]]:
+    """(variant, seed), the most telling first."""
+    if args.variants:
+        return [(name, seed) for seed in args.seeds for name in args.variants]
+    first = [(name, args.seeds[0]) for name in variants(CCMConfig()) if name not in EXTRA]
+    return first + [(name, seed) for seed in HEADLINE_SEEDS for name in HEADLINE if (name, seed) not in first]
+
+
+def estimate(missing: list, configs: dict, source, y: Tensor, args) -> None:
+    """Say what is to be done and how long it will take, from a few steps of each kind."""
+    total, seconds, order, strengths = 0.0, {}, list(range(y.shape[1])), channel_strengths(source, y[:256])
+    for name, seed in missing:
+        if name not in seconds:
+            training = Training(build(configs[name], source, order, strengths, seed), y, args, seed)
+            training.model.train()
+            training.step()  # allocations
+            before = training.done["cpu_seconds"]
+            for _ in range(4):
+                training.step()
+            seconds[name] = (training.done["cpu_seconds"] - before) / 4
+            size = sizes(training.model)
+            steps = args.steps or args.seconds / seconds[name]
+            minutes = steps * seconds[name] / 60
+            text = f"{size['parameters'] / 1e6:.2f} M parameters, {size['multiply_adds'] / 1e3:.0f} k multiply-adds"
+            text += f" a latent; {1000 * seconds[name]:.0f} ms a step, {steps:.0f} steps: {minutes:.0f} minutes"
+            print(f"{name}: {text} of processor time", flush=True)
+        total += args.steps * seconds[name] if args.steps else args.seconds
+    text = f"{len(missing)} trainings to do: {total / 3600:.1f} hours of processor time, and two to three minutes each"
+    print(f"{text} to freeze and test on Kodak", flush=True)
+
+
+def experiment(args, result: dict, parser: argparse.ArgumentParser) -> None:
+    """Train and test what is missing; results are written as they come."""
+    torch.set_num_threads(1)
+    source = load_checkpoint(args.checkpoint)[0] if args.checkpoint.endswith(".pt") else load(args.checkpoint)
+    digest = transforms_digest(source)
+    budget = {"steps": args.steps} if args.steps else {"seconds": args.seconds}
+    setup = {"transforms": digest, **budget, "batch": args.batch, "lr": args.lr, "qualities": args.qualities}
+    setup |= {"limit": args.limit, "calibration": args.calibration}
+    if result.get("setup", setup) != setup:
+        parser.error(f"{args.out} is of another setup: {result['setup']}; name another file with --out")
+    configs = variants(source.config)
+    if unknown := set(args.variants or ()) - set(configs):
+        parser.error(f"no variant {', '.join(unknown)}; there are {', '.join(configs)}")
+    crops = ImageFiles(args.data)
+    y = latents(source, digest, crops, args.latents, args.limit)
+    images = list(ImageFiles(args.test))
+    chosen = np.linspace(0, len(crops) - 1, min(args.calibration, len(crops))).astype(int)
+    calibration = [crops[int(k)] for k in chosen]
+    result |= {"setup": setup, "environment": collect(), "test_images": len(images), "latents": list(y.shape)}
+    missing = [(name, seed) for name, seed in plan_runs(args) if f"{name}/{seed}" not in result["runs"]]
+    estimate(missing, configs, source, y, args)
+    strengths = channel_strengths(source, y)
+    for name, seed in missing:
+        config, start = configs[name], time.process_time()
+        order = channel_order(strengths, config)
+        model = build(config, source, order, strengths, seed)
+        identity = {**setup, "config": config.to_dict(), "order": order, "seed": seed}
+        state = args.latents / f"{name}-{seed}.pt"
+        trained = Training(model, y[:, order].contiguous(), args, seed).run(state, identity)
+        middle = time.process_time()
+        freeze(model, calibration, steps=0, seed=0)
+        run = {"variant": name, "seed": seed, "groups": config.groups, "widths": config.parameter_widths}
+        run |= {**trained, **sizes(model), "rows": test(model, images, args.qualities)}
+        run["test_cpu_seconds"] = round(time.process_time() - middle, 1)
+        result["runs"][f"{name}/{seed}"] = run
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = args.out.with_suffix(".tmp")
+        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(args.out)
+        bpp = ", ".join(f"{r['quality']:g}: {r['bpp']:.4f} ({r['float_bpp']:.4f})" for r in run["rows"])
+        print(f"{name}/{seed}: {(time.process_time() - start) / 60:.0f} min; bpp (float) {bpp}", flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -224,55 +396,38 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("test", nargs="*", type=Path, help="images or folders to test on (Kodak)")
     parser.add_argument("--data", nargs="+", type=Path, default=[], help="training images")
-    parser.add_argument("--model", default="ccm-small", help="whose transforms to take (default: %(default)s)")
-    parser.add_argument("--variants", nargs="+", help="default: all")
+    parser.add_argument(
+        "--checkpoint",
+        default="ccm-small",
+        metavar="FILE|NAME",
+        help="whose transforms to take: a training's .pt (its averaged weights), or weights (default: %(default)s)",
+    )
+    parser.add_argument("--variants", nargs="+", help="default: see above")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--qualities", type=float, nargs="+", default=[2.0, 4.0, 6.0, 8.0])
-    parser.add_argument("--seconds", type=float, default=600.0, help="processor seconds for each training")
-    parser.add_argument("--steps", type=int, default=0, help="instead of --seconds")
+    parser.add_argument("--steps", type=int, default=3000, help="of each training (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, help="of processor time for each training, instead of --steps")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--limit", type=int, default=0, help="training images to use; 0: all")
     parser.add_argument("--calibration", type=int, default=48, metavar="N", help="crops to calibrate the integers on")
-    parser.add_argument("--latents", type=Path, default=ROOT / "runs" / "ablation")
+    parser.add_argument("--latents", type=Path, default=ROOT / "runs" / "ablation", metavar="DIR", help="also states")
     parser.add_argument("--out", type=Path, default=RESULT)
-    parser.add_argument("--table", action="store_true", help="print the table and stop")
+    parser.add_argument("--document", action="store_true", help="write the document from the results and stop")
+    parser.add_argument("--check", action="store_true", help="compare the document with the results and stop")
     args = parser.parse_args(argv)
+    if args.seconds:
+        args.steps = 0
     result = json.loads(args.out.read_text(encoding="utf-8")) if args.out.is_file() else {"runs": {}}
-    if not args.table:
-        source = load(args.model)
-        digest = hashlib.sha256(Path(find(args.model)).read_bytes()).hexdigest()[:16]
-        budget = {"steps": args.steps} if args.steps else {"seconds": args.seconds}
-        setup = {"model": digest, **budget, "batch": args.batch, "lr": args.lr, "qualities": args.qualities}
-        setup |= {"limit": args.limit, "calibration": args.calibration}
-        if result.get("setup", setup) != setup:
-            parser.error(f"{args.out} is of another setup: {result['setup']}; name another file with --out")
-        configs = variants(source.config)
-        for name in args.variants or configs:
-            if name not in configs:
-                parser.error(f"no variant {name!r}; there are {', '.join(configs)}")
-        y = latents(source, digest, args.data, args.latents, args.limit)
-        images = list(ImageFiles(args.test))
-        crops = ImageFiles(args.data)
-        step = max(1, len(crops) // args.calibration)
-        calibration = [crops[k] for k in range(0, len(crops), step)][: args.calibration]
-        result |= {"setup": setup, "environment": collect(), "test_images": len(images), "crops": len(y)}
-        for seed in args.seeds:
-            for name in args.variants or configs:
-                key = f"{name}/{seed}"
-                if key in result["runs"]:
-                    continue
-                model = build(configs[name], source, seed)
-                trained = train(model, y, args, seed)
-                freeze(model, calibration, steps=0, seed=0)
-                run = {"variant": name, "seed": seed, "groups": configs[name].groups, **trained}
-                result["runs"][key] = {**run, "rows": test(model, images, args.qualities)}
-                args.out.parent.mkdir(parents=True, exist_ok=True)
-                temporary = args.out.with_suffix(".tmp")
-                temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-                temporary.rename(args.out)
-                print(key, trained, flush=True)
-    print(table(result))
+    if args.check:
+        if not DOCUMENT.is_file() or DOCUMENT.read_text(encoding="utf-8") != document(result):
+            sys.exit(f"{DOCUMENT.name} is not what the results say: run python {Path(__file__).name} --document")
+        return
+    if not args.document:
+        experiment(args, result, parser)
+        print(table(result))
+    if args.document or args.out == RESULT:
+        write_document(result)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 The other codecs' results are committed, so that after a training only our model is measured, in some minutes:
 
-    python benchmarks/rate_distortion.py --kodak DIR --clic DIR --reference DIR
+    python benchmarks/rate_distortion.py --kodak DIR --clic DIR --reference DIR --threads 1 --crops 0
+    python benchmarks/rate_distortion.py --kodak DIR --reference DIR --effort default 9   two curves of our model
+    python benchmarks/rate_distortion.py --kodak DIR --models --codecs vvc                one codec, no model
     python benchmarks/rate_distortion.py --kodak DIR --clic DIR --reference DIR --codecs all   everything: hours
     python benchmarks/rate_distortion.py                                                  the document alone
     python benchmarks/rate_distortion.py --check                                          is it what the results say?
@@ -36,11 +38,17 @@ DATA = {
 def measure(name: str, folder: Path, args) -> None:
     """One data set: measure what is missing, keep results and figures."""
     out = ROOT / "runs" / "rd" / name
-    earlier = sorted(p for p in RESULTS.glob(f"rd_{name}_*.json") if p.name != f"rd_{name}_bd.json")
+    earlier = [p for p in sorted(RESULTS.glob(f"rd_{name}_*.json")) if p.name != f"rd_{name}_bd.json"]
+    # Models measured now replace all earlier ones: results of other weights, or of an effort that is no longer asked
+    # for, must not stay behind under their names.
+    stale = [p for p in earlier if args.models and json.loads(p.read_text(encoding="utf-8"))["model"]]
+    earlier = [p for p in earlier if p not in stale]
     # Published curves are of Kodak.
     published = [args.reference] if args.reference and name == "kodak" else []
     wanted = [folder, "--models", *args.models, "--codecs", args.codecs, "--name", DATA[name][0]]
     wanted += ["--crops", args.crops, "--jobs", args.jobs, "--out", out]
+    if args.effort:
+        wanted += ["--effort", *args.effort]
     if args.threads:
         wanted += ["--threads", args.threads]
     if earlier or published:
@@ -49,10 +57,12 @@ def measure(name: str, folder: Path, args) -> None:
     if command.main([str(a) for a in wanted]):
         sys.exit(f"{name}: something failed, see above; nothing was copied")
     print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
-    done = {c.name for c in curves.load_curves([p for p in out.glob("*.json") if p.name != "bd_rates.json"])}
-    for codec in done:
+    rates = json.loads((out / "bd_rates.json").read_text(encoding="utf-8"))
+    for path in stale:
+        path.unlink()
+    for codec in rates.pop("measured"):
         shutil.copy(out / f"{codec}.json", RESULTS / f"rd_{name}_{codec}.json")
-    shutil.copy(out / "bd_rates.json", RESULTS / f"rd_{name}_bd.json")
+    (RESULTS / f"rd_{name}_bd.json").write_text(json.dumps(rates, indent=1) + "\n", encoding="utf-8")
     for metric in curves.METRICS:
         shutil.copy(out / f"rd_{metric}.svg", DOCS / f"rd_{name}_{metric}.svg")
 
@@ -69,11 +79,17 @@ def section(name: str) -> list[str]:
     absent = [name for name in codecs.CODECS if name not in {c.name for c in found}]
     lines = [f"## {title}", "", f"On {text}." + f" Not measured here yet: {', '.join(absent)}." * bool(absent), ""]
     lines += [f"![PSNR over rate](rd_{name}_psnr.svg)", "", f"![MS-SSIM over rate](rd_{name}_ms-ssim.svg)", ""]
-    for label, entries in rates["models"].items():
-        lines += [f"### {label} against each", "", tables.markdown(tables.bd_table(entries, "anchor")), ""]
+    if len(rates["models"]) > 1:
+        lines += ["### Ours against each", "", tables.markdown(tables.models_table(rates["models"])), ""]
+    else:
+        for label, entries in rates["models"].items():
+            lines += [f"### {label} against each", "", tables.markdown(tables.bd_table(entries, "anchor")), ""]
     if rates["everything"]:
         anchor = rates["everything"][0]["anchor_label"]
         lines += [f"### Each against {anchor}", "", tables.markdown(tables.bd_table(rates["everything"], "test")), ""]
+    if rates.get("checks"):
+        lines += [f"### {report.CHECKS_TITLE}", "", report.CHECKS, ""]
+        lines += [tables.markdown(tables.checks_table(rates["checks"])), ""]
     lines += ["### Points", ""]
     for curve in sorted(found, key=lambda c: not c.model):
         e, jobs = curve.result["environment"], curve.result["jobs"]
@@ -113,6 +129,7 @@ def main() -> None:
     parser.add_argument("--clic", type=Path, metavar="DIR")
     parser.add_argument("--reference", type=Path, metavar="DIR", help="published results on Kodak")
     parser.add_argument("--models", nargs="*", default=["ccm-small"])
+    parser.add_argument("--effort", nargs="*", help="of our encoder: one curve for each (default: its default)")
     parser.add_argument("--codecs", default="none", help="as for ccm-fast eval (default: none, they are committed)")
     parser.add_argument("--crops", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1)

@@ -1,7 +1,7 @@
 """ccm-fast eval: what is measured, that it can be stopped and taken up again, and what is said about it."""
 
 import dataclasses
-import importlib.util
+import importlib
 import io
 import json
 import math
@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+import torch
 from PIL import Image
 
 from ccm_fast import files
@@ -130,6 +131,41 @@ def test_unknown_codecs_and_settings(photos, tmp_path, capsys):
 def test_commands_that_fail_say_their_last_words():
     with pytest.raises(codecs.CodecError, match=r"left with 3: .*far too green"):
         codecs._command([sys.executable, "-c", "import sys; sys.stderr.write('far too green\\n'); sys.exit(3)"])
+
+
+def test_commands_that_take_too_long_are_ended(monkeypatch):
+    monkeypatch.setattr(codecs, "COMMAND_SECONDS", 0.3)
+    start = time.perf_counter()
+    with pytest.raises(codecs.CodecError, match=r"took more than 0\.3 s"):
+        codecs._command([sys.executable, "-c", "import time; time.sleep(60)"])
+    assert time.perf_counter() - start < 30
+
+
+def test_a_failing_encoder_costs_its_setting_and_nothing_else(photos, tmp_path, fake, monkeypatch, capsys):
+    """An encoder that hangs, one that crashes, one that is missing: said in a line each, the rest is kept."""
+    monkeypatch.setattr(codecs, "COMMAND_SECONDS", 0.3)
+    ends = {3: "import time; time.sleep(60)", 5: "import os; os.abort()"}
+
+    def fail(setting):
+        if setting in ends:
+            codecs._command([sys.executable, "-c", ends[setting]])
+
+    fake(fails=fail)
+    monkeypatch.setitem(codecs.CODECS, "none-such", missing)
+    out = tmp_path / "out"
+    command = ["eval", str(photos), "-m", "-c", "fake,none-such,jpeg", "--crops", "0", "-o", str(out)]
+    assert main(command) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "ccm-fast: none-such is skipped: it is not installed (pip install <it>)"
+    assert len(lines) == 5 and "0 at 3: python" in lines[1] and "took more than 0.3 s" in lines[1]
+    assert "1 at 5: python" in lines[4] and "left with -6" in lines[4]
+    assert json.loads((out / "fake.json").read_text())["results"]["setting"] == [2, 4]
+    assert len(json.loads((out / "jpeg.json").read_text())["results"]["bpp"]) == 8
+    assert "none-such" in (out / "report.html").read_text()
+    ends.clear()  # whoever repairs the encoder measures what is missing
+    again = fake()
+    assert main(command) == 0
+    assert again.encoded == 4 and json.loads((out / "fake.json").read_text())["results"]["setting"] == [2, 3, 4, 5]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -334,10 +370,46 @@ def test_names_do_not_break_the_page():
     for c in (evil, ours):
         c.result = {"description": "<i>", "results": {"bpp": c.bpp, "setting": c.bpp}}
     found = tables.deltas([evil], [ours])
-    args = ("<T>", "<S>", [ours, evil], {"<L>": found}, found, evil, [], ["<none>"], {"<k>": "<v>"})
+    late = dataclasses.replace(evil, published=True, result={"description": "<i>"})
+    args = (
+        "<T>",
+        "<S>",
+        [ours, evil],
+        {"<L>": found},
+        found,
+        evil,
+        tables.checks([evil, late]),
+        [],
+        ["<none>"],
+        {"<k>": "<v>"},
+    )
     page = check_page(report.render(*args))
     assert '<script>x</script> & "' in "".join(page.text) and len(page.all("script")) == 1
     assert not page.all("i")
+
+
+def test_several_models_stand_beside_each_other():
+    ours = [curve("a", model=True), curve("a-e9", bpp=[0.9 * b for b in curve().bpp], model=True)]
+    found = {c.label: tables.deltas([*ours, curve("jpeg")], [c]) for c in ours}
+    head, rows = tables.models_table(found)
+    assert head == ["anchor", "A, PSNR", "A-E9, PSNR", "A, MS-SSIM", "A-E9, MS-SSIM"]
+    assert rows == [["A-E9", "+11.1 %", "", "none", ""], ["JPEG", "+0.0 %", "-10.0 %", "none", "none"]] + [
+        ["A", "", "-10.0 %", "", "none"]
+    ]
+    args = ("T", "S", [*ours, curve("jpeg")], found, [], None, [], [], [], {})
+    for c in ours:
+        c.result = {"description": "", "results": {"bpp": c.bpp, "setting": c.bpp}}
+    page = check_page(report.render(*args[:2], ours, *args[3:]))
+    assert "Ours against each" in " ".join(page.text)
+
+
+def test_measured_codecs_are_compared_with_published_ones():
+    measured = [curve("avif420", bpp=[1.1 * b for b in curve().bpp]), curve("webp"), curve("a", model=True)]
+    published = curves.Curve("avif*", "AV1, published", curve().bpp, curve().quality, "avif", published=True)
+    found = tables.checks([*measured, published, curve("vvc*", published=True)])
+    assert tables.checks_table(found)[1] == [
+        ["AVIF420", "AV1, published", "+10.0 %", "28.0 to 38.0 dB", "none", "not measured"]
+    ]
 
 
 def test_figures_are_the_same_every_time(tmp_path):
@@ -433,31 +505,104 @@ def test_document_says_what_the_results_say():
     assert result.returncode == 0, result.stderr
 
 
-def test_context_ablation_trains_tests_and_resumes(photos, tmp_path, capsys):
-    spec = importlib.util.spec_from_file_location("context_ablation", ROOT / "benchmarks" / "context_ablation.py")
-    ablation = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(ablation)
+@pytest.fixture
+def ablation(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("context_ablation")
+
+
+def test_context_ablation_trains_tests_and_resumes(ablation, photos, tmp_path, capsys, monkeypatch):
     names = ["spatial", "channel-4", "ccm-uneven"]
     configs = ablation.variants(tiny.CONFIG)
     assert all(c.latent_channels == tiny.CONFIG.latent_channels for c in configs.values())
     assert [configs[n].groups for n in names] == [(9,), (2, 2, 2, 3), (1, 1, 2, 5)]
-    command = [photos, "--data", photos, "--model", WEIGHTS, "--steps", 2, "--batch", 2, "--calibration", 2]
-    command += ["--qualities", 2, 4, 6, 8, "--latents", tmp_path / "y", "--out", tmp_path / "r.json", "--variants"]
-    ablation.main([str(a) for a in [*command, *names[:2]]])
-    first = json.loads((tmp_path / "r.json").read_text())["runs"]
-    ablation.main([str(a) for a in [*command, *names]])
-    runs = json.loads((tmp_path / "r.json").read_text())["runs"]
+    out = tmp_path / "r.json"
+    command = [photos, "--data", photos, "--checkpoint", WEIGHTS, "--steps", 4, "--batch", 2, "--calibration", 2]
+    command += ["--qualities", 2, 4, 6, 8, "--latents", tmp_path / "y", "--out", out, "--variants"]
+
+    def run(*names):
+        ablation.main([str(a) for a in [*command, *names]])
+        return json.loads(out.read_text())["runs"]
+
+    first = run(*names[:2])
+    # Killed in the middle of a training: the state is of step 2, and what follows is what would have been.
+    steps = []
+
+    def killed(training, real=ablation.Training.step):
+        if training.done["steps"] == 3 and len(steps) >= 8:  # the first five are the estimate's
+            raise KeyboardInterrupt
+        steps.append(training.done["steps"])
+        real(training)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ablation, "SAVE_STEPS", 2)
+        patch.setattr(ablation.Training, "step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(*names)
+        assert set(json.loads(out.read_text())["runs"]) == set(first)
+        steps.clear()
+        patch.setattr(ablation, "estimate", lambda *a: None)
+        runs = run(*names)
+        assert steps == [2, 3]
     assert list(runs) == [f"{n}/1" for n in names] and all(runs[k] == first[k] for k in first)
-    for run in runs.values():
-        assert run["steps"] == 2 and [r["quality"] for r in run["rows"]] == [2, 4, 6, 8]
-        for row, other in zip(run["rows"], runs["spatial/1"]["rows"], strict=True):
-            assert row["psnr"] == pytest.approx(other["psnr"], abs=1e-9)  # the same latents
-            assert 0.7 < row["float_bpp"] / row["bpp"] < 1.4  # calibration helps what two steps have trained
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[-1].startswith("| ccm-uneven | 1+1+2+5 | 1 | 2 |")
-    assert lines[-3].startswith("| spatial | 9 |") and "+0.00 %" in lines[-3]
+    resumed = runs.pop("ccm-uneven/1")
+    out.write_text(json.dumps({**json.loads(out.read_text()), "runs": runs}))
+    (tmp_path / "y" / "ccm-uneven-1.pt").unlink()
+    whole = run(*names)["ccm-uneven/1"]
+    runs["ccm-uneven/1"] = whole
+    assert whole["training_bpp"] == resumed["training_bpp"]
+    assert [r["bpp"] for r in whole["rows"]] == [r["bpp"] for r in resumed["rows"]]
+    for run_ in runs.values():
+        assert run_["steps"] == 4 and [r["quality"] for r in run_["rows"]] == [2, 4, 6, 8]
+        for row, other in zip(run_["rows"], runs["spatial/1"]["rows"], strict=True):
+            assert row["psnr"] == pytest.approx(other["psnr"], abs=0.01)  # the same latents, in another order
+            assert 0.7 < row["float_bpp"] / row["bpp"] < 1.4  # calibration helps what four steps have trained
+    table = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][-3:]
+    assert table[-1][:2] == ["| ccm-uneven", "1+1+2+5"] and table[-1][5:7] == ["1", "4"]
+    assert table[0][:2] == ["| spatial", "9"]
     with pytest.raises(SystemExit):  # another budget is another experiment
         ablation.main([str(a) for a in [*command, "spatial", "--steps", 3]])
+
+
+def test_context_ablation_compares_sizes_and_rates_fairly(ablation):
+    from ccm_fast.models import PRESETS, CrossChannelContextModel
+    from ccm_fast.train.klt import groups_in_turn
+
+    base = PRESETS["ccm-small"]
+    configs = ablation.variants(base)
+    assert configs["ccm-4"].groups == base.groups and configs["ccm-4"].parameter_widths == base.parameter_widths
+    for name, c in configs.items():
+        assert [len(c.groups) * w for w in c.parameter_widths] == [4 * w for w in base.parameter_widths], name
+        rest = ("widths", "blocks", "hyper_channels", "psi_channels", "cross_kernels", "cross_width")
+        assert all(getattr(c, key) == getattr(base, key) for key in rest)
+    # By hand: h_s at a 16th, a 16th and a quarter of the positions; contexts at all of them, 12 of 25 taps.
+    p, n, (a, b) = base.psi_channels, base.hyper_channels, (512, 384)
+    dense = 9 * (n * p + 4 * p * p) / 16 + 9 * 4 * p * p / 4 + p * a
+    sizes = {name: ablation.sizes(CrossChannelContextModel(configs[name])) for name in ("hyper", "spatial")}
+    assert sizes["hyper"]["multiply_adds"] == int(dense + a * b + b * 384)
+    assert sizes["spatial"]["multiply_adds"] - sizes["hyper"]["multiply_adds"] == 12 * 192 * a
+    assert sizes["spatial"]["parameters"] - sizes["hyper"]["parameters"] == 12 * 192 * a
+    # Channels: all once; equal groups of equal strength, or the strong ones first.
+    strengths = torch.arange(192.0)[torch.randperm(192, generator=torch.Generator().manual_seed(0))]
+    for name in ("ccm-8", "ccm-uneven"):
+        order = ablation.channel_order(strengths, configs[name])
+        means = [float(s.mean()) for s in strengths[order].split(configs[name].groups)]
+        assert sorted(order) == list(range(192))
+        assert np.ptp(means) < 15 if name == "ccm-8" else means == sorted(means, reverse=True)
+    assert sorted(groups_in_turn((1, 3, 4))) == list(range(8))
+
+    rows = [{"quality": q, "bpp": 0.1 * 2**q, "float_bpp": 0.1 * 2**q, "psnr": 28 + 2 * q} for q in range(4)]
+    runs = {}
+    for name, factor, seed in (("spatial", 1, 1), ("spatial", 1.1, 2), ("ccm-4", 0.95, 1), ("ccm-4", 1.1 * 0.93, 2)):
+        mine = [{**r, "bpp": factor * r["bpp"], "decode_seconds": 0.05} for r in rows]
+        run = {"variant": name, "seed": seed, "groups": [1], "widths": [1], "steps": 5, "cpu_seconds": 60}
+        runs[f"{name}/{seed}"] = {**run, "parameters": 1, "multiply_adds": 1, "rows": mine}
+    last = ablation.table({"runs": runs}).splitlines()[-1]
+    assert "| ccm-4 |" in last and "| -6.00 % ± 1.41 | -0.00 % ± 0.00 |" in last.replace("+0.00", "-0.00"), last
+    setup = {"steps": 5, "lr": 1e-3, "batch": 8, "transforms": "0"}
+    about = {"setup": setup, "latents": [2, 3, 4, 5], "test_images": 24, "environment": {"cpu": "X"}}
+    assert "`ccm-4` against `spatial`: -6.00 % ± 1.41 bits" in ablation.document({"runs": runs, **about})
+    assert ablation.document({"runs": {}}).endswith("Nothing has been trained yet.\n")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

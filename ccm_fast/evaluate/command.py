@@ -14,7 +14,7 @@ from .codecs import CODECS, Codec, CodecMissingError
 from .crops import side_by_side
 from .curves import METRICS, Curve, curve_of, load_curves, results_of
 from .measure import Cache, Source, codec_of, run, sources
-from .tables import bd_table, deltas, plain
+from .tables import bd_table, checks, deltas, plain
 
 __all__ = ["main", "write_result"]
 
@@ -49,7 +49,15 @@ def _parser() -> argparse.ArgumentParser:
         help="result files of earlier runs on the same data, or published ones, to be joined (CompressAI's format)",
     )
     add("-Q", "--qualities", type=float, nargs="+", metavar="Q", help="of our models (default: 1 to 8)")
-    add("-E", "--effort", type=int, nargs="+", metavar="N", help="of our encoder: one curve for each")
+    add(
+        "-E",
+        "--effort",
+        type=_effort,
+        nargs="+",
+        default=[None],
+        metavar="N",
+        help='of our encoder: one curve for each; "default": what it does when not asked (default)',
+    )
     add("--anchor", default="jpeg", metavar="NAME", help="what all are compared with, too (default: %(default)s)")
     add("--crops", type=int, default=3, metavar="N", help="images to show crops of (default: %(default)s)")
     add("--name", help="of the data, for titles (default: the folder's name)")
@@ -59,12 +67,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _effort(text: str) -> int | None:
+    return None if text == "default" else int(text)
+
+
 def _specs(args, skipped: list[str], complain) -> list[str | tuple]:
     """What to measure: models as tuples, codecs as names. Missing codecs are noted and left out."""
     names = {"all": list(CODECS), "none": []}.get(args.codecs, [n for n in args.codecs.split(",") if n])
     qualities = None if args.qualities is None else tuple(args.qualities)
     specs: list[str | tuple] = [
-        (model, qualities, args.threads, effort) for model in args.models for effort in args.effort or [None]
+        (model, qualities, args.threads, effort) for model in args.models for effort in args.effort
     ]
     for spec in specs:
         codec_of(spec)  # a model that does not load ends the command
@@ -90,7 +102,8 @@ def _sheets(args, images: list[Source], table: list[Codec], cache: Cache, compla
     chosen = images[:: max(1, len(images) // args.crops)][: args.crops] if args.crops > 0 else []
     leader = None
     if args.models:
-        leader = table[0], table[0].ladder[(len(table[0].ladder) - 1) // 2]
+        # Low on the ladder (quality 2 of 1 to 8): there codecs' pictures differ, further up they hardly do.
+        leader = table[0], table[0].ladder[(len(table[0].ladder) - 1) // 4]
     return [side_by_side(table, leader, image, cache, complain=complain) for image in chosen]
 
 
@@ -138,7 +151,8 @@ def main(argv: Sequence[str]) -> int:
     anchor = next((c for n in (args.anchor, args.anchor + "*") for c in curves if c.name == n), None)
     against = {c.label: deltas(curves, [c]) for c in curves if c.model}
     everything = [] if anchor is None else deltas([anchor], [c for c in curves if not c.model])
-    rates = {"data": data, "models": against, "anchor": anchor and anchor.name, "everything": everything}
+    rates = {"data": data, "measured": [c.name for c in measured], "models": against}
+    rates |= {"anchor": anchor and anchor.name, "everything": everything, "checks": checks(curves)}
     (out / "bd_rates.json").write_text(json.dumps(rates, indent=1) + "\n", encoding="utf-8")
     title = f"{name}: {len(images)} images"
     for metric in METRICS:
@@ -147,7 +161,16 @@ def main(argv: Sequence[str]) -> int:
     sheets = _sheets(args, images, table, Cache(out / "crops.jsonl"), note)
     subtitle = f"{len(images)} images, {sizes / 1e6:.1f} megapixels. Solid curves were measured, dashed ones published."
     page = report.render(
-        f"Rate and distortion on {name}", subtitle, curves, against, everything, anchor, sheets, skipped, environment
+        f"Rate and distortion on {name}",
+        subtitle,
+        curves,
+        against,
+        everything,
+        anchor,
+        rates["checks"],
+        sheets,
+        skipped,
+        environment,
     )
     (out / "report.html").write_text(page, encoding="utf-8")
     for label, found in against.items():

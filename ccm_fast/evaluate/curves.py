@@ -41,6 +41,9 @@ PUBLISHED = {
     "paper-elic2022_mse.json": ("elic2022", "ELIC 2022"),
 }
 
+# Codecs of ours that a published family is of, beside those of its own name.
+KIN = {"avif420": "avif", "jpeg444": "jpeg", "vvc-medium": "vvc"}
+
 # BD-rates over less than this share of the shorter curve's range say more about the fit than about the codecs.
 MIN_OVERLAP = 0.25
 MIN_POINTS = 4  # of a curve, for a cubic to mean anything

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .curves import UNITS, Curve
 
-__all__ = ["draw", "inline_svg", "save"]
+__all__ = ["draw", "inline_svg", "save", "svg_text"]
 
 # Told apart on white and on near-black; ours is the warm one.
 _COLOURS = {
@@ -18,10 +18,12 @@ _COLOURS = {
     "jpeg2000": "#a0704c",
     "webp": "#2f9e54",
     "avif": "#3b82f6",
+    "avif420": "#8db4f5",
     "jxl": "#d6409f",
     "hevc": "#c99700",
     "hm": "#a3a000",
     "vvc": "#8b5cf6",
+    "vvc-medium": "#5b2bc4",
     "bmshj2018": "#6f8f2f",
     "mbt2018-mean": "#5fa8a8",
     "mbt2018": "#0f9a9a",
@@ -44,8 +46,15 @@ def colours(curves: Sequence[Curve]) -> dict[str, str]:
     return result
 
 
-def draw(curves: Sequence[Curve], metric: str, title: str = "", text: str = "black", legend: bool = True):
-    """A matplotlib Figure of one metric ("psnr" or "ms-ssim").
+def draw(
+    curves: Sequence[Curve],
+    metric: str,
+    title: str = "",
+    text: str = "black",
+    legend: bool = True,
+    size: tuple[float, float] = (9, 6.2),
+):
+    """A matplotlib Figure of one metric ("psnr" or "ms-ssim"), `size` inches wide and high.
 
     The rates shown reach half as far again as our models', or everything where there is no model.
     """
@@ -54,7 +63,7 @@ def draw(curves: Sequence[Curve], metric: str, title: str = "", text: str = "bla
     shown = [c for c in curves if metric in c.quality]
     ours = [c for c in shown if c.model] or shown
     right = max((1.5 if c.model else 1.0) * max(c.bpp) for c in ours) if ours else 1.0
-    figure = Figure(figsize=(9, 6.2), layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     paint = colours(curves)
     heights = []
@@ -92,7 +101,8 @@ def gid(curve: Curve) -> str:
     return "curve-" + re.sub(r"[^a-z0-9]+", "-", curve.name.lower().replace("*", " published")).strip("-")
 
 
-def _svg(figure, salt: str) -> str:
+def svg_text(figure, salt: str) -> str:
+    """A matplotlib figure as an SVG file's text, the same every time; `salt` makes ids that differ between figures."""
     import matplotlib
 
     out = io.StringIO()
@@ -107,7 +117,7 @@ def save(curves: Sequence[Curve], metric: str, title: str, stem: Path) -> list[P
     figure = draw(curves, metric, title)
     png, svg = stem.with_suffix(".png"), stem.with_suffix(".svg")
     figure.savefig(png, dpi=100)
-    svg.write_text(_svg(figure, stem.name), encoding="utf-8")
+    svg.write_text(svg_text(figure, stem.name), encoding="utf-8")
     return [png, svg]
 
 
@@ -116,11 +126,12 @@ def inline_svg(curves: Sequence[Curve], metric: str) -> str:
 
     Curves are groups of the class ``curve`` with the attribute ``data-curve``.
     """
-    figure = draw(curves, metric, text=_TEXT, legend=False)
+    # Two stand beside each other on a page: drawn this small, their text is as large as the page's small print.
+    figure = draw(curves, metric, text=_TEXT, legend=False, size=(6.4, 4.8))
     figure.patch.set_alpha(0)
     for axes in figure.axes:
         axes.patch.set_alpha(0)
-    text = _svg(figure, metric)
+    text = svg_text(figure, metric)
     text = text[text.index("<svg") :].replace(_TEXT, "currentColor")
     text = re.sub(r'<metadata>.*?</metadata>|(?<=<svg )(width|height)="[^"]*"', "", text, flags=re.DOTALL)
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)

@@ -7,7 +7,7 @@ from html import escape
 
 from .curves import METRICS, UNITS, Curve
 from .plots import colours, gid, inline_svg
-from .tables import Table, bd_table, points_table
+from .tables import Table, bd_table, checks_table, models_table, points_table
 
 __all__ = ["render"]
 
@@ -67,6 +67,12 @@ CONVENTIONS = (
     " given."
 )
 
+CHECKS_TITLE = "Measured against published"
+CHECKS = (
+    "The same codec, measured here and published. Versions, options, chroma formats and containers differ, so that"
+    " zero is not expected; a large difference in either direction asks for a reason."
+)
+
 
 def _table(table: Table) -> str:
     head, rows = table
@@ -110,6 +116,7 @@ def render(
     against: dict[str, list[dict]],
     everything: list[dict],
     anchor: Curve | None,
+    checked: Sequence[dict],
     sheets: Sequence[dict],
     skipped: Sequence[str],
     environment: dict[str, str],
@@ -123,6 +130,7 @@ def render(
         against: label of each of our models -> its entries of :func:`tables.deltas`, one for each anchor.
         everything: entries of all curves against `anchor`.
         anchor: see above.
+        checked: from :func:`tables.checks`.
         sheets: from :func:`crops.side_by_side`.
         skipped: a line for each codec that is missing, and why.
         environment: what it ran on.
@@ -138,10 +146,14 @@ def render(
     parts.append("</div>")
     if against or everything:
         parts.append("<h2>BD-rates</h2>")
+    if len(against) > 1:
+        parts += ["<h3>Ours against each</h3>", _table(models_table(against))]
     for label, found in against.items():
         parts += [f"<h3>{escape(label)} against each</h3>", _table(bd_table(found, "anchor"))]
     if everything and anchor is not None:
         parts += [f"<h3>Each against {escape(anchor.label)}</h3>", _table(bd_table(everything, "test"))]
+    if checked:
+        parts += [f"<h3>{CHECKS_TITLE}</h3>", f"<p>{CHECKS}</p>", _table(checks_table(checked))]
     if sheets:
         text = (
             "The busiest window of each image, from files of equal size: where a model of ours was measured, its file"

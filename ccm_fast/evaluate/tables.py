@@ -5,21 +5,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from .curves import METRICS, Curve, Delta, bd_rate
+from .curves import KIN, METRICS, Curve, Delta, bd_rate
 
-__all__ = ["bd_table", "deltas", "markdown", "plain", "points_table"]
+__all__ = ["bd_table", "checks", "checks_table", "deltas", "markdown", "models_table", "plain", "points_table"]
 
 Table = tuple[list[str], list[list[str]]]
 
 
+def entry(anchor: Curve, test: Curve) -> dict:
+    """BD-rates of a test against an anchor, by metric, as JSON holds them."""
+    names = {"anchor": anchor.name, "anchor_label": anchor.label, "test": test.name, "test_label": test.label}
+    return names | {metric: asdict(bd_rate(anchor, test, metric)) for metric in METRICS}
+
+
 def deltas(anchors: Sequence[Curve], tests: Sequence[Curve]) -> list[dict]:
-    """BD-rates of every test against every anchor, by metric, as JSON holds them."""
-    pairs = [(a, t) for t in tests for a in anchors if a is not t]
-    return [
-        {"anchor": a.name, "anchor_label": a.label, "test": t.name, "test_label": t.label}
-        | {metric: asdict(bd_rate(a, t, metric)) for metric in METRICS}
-        for a, t in pairs
-    ]
+    """:func:`entry` of every test against every anchor."""
+    return [entry(a, t) for t in tests for a in anchors if a is not t]
+
+
+def checks(curves: Sequence[Curve]) -> list[dict]:
+    """:func:`entry` of every codec that was measured against published curves of the same codec."""
+    published = {c.family: c for c in curves if c.published}
+    pairs = [(published.get(KIN.get(c.family, c.family)), c) for c in curves if not (c.published or c.model)]
+    about = [(a, t, a.result.get("description", "")) for a, t in pairs if a is not None]
+    return [entry(a, t) | {"anchor_description": text} for a, t, text in about]
+
+
+def checks_table(found: Sequence[dict]) -> Table:
+    """Of entries of :func:`checks`."""
+    head, rows = bd_table(found, "test")
+    published = [d["anchor_description"] or d["anchor_label"] for d in found]
+    return ["measured", "published", *head[1:]], [[row[0], p, *row[1:]] for row, p in zip(rows, published, strict=True)]
 
 
 def _cells(delta: dict) -> list[str]:
@@ -33,6 +49,18 @@ def bd_table(found: Sequence[dict], vary: str) -> Table:
     """Of entries of :func:`deltas`; ``vary`` is what differs between the rows: "anchor" or "test"."""
     head = [vary, "BD-rate, PSNR", "over", "BD-rate, MS-SSIM", "over"]
     return head, [[d[f"{vary}_label"], *_cells(d["psnr"]), *_cells(d["ms-ssim"])] for d in found]
+
+
+def models_table(models: dict[str, list[dict]]) -> Table:
+    """Several models, or efforts of one, beside each other; from their labels and entries of :func:`deltas`."""
+    head = ["anchor"] + [f"{label}, {kind}" for kind in ("PSNR", "MS-SSIM") for label in models]
+    anchors = dict.fromkeys(d["anchor_label"] for found in models.values() for d in found)
+    cells = {(label, d["anchor_label"]): d for label, found in models.items() for d in found}
+    rows = []
+    for anchor in anchors:
+        each = [(cells.get((label, anchor)), metric) for metric in METRICS for label in models]
+        rows.append([anchor, *("" if d is None else _cells(d[metric])[0] for d, metric in each)])
+    return head, rows
 
 
 def points_table(curve: Curve) -> Table:

@@ -19,7 +19,7 @@ from ..models.entropy import NUM_SCALES, SCALE_MAX, SCALE_MIN
 from ..models.transforms import ResidualBlock
 from .loss import lagrange_multiplier
 
-__all__ = ["fit_synthesis", "initialise"]
+__all__ = ["fit_synthesis", "groups_in_turn", "initialise"]
 
 # Blocks of 64x64 pixels taken of every image: 16 vectors of the last stage each, so that two thousand images give 80
 # for each of its 448 dimensions.
@@ -38,7 +38,7 @@ def _basis(vectors: Tensor, keep: int) -> Tensor:
     return directions.flip(1).T[:keep].float()
 
 
-def _groups_in_turn(sizes: tuple[int, ...]) -> list[int]:
+def groups_in_turn(sizes: tuple[int, ...]) -> list[int]:
     """Place of every component, strongest first: each group gets its share of the strong ones.
 
     A group is predicted from the groups before it, so bits that all lie in the first group would gain nothing from
@@ -168,7 +168,7 @@ def initialise(model: CrossChannelContextModel, images: list[np.ndarray], seed: 
 
     # The components' places among the latents, and a zero mean.
     M = model.config.latent_channels
-    places = _groups_in_turn(model.config.groups)[: min(M, previous)]
+    places = groups_in_turn(model.config.groups)[: min(M, previous)]
     _clear(down[3], M, previous)
     _clear(up[0], previous, M)
     mean = x.mean((0, 2, 3))
