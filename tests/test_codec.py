@@ -67,7 +67,8 @@ def test_own_size_and_the_readable_decoder(model, height, width):
     x_hat = decompress(model, out["strings"], out["shape"])["x_hat"]
     assert x_hat.shape == x.shape and x_hat.dtype == torch.float32
     assert float(x_hat.min()) >= 0 and float(x_hat.max()) <= 1
-    assert torch.equal(model.decompress(out["strings"], out["shape"])["x_hat"], x_hat)
+    # g_s as it stands, and its fast copy: the same latents.
+    assert (model.decompress(out["strings"], out["shape"])["x_hat"] - x_hat).abs().max() < 1e-5
     assert compress(model, x, quality=3, engine="reference") == out
     assert model.compress(x, 3) == out
 

@@ -157,8 +157,9 @@ class CrossChannelContextModel(nn.Module):
     def decompress(self, strings: list[list[bytes]], shape: tuple[int, int]) -> dict:
         """Images of strings, written to be read: the oracle decodes symbol by symbol, a photograph in ten seconds.
 
-        :func:`ccm_fast.decompress` takes the same arguments and gives the identical result, fast. Symbols come in the
-        order of the schedule's steps (FORMAT.md, section 5), not in raster order: that order is part of the files.
+        :func:`ccm_fast.decompress` takes the same arguments and gives the same latents, and of them the same images up
+        to the last bits of its floats, fast. Symbols come in the order of the schedule's steps (FORMAT.md, section 5),
+        not in raster order: that order is part of the files.
 
         Returns:
             ``{"x_hat": float32 [B, 3, H, W] in [0, 1]}``.
