@@ -41,6 +41,11 @@ def _decode_y(packed: Tensor, psi: Tensor, data: Tensor, segments: Tensor, threa
     return y_hat, psi.new_empty([psi.shape[0]], dtype=torch.int32)
 
 
+def _decode_y_parameters(packed: Tensor, psi: Tensor, data: Tensor, segments: Tensor, threads: int):
+    y_hat, status = _decode_y(packed, psi, data, segments, threads)
+    return y_hat, status, torch.empty_like(y_hat), torch.empty_like(y_hat)
+
+
 def _encode_z(packed: Tensor, z_hat: Tensor, lanes: int, threads: int):
     data = z_hat.new_empty([_size()], dtype=torch.uint8)
     return data, z_hat.new_empty([z_hat.shape[0], 3], dtype=torch.int64)
@@ -88,6 +93,7 @@ def register() -> None:
         "decode_z": _decode_z,
         "hyper": _hyper,
         "decode_y": _decode_y,
+        "decode_y_parameters": _decode_y_parameters,
         "encode_z": _encode_z,
         "encode_y": _encode_y,
         "encode_y_residual": _encode_y_residual,

@@ -312,16 +312,16 @@ class DecodedLatents:
 
     Attributes:
         frozen: the entropy model.
-        engine: "cpu", "cuda" or "reference".
-        psi: uint8 [B, h, w, P], where the engine computes.
         y_hat: int16 [B, h, w, M], where the images are wanted.
+        psi: uint8 [B, h, w, P], where the engine computes.
+        parameters: offset and row of every symbol, int16 [B, h, w, M], where the engine computes; None: not known yet.
         status: on a GPU, what is to be looked at before the rest is believed.
     """
 
     frozen: FrozenEntropyModel
-    engine: str
-    psi: Tensor
     y_hat: Tensor
+    psi: Tensor
+    parameters: tuple[Tensor, Tensor] | None = None
     status: tuple[Tensor, Tensor] | None = None
 
     def check(self) -> None:
@@ -329,13 +329,13 @@ class DecodedLatents:
         if self.status is not None:
             self.frozen.check(self.status)
 
-    def reconstruct(self, model: CrossChannelContextModel, threads: int | None = None) -> Tensor:
+    def reconstruct(self, model: CrossChannelContextModel) -> Tensor:
         """What the model's g_s reads, [B, h, w, M]: y_hat, or float32 centroids."""
         if model.config.reconstruction == "integer":
             return self.y_hat
-        device = self.y_hat.device
-        y_hat = self.y_hat.to(self.psi.device)
-        return self.frozen.reconstruct(self.psi, y_hat, engine=self.engine, threads=threads).to(device)
+        if self.parameters is None:
+            self.parameters = self.frozen.parameters_on(self.psi, self.y_hat.to(self.psi.device))
+        return self.frozen.centroids(self.y_hat, *(p.to(self.y_hat.device) for p in self.parameters))
 
 
 def decode_packets(
@@ -357,7 +357,7 @@ def decode_packets(
             psi, y_hat, status = frozen.decode_queued(streams, (h, w))
             if timings is not None:
                 frozen.check(status)  # else the time would be that of queueing
-        return DecodedLatents(frozen, engine, psi, y_hat.to(device), status)
+        return DecodedLatents(frozen, y_hat.to(device), psi, status=status)
     with torch_threads(threads) as count:
         options = {"threads": count, "engine": engine}
         with stage(timings, "z"):
@@ -365,8 +365,10 @@ def decode_packets(
         with stage(timings, "h_s"):
             psi = frozen.hyper(z_hat, h, w, **options)
         with stage(timings, "entropy"):
-            y_hat = frozen.decode_y(psi, [p.y_streams for p in packets], **options)
-        return DecodedLatents(frozen, engine, psi, y_hat.to(device))
+            if frozen.residual:
+                return DecodedLatents(frozen, frozen.decode_y(psi, [p.y_streams for p in packets], **options), psi)
+            y_hat, *parameters = frozen.decode_y_parameters(psi, [p.y_streams for p in packets], **options)
+        return DecodedLatents(frozen, y_hat.to(device), psi, tuple(parameters))
 
 
 def decoding_gain(model: CrossChannelContextModel, packets: Sequence[Packet]) -> Tensor:
@@ -455,7 +457,7 @@ def decompress(
     # Made outside of inference mode: what callers get is an ordinary tensor.
     x_hat = torch.empty(len(packets), 3, H, W, device=device)
     with torch.inference_mode(), torch_threads(threads), stage(timings, "g_s"):
-        y = decoded.reconstruct(model, threads)
+        y = decoded.reconstruct(model)
         at_once = len(packets) if y[..., 0].numel() * STRIDE**2 <= TILE_PIXELS else 1
         for k in range(0, len(packets), at_once):
             part = slice(k, k + at_once)

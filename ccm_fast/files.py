@@ -234,7 +234,7 @@ def _pixels(model, decoded: DecodedLatents, packet: Packet, threads: int | None,
 
     out = np.empty((packet.height, packet.width) + (() if packet.grey else (3,)), np.uint8)
     with torch.inference_mode(), torch_threads(threads), stage(timings, "g_s"):
-        for rows, columns, pixels in render(model, decoded.reconstruct(model, threads), [packet]):
+        for rows, columns, pixels in render(model, decoded.reconstruct(model), [packet]):
             levels = pixels[0].float().mul_(255).round_().to("cpu", torch.uint8)
             out[rows, columns] = levels[0].numpy() if packet.grey else levels.permute(1, 2, 0).numpy()
     return out

@@ -122,15 +122,15 @@ class Decoder:
         with clock.stage("h_s"):
             psi = self.frozen.hyper(z_hat, *packet.y_shape, threads=threads)
         with clock.stage("entropy"):
-            y_hat = self.frozen.decode_y(psi, [packet.y_streams], threads=threads)
-        return DecodedLatents(self.frozen, self.engine, psi, y_hat.to(self.device))
+            y_hat, *parameters = self.frozen.decode_y_parameters(psi, [packet.y_streams], threads=threads)
+        return DecodedLatents(self.frozen, y_hat.to(self.device), psi, tuple(parameters))
 
     def picture(self, packet: Packet, decoded: DecodedLatents, clock, gain: torch.Tensor | None = None) -> torch.Tensor:
         out = torch.empty(packet.height, packet.width, 3, dtype=torch.uint8, device=self.device)
         y = decoded.y_hat
         if self.model.config.reconstruction == "centroid":
             with clock.stage("centroids"):
-                y = decoded.reconstruct(self.model, self.threads)
+                y = decoded.reconstruct(self.model)
         pieces = render(self.model, y, [packet], gain=gain)
         while True:
             with clock.stage("g_s"):
@@ -151,8 +151,8 @@ class Decoder:
             if queued:
                 with clock.stage("upload"):
                     streams, gain = self.upload(packet), decoding_gain(self.model, [packet])
-                found = self.frozen.decode_queued(streams, packet.y_shape, clock.stage)
-                decoded = DecodedLatents(self.frozen, self.engine, *found)
+                psi, y_hat, status = self.frozen.decode_queued(streams, packet.y_shape, clock.stage)
+                decoded = DecodedLatents(self.frozen, y_hat, psi, status=status)
             else:
                 decoded, gain = self.latents(packet, clock, threads), None
             pixels = self.picture(packet, decoded, clock, gain)
@@ -195,7 +195,8 @@ class Decoder:
             streams, gain = self.upload(packet), decoding_gain(self.model, [packet])
 
             def decode() -> tuple[torch.Tensor, DecodedLatents]:
-                decoded = DecodedLatents(self.frozen, self.engine, *self.frozen.decode_queued(streams, packet.y_shape))
+                psi, y_hat, status = self.frozen.decode_queued(streams, packet.y_shape)
+                decoded = DecodedLatents(self.frozen, y_hat, psi, status=status)
                 return self.picture(packet, decoded, HostClock(), gain), decoded
 
             side = torch.cuda.Stream(self.device)

@@ -108,22 +108,40 @@ Tensor hyper(Tensor packed, Tensor z_hat, int64_t h, int64_t w, int64_t threads)
   return psi;
 }
 
-std::tuple<Tensor, Tensor> decode_y(Tensor packed, Tensor psi, Tensor bytes, Tensor segments, int64_t threads) {
+// y, status and, where they are wanted, offsets and rows of all symbols.
+std::tuple<Tensor, Tensor, Tensor, Tensor> decode_latents(const Tensor& packed, const Tensor& psi, const Tensor& bytes,
+                                                          const Tensor& segments, int64_t threads, bool wanted) {
   const PackedModel& m = model(packed);
   check_tensor(psi, ScalarType::Byte, {-1, -1, -1, m.psi_channels}, "psi");
   const int64_t batch = psi.size(0), h = psi.size(1), w = psi.size(2);
   check_plane(h, w, m.latent_channels);
   check_tensor(segments, ScalarType::Long, {batch, m.groups, 3}, "segments");
   const auto streams = read_segments(bytes, segments);
+  const std::vector<int64_t> shape = {wanted ? batch : 0, h, w, m.latent_channels};
   Tensor y = torch::stable::new_zeros(packed, {batch, h, w, m.latent_channels}, ScalarType::Short);
   Tensor status = torch::stable::new_zeros(packed, {batch}, ScalarType::Int);
+  Tensor offset = torch::stable::new_zeros(packed, shape, ScalarType::Short);
+  Tensor row = torch::stable::new_zeros(packed, shape, ScalarType::Short);
   std::vector<ccm::DecodeJob> jobs;
-  for (int64_t b = 0; b < batch; ++b)
-    jobs.push_back({data<uint8_t>(psi) + b * h * w * m.psi_channels, &streams[b * m.groups],
-                    data<int16_t>(y) + b * h * w * m.latent_channels, ccm::kOk});
+  for (int64_t b = 0; b < batch; ++b) {
+    const int64_t at = b * h * w * m.latent_channels;
+    jobs.push_back({data<uint8_t>(psi) + b * h * w * m.psi_channels, &streams[b * m.groups], data<int16_t>(y) + at,
+                    ccm::kOk, wanted ? data<uint16_t>(row) + at : nullptr,
+                    wanted ? data<int16_t>(offset) + at : nullptr});
+  }
   ccm::decode_y(m, static_cast<int32_t>(h), static_cast<int32_t>(w), thread_count(threads), jobs);
   for (int64_t b = 0; b < batch; ++b) data<int32_t>(status)[b] = jobs[b].status;
+  return {y, status, offset, row};
+}
+
+std::tuple<Tensor, Tensor> decode_y(Tensor packed, Tensor psi, Tensor bytes, Tensor segments, int64_t threads) {
+  auto [y, status, offset, row] = decode_latents(packed, psi, bytes, segments, threads, false);
   return {y, status};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> decode_y_parameters(Tensor packed, Tensor psi, Tensor bytes, Tensor segments,
+                                                               int64_t threads) {
+  return decode_latents(packed, psi, bytes, segments, threads, true);
 }
 
 std::tuple<Tensor, Tensor> encode_z(Tensor packed, Tensor z_hat, int64_t lanes, int64_t threads) {
@@ -257,6 +275,9 @@ STABLE_TORCH_LIBRARY(ccm_fast, m) {
   m.def("decode_z(Tensor packed, Tensor data, Tensor segments, int hz, int wz, int threads) -> (Tensor, Tensor)");
   m.def("hyper(Tensor packed, Tensor z_hat, int h, int w, int threads) -> Tensor");
   m.def("decode_y(Tensor packed, Tensor psi, Tensor data, Tensor segments, int threads) -> (Tensor, Tensor)");
+  m.def(
+      "decode_y_parameters(Tensor packed, Tensor psi, Tensor data, Tensor segments, int threads) -> "
+      "(Tensor, Tensor, Tensor, Tensor)");
   m.def("encode_z(Tensor packed, Tensor z_hat, int lanes, int threads) -> (Tensor, Tensor)");
   m.def("encode_y(Tensor packed, Tensor psi, Tensor y_hat, int lanes, int threads) -> (Tensor, Tensor)");
   m.def(
@@ -272,6 +293,7 @@ STABLE_TORCH_LIBRARY_IMPL(ccm_fast, CPU, m) {
   m.impl("decode_z", TORCH_BOX(&decode_z));
   m.impl("hyper", TORCH_BOX(&hyper));
   m.impl("decode_y", TORCH_BOX(&decode_y));
+  m.impl("decode_y_parameters", TORCH_BOX(&decode_y_parameters));
   m.impl("encode_z", TORCH_BOX(&encode_z));
   m.impl("encode_y", TORCH_BOX(&encode_y));
   m.impl("encode_y_residual", TORCH_BOX(&encode_y_residual));

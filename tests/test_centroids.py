@@ -82,6 +82,17 @@ def test_decoders_agree_and_read_centroids(model):
     assert not torch.equal(codec.decompress(model, **out)["x_hat"], x_hat)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("engine", ["cpu", "reference"])
+def test_decoders_hand_out_the_parameters_that_they_used(model, engine, threads):
+    x = torch.from_numpy(np.stack([tiny.photo(90, 70, k) for k in range(2)])).permute(0, 3, 1, 2) / 255
+    packets = codec.parse_packets(model.frozen, **codec.compress(model, x, 6.0))
+    decoded = codec.decode_packets(model.frozen, packets, threads=threads, engine=engine)
+    assert torch.equal(decoded.y_hat, codec.decode_latents(model.frozen, packets))
+    for found, wanted in zip(decoded.parameters, model.frozen.parameters(decoded.psi, decoded.y_hat), strict=True):
+        assert torch.equal(found, wanted)
+
+
 def test_streams_do_not_depend_on_the_reconstruction(model):
     x = torch.from_numpy(tiny.photo(33, 47)).permute(2, 0, 1)[None] / 255
     strings = codec.compress(model, x)["strings"]

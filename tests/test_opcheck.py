@@ -34,6 +34,7 @@ def test_opcheck(tensors):
         "decode_z": (packed, z_data, z_segments, 2, 3, 1),
         "hyper": (packed, z, 6, 10, 1),
         "decode_y": (packed, psi, y_data, y_segments, 1),
+        "decode_y_parameters": (packed, psi, y_data, y_segments, 1),
         "encode_z": (packed, z, 0, 1),
         "encode_y": (packed, psi, y, 0, 1),
         "encode_y_residual": (residual_packed, psi, 256 * y.int(), 0, 1),

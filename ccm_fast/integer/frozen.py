@@ -197,14 +197,13 @@ class FrozenEntropyModel:
         found = network.parameters(*(v.permute(0, 3, 1, 2).double() for v in (psi, y_hat)))
         return tuple(v.permute(0, 2, 3, 1).to(torch.int16) for v in found)
 
-    def reconstruct(self, psi: Tensor, y_hat: Tensor, *, engine: str = "cpu", threads: int | None = None) -> Tensor:
-        """What y_hat stands for: float32 [B, h, w, M], see :class:`ccm_fast.integer.centroids.Centroids`.
+    def centroids(self, y_hat: Tensor, offset: Tensor, row: Tensor) -> Tensor:
+        """What symbols stand for: float32 of y_hat's shape, see :class:`ccm_fast.integer.centroids.Centroids`.
 
         Args:
-            psi: uint8 [B, h, w, P].
-            y_hat: int16 [B, h, w, M].
-            engine: as everywhere; it computes the parameters.
-            threads: as everywhere.
+            y_hat: int16.
+            offset: of every symbol, from :meth:`parameters` or :meth:`decode_y_parameters`.
+            row: likewise.
 
         Raises:
             ValueError: the model is residual.
@@ -215,7 +214,6 @@ class FrozenEntropyModel:
             key = f"centroids {y_hat.device}"
             if key not in self._packed:
                 self._packed[key] = Centroids(self.plan, y_hat.device)
-        offset, row = self.parameters(psi, y_hat, engine=engine, threads=threads)
         return self._packed[key](y_hat, offset, row)
 
     def encode_z(
@@ -357,6 +355,28 @@ class FrozenEntropyModel:
         pairs = list(zip(_wide(psi), streams, strict=True))
         found = _each(pairs, "y", lambda pair: reference.decode_y(self.plan, pair[0], list(pair[1])))
         return _stacked(found, torch.int16)
+
+    def decode_y_parameters(
+        self,
+        psi: Tensor,
+        streams: Sequence[Sequence[tuple[bytes, int]]],
+        *,
+        engine: str = "cpu",
+        threads: int | None = None,
+        isa: str | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """y_hat as by :meth:`decode_y`, and offset and row of every symbol as by :meth:`parameters`, in one go."""
+        if engine != "cpu":
+            y_hat = self.decode_y(psi, streams, engine=engine, threads=threads, isa=isa)
+            return y_hat, *self.parameters(psi, y_hat, engine=engine, threads=threads, isa=isa)
+        self._check_streams(streams, psi.shape[0])
+        psi = _features(psi, self.plan.psi_channels, engine)
+        data, segments = _joined(streams, psi.device)
+        y_hat, status, offset, row = _backend.load().ops.decode_y_parameters(
+            self.packed(isa), psi, data, segments, _threads(threads)
+        )
+        _raise_for(status, "y")
+        return y_hat, offset, row
 
     def decode(
         self,

@@ -177,7 +177,7 @@ class CrossChannelContextModel(nn.Module):
         y_hat = frozen.decode_y(psi, [p.y_streams for p in packets], engine="reference")
 
         if self.config.reconstruction == "centroid":
-            y_hat = frozen.reconstruct(psi, y_hat, engine="reference")
+            y_hat = frozen.centroids(y_hat, *frozen.parameters(psi, y_hat, engine="reference"))
         weight = next(self.parameters())
         quality = torch.tensor([p.quality for p in packets], device=weight.device)
         x_hat = self.synthesis(y_hat.permute(0, 3, 1, 2).to(weight), quality, size).clamp(0, 1)

@@ -48,6 +48,8 @@ struct Job {
   Status* status;
   const int32_t* latents;  // of an encoder
   EncodedStream* encoded;
+  uint16_t* rows = nullptr;  // of a decoder, if wanted
+  int16_t* offsets = nullptr;
 };
 
 // One image under way.
@@ -186,8 +188,13 @@ class BatchCoder {
         const int32_t i = order_.row[first + p], j = order_.col[first + p];
         const int16_t* from = b.symbols.data() + static_cast<size_t>(p) * d.channels;
         put_y(m_, d, image.context, i, j, from);
-        std::copy(from, from + d.channels,
-                  image.job.y + (static_cast<int64_t>(i) * w_ + j) * m_.latent_channels + d.first_channel);
+        const int64_t to = (static_cast<int64_t>(i) * w_ + j) * m_.latent_channels + d.first_channel;
+        std::copy(from, from + d.channels, image.job.y + to);
+        if (image.job.rows) {
+          const size_t at = static_cast<size_t>(p) * d.channels;
+          std::copy_n(&b.rows[at], d.channels, image.job.rows + to);
+          if (!m_.residual) std::copy_n(&b.offsets[at], d.channels, image.job.offsets + to);
+        }
       }
     }
     if (image.job.latents && task.last_step == order_.steps()) write_stream(image, task.group);
@@ -372,7 +379,7 @@ void decode_y(const PackedModel& m, int32_t h, int32_t w, int threads, std::vect
   std::vector<Job> all;
   for (DecodeJob& j : jobs) {
     j.status = kOk;
-    all.push_back({j.psi, j.y, j.streams, &j.status, nullptr, nullptr});
+    all.push_back({j.psi, j.y, j.streams, &j.status, nullptr, nullptr, j.rows, j.offsets});
   }
   BatchCoder(m, h, w, 0, threads, std::move(all)).run();
 }

@@ -34,6 +34,9 @@ struct DecodeJob {
   const Segment* streams;  // [G]
   int16_t* y;              // [h][w][M], result
   Status status;           // result
+  // Of every symbol, as parameters() gives them: results, or both null where they are not wanted.
+  uint16_t* rows = nullptr;
+  int16_t* offsets = nullptr;
 };
 
 // The residual encoder's input is in 1/256. Up to this magnitude y fits 16 bits whatever the means are: it differs from
