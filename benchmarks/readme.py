@@ -146,10 +146,26 @@ def dropin() -> str:
     return f"{_table(head, rows)}\n\n768x512, one thread, medians of one interleaved run. {_machine(r)}."
 
 
+def effort() -> str:
+    """Gains and times of the encoder's efforts."""
+    result = _load(RESULTS / "effort.json")
+    rows = []
+    for name, r in result["summary"].items():
+        gain = r["reason"] if r["bd_rate_percent"] is None else f"{r['bd_rate_percent']:+.2f} %"
+        changes = [f"{b:+.1f} %, {p:+.2f} dB" for b, p in zip(r["bpp_percent"], r["psnr_db"], strict=True)]
+        times = r["seconds"] / result["summary"]["1"]["seconds"]
+        rows.append([name, str(r["images"]), gain, *changes, f"{r['seconds']:.2f}", f"{times:.1f}x"])
+    head = ["effort", "images", "BD-rate against effort 1", *(f"quality {q}" for q in result["qualities"])]
+    table = _table([*head, "seconds an image", "time"], rows)
+    text = "Kodak, real files; changes of size and PSNR against effort 1 at the same quality, on the same images."
+    return f"{table}\n\n{text} Medians of processor time, one thread. {_machine(result)}."
+
+
 # File -> its generated sections.
 SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"kodak": kodak, "overhead": overhead, "context": context, "damage": damage, "dropin": dropin},
     "docs/compressai.md": {"dropin": dropin},
+    "docs/effort.md": {"effort": effort},
     "docs/model_card.md": {"card": card},
 }
 

@@ -76,7 +76,8 @@ class SquaredError:
 
     def _of_tile(self, y_hat: Tensor, tile) -> Tensor:
         """[B], of the latents of the tile's outer rectangle."""
-        x_hat = self.g_s((y_hat * self.gain).contiguous(memory_format=torch.channels_last))
+        latents = (y_hat * self.gain).to(next(self.g_s.parameters()).dtype)
+        x_hat = self.g_s(latents.contiguous(memory_format=torch.channels_last))
         H, W = self.size
         rows = slice(STRIDE * tile.i0, min(STRIDE * tile.i1, H))
         columns = slice(STRIDE * tile.j0, min(STRIDE * tile.j1, W))

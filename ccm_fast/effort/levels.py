@@ -31,13 +31,13 @@ class Level:
 LEVELS: dict[int, Level] = {
     1: Level(),
     2: Level(rounding=True),
-    3: Level(rounding=True, passes=1),
-    4: Level(rounding=True, passes=4),
-    5: Level(rounding=True, passes=4, iterations=15),
-    6: Level(rounding=True, passes=4, iterations=40),
-    7: Level(rounding=True, passes=6, iterations=100),
-    8: Level(rounding=True, passes=6, iterations=250),
-    9: Level(rounding=True, passes=8, iterations=600),
+    3: Level(rounding=True, passes=2),
+    4: Level(rounding=True, passes=5),
+    5: Level(rounding=True, passes=5, iterations=15),
+    6: Level(rounding=True, passes=5, iterations=40),
+    7: Level(rounding=True, passes=5, iterations=100),
+    8: Level(rounding=True, passes=5, iterations=250),
+    9: Level(rounding=True, passes=5, iterations=600),
 }
 #: All that costs hardly more time than plain rounding.
 DEFAULT_EFFORT = 2

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..models.entropy import gaussian_likelihood, scale_from_index
-
 if TYPE_CHECKING:
     from .search import Problem
 
@@ -34,7 +32,7 @@ def refine(problem: Problem, y: Tensor, z: Tensor, iterations: int, tick: Callab
 
     The rate is the float entropy model's, which loaded weights have from their plan (:mod:`ccm_fast.integer.thaw`).
     """
-    model = problem.model
+    prior, dtype = problem.model.z_prior, next(problem.model.parameters()).dtype
     y, z = y.clone().requires_grad_(True), z.clone().requires_grad_(True)
     adam = torch.optim.Adam([y, z])
     for k in range(iterations):
@@ -44,9 +42,7 @@ def refine(problem: Problem, y: Tensor, z: Tensor, iterations: int, tick: Callab
         with torch.enable_grad():
             y_soft, z_soft = soft_round(y, softness), soft_round(z, softness)
             _, slope = problem.error.gradient(y_soft.detach())
-            mean, index = model.entropy_parameters(y_soft, z_soft)
-            bits = -torch.log2(gaussian_likelihood(y_soft, mean, scale_from_index(index))).sum()
-            bits = bits - torch.log2(model.z_prior(z_soft)).sum()
+            bits = problem.float_bits(y_soft, y_soft, z_soft) - torch.log2(prior(z_soft.to(dtype)).float()).sum()
             # The error's gradient is known already, tile by tile: a linear term stands for it.
             loss = bits + ((problem.price * slope) * y_soft).sum()
             y.grad, z.grad = torch.autograd.grad(loss, [y, z])

@@ -32,7 +32,7 @@ SHRINK_PENALTY = 1.5
 CHUNK_SYMBOLS = 1 << 22
 # Of the moves that a pass finds good, those that are made: with all of them, neighbours would correct the same error
 # twice. And the weight of what a move does to the bits of later symbols, an extrapolation over a whole step.
-SHARE, CONTEXT_WEIGHT = 0.35, 0.7
+SHARE, CONTEXT_WEIGHT = 0.4, 0.7
 
 
 @dataclass
@@ -93,12 +93,16 @@ class Problem:
 
     def context_gradient(self, c: Candidate) -> Tensor:
         """Bits that a unit change of each symbol adds to those that have it in their context, by the float net."""
-        z = c.z_hat.permute(0, 3, 1, 2).to(c.y_hat)
         with torch.enable_grad():
             known = c.y_hat.detach().clone().requires_grad_(True)
-            mean, index = self.model.entropy_parameters(known, z)
-            likelihood = gaussian_likelihood(c.y_hat, mean, scale_from_index(index))
-            return torch.autograd.grad(-torch.log2(likelihood).sum(), known)[0]
+            bits = self.float_bits(c.y_hat, known, _first(c.z_hat, c.y_hat))
+            return torch.autograd.grad(bits, known)[0]
+
+    def float_bits(self, y: Tensor, known: Tensor, z: Tensor) -> Tensor:
+        """Bits of y, all images together, by the float entropy model with contexts from ``known``; differentiable."""
+        dtype = next(self.model.parameters()).dtype
+        mean, index = (v.float() for v in self.model.entropy_parameters(known.to(dtype), z.to(dtype)))
+        return -torch.log2(gaussian_likelihood(y, mean, scale_from_index(index))).sum()
 
 
 def _last(y: Tensor) -> Tensor:
@@ -162,20 +166,17 @@ def _rounded(problem: Problem, y: Tensor, c: Candidate) -> Candidate:
     return Candidate(_first(out, y), c.z_hat, c.psi)
 
 
-def _moved(problem: Problem, c: Candidate, grad: Tensor, share: float, generator: torch.Generator) -> Candidate:
+def _moved(problem: Problem, c: Candidate, grad: Tensor, generator: torch.Generator) -> Candidate:
     """Every symbol one up or down where, to second order, the Lagrangian falls; of those a random share."""
     y_hat, offset, row = problem.parameters(c)
     v = y_hat - offset
     here = problem.y_bits(row, v)
-    slope = problem.price * grad
-    if share < 1:
-        slope = slope + CONTEXT_WEIGHT * problem.context_gradient(c)
+    slope = problem.price * grad + CONTEXT_WEIGHT * problem.context_gradient(c)
     slope, curvature = slope.permute(0, 2, 3, 1).cpu(), problem.curvature.permute(0, 2, 3, 1).cpu()
     down = problem.y_bits(row, v - 1) - here + curvature - slope
     up = problem.y_bits(row, v + 1) - here + curvature + slope
-    move = torch.minimum(down, up) < 0
-    if share < 1:
-        move &= torch.rand(move.shape[1:], generator=generator) < share  # the same for every image, alone or in a batch
+    # The same random choice for every image: it is coded alike alone and in a batch.
+    move = (torch.minimum(down, up) < 0) & (torch.rand(y_hat.shape[1:], generator=generator) < SHARE)
     out = y_hat + torch.where(move, torch.where(up < down, 1, -1), 0)
     return Candidate(_first(out.clamp(-SYMBOL_MAX, SYMBOL_MAX), c.y_hat), c.z_hat, c.psi)
 
@@ -198,11 +199,10 @@ class _Best:
 
 def _passes(problem: Problem, c: Candidate, count: int, best: _Best, tick: Callable[[], None]) -> None:
     generator = torch.Generator().manual_seed(0)
-    share = SHARE if count > 1 else 1.0
     for _ in range(count):
         error, grad = problem.error.gradient(c.y_hat)
         best.offer(c, problem.lagrangian(c, error))
-        c = _moved(problem, c, grad, share, generator)
+        c = _moved(problem, c, grad, generator)
         tick()
     best.offer(c, problem.lagrangian(c, problem.error(c.y_hat)))
 
