@@ -195,10 +195,10 @@ def test_wrong_efforts(model, monkeypatch):
     with pytest.raises(ValueError, match="ms-ssim"):
         compress(other, x, effort=2)
     assert compress(other, x) == compress(other, x, effort=1)  # their default
-    monkeypatch.setattr(levels, "REFINE_PIXELS", 1000)
+    monkeypatch.setattr(levels, "SEARCH_PIXELS", 1000)
     with pytest.warns(UserWarning, match="too many"):
-        assert level_for(model, 9, 1001) == LEVELS[4]
-    assert level_for(model, 4, 1001) == LEVELS[4]
+        assert level_for(model, 9, 1001) == LEVELS[2]
+    assert level_for(model, 9, 1000) == LEVELS[9] and level_for(model, 2, 1001) == LEVELS[2]
     broken = tiny.make()
     broken.log_gain += 50.0
     with pytest.raises(errors.EncodeError):
@@ -217,7 +217,7 @@ def test_the_command_line(tmp_path, capsys, quick, monkeypatch):
     assert sizes[5] <= sizes[2] < sizes[1]
     assert main(["encode", str(tmp_path / "a.png"), str(tmp_path / "b.ccm")]) == 0
     assert (tmp_path / "b.ccm").read_bytes() == (tmp_path / f"{DEFAULT_EFFORT}.ccm").read_bytes()
-    monkeypatch.setattr(levels, "REFINE_PIXELS", 1000)
+    monkeypatch.setattr(levels, "SEARCH_PIXELS", 1000)
     assert capsys.readouterr().err == ""
     assert main(["encode", str(tmp_path / "a.png"), str(tmp_path / "c.ccm"), "-e", "9"]) == 0
     assert "too many" in capsys.readouterr().err

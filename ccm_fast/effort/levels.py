@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..models import CrossChannelContextModel
 
-__all__ = ["DEFAULT_EFFORT", "LEVELS", "REFINE_PIXELS", "Level", "level_for"]
+__all__ = ["DEFAULT_EFFORT", "LEVELS", "SEARCH_PIXELS", "Level", "level_for"]
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ LEVELS: dict[int, Level] = {
 }
 #: All that costs hardly more time than plain rounding.
 DEFAULT_EFFORT = 2
-# Gradient steps hold the activations of the entropy model for a whole image, some 100 bytes a pixel (those of g_s come
-# in tiles): 3 GB here. Larger images are searched as by effort 4.
-REFINE_PIXELS = 32 << 20
+# Gradients hold the activations of the entropy model for a whole image, some 100 bytes a pixel (those of g_s come in
+# tiles): 3 GB here. Larger images get the default.
+SEARCH_PIXELS = 32 << 20
 
 
 def level_for(model: CrossChannelContextModel, effort: int | None, pixels: int = 0) -> Level:
@@ -52,7 +52,7 @@ def level_for(model: CrossChannelContextModel, effort: int | None, pixels: int =
     Args:
         model: its ``metric`` says what it was trained for: only squared error can be searched for.
         effort: 1 to 9; None: the default, which is plain rounding for models of other metrics.
-        pixels: of one image; above REFINE_PIXELS efforts 5 and more do the work of 4, with a warning.
+        pixels: of one image; above SEARCH_PIXELS higher efforts than the default do its work, with a warning.
 
     Raises:
         ValueError: no such effort, or one that this model does not have.
@@ -67,10 +67,8 @@ def level_for(model: CrossChannelContextModel, effort: int | None, pixels: int =
             f"the model was trained for {metric}, and efforts above 1 minimize squared error: use effort=1"
         )
     level = LEVELS[effort]
-    if level.iterations and pixels > REFINE_PIXELS:
-        warnings.warn(
-            f"{pixels} pixels are too many for effort {effort} (at most {REFINE_PIXELS}): effort 4 is used",
-            stacklevel=3,
-        )
-        return LEVELS[4]
+    if level.passes and pixels > SEARCH_PIXELS:
+        instead = f"(at most {SEARCH_PIXELS}): effort {DEFAULT_EFFORT} is used"
+        warnings.warn(f"{pixels} pixels are too many for effort {effort} {instead}", stacklevel=3)
+        return LEVELS[DEFAULT_EFFORT]
     return level

@@ -30,6 +30,8 @@ SYMBOL_MAX = 32767
 SHRINK_PENALTY = 1.5
 # Rows of latents that are rounded at a time: bounds the memory, some 50 bytes a symbol.
 CHUNK_SYMBOLS = 1 << 22
+# Memory of a tile for gradients over that of one that is only run forward.
+BACKWARD = 4
 # Of the moves that a pass finds good, those that are made: with all of them, neighbours would correct the same error
 # twice. And the weight of what a move does to the bits of later symbols, an extrapolation over a whole step.
 SHARE, CONTEXT_WEIGHT = 0.4, 0.7
@@ -255,9 +257,11 @@ def better_symbols(
             progress(done, steps)
 
     with torch.inference_mode(False), torch.no_grad():  # gradients are taken inside
-        y, z, quality = y.float().clone(), z.float().clone(), quality.clone()
+        y, z = y.float(), z.float()
+        if level.passes:  # what was made in inference mode takes no part in gradients
+            y, z, quality = y.clone(), z.clone(), quality.clone()
         gain = model.inverse_gain(quality)
-        error = SquaredError(model.g_s, gain, read, size, grey, tile_pixels)
+        error = SquaredError(model.g_s, gain, read, size, grey, max(1, tile_pixels // BACKWARD))
         engine = "reference" if engine == "reference" else "cpu"
         problem = Problem(model, quality, error, grey, engine, threads)
         plain = Candidate(torch.round(y), z_hat.cpu().clone(), psi.cpu().clone())
