@@ -76,6 +76,7 @@ SORTED = ("ccm-uneven", "ccm-4-sorted")
 def variants(base: CCMConfig) -> dict[str, CCMConfig]:
     """Configurations with the transforms of `base`; what is not named is as there."""
     M = base.latent_channels
+    base = replace(base, reconstruction="integer")  # centroids, and pictures, would differ from variant to variant
 
     def sized(groups: tuple[int, ...], schedule: str) -> CCMConfig:
         widths = tuple(max(1, round(w * len(base.groups) / len(groups))) for w in base.parameter_widths)
@@ -301,7 +302,7 @@ def test(model: CrossChannelContextModel, images: list, qualities: list[float]) 
     for quality in qualities:
         found = []
         for pixels in images:
-            data = encode_picture(Picture(pixels), quality, model, threads=1)
+            data = encode_picture(Picture(pixels), quality, model, effort=1, threads=1)  # the same latents for all
             seconds: dict[str, float] = {}
             decoded = decode_bytes(data, model, threads=1, timings=seconds, max_pixels=None).picture.pixels
             area = pixels.shape[0] * pixels.shape[1]

@@ -36,6 +36,13 @@ def _quality(text: str) -> float:
     return value
 
 
+def _effort(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 9:
+        raise argparse.ArgumentTypeError(f"effort must lie in 1..9, not {text}")
+    return value
+
+
 def _threads(text: str) -> int:
     value = int(text)
     if not 1 <= value <= 1024:
@@ -87,6 +94,13 @@ def _parser() -> argparse.ArgumentParser:
         default="ccm-small",
         metavar="NAME|FILE",
         help="shipped model or weights file (default: %(default)s)",
+    )
+    p.add_argument(
+        "-e",
+        "--effort",
+        type=_effort,
+        metavar="N",
+        help="1 (fastest) to 9 (smallest files; minutes for a photograph) (default: 2)",
     )
     p.add_argument(
         "--lanes",

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._backend import has_cuda
+from .effort import better_symbols, level_for
 from .errors import DamagedError, EncodeError, NotFrozenError, WrongModelError
 from .stream.limits import MAX_PIXELS, MAX_SIDE
 from .stream.packet import Packet, parse_strings, peek
@@ -122,6 +123,8 @@ def encode_packets(
     lanes: int = 0,
     threads: int | None = None,
     engine: str | None = None,
+    effort: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
     timings: dict | None = None,
     tile_pixels: int = TILE_PIXELS,
 ) -> list[Packet]:
@@ -137,15 +140,19 @@ def encode_packets(
         lanes: rANS lanes per stream (1, 2, 4, 8, 16, 32); 0 chooses them by the payload's size.
         threads: of torch and of the entropy coder; None: torch's setting.
         engine: "cpu", "cuda" or "reference"; None: as :func:`engine_for` says.
-        timings: if given, seconds are added to its keys ``g_a``, ``h_a``, ``h_s`` and ``entropy`` (context and rANS).
+        effort: 1 to 9, see :func:`compress`.
+        progress: called with (steps done, steps in all) by efforts that take steps, 3 and above.
+        timings: if given, seconds are added to its keys ``g_a``, ``h_a``, ``h_s``, ``effort`` and ``entropy`` (context
+            and rANS).
         tile_pixels: larger batches and images are transformed in pieces of so many pixels.
 
     Raises:
         NotFrozenError: the model is not frozen.
         EncodeError: latents that are not finite or leave 16 bits.
-        ValueError: sides above 2^20 pixels, a wrong lane count.
+        ValueError: sides above 2^20 pixels, a wrong lane count, an effort that this model does not have.
     """
     frozen = frozen_of(model)
+    level = level_for(model, effort, size[0] * size[1])
     (H, W), (h, w) = size, (-(-s // STRIDE) for s in size)
     if max(size) > MAX_SIDE:
         raise ValueError(f"image of {W}x{H} pixels: sides are at most {MAX_SIDE}")
@@ -158,10 +165,17 @@ def encode_packets(
             y = y * model.gain(quality)
             y_hat = _symbols(y, "y")
         with stage(timings, "h_a"):
-            z_hat = _symbols(model.h_a(y), "z")
-        del y
+            z = model.h_a(y)
+            z_hat = _symbols(z, "z")
         with stage(timings, "h_s"):
             psi = frozen.hyper(z_hat, h, w, threads=count, engine=engine)
+        if level.rounding:
+            with stage(timings, "effort"):
+                latents, picture = (y, z, z_hat, psi, quality), (read, size)
+                options = {"grey": grey, "engine": engine, "threads": count, "progress": progress}
+                options["tile_pixels"] = max(1, tile_pixels // len(codes))
+                y_hat, z_hat, psi = better_symbols(model, *latents, level, *picture, **options)
+        del y, z
         with stage(timings, "entropy"):
             z_streams = frozen.encode_z(z_hat, lanes=lanes, threads=count, engine=engine)
             y_streams = frozen.encode_y(psi, y_hat, lanes=lanes, threads=count, engine=engine)
@@ -199,6 +213,7 @@ def compress(
     lanes: int = 0,
     threads: int | None = None,
     engine: str | None = None,
+    effort: int | None = None,
     timings: dict | None = None,
 ) -> dict:
     """Compress images to strings, by CompressAI's contract.
@@ -212,7 +227,11 @@ def compress(
         threads: of torch and of the entropy coder; None: torch's setting.
         engine: "cpu", "cuda" or "reference" (plain Python, slow): the same strings from the same latents. None: "cuda"
             if the model is on a GPU and this build has it.
-        timings: if given, seconds are added to its keys ``g_a``, ``h_a``, ``h_s`` and ``entropy`` (context and rANS).
+        effort: what the encoder spends on smaller files and better pictures, from 1 (plain rounding) to 9 (minutes for
+            a photograph); docs/effort.md has gains and times. None: 2, which takes hardly longer than 1. Efforts above
+            1 are for models that were trained for squared error. Nets of CompressAI have none.
+        timings: if given, seconds are added to its keys ``g_a``, ``h_a``, ``h_s``, ``effort`` and ``entropy`` (context
+            and rANS).
 
     Returns:
         ``{"strings": [[y string of each image], [z string of each image]], "shape": (hz, wz)}``. The strings hold all
@@ -220,10 +239,13 @@ def compress(
 
     Raises:
         NotFrozenError: the model is not frozen.
-        TypeError, ValueError: x is no such tensor, has values outside [0, 1] or NaN; quality outside 1..8.
+        TypeError, ValueError: x is no such tensor, has values outside [0, 1] or NaN; quality outside 1..8; effort
+            outside 1..9, or above 1 for a model that does not have it.
         EncodeError: the model makes latents of this image that cannot be coded.
     """
     if (fast := accelerated(model)) is not None:
+        if effort not in (None, 1):
+            raise ValueError("nets of CompressAI have no encoder effort: leave effort out")
         return fast.compress(x, lanes=lanes, threads=threads, engine=engine, timings=timings)
     frozen_of(model)
     _check_images(x)
@@ -241,7 +263,7 @@ def compress(
             over = (0, max(0, columns.stop - W), 0, max(0, rows.stop - H))
             return F.pad(part[..., rows, columns], over, mode="replicate")
 
-        options = {"lanes": lanes, "threads": threads, "engine": engine, "timings": timings}
+        options = {"lanes": lanes, "threads": threads, "engine": engine, "effort": effort, "timings": timings}
         packets += encode_packets(model, read, (H, W), codes[k : k + at_once], **options)
     y_strings, z_strings = zip(*(p.to_strings() for p in packets), strict=True)
     return {"strings": [list(y_strings), list(z_strings)], "shape": packets[0].z_shape}

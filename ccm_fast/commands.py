@@ -147,14 +147,30 @@ def encode(args) -> int:
         complain(None, reason(error))
         return 1
 
+    bars = not args.quiet and sys.stderr.isatty()
+
     def work(job: Job) -> dict:
         import io
+        import warnings
+
+        from tqdm import tqdm
 
         seconds: dict[str, float] = {}
         source = io.BytesIO(sys.stdin.buffer.read()) if job.source == "-" else job.source
         target = sys.stdout.buffer if job.target == "-" else job.target
         options = {"lanes": args.lanes, "threads": args.threads, "max_pixels": args.max_pixels, "timings": seconds}
-        return {**encode_file(source, target, args.quality, model, **options), "seconds": _rounded(seconds)}
+        with warnings.catch_warnings(record=True) as notes, tqdm(disable=not bars, unit="step", leave=False) as bar:
+            warnings.simplefilter("always", UserWarning)
+
+            def progress(done: int, steps: int) -> None:
+                bar.total = steps
+                bar.update(done - bar.n)
+
+            options |= {"effort": args.effort, "progress": progress}
+            report = encode_file(source, target, args.quality, model, **options)
+        for note in notes:
+            complain(job.source, note.message)
+        return {**report, "seconds": _rounded(seconds)}
 
     return _run(jobs, args, work, "encode")
 

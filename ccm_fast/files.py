@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -103,6 +104,8 @@ def encode_picture(
     lanes: int = 0,
     threads: int | None = None,
     engine: str | None = None,
+    effort: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
     timings: dict | None = None,
 ) -> bytes:
     """The bytes of a .ccm file. Arguments and errors as :func:`encode_file`."""
@@ -119,6 +122,7 @@ def encode_picture(
         return (values.expand(3, -1, -1) if picture.grey else values.permute(2, 0, 1))[None]
 
     options = {"grey": picture.grey, "lanes": lanes, "threads": threads, "engine": engine, "timings": timings}
+    options |= {"effort": effort, "progress": progress}
     (packet,) = encode_packets(model_for(model), read, (H, W), [code], **options)
     return write_container(packet.to_file(), picture.chunks)
 
@@ -132,7 +136,9 @@ def encode_file(
     lanes: int = 0,
     threads: int | None = None,
     engine: str | None = None,
+    effort: int | None = None,
     max_pixels: int | None = MAX_PIXELS,
+    progress: Callable[[int, int], None] | None = None,
     timings: dict | None = None,
 ) -> dict:
     """Encode an image file to a .ccm file, which appears under its name only when complete.
@@ -147,8 +153,10 @@ def encode_file(
         lanes: rANS lanes per stream (1, 2, 4, 8, 16, 32); 0 chooses them by the payload's size.
         threads: of torch and of the entropy coder; None: torch's setting.
         engine: "cpu", "cuda" or "reference" (slow): the same bytes from the same latents; None: by the model's device.
+        effort: 1 to 9, None: the default; as for :func:`ccm_fast.compress`.
         max_pixels: larger images are refused; None: no limit.
-        timings: if given, seconds are added to its keys ``read``, ``g_a``, ``h_a``, ``h_s``, ``entropy``.
+        progress: called with (steps done, steps in all) by efforts that take steps, 3 and above.
+        timings: if given, seconds are added to its keys ``read``, ``g_a``, ``h_a``, ``h_s``, ``effort``, ``entropy``.
 
     Returns:
         ``{"width", "height", "bytes", "bpp", "quality"}`` of the file, the quality as quantized.
@@ -158,7 +166,7 @@ def encode_file(
         LimitError: more than ``max_pixels`` pixels.
         EncodeError: the model makes latents of this image that cannot be coded.
         NotFrozenError, FileNotFoundError, ModelError: the model is not usable.
-        ValueError: quality, lanes or threads out of range.
+        ValueError: quality, lanes, threads or effort out of range, or an effort that the model does not have.
         OSError: a file cannot be read or written.
     """
     from .images import from_pillow
@@ -166,7 +174,8 @@ def encode_file(
     code = quality_code(quality)
     with stage(timings, "read"):
         picture = from_pillow(src) if isinstance(src, Image.Image) else open_picture(src, max_pixels)
-    data = encode_picture(picture, quality, model, lanes=lanes, threads=threads, engine=engine, timings=timings)
+    options = {"lanes": lanes, "threads": threads, "engine": engine, "timings": timings}
+    data = encode_picture(picture, quality, model, effort=effort, progress=progress, **options)
     if isinstance(dst, (str, os.PathLike)):
         with atomic_write(dst) as file:
             file.write(data)

@@ -152,6 +152,7 @@ def _build(path: Path) -> CrossChannelContextModel:
         thaw(model, model.frozen.plan)
     except ValueError as error:
         raise ModelError(f"{path.name}: the frozen entropy model does not fit the configuration: {error}") from error
+    model.metric = str(_json(metadata, "meta", path).get("metric", "mse"))
     return model.eval()
 
 

@@ -105,7 +105,7 @@ def test_result_is_an_ordinary_tensor(model):
 def test_timings(model):
     seconds = {}
     out = compress(model, batch(1), timings=seconds)
-    assert set(seconds) == {"g_a", "h_a", "h_s", "entropy"}
+    assert set(seconds) == {"g_a", "h_a", "h_s", "effort", "entropy"}
     seconds = {}
     decompress(model, out["strings"], out["shape"], timings=seconds)
     assert set(seconds) == {"z", "h_s", "entropy", "g_s"} and min(seconds.values()) > 0

@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
-import inspect
 import io
 import os
 import shutil
@@ -338,10 +337,11 @@ def model_codec(
     Raises:
         FileNotFoundError: no such model.
         NotFrozenError, ModelError: it is not usable.
-        ValueError: this encoder has no efforts.
+        ValueError: no such effort, or one that the model does not have.
     """
     import torch
 
+    from ..effort import level_for
     from ..files import decode_bytes, encode_picture, model_for
     from ..images import Picture
     from ..weights import find
@@ -349,8 +349,7 @@ def model_codec(
     weights = hashlib.sha256(Path(find(model)).read_bytes()).hexdigest()[:16]
     loaded = model_for(os.fspath(model))
     options = {} if effort is None else {"effort": effort}
-    if effort is not None and "effort" not in inspect.signature(encode_picture).parameters:
-        raise ValueError("the encoder of this version has no effort setting")
+    level_for(loaded, effort)
     suffix = "" if effort is None else f"-e{effort}"
     name = Path(model).stem + suffix
 

@@ -1,0 +1,109 @@
+"""The picture's squared error: exactly, its gradient, and what one symbol contributes to it on average."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ..tiles import STRIDE, margin, plan_tiles
+
+__all__ = ["SquaredError", "sensitivities"]
+
+# Latents of the pictures that the sensitivities are measured on; a border that zero padding reaches does not count.
+_SIDE, _BORDER, _PROBES = 16, 3, 2
+_known: weakref.WeakKeyDictionary[nn.Module, dict] = weakref.WeakKeyDictionary()
+
+
+def sensitivities(g_s: nn.Module, channels: int, grey: bool) -> Tensor:
+    """Mean of ||d x_hat / d y_c||^2 for every input channel c of g_s, float32 [channels].
+
+    The diagonal of J^T J by random signs r behind the transform (Hutchinson's estimator: E[(J^T r)_i^2] is the squared
+    norm of column i), averaged over positions. Measured on a plain grey picture: photographs differ from it by 6 % in
+    the mean over channels, and from each other by 2 %, with the shipped weights. Kept until the weights change.
+
+    Args:
+        g_s: the synthesis transform.
+        channels: of its input.
+        grey: for decoders that average the three colours.
+    """
+    state = tuple((p.data_ptr(), p._version) for p in g_s.parameters()), grey
+    kept = _known.setdefault(g_s, {})
+    if state not in kept:
+        weight = next(g_s.parameters())
+        generator = torch.Generator().manual_seed(0)
+        with torch.inference_mode(False), torch.enable_grad():
+            y = torch.zeros(_PROBES, channels, _SIDE, _SIDE, dtype=weight.dtype, device=weight.device)
+            y.requires_grad_(True)
+            x = g_s(y.contiguous(memory_format=torch.channels_last))
+            shape = x[:, :1].shape if grey else x.shape
+            signs = torch.randint(0, 2, shape, generator=generator).to(x) * 2 - 1
+            if grey:  # the mean of three colours, counted three times: 3 * (sum / 3)^2
+                signs = signs.expand_as(x) * 3**-0.5
+            (grad,) = torch.autograd.grad(x, y, signs)
+        inner = slice(_BORDER, _SIDE - _BORDER)
+        kept.clear() if len(kept) > 1 else None
+        kept[state] = grad[:, :, inner, inner].float().square().mean((0, 2, 3))
+    return kept[state]
+
+
+class SquaredError:
+    """The error of the pictures that y_hat decodes to, summed over pixels and colours in [0, 1], tile by tile.
+
+    Args:
+        g_s: the synthesis transform.
+        gain: the decoder's gain, [B, M, 1, 1].
+        read: the pixels, float [B, 3, rows, columns], of two slices.
+        size: (H, W) of the images.
+        grey: the decoder averages the colours.
+        tile_pixels: of all B images, to process at a time.
+    """
+
+    def __init__(
+        self,
+        g_s: nn.Module,
+        gain: Tensor,
+        read: Callable[[slice, slice], Tensor],
+        size: tuple[int, int],
+        grey: bool,
+        tile_pixels: int,
+    ):
+        self.g_s, self.gain, self.read, self.size, self.grey = g_s, gain, read, size, grey
+        h, w = (-(-s // STRIDE) for s in size)
+        self.tiles = plan_tiles(h, w, margin(g_s, "synthesis"), max(1, tile_pixels // STRIDE**2))
+
+    def _of_tile(self, y_hat: Tensor, tile) -> Tensor:
+        """[B], of the latents of the tile's outer rectangle."""
+        latents = (y_hat * self.gain).to(next(self.g_s.parameters()).dtype)
+        x_hat = self.g_s(latents.contiguous(memory_format=torch.channels_last))
+        H, W = self.size
+        rows = slice(STRIDE * tile.i0, min(STRIDE * tile.i1, H))
+        columns = slice(STRIDE * tile.j0, min(STRIDE * tile.j1, W))
+        top, left = STRIDE * tile.outer_i0, STRIDE * tile.outer_j0
+        x_hat = x_hat[..., rows.start - top : rows.stop - top, columns.start - left : columns.stop - left].clamp(0, 1)
+        if self.grey:
+            x_hat = x_hat.mean(1, keepdim=True)
+        return (x_hat - self.read(rows, columns).to(x_hat)).float().square().flatten(1).sum(1)
+
+    def __call__(self, y_hat: Tensor) -> Tensor:
+        """The error of each image, float32 [B], of y_hat [B, M, h, w]."""
+        total = y_hat.new_zeros(len(y_hat), dtype=torch.float32)
+        with torch.no_grad():
+            for t in self.tiles:
+                total += self._of_tile(y_hat[:, :, t.outer_i0 : t.outer_i1, t.outer_j0 : t.outer_j1], t)
+        return total
+
+    def gradient(self, y_hat: Tensor) -> tuple[Tensor, Tensor]:
+        """The error of each image [B], and its gradient [B, M, h, w]: exact, tiles overlap by their margins."""
+        total = y_hat.new_zeros(len(y_hat), dtype=torch.float32)
+        grad = torch.zeros_like(y_hat)
+        for t in self.tiles:
+            outer = (slice(None), slice(None), slice(t.outer_i0, t.outer_i1), slice(t.outer_j0, t.outer_j1))
+            with torch.enable_grad():
+                part = y_hat[outer].detach().clone().requires_grad_(True)
+                error = self._of_tile(part, t)
+                grad[outer] += torch.autograd.grad(error.sum(), part)[0]
+            total += error.detach()
+        return total, grad

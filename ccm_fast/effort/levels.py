@@ -1,0 +1,74 @@
+"""What each effort does."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..models import CrossChannelContextModel
+
+__all__ = ["DEFAULT_EFFORT", "LEVELS", "SEARCH_PIXELS", "Level", "level_for"]
+
+
+@dataclass(frozen=True)
+class Level:
+    """Parts of the search; later ones start from what earlier ones found.
+
+    Attributes:
+        rounding: rate-distortion-optimized rounding by the sensitivities of the channels (no transform is run).
+        passes: passes of integer moves by the gradient of the picture's error and of the contexts' bits.
+        iterations: gradient steps on latents that are rounded softly, before those passes.
+    """
+
+    rounding: bool = False
+    passes: int = 0
+    iterations: int = 0
+
+
+# docs/effort.md has what each gains and costs.
+LEVELS: dict[int, Level] = {
+    1: Level(),
+    2: Level(rounding=True),
+    3: Level(rounding=True, passes=2),
+    4: Level(rounding=True, passes=5),
+    5: Level(rounding=True, passes=5, iterations=15),
+    6: Level(rounding=True, passes=5, iterations=40),
+    7: Level(rounding=True, passes=5, iterations=100),
+    8: Level(rounding=True, passes=5, iterations=250),
+    9: Level(rounding=True, passes=5, iterations=600),
+}
+#: All that costs hardly more time than plain rounding.
+DEFAULT_EFFORT = 2
+# Gradients hold the activations of the entropy model for a whole image, some 100 bytes a pixel (those of g_s come in
+# tiles): 3 GB here. Larger images get the default.
+SEARCH_PIXELS = 32 << 20
+
+
+def level_for(model: CrossChannelContextModel, effort: int | None, pixels: int = 0) -> Level:
+    """The level of an effort for a model and an image's size.
+
+    Args:
+        model: its ``metric`` says what it was trained for: only squared error can be searched for.
+        effort: 1 to 9; None: the default, which is plain rounding for models of other metrics.
+        pixels: of one image; above SEARCH_PIXELS higher efforts than the default do its work, with a warning.
+
+    Raises:
+        ValueError: no such effort, or one that this model does not have.
+    """
+    metric = getattr(model, "metric", "mse")
+    if effort is None:
+        effort = DEFAULT_EFFORT if metric == "mse" else 1
+    if isinstance(effort, bool) or not isinstance(effort, int) or effort not in LEVELS:
+        raise ValueError(f"effort must be a whole number in 1..{max(LEVELS)}, not {effort!r}")
+    if effort > 1 and metric != "mse":
+        raise ValueError(
+            f"the model was trained for {metric}, and efforts above 1 minimize squared error: use effort=1"
+        )
+    level = LEVELS[effort]
+    if level.passes and pixels > SEARCH_PIXELS:
+        instead = f"(at most {SEARCH_PIXELS}): effort {DEFAULT_EFFORT} is used"
+        warnings.warn(f"{pixels} pixels are too many for effort {effort} {instead}", stacklevel=3)
+        return LEVELS[DEFAULT_EFFORT]
+    return level

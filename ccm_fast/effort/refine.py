@@ -1,0 +1,51 @@
+"""Gradient steps on the latents of one image, through soft rounding that hardens as it goes.
+
+Sources: Campos et al. 2019 (arXiv 1906.01223); Yang, Bamler, Mandt 2020 (arXiv 2006.04240).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .search import Problem
+
+__all__ = ["refine", "soft_round"]
+
+# Softness of the rounding, first and last, and Adam's step, first; all but a tenth of it is taken away by the end.
+SOFT, HARD = 0.25, 0.05
+STEP = 0.02
+
+
+def soft_round(v: Tensor, softness: float) -> Tensor:
+    """floor(v) + sigmoid((fraction - 1/2) / softness): the rounding's step, as soft as asked for."""
+    low = torch.floor(v).detach()
+    return low + torch.sigmoid((v - low - 0.5) / softness)
+
+
+def refine(problem: Problem, y: Tensor, z: Tensor, iterations: int, tick: Callable[[], None]) -> tuple[Tensor, Tensor]:
+    """y and z after so many steps of Adam on their Lagrangian, not rounded.
+
+    The rate is the float entropy model's, which loaded weights have from their plan (:mod:`ccm_fast.integer.thaw`).
+    """
+    prior, dtype = problem.model.z_prior, next(problem.model.parameters()).dtype
+    y, z = y.clone().requires_grad_(True), z.clone().requires_grad_(True)
+    adam = torch.optim.Adam([y, z])
+    for k in range(iterations):
+        progress = k / max(1, iterations - 1)
+        softness = SOFT * (HARD / SOFT) ** progress
+        adam.param_groups[0]["lr"] = STEP * (1 - 0.9 * progress)
+        with torch.enable_grad():
+            y_soft, z_soft = soft_round(y, softness), soft_round(z, softness)
+            _, slope = problem.error.gradient(y_soft.detach())
+            bits = problem.float_bits(y_soft, y_soft, z_soft) - torch.log2(prior(z_soft.to(dtype)).float()).sum()
+            # The error's gradient is known already, tile by tile: a linear term stands for it.
+            loss = bits + ((problem.price * slope) * y_soft).sum()
+            y.grad, z.grad = torch.autograd.grad(loss, [y, z])
+        adam.step()
+        tick()
+    return y.detach(), z.detach()

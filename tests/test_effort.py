@@ -1,0 +1,247 @@
+"""Encoder effort: what is found is never worse than plain rounding, and every decoder reads it."""
+
+import io
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+from ccm_fast import compress, decompress, errors, files, weights
+from ccm_fast.effort import DEFAULT_EFFORT, LEVELS, distortion, level_for, levels, rate, search
+from ccm_fast.integer import reference
+from ccm_fast.train.loss import lagrange_multiplier
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.model()
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return weights.load("ccm-small")
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Efforts of fewer steps, of the same parts."""
+    for effort, iterations in ((5, 3), (9, 6)):
+        monkeypatch.setitem(LEVELS, effort, levels.Level(rounding=True, passes=2, iterations=iterations))
+
+
+def batch(*seeds, height=40, width=56):
+    return torch.stack([torch.from_numpy(tiny.photo(height, width, s)).permute(2, 0, 1) / 255 for s in seeds])
+
+
+def lagrangians(model, x, quality, out):
+    """Real bytes and real pictures, in bits."""
+    x_hat = (decompress(model, **out)["x_hat"] * 255).round() / 255
+    price = float(lagrange_multiplier(torch.tensor(float(quality)))) * 255**2 / 3
+    errors_ = (x_hat - x).square().flatten(1).sum(1).tolist()
+    sizes = [8 * (len(y) + len(z)) for y, z in zip(*out["strings"], strict=True)]
+    return [size + price * error for size, error in zip(sizes, errors_, strict=True)]
+
+
+def test_code_lengths_are_those_of_the_tables(model):
+    plan = model.frozen.plan
+    rng = np.random.default_rng(0)
+    for table, rows in zip(rate.tables_of(model.frozen), (plan.y_rows, plan.z_rows), strict=True):
+        row = rng.integers(0, len(rows), 3000)
+        symbol = rng.integers(-40, 41, 3000)
+        symbol[:200] = rng.integers(-32767, 32768, 200)  # escapes
+        edge = rows.lo[row[200:600]]
+        symbol[200:400], symbol[400:600] = edge[:200] - 1, edge[200:] + rows.n[row[400:600]] - 1  # the first escapes
+        found = table(torch.from_numpy(row), torch.from_numpy(symbol).int())
+        want = [reference.ideal_bits(rows, r[None], v[None]) for r, v in zip(row, symbol, strict=True)]
+        np.testing.assert_allclose(found.numpy(), want, rtol=1e-5, atol=1e-5)
+
+
+def test_sensitivities_are_the_error_of_a_unit_step(shipped):
+    """One step of one channel, at many places, really changes the picture so much."""
+    M = shipped.config.latent_channels
+    h = distortion.sensitivities(shipped.g_s, M, False)
+    assert distortion.sensitivities(shipped.g_s, M, False) is h  # kept
+    with torch.no_grad():
+        base = torch.zeros(1, M, 13, 13)
+        for channel in (0, M // 2, M - 1):
+            step = base.clone()
+            step[:, channel, 6, 6] = 0.1
+            change = float((shipped.g_s(step) - shipped.g_s(base)).square().sum()) / 0.01
+            assert h[channel] == pytest.approx(change, rel=0.35)  # two pictures: an estimate
+
+
+def test_gradient_of_the_error_in_tiles(model):
+    x = batch(1, height=90, width=130)
+    gain = model.inverse_gain(torch.tensor([4.0]))
+    y = torch.randn(1, model.config.latent_channels, 6, 9, generator=torch.Generator().manual_seed(0)) * 2
+
+    def read(rows, columns):
+        return x[..., rows, columns]
+
+    for grey in (False, True):
+        whole = distortion.SquaredError(model.g_s, gain, read, (90, 130), grey, 1 << 30)
+        tiled = distortion.SquaredError(model.g_s, gain, read, (90, 130), grey, 16 * 256)
+        assert len(whole.tiles) == 1 < len(tiled.tiles)
+        for a, b in zip((whole(y), *whole.gradient(y)), (tiled(y), *tiled.gradient(y)), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        free = y.clone().requires_grad_(True)
+        x_hat = model.g_s(free * gain)[..., :90, :130].clamp(0, 1)
+        error = ((x_hat.mean(1, keepdim=True) if grey else x_hat) - x).square().sum()
+        torch.testing.assert_close(whole(y)[0], error.detach(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(whole.gradient(y)[1], torch.autograd.grad(error, free)[0], rtol=1e-3, atol=1e-4)
+
+
+def test_rounding_towards_the_mean_is_the_best_of_the_neighbours(model):
+    """For each symbol by itself: no neighbour within one step has a lower cost."""
+    rng = np.random.default_rng(1)
+    bits, _ = rate.tables_of(model.frozen)
+    y = torch.from_numpy(rng.laplace(0, 3, (1, 4, 5, 9)).astype(np.float32))
+    row = torch.from_numpy(rng.integers(0, len(model.frozen.plan.y_rows), y.shape)).short()
+    offset = torch.from_numpy(rng.integers(-2, 3, y.shape)).short()
+    weight = torch.full((1, 1, 1, 9), 2.0)
+    start = torch.round(y).int()
+
+    def cost(s):
+        return bits(row, s - offset) + weight * (s - y).square()
+
+    found = search.round_towards_mean(y, start, offset, row, bits, weight).int()
+    assert (found != start).any() and ((found - start).abs() <= 1).all()
+    least = torch.stack([cost(start + d) for d in (-1, 0, 1)]).min(0).values
+    # A fraction of half a step may lie on either side of a table's middle: hardly any symbol finds less elsewhere.
+    assert ((cost(found) - least) > 1e-3).float().mean() < 0.02
+
+
+@pytest.mark.parametrize("quality", [2, 6])
+def test_more_effort_lowers_the_lagrangian_of_real_files(shipped, quality, quick):
+    x = batch(3, 4, height=112, width=144)
+    plain = lagrangians(shipped, x, quality, compress(shipped, x, quality, effort=1))
+    before = plain
+    for effort in (2, 3, 5):
+        found = lagrangians(shipped, x, quality, compress(shipped, x, quality, effort=effort))
+        assert all(f < p for f, p in zip(found, plain, strict=True))
+        assert sum(found) <= sum(before)
+        before = found
+
+
+def test_effort_one_is_plain_rounding(shipped):
+    x = batch(5, height=64, width=80)
+    out = compress(shipped, x, 5, effort=1)
+    y = shipped.analysis(x, torch.tensor([5.0]))
+    z = torch.round(shipped.h_a(y)).permute(0, 2, 3, 1).short().contiguous()
+    psi = shipped.frozen.hyper(z, 4, 5)
+    (streams,) = shipped.frozen.encode_y(psi, torch.round(y).permute(0, 2, 3, 1).short().contiguous())
+    assert out["strings"][0][0].endswith(b"".join(s.data for s in streams))
+    assert compress(shipped, x, 5, effort=DEFAULT_EFFORT) == compress(shipped, x, 5) != out
+
+
+@pytest.mark.parametrize("effort", [2, 4, 5])
+def test_files_of_all_efforts_are_the_same_again_and_decode_by_all_engines(model, effort, quick):
+    x = batch(1, 2, height=70, width=53)
+    out = compress(model, x, [3.0, 6.5], effort=effort)
+    assert compress(model, x, [3.0, 6.5], effort=effort) == out
+    assert compress(model, x, [3.0, 6.5], effort=effort, engine="reference") == out
+    single = compress(model, x[1:], 6.5, effort=effort)
+    assert single["strings"] == [part[1:] for part in out["strings"]]
+    fast, slow = decompress(model, **out)["x_hat"], decompress(model, **out, engine="reference")["x_hat"]
+    assert torch.equal(fast, slow)
+
+
+@pytest.mark.parametrize("effort", [2, 3, 5])
+@pytest.mark.parametrize("mode", ["L", "RGBA", "I;16"])
+def test_other_kinds_of_pictures(model, mode, effort, quick, tmp_path):
+    pixels = tiny.photo(37, 45)
+    image = Image.fromarray(pixels[..., 0]) if mode == "L" else Image.fromarray(pixels)
+    if mode == "RGBA":
+        image.putalpha(Image.fromarray(pixels[..., 1]))
+    if mode == "I;16":
+        image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+    report = files.encode_file(image, tmp_path / "a.ccm", 6, model, effort=effort)
+    decoded = files.decode_file(tmp_path / "a.ccm", model=model)
+    assert decoded.size == (45, 37) and decoded.mode == {"I;16": "L"}.get(mode, mode) and report["bytes"] > 0
+
+
+def test_pillow_saves_with_effort(shipped, tmp_path):
+    import ccm_fast.interop.pillow  # noqa: F401
+
+    image = Image.fromarray(tiny.photo(48, 64))
+    sizes = {}
+    for effort in (1, 3):
+        image.save(tmp_path / "a.ccm", effort=effort)
+        sizes[effort] = (tmp_path / "a.ccm").stat().st_size
+        out = io.BytesIO()
+        files.encode_file(image, out, effort=effort)
+        assert out.getvalue() == (tmp_path / "a.ccm").read_bytes()
+    assert sizes[3] < sizes[1]
+
+
+def test_progress_and_tiles(model, quick):
+    x = batch(1, height=90, width=130)
+    seen = []
+    picture = files.Picture(tiny.photo(90, 130, 1))
+    data = files.encode_picture(picture, 4, model, effort=5, progress=lambda *a: seen.append(a))
+    assert seen == [(k, 7) for k in range(1, 8)] and len(data) > 100
+    assert x.shape[-1] == 130
+
+
+def test_wrong_efforts(model, monkeypatch):
+    x = batch(1)
+    for effort in (0, 10, 2.5, "3", True):
+        with pytest.raises(ValueError, match="effort must be"):
+            compress(model, x, effort=effort)
+    other = tiny.make()
+    other.metric = "ms-ssim"
+    with pytest.raises(ValueError, match="ms-ssim"):
+        compress(other, x, effort=2)
+    assert compress(other, x) == compress(other, x, effort=1)  # their default
+    monkeypatch.setattr(levels, "SEARCH_PIXELS", 1000)
+    with pytest.warns(UserWarning, match="too many"):
+        assert level_for(model, 9, 1001) == LEVELS[2]
+    assert level_for(model, 9, 1000) == LEVELS[9] and level_for(model, 2, 1001) == LEVELS[2]
+    broken = tiny.make()
+    broken.log_gain += 50.0
+    with pytest.raises(errors.EncodeError):
+        compress(broken, x, effort=3)
+
+
+def test_the_command_line(tmp_path, capsys, quick, monkeypatch):
+    from ccm_fast.cli import main
+
+    Image.fromarray(tiny.photo(48, 64)).save(tmp_path / "a.png")
+    sizes = {}
+    for effort in (1, 2, 5):
+        command = ["encode", str(tmp_path / "a.png"), str(tmp_path / f"{effort}.ccm"), "--effort", str(effort)]
+        assert main(command) == 0
+        sizes[effort] = (tmp_path / f"{effort}.ccm").stat().st_size
+    assert sizes[5] <= sizes[2] < sizes[1]
+    assert main(["encode", str(tmp_path / "a.png"), str(tmp_path / "b.ccm")]) == 0
+    assert (tmp_path / "b.ccm").read_bytes() == (tmp_path / f"{DEFAULT_EFFORT}.ccm").read_bytes()
+    monkeypatch.setattr(levels, "SEARCH_PIXELS", 1000)
+    assert capsys.readouterr().err == ""
+    assert main(["encode", str(tmp_path / "a.png"), str(tmp_path / "c.ccm"), "-e", "9"]) == 0
+    assert "too many" in capsys.readouterr().err
+    for wrong in ("0", "10", "x"):
+        with pytest.raises(SystemExit) as leave:
+            main(["encode", str(tmp_path / "a.png"), str(tmp_path / "d.ccm"), "--effort", wrong])
+        assert leave.value.code == 2
+
+
+def test_evaluation_of_efforts():
+    from ccm_fast.evaluate.codecs import model_codec
+
+    path = str(tiny.GOLDEN / "tiny.safetensors")
+    codecs = [model_codec(path, (4.0,), 1, effort) for effort in (1, 3)]
+    pixels = tiny.photo(48, 64)
+    plain, better = (len(codec.encode(pixels, 4.0)) for codec in codecs)
+    assert codecs[1].name == "tiny-e3" and plain != better
+    with pytest.raises(ValueError, match="effort must be"):
+        model_codec(path, None, None, 11)
+
+
+def test_nets_of_compressai_have_none():
+    class Net:
+        accelerated = object()
+
+    with pytest.raises(ValueError, match="no encoder effort"):
+        compress(Net(), batch(1), effort=3)
