@@ -93,7 +93,8 @@ def test_gradient_of_the_error_in_tiles(model):
         torch.testing.assert_close(whole.gradient(y)[1], torch.autograd.grad(error, free)[0], rtol=1e-3, atol=1e-4)
 
 
-def test_rounding_towards_the_mean_is_the_best_of_the_neighbours(model):
+@pytest.mark.parametrize("reconstruction", ["integer", "centroid"])
+def test_rounding_towards_the_mean_is_the_best_of_the_neighbours(model, reconstruction):
     """For each symbol by itself: no neighbour within one step has a lower cost."""
     rng = np.random.default_rng(1)
     bits, _ = rate.tables_of(model.frozen)
@@ -103,12 +104,18 @@ def test_rounding_towards_the_mean_is_the_best_of_the_neighbours(model):
     weight = torch.full((1, 1, 1, 9), 2.0)
     start = torch.round(y).int()
 
-    def cost(s):
-        return bits(row, s - offset) + weight * (s - y).square()
+    def restored(s, o, r):
+        return s.float() if reconstruction == "integer" else model.frozen.centroids(s, o, r)
 
-    found = search.round_towards_mean(y, start, offset, row, bits, weight).int()
+    def cost(s):
+        return bits(row, s - offset) + weight * (restored(s, offset, row) - y).square()
+
+    found = search.round_towards_mean(y, start, offset, row, bits, weight, restored).int()
     assert (found != start).any() and ((found - start).abs() <= 1).all()
-    least = torch.stack([cost(start + d) for d in (-1, 0, 1)]).min(0).values
+    towards = -torch.sign(start - offset)
+    # Centroids lie nearer to the mean than integers: a step away from it may be better still, and is not tried.
+    tried = [0, towards, -towards] if reconstruction == "integer" else [0, towards]
+    least = torch.stack([cost(start + d) for d in tried]).min(0).values
     # A fraction of half a step may lie on either side of a table's middle: hardly any symbol finds less elsewhere.
     assert ((cost(found) - least) > 1e-3).float().mean() < 0.02
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..models.entropy import gaussian_likelihood
+
 if TYPE_CHECKING:
     from .search import Problem
 
@@ -41,8 +43,10 @@ def refine(problem: Problem, y: Tensor, z: Tensor, iterations: int, tick: Callab
         adam.param_groups[0]["lr"] = STEP * (1 - 0.9 * progress)
         with torch.enable_grad():
             y_soft, z_soft = soft_round(y, softness), soft_round(z, softness)
-            _, slope = problem.error.gradient(y_soft.detach())
-            bits = problem.float_bits(y_soft, y_soft, z_soft) - torch.log2(prior(z_soft.to(dtype)).float()).sum()
+            mean, scale = problem.float_parameters(y_soft, z_soft)
+            _, slope = problem.error.gradient(problem.model.reconstruct(y_soft, mean, scale).detach())
+            bits = -torch.log2(gaussian_likelihood(y_soft, mean, scale)).sum()
+            bits = bits - torch.log2(prior(z_soft.to(dtype)).float()).sum()
             # The error's gradient is known already, tile by tile: a linear term stands for it.
             loss = bits + ((problem.price * slope) * y_soft).sum()
             y.grad, z.grad = torch.autograd.grad(loss, [y, z])

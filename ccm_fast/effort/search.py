@@ -85,9 +85,15 @@ class Problem:
         """psi of z_hat, on the CPU."""
         return self.frozen.hyper(z_hat.cpu(), h, w, **self.options)
 
-    def lagrangian(self, c: Candidate, error: Tensor) -> Tensor:
-        """Float64 [B], bits: of y and z by the tables, and of the picture's error."""
-        y_hat, offset, row = self.parameters(c)
+    def restored(self, y_hat: Tensor, offset: Tensor, row: Tensor) -> Tensor:
+        """What g_s reads for symbols with these parameters, float32 of their shape."""
+        if self.model.config.reconstruction == "integer":
+            return y_hat.float()
+        return self.frozen.centroids(y_hat, offset, row)
+
+    def lagrangian(self, c: Candidate, known: tuple[Tensor, Tensor, Tensor], error: Tensor) -> Tensor:
+        """Float64 [B], bits: of y and z by the tables, and of the picture's error. ``known``: c's parameters."""
+        y_hat, offset, row = known
         bits = _chunked_sum(self.y_bits, row, y_hat - offset)
         z_row = torch.arange(c.z_hat.shape[-1]).expand(c.z_hat.shape)
         bits += self.z_bits(z_row, c.z_hat.cpu().int()).flatten(1).double().sum(1)
@@ -97,14 +103,15 @@ class Problem:
         """Bits that a unit change of each symbol adds to those that have it in their context, by the float net."""
         with torch.enable_grad():
             known = c.y_hat.detach().clone().requires_grad_(True)
-            bits = self.float_bits(c.y_hat, known, _first(c.z_hat, c.y_hat))
+            found = self.float_parameters(known, _first(c.z_hat, c.y_hat))
+            bits = -torch.log2(gaussian_likelihood(c.y_hat, *found)).sum()
             return torch.autograd.grad(bits, known)[0]
 
-    def float_bits(self, y: Tensor, known: Tensor, z: Tensor) -> Tensor:
-        """Bits of y, all images together, by the float entropy model with contexts from ``known``; differentiable."""
+    def float_parameters(self, known: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and scale of every symbol by the float entropy model, contexts from ``known``; differentiable."""
         dtype = next(self.model.parameters()).dtype
         mean, index = (v.float() for v in self.model.entropy_parameters(known.to(dtype), z.to(dtype)))
-        return -torch.log2(gaussian_likelihood(y, mean, scale_from_index(index))).sum()
+        return mean, scale_from_index(index)
 
 
 def _last(y: Tensor) -> Tensor:
@@ -128,7 +135,13 @@ def _chunked_sum(table: TableBits, row: Tensor, symbol: Tensor) -> Tensor:
 
 
 def round_towards_mean(
-    y: Tensor, y_hat: Tensor, offset: Tensor, row: Tensor, bits: TableBits, weight: Tensor
+    y: Tensor,
+    y_hat: Tensor,
+    offset: Tensor,
+    row: Tensor,
+    bits: TableBits,
+    weight: Tensor,
+    restored: Callable[[Tensor, Tensor, Tensor], Tensor],
 ) -> Tensor:
     """Rate-distortion-optimized rounding: a step towards the mean wherever it saves more bits than its error costs.
 
@@ -141,6 +154,7 @@ def round_towards_mean(
         row: likewise.
         bits: their code lengths.
         weight: float [B, 1, 1, M], bits per unit of squared error.
+        restored: what g_s reads for symbols, offsets and rows.
 
     Returns:
         int16 [B, h, w, M].
@@ -148,11 +162,11 @@ def round_towards_mean(
     out = y_hat.to(torch.int16)
     v = y_hat - offset
     where = v.nonzero(as_tuple=True)
-    v, r = v[where], row[where]
+    v, o, r, real = v[where], offset[where], row[where], y[where]
     step = torch.sign(v)
     saved = bits(r, v) - bits(r, v - step)
-    error = y_hat[where] - y[where]
-    cost = weight.expand(y.shape)[where] * (1 - 2 * step * error)
+    before, after = restored(v + o, o, r) - real, restored(v + o - step, o, r) - real
+    cost = weight.expand(y.shape)[where] * (after.square() - before.square())
     out[where] -= (step * (saved > cost)).to(torch.int16)
     return out
 
@@ -164,19 +178,35 @@ def _rounded(problem: Problem, y: Tensor, c: Candidate) -> Candidate:
     out = torch.empty(y_hat.shape, dtype=torch.int16)
     for part in _rows(y_hat.shape):
         numbers = (values[:, part].to("cpu", torch.float32), y_hat[:, part], offset[:, part], row[:, part])
-        out[:, part] = round_towards_mean(*numbers, problem.y_bits, weight)
+        out[:, part] = round_towards_mean(*numbers, problem.y_bits, weight, problem.restored)
     return Candidate(_first(out, y), c.z_hat, c.psi)
 
 
-def _moved(problem: Problem, c: Candidate, grad: Tensor, generator: torch.Generator) -> Candidate:
-    """Every symbol one up or down where, to second order, the Lagrangian falls; of those a random share."""
-    y_hat, offset, row = problem.parameters(c)
+def _moved(
+    problem: Problem, c: Candidate, known: tuple[Tensor, Tensor, Tensor], grad: Tensor, generator: torch.Generator
+) -> Candidate:
+    """Every symbol one up or down where, to second order, the Lagrangian falls; of those a random share.
+
+    Args:
+        problem: what it costs.
+        c: where to start, with
+        known: its parameters, and
+        grad: of the pictures' error by what g_s reads, [B, M, h, w].
+        generator: of the random choice.
+    """
+    y_hat, offset, row = known
     v = y_hat - offset
-    here = problem.y_bits(row, v)
-    slope = problem.price * grad + CONTEXT_WEIGHT * problem.context_gradient(c)
-    slope, curvature = slope.permute(0, 2, 3, 1).cpu(), problem.curvature.permute(0, 2, 3, 1).cpu()
-    down = problem.y_bits(row, v - 1) - here + curvature - slope
-    up = problem.y_bits(row, v + 1) - here + curvature + slope
+    here, restored = problem.y_bits(row, v), problem.restored(*known)
+    slope = (problem.price * grad).permute(0, 2, 3, 1).cpu()
+    contexts = CONTEXT_WEIGHT * problem.context_gradient(c).permute(0, 2, 3, 1).cpu()
+    curvature = problem.curvature.permute(0, 2, 3, 1).cpu()
+
+    def gained(step: int) -> Tensor:
+        moved = problem.restored(y_hat + step, offset, row) - restored
+        bits = problem.y_bits(row, v + step) - here + step * contexts
+        return bits + moved * (slope + curvature * moved)
+
+    down, up = gained(-1), gained(1)
     # The same random choice for every image: it is coded alike alone and in a batch.
     move = (torch.minimum(down, up) < 0) & (torch.rand(y_hat.shape[1:], generator=generator) < SHARE)
     out = y_hat + torch.where(move, torch.where(up < down, 1, -1), 0)
@@ -202,11 +232,18 @@ class _Best:
 def _passes(problem: Problem, c: Candidate, count: int, best: _Best, tick: Callable[[], None]) -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(count):
-        error, grad = problem.error.gradient(c.y_hat)
-        best.offer(c, problem.lagrangian(c, error))
-        c = _moved(problem, c, grad, generator)
+        known = problem.parameters(c)
+        error, grad = problem.error.gradient(_first(problem.restored(*known), c.y_hat))
+        best.offer(c, problem.lagrangian(c, known, error))
+        c = _moved(problem, c, known, grad, generator)
         tick()
-    best.offer(c, problem.lagrangian(c, problem.error(c.y_hat)))
+    _offer(problem, c, best)
+
+
+def _offer(problem: Problem, c: Candidate, best: _Best) -> None:
+    known = problem.parameters(c)
+    error = problem.error(_first(problem.restored(*known), c.y_hat))
+    best.offer(c, problem.lagrangian(c, known, error))
 
 
 def better_symbols(
@@ -268,7 +305,7 @@ def better_symbols(
         found = _rounded(problem, y, plain)
         if level.passes:
             best = _Best()
-            best.offer(plain, problem.lagrangian(plain, error(plain.y_hat)))
+            _offer(problem, plain, best)
             _passes(problem, found, level.passes, best, tick)
             if level.iterations:
                 y_free, z_free = refine(problem, y, z, level.iterations, tick)
