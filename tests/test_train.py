@@ -1,11 +1,13 @@
 """Training: it learns, resumes exactly, reads tar shards and folders, and refuses what it cannot do."""
 
+import copy
 import io
 import json
 import os
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from ccm_fast.train.loop import TrainConfig, train
 from ccm_fast.train.loss import lagrange_multiplier
 from ccm_fast.train.plot import plot, read_log
 from ccm_fast.train.ship import load_checkpoint, ship
-from ccm_fast.train.stages import TRANSFORMS, Stage, parse_stages
+from ccm_fast.train.stages import TRANSFORMS, Stage, parse_stages, revive_stacks, silence_contexts
 
 TINY = CCMConfig(
     name="tiny",
@@ -300,3 +302,49 @@ def test_bf16(tmp_path, folder):
     assert not torch.equal(full["g_a.1.weight"], half["g_a.1.weight"])
     with pytest.raises(ValueError, match="bf16"):
         train(config(tmp_path, folder, bf16="perhaps"), progress=False)
+
+
+def test_dead_stacks_over_earlier_groups_are_renewed():
+    torch.manual_seed(0)
+    model = CrossChannelContextModel(replace(TINY, groups=(4, 2, 3), cross_kernels=(3, 3, 3)))
+    power = torch.logspace(2, -1, 9)[None, :, None, None]
+    y = torch.randn(8, 9, 6, 6) * power
+
+    def alive(group, start):
+        f, shares = torch.round(y)[:, :start].clamp(-127, 127), []
+        for conv in group.stack[:-1]:
+            f = torch.relu(conv(f))
+            shares.append(float((f.amax((0, 2, 3)) > 0).float().mean()))
+        return shares
+
+    silence_contexts(model)
+    assert alive(model.contexts[1], 4) == [0, 0]
+    assert revive_stacks(model, y) == [1, 2]
+    for g, start in ((1, 4), (2, 6)):
+        assert min(alive(model.contexts[g], start)) > 0.8
+        # Small at first, whatever the power of the latents.
+        earlier = torch.round(y)[:, :start].clamp(-127, 127)
+        with torch.no_grad():
+            f = earlier
+            for conv in model.contexts[g].stack[:-1]:
+                f = torch.relu(conv(f))
+            assert 1e-4 < model.contexts[g].stack[-1](f).std() < 0.3
+    kept = copy.deepcopy(model.state_dict())
+    assert revive_stacks(model, y) == []
+    assert all(torch.equal(a, b) for a, b in zip(kept.values(), model.state_dict().values(), strict=True))
+
+
+def test_synthesis_learns_alone(tmp_path, folder):
+    """Nothing that decides what is coded changes, and pictures get better."""
+    first = train(config(tmp_path / "a", folder, stages="hyper=2", start="random"), progress=False)
+    options = {"init": str(first), "stages": "synthesis=30", "lr": 3e-3, "valid": [str(folder)]}
+    second = train(config(tmp_path / "b", folder, **options), progress=False)
+    before, after = (load_checkpoint(p)[0].state_dict() for p in (first, second))
+    changed = {n.split(".")[0] for n in before if not torch.equal(before[n], after[n])}
+    assert changed == {"g_s", "log_inverse_gain"}
+    x = torch.from_numpy(load_images([folder])[0][:192, :176].copy()).permute(2, 0, 1)[None] / 255
+    errors = []
+    with torch.no_grad():
+        for path in (first, second):
+            errors.append((load_checkpoint(path)[0](x, 4.0)["x_hat"] - x).square().mean())
+    assert errors[1] < errors[0]

@@ -197,8 +197,8 @@ def _activation_scale(batches: list[Tensor], scales: _Scales) -> Tensor:
         unit = top * share / 255
         e = (torch.round(x / unit[:, None]).clamp(max=255) * unit[:, None] - x).square() @ weight
         best, error = torch.where(e < error, unit * 255, best), torch.minimum(e, error)
-    # Channels that hardly ever fire would get absurdly fine units.
-    best = torch.maximum(best, best.max() / 1000)
+    # Channels that hardly ever fire would get absurdly fine units, and so would layers that never do: any unit will do.
+    best = torch.maximum(best, best.max() / 1000) if x.max() > 0 else torch.ones_like(best)
     return scales.saturation * best**scales.equalization * best.max() ** (1 - scales.equalization) / 255
 
 

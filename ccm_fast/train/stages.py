@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from ..models import CrossChannelContextModel
+from ..models.context import CONTEXT_LIMIT
 from .data import CropDataset, to_tensor
 
-__all__ = ["STAGES", "TRANSFORMS", "LatentCache", "Stage", "parse_stages", "silence_contexts"]
+__all__ = ["STAGES", "TRANSFORMS", "LatentCache", "Stage", "parse_stages", "revive_stacks", "silence_contexts"]
 
 
 class Kind(NamedTuple):
@@ -100,11 +101,58 @@ def select(model: CrossChannelContextModel, kind: Kind) -> None:
 
 @torch.no_grad()
 def silence_contexts(model: CrossChannelContextModel) -> None:
-    """Make a new model's contexts add nothing: the stage that trains them then starts from the trained hyperprior."""
+    """Make a new model's contexts add nothing: the stage that trains them then starts from the trained hyperprior.
+
+    The stacks over earlier groups are silent through and through, for :func:`revive_stacks` to fit to the latents.
+    """
     for group in model.contexts:
-        for layer in (group.spatial, group.skip, *list(group.stack)[-1:]):
+        for layer in (group.spatial, group.skip, *group.stack):
             if layer is not None:
                 layer.weight.zero_()
+                if layer.bias is not None:
+                    layer.bias.zero_()
+
+
+#: Of the last layer of a new stack: it then says something, and little.
+_QUIET = 0.03
+
+
+@torch.no_grad()
+def revive_stacks(model: CrossChannelContextModel, y: Tensor, share: float = 0.5) -> list[int]:
+    """Give the convolution stacks over earlier groups new weights where most of their units never fire.
+
+    Latents reach a hundred in some channels and a tenth in others, and Adam moves all weights by equal steps: the first
+    ones throw the stack's outputs far below zero, where ReLUs have no gradients. (Weights have shipped with 95 to 98 %
+    of the units of every second layer dead.) New weights are He's (2015, arXiv 1502.01852) for inputs of the power that
+    the channels have.
+
+    Args:
+        model: its contexts.
+        y: latents of some images after the gain, float [B, M, h, w], of all qualities.
+        share: of a layer's units; a stack with a layer that has more silent ones is renewed.
+
+    Returns:
+        The groups whose stacks were renewed.
+    """
+    y_hat = torch.round(y).clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT)
+    # Hardly ever more than a zero: such channels must not drown the others.
+    power = y_hat.square().mean((0, 2, 3)).sqrt().clamp(min=0.25)
+    renewed, start = [], 0
+    for g, group in enumerate(model.contexts):
+        f, silent = y_hat[:, :start], 0.0
+        for conv in group.stack[:-1]:
+            f = torch.relu(conv(f))
+            silent = max(silent, float((f.amax((0, 2, 3)) <= 0).float().mean()))
+        if silent > share:
+            renewed.append(g)
+            for conv in group.stack:
+                torch.nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+                if conv.bias is not None:
+                    conv.bias.zero_()
+            group.stack[0].weight.div_(power[:start, None, None])
+            group.stack[-1].weight.mul_(_QUIET)
+        start += group.channels
+    return renewed
 
 
 def learning_rate(kind: str, done: float, final: float) -> float:
