@@ -19,25 +19,27 @@ class Level:
     Attributes:
         rounding: rate-distortion-optimized rounding by the sensitivities of the channels (no transform is run).
         passes: passes of integer moves by the gradient of the picture's error and of the contexts' bits.
-        iterations: gradient steps on latents that are rounded softly, before those passes.
+        rounds: of gradient descent on the latents, softly rounded, each followed by as many passes.
+        iterations: of a round.
     """
 
     rounding: bool = False
     passes: int = 0
-    iterations: int = 0
+    rounds: int = 0
+    iterations: int = 15
 
 
-# docs/effort.md has what each gains and costs.
+# docs/effort.md has what each gains and costs. Rounds are short: one of 60 iterations gained no more than one of 15.
 LEVELS: dict[int, Level] = {
     1: Level(),
     2: Level(rounding=True),
     3: Level(rounding=True, passes=2),
     4: Level(rounding=True, passes=5),
-    5: Level(rounding=True, passes=5, iterations=15),
-    6: Level(rounding=True, passes=5, iterations=40),
-    7: Level(rounding=True, passes=5, iterations=100),
-    8: Level(rounding=True, passes=5, iterations=250),
-    9: Level(rounding=True, passes=5, iterations=600),
+    5: Level(rounding=True, passes=5, rounds=1),
+    6: Level(rounding=True, passes=5, rounds=2),
+    7: Level(rounding=True, passes=5, rounds=4),
+    8: Level(rounding=True, passes=5, rounds=8),
+    9: Level(rounding=True, passes=5, rounds=16),
 }
 #: All that costs hardly more time than plain rounding.
 DEFAULT_EFFORT = 2
