@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ccm_fast import compress, decompress, errors, files, weights
-from ccm_fast.effort import DEFAULT_EFFORT, LEVELS, distortion, level_for, levels, rate, search
+from ccm_fast.effort import DEFAULT_EFFORT, LEVELS, EffortWarning, distortion, level_for, levels, rate, search
 from ccm_fast.integer import reference
 from ccm_fast.train.loss import lagrange_multiplier
 
@@ -201,7 +201,7 @@ def test_wrong_efforts(model, monkeypatch):
     with pytest.raises(errors.EncodeError):
         compress(broken, x, effort=3)
     monkeypatch.setattr(levels, "SEARCH_PIXELS", 1000)
-    with pytest.warns(UserWarning, match="too many"):
+    with pytest.warns(EffortWarning, match="too many"):
         assert level_for(model, 9, 1001) == LEVELS[2]
     assert level_for(model, 9, 1000) == LEVELS[9] and level_for(model, 2, 1001) == LEVELS[2]
 

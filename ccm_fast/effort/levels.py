@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..models import CrossChannelContextModel
 
-__all__ = ["DEFAULT_EFFORT", "LEVELS", "SEARCH_PIXELS", "Level", "level_for"]
+__all__ = ["DEFAULT_EFFORT", "LEVELS", "SEARCH_PIXELS", "EffortWarning", "Level", "level_for"]
+
+
+class EffortWarning(UserWarning):
+    """An image is encoded with less effort than was asked for; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def level_for(model: CrossChannelContextModel, effort: int | None, pixels: int =
     Args:
         model: its ``metric`` says what it was trained for: only squared error can be searched for.
         effort: 1 to 9; None: the default, which is plain rounding for models of other metrics.
-        pixels: of one image; above SEARCH_PIXELS higher efforts than the default do its work, with a warning.
+        pixels: of one image; above SEARCH_PIXELS higher efforts than the default do its work, with an EffortWarning.
 
     Raises:
         ValueError: no such effort, or one that this model does not have.
@@ -71,6 +75,6 @@ def level_for(model: CrossChannelContextModel, effort: int | None, pixels: int =
     level = LEVELS[effort]
     if level.passes and pixels > SEARCH_PIXELS:
         instead = f"(at most {SEARCH_PIXELS}): effort {DEFAULT_EFFORT} is used"
-        warnings.warn(f"{pixels} pixels are too many for effort {effort} {instead}", stacklevel=3)
+        warnings.warn(f"{pixels} pixels are too many for effort {effort} {instead}", EffortWarning, stacklevel=3)
         return LEVELS[DEFAULT_EFFORT]
     return level
