@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         "--effort",
         type=_effort,
         metavar="N",
-        help="1 (fastest) to 9 (smallest files; minutes for a photograph) (default: 2)",
+        help="1 (fastest) to 9 (best trade of size and error; minutes for a photograph) (default: 2)",
     )
     p.add_argument(
         "--lanes",

@@ -171,10 +171,9 @@ def encode_packets(
             psi = frozen.hyper(z_hat, h, w, threads=count, engine=engine)
         if level.rounding:
             with stage(timings, "effort"):
-                latents, picture = (y, z, z_hat, psi, quality), (read, size)
                 options = {"grey": grey, "engine": engine, "threads": count, "progress": progress}
-                options["tile_pixels"] = max(1, tile_pixels // len(codes))
-                y_hat, z_hat, psi = better_symbols(model, *latents, level, *picture, **options)
+                options |= {"read": read, "size": size, "tile_pixels": max(1, tile_pixels // len(codes))}
+                y_hat, z_hat, psi = better_symbols(model, y, z, z_hat, psi, quality, level, **options)
         del y, z
         with stage(timings, "entropy"):
             z_streams = frozen.encode_z(z_hat, lanes=lanes, threads=count, engine=engine)

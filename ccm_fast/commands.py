@@ -138,6 +138,7 @@ def encode(args) -> int:
         jobs = plan_jobs(args.paths[:-1], args.paths[-1], IMAGE_SUFFIXES, ".ccm")
     except UsageError as error:
         return _usage("encode", error)
+    from ccm_fast.effort import DEFAULT_EFFORT, EffortWarning
     from ccm_fast.files import encode_file, model_for
 
     _settings(args)
@@ -147,7 +148,7 @@ def encode(args) -> int:
         complain(None, reason(error))
         return 1
 
-    bars = not args.quiet and sys.stderr.isatty()
+    bars = not args.quiet and sys.stderr.isatty() and (args.effort or DEFAULT_EFFORT) > DEFAULT_EFFORT
 
     def work(job: Job) -> dict:
         import io
@@ -160,7 +161,7 @@ def encode(args) -> int:
         target = sys.stdout.buffer if job.target == "-" else job.target
         options = {"lanes": args.lanes, "threads": args.threads, "max_pixels": args.max_pixels, "timings": seconds}
         with warnings.catch_warnings(record=True) as notes, tqdm(disable=not bars, unit="step", leave=False) as bar:
-            warnings.simplefilter("always", UserWarning)
+            warnings.simplefilter("always", EffortWarning)
 
             def progress(done: int, steps: int) -> None:
                 bar.total = steps

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ccm_fast import compress, decompress, errors, files, weights
-from ccm_fast.effort import DEFAULT_EFFORT, LEVELS, distortion, level_for, levels, rate, search
+from ccm_fast.effort import DEFAULT_EFFORT, LEVELS, EffortWarning, distortion, level_for, levels, rate, search
 from ccm_fast.integer import reference
 from ccm_fast.train.loss import lagrange_multiplier
 
@@ -27,8 +27,9 @@ def shipped():
 @pytest.fixture
 def quick(monkeypatch):
     """Efforts of fewer steps, of the same parts."""
-    for effort, iterations in ((5, 3), (9, 6)):
-        monkeypatch.setitem(LEVELS, effort, levels.Level(rounding=True, passes=2, iterations=iterations))
+    for effort, rounds in ((5, 1), (9, 2)):
+        level = levels.Level(rounding=True, passes=2, rounds=rounds, iterations=3)
+        monkeypatch.setitem(LEVELS, effort, level)
 
 
 def batch(*seeds, height=40, width=56):
@@ -125,7 +126,7 @@ def test_more_effort_lowers_the_lagrangian_of_real_files(shipped, quality, quick
     x = batch(3, 4, height=112, width=144)
     plain = lagrangians(shipped, x, quality, compress(shipped, x, quality, effort=1))
     before = plain
-    for effort in (2, 3, 5):
+    for effort in (2, 3, 5, 9):
         found = lagrangians(shipped, x, quality, compress(shipped, x, quality, effort=effort))
         assert all(f < p for f, p in zip(found, plain, strict=True))
         assert sum(found) <= sum(before)
@@ -202,14 +203,14 @@ def test_wrong_efforts(model, monkeypatch):
     with pytest.raises(ValueError, match="ms-ssim"):
         compress(other, x, effort=2)
     assert compress(other, x) == compress(other, x, effort=1)  # their default
-    monkeypatch.setattr(levels, "SEARCH_PIXELS", 1000)
-    with pytest.warns(UserWarning, match="too many"):
-        assert level_for(model, 9, 1001) == LEVELS[2]
-    assert level_for(model, 9, 1000) == LEVELS[9] and level_for(model, 2, 1001) == LEVELS[2]
     broken = tiny.make()
     broken.log_gain += 50.0
     with pytest.raises(errors.EncodeError):
         compress(broken, x, effort=3)
+    monkeypatch.setattr(levels, "SEARCH_PIXELS", 1000)
+    with pytest.warns(EffortWarning, match="too many"):
+        assert level_for(model, 9, 1001) == LEVELS[2]
+    assert level_for(model, 9, 1000) == LEVELS[9] and level_for(model, 2, 1001) == LEVELS[2]
 
 
 def test_the_command_line(tmp_path, capsys, quick, monkeypatch):

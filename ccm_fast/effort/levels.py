@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..models import CrossChannelContextModel
 
-__all__ = ["DEFAULT_EFFORT", "LEVELS", "SEARCH_PIXELS", "Level", "level_for"]
+__all__ = ["DEFAULT_EFFORT", "LEVELS", "SEARCH_PIXELS", "EffortWarning", "Level", "level_for"]
+
+
+class EffortWarning(UserWarning):
+    """An image is encoded with less effort than was asked for; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -19,25 +23,27 @@ class Level:
     Attributes:
         rounding: rate-distortion-optimized rounding by the sensitivities of the channels (no transform is run).
         passes: passes of integer moves by the gradient of the picture's error and of the contexts' bits.
-        iterations: gradient steps on latents that are rounded softly, before those passes.
+        rounds: of gradient descent on the latents, softly rounded, each followed by as many passes.
+        iterations: of a round.
     """
 
     rounding: bool = False
     passes: int = 0
-    iterations: int = 0
+    rounds: int = 0
+    iterations: int = 15
 
 
-# docs/effort.md has what each gains and costs.
+# docs/effort.md has what each gains and costs. Rounds are short: one of 60 iterations gained no more than one of 15.
 LEVELS: dict[int, Level] = {
     1: Level(),
     2: Level(rounding=True),
     3: Level(rounding=True, passes=2),
     4: Level(rounding=True, passes=5),
-    5: Level(rounding=True, passes=5, iterations=15),
-    6: Level(rounding=True, passes=5, iterations=40),
-    7: Level(rounding=True, passes=5, iterations=100),
-    8: Level(rounding=True, passes=5, iterations=250),
-    9: Level(rounding=True, passes=5, iterations=600),
+    5: Level(rounding=True, passes=5, rounds=1),
+    6: Level(rounding=True, passes=5, rounds=2),
+    7: Level(rounding=True, passes=5, rounds=4),
+    8: Level(rounding=True, passes=5, rounds=8),
+    9: Level(rounding=True, passes=5, rounds=16),
 }
 #: All that costs hardly more time than plain rounding.
 DEFAULT_EFFORT = 2
@@ -52,7 +58,7 @@ def level_for(model: CrossChannelContextModel, effort: int | None, pixels: int =
     Args:
         model: its ``metric`` says what it was trained for: only squared error can be searched for.
         effort: 1 to 9; None: the default, which is plain rounding for models of other metrics.
-        pixels: of one image; above SEARCH_PIXELS higher efforts than the default do its work, with a warning.
+        pixels: of one image; above SEARCH_PIXELS higher efforts than the default do its work, with an EffortWarning.
 
     Raises:
         ValueError: no such effort, or one that this model does not have.
@@ -69,6 +75,6 @@ def level_for(model: CrossChannelContextModel, effort: int | None, pixels: int =
     level = LEVELS[effort]
     if level.passes and pixels > SEARCH_PIXELS:
         instead = f"(at most {SEARCH_PIXELS}): effort {DEFAULT_EFFORT} is used"
-        warnings.warn(f"{pixels} pixels are too many for effort {effort} {instead}", stacklevel=3)
+        warnings.warn(f"{pixels} pixels are too many for effort {effort} {instead}", EffortWarning, stacklevel=3)
         return LEVELS[DEFAULT_EFFORT]
     return level

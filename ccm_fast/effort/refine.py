@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["refine", "soft_round"]
 
 # Softness of the rounding, first and last, and Adam's step, first; all but a tenth of it is taken away by the end.
+# Not critical: steps of 0.01 and 0.04, and softnesses of 0.4 to 0.1, were within 0.1 % of the Lagrangian on crops.
 SOFT, HARD = 0.25, 0.05
 STEP = 0.02
 

@@ -229,8 +229,13 @@ class _Best:
                 getattr(self.candidate, name)[k] = getattr(c, name)[k]
 
 
-def _passes(problem: Problem, c: Candidate, count: int, best: _Best, tick: Callable[[], None]) -> None:
-    generator = torch.Generator().manual_seed(0)
+def _near(v: Tensor, whole: Tensor) -> Tensor:
+    """What rounds to ``whole``, as near to ``v`` as that allows with some room."""
+    return whole + (v - whole).clamp(-0.45, 0.45)
+
+
+def _passes(problem: Problem, c: Candidate, count: int, best: _Best, tick: Callable[[], None], seed: int = 0) -> None:
+    generator = torch.Generator().manual_seed(seed)
     for _ in range(count):
         known = problem.parameters(c)
         error, grad = problem.error.gradient(_first(problem.restored(*known), c.y_hat))
@@ -254,9 +259,9 @@ def better_symbols(
     psi: Tensor,
     quality: Tensor,
     level: Level,
+    *,
     read: Callable[[slice, slice], Tensor],
     size: tuple[int, int],
-    *,
     grey: bool,
     tile_pixels: int,
     engine: str,
@@ -284,7 +289,7 @@ def better_symbols(
     Returns:
         y_hat int16 [B, h, w, M], z_hat int16 [B, hz, wz, N] and psi, on the CPU.
     """
-    steps = level.iterations + (1 + bool(level.iterations)) * level.passes
+    steps = level.passes + level.rounds * (level.iterations + level.passes)
     done = 0
 
     def tick() -> None:
@@ -307,12 +312,14 @@ def better_symbols(
             best = _Best()
             _offer(problem, plain, best)
             _passes(problem, found, level.passes, best, tick)
-            if level.iterations:
-                y_free, z_free = refine(problem, y, z, level.iterations, tick)
-                z_new = z_free.round().clamp(-SYMBOL_MAX, SYMBOL_MAX).permute(0, 2, 3, 1)
-                z_new = z_new.to("cpu", torch.int16).contiguous()
-                y_new = y_free.round().clamp(-SYMBOL_MAX, SYMBOL_MAX)
+            for seed in range(1, level.rounds + 1):
+                y, z = refine(problem, y, z, level.iterations, tick)
+                y_new, z_new = (v.round().clamp(-SYMBOL_MAX, SYMBOL_MAX) for v in (y, z))
+                z_new = _last(z_new)
                 start = Candidate(y_new, z_new, problem.hyper(z_new, *y.shape[2:]))
-                _passes(problem, start, level.passes, best, tick)
+                _passes(problem, start, level.passes, best, tick, seed)
+                # The next round begins at what is best so far, with what is known of the fractions.
+                y = _near(y, best.candidate.y_hat)
+                z = _near(z, _first(best.candidate.z_hat, z))
             found = best.candidate
     return _last(found.y_hat), found.z_hat, found.psi
