@@ -92,10 +92,14 @@ def _specs(args, skipped: list[str], complain) -> list[str | tuple]:
 
 
 def _merge(measured: list[Curve], joined: list[Curve]) -> list[Curve]:
-    """Ours first, then what was measured, then published ones; a curve measured now replaces an earlier one."""
+    """Ours first, then what was measured, then published ones; a curve measured now replaces an earlier one.
+
+    The order does not depend on which of them were measured now.
+    """
     now = {c.name for c in measured}
     curves = measured + [c for c in joined if c.name not in now]
-    return sorted(curves, key=lambda c: (not c.model, c.published))
+    order = {name: k for k, name in enumerate(CODECS)}
+    return sorted(curves, key=lambda c: (not c.model, c.published, order.get(c.name, len(order))))
 
 
 def _sheets(args, images: list[Source], table: list[Codec], cache: Cache, complain) -> list[dict]:
