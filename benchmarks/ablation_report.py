@@ -148,7 +148,8 @@ def document(result: dict) -> str:
         claim(result),
         "",
         f"Entropy models of several kinds on the same frozen latents ({M} channels), each trained from scratch for"
-        f" {budget} (Adam at {setup['lr']:g}, falling along a cosine; batches of {setup['batch']} times {h}x{w}"
+        f" {budget} (Adam at {setup['lr']:g}, falling along a cosine; weights that read y in units of its power;"
+        f" batches of {setup['batch']} times {h}x{w}"
         f" positions, drawn from {n // 2} training crops and their mirror images), with the same data order and noise"
         f" for each seed. Rates are of real `.ccm` files of {result['test_images']} test images that all decode to the"
         " same pictures; BD-rates are against `spatial` of the same seed; negative: fewer bits. *Float* is the"

@@ -167,6 +167,15 @@ def test_a_failing_encoder_costs_its_setting_and_nothing_else(photos, tmp_path, 
     assert main(command) == 0
     assert again.encoded == 4 and json.loads((out / "fake.json").read_text())["results"]["setting"] == [2, 3, 4, 5]
 
+    def stop(setting):
+        raise KeyboardInterrupt
+
+    fake(fails=stop)
+    command[-1] = str(tmp_path / "stopped")
+    command[command.index("fake,none-such,jpeg")] = "jpeg,fake"
+    assert main(command) == 130
+    assert (tmp_path / "stopped" / "jpeg.json").read_text() and not (tmp_path / "stopped" / "fake.json").exists()
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The cache

@@ -92,10 +92,14 @@ def _specs(args, skipped: list[str], complain) -> list[str | tuple]:
 
 
 def _merge(measured: list[Curve], joined: list[Curve]) -> list[Curve]:
-    """Ours first, then what was measured, then published ones; a curve measured now replaces an earlier one."""
+    """Ours first, then what was measured, then published ones; a curve measured now replaces an earlier one.
+
+    The order does not depend on which of them were measured now.
+    """
     now = {c.name for c in measured}
     curves = measured + [c for c in joined if c.name not in now]
-    return sorted(curves, key=lambda c: (not c.model, c.published))
+    order = {name: k for k, name in enumerate(CODECS)}
+    return sorted(curves, key=lambda c: (not c.model, c.published, order.get(c.name, len(order))))
 
 
 def _sheets(args, images: list[Source], table: list[Codec], cache: Cache, complain) -> list[dict]:
@@ -129,24 +133,23 @@ def main(argv: Sequence[str]) -> int:
         specs = _specs(args, skipped, complain)
         if not specs and not joined:
             raise ValueError("nothing to measure: no model, no codec that is installed, no --reference")
+        name = args.name or Path(args.data[0]).resolve().name
+        sizes = sum(s.size[0] * s.size[1] for s in images)
+        data = {"name": name, "images": len(images), "pixels": sizes}
+        environment = collect()
         out.mkdir(parents=True, exist_ok=True)
         cache = Cache(out / "cache.jsonl")
         options = {"jobs": args.jobs, "threads": args.threads, "progress": progress, "complain": note}
-        records = run(specs, images, cache, **options)
+        measured, table = [], [codec_of(spec) for spec in specs]
+        for spec, codec in zip(specs, table, strict=True):  # one by one: whoever stops this has the results so far
+            records = run([spec], images, cache, **options)[codec.name]
+            result = results_of(codec, records, data, environment, not isinstance(spec, str))
+            if result["results"]["bpp"]:
+                measured.append(curve_of(result, codec.name, codec.name))
+                write_result(out / f"{codec.name}.json", result)
     except FAILURES as error:
         complain(None, reason(error))
         return 1
-    name = args.name or Path(args.data[0]).resolve().name
-    sizes = sum(s.size[0] * s.size[1] for s in images)
-    data = {"name": name, "images": len(images), "pixels": sizes}
-    environment = collect()
-    measured, table = [], [codec_of(spec) for spec in specs]
-    for spec, codec in zip(specs, table, strict=True):
-        model = not isinstance(spec, str)
-        result = results_of(codec, records[codec.name], data, environment, model)
-        if result["results"]["bpp"]:
-            measured.append(curve_of(result, codec.name, codec.name))
-            write_result(out / f"{codec.name}.json", result)
     curves = _merge(measured, joined)
     anchor = next((c for n in (args.anchor, args.anchor + "*") for c in curves if c.name == n), None)
     against = {c.label: deltas(curves, [c]) for c in curves if c.model}
@@ -191,4 +194,6 @@ def write_result(path: Path, result: dict) -> None:
     rest = {k: v for k, v in result.items() if k not in ("images", "results")}
     text = json.dumps(rest, indent=1)
     text = text[: text.rindex("\n}")] + f',\n "results": {{\n{inner}\n }},\n "images": {{\n{images}\n }}\n}}\n'
-    path.write_text(text, encoding="utf-8")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
