@@ -2,7 +2,7 @@
 
     python benchmarks/compressai_nets.py --data DATA --kind mbt2018
 
-trains one net for the second highest rate and fine-tunes it to four; about half an hour on one core for mbt2018.
+trains one net for the second highest rate and fine-tunes it to four; about half an hour on one core for each kind.
 Checkpoints go to runs/compressai, which git ignores; what is already there is not trained again.
 """
 
@@ -117,8 +117,8 @@ def main() -> None:
     parser.add_argument("--kind", nargs="+", default=list(KINDS), choices=list(KINDS))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    # oneDNN, as torch 2.13 has it, writes outside its memory in the backward pass of cheng2020 (AVX2): torch's own
-    # convolutions take a third longer and do not.
+    # With oneDNN, as torch 2.13 has it, the backward pass of cheng2020 ends in "free(): invalid next size" or a
+    # segmentation fault (AVX2, one thread); torch's own convolutions do not.
     torch.backends.mkldnn.set_flags(False)
     for kind in args.kind:
         ensure(kind, args.data)

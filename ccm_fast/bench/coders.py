@@ -193,6 +193,8 @@ def _constriction(data: Data) -> list[Coder]:
 
 def _torchac(data: Data) -> list[Coder]:
     import torch
+
+    # Compiles itself when first imported; for minutes, on a busy machine.
     import torchac
 
     t = data.tables

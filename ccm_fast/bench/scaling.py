@@ -23,6 +23,7 @@ __all__ = ["report", "run"]
 SIZES = ((256, 256), (512, 512), (768, 512), (1920, 1080), (3840, 2160))
 BATCHES = (1, 2, 4, 8)  # of 256x256
 THREADS = (1, 2)
+LARGE = 4_000_000  # pixels from which three repeats have to do: each takes seconds
 
 
 def _peak_bytes() -> int:
@@ -109,7 +110,10 @@ def run(
         files = {job: str(_strings(Path(folder), model, *job)) for job in jobs}
         for count in threads[:1] if quick else threads:
             for job in jobs:
-                found = _measure({**common, "threads": count, "strings": files[job]})
+                task = {**common, "threads": count, "strings": files[job]}
+                if job[0] * job[1] > LARGE:
+                    task["repeats"] = min(repeats, 3)
+                found = _measure(task)
                 cases.append({"width": job[0], "height": job[1], "batch": job[2], "threads": count, **found})
     return {"device": device, "model": model, "base_bytes": base, "cases": cases}
 

@@ -1,4 +1,4 @@
-// rANS decoding, eight lanes to a register: the tables are gathered, the states kept as their upper 24 and lower 16
+// rANS decoding, eight lanes to a register: the states are kept as their upper 24 and lower 16
 // bits in 32-bit elements, and the lanes that need a word take theirs by one permutation.
 #include <immintrin.h>
 
@@ -29,11 +29,13 @@ inline uint32_t lanes_of(__m256i mask) { return static_cast<uint32_t>(_mm256_mov
 // Odd elements of a 64-bit product beside the even ones.
 inline __m256i interleave(__m256i even, __m256i odd_in_place) { return _mm256_blend_epi32(even, odd_in_place, 0xaa); }
 
-// Two rows to either half.
-inline __m256 load_pairs(const RowFind* find, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
-  auto two = [find](uint32_t i, uint32_t j) {
-    const __m128i low = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(find + i));
-    return _mm_castps_si128(_mm_loadh_pi(_mm_castsi128_ps(low), reinterpret_cast<const __m64*>(find + j)));
+// Two elements of eight bytes to either half. Gathers are slow on some processors.
+template <class Pair>
+inline __m256 load_pairs(const Pair* from, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+  static_assert(sizeof(Pair) == 8, "loaded whole");
+  auto two = [from](uint32_t i, uint32_t j) {
+    const __m128i low = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from + i));
+    return _mm_castps_si128(_mm_loadh_pi(_mm_castsi128_ps(low), reinterpret_cast<const __m64*>(from + j)));
   };
   return _mm256_castsi256_ps(_mm256_inserti128_si256(_mm256_castsi128_si256(two(a, b)), two(c, d), 1));
 }
@@ -47,7 +49,6 @@ int32_t rounds(const Rows& tables, const uint16_t* rows, int32_t n, int16_t* out
   static const Ranks ranks;
   constexpr int kLanes = 8 * kVectors;
   const int* entries = reinterpret_cast<const int*>(tables.entries);
-  const int* buckets = reinterpret_cast<const int*>(tables.buckets);
   const __m256i low16 = _mm256_set1_epi32(0xffff), one = _mm256_set1_epi32(1);
   const __m256i first_mask = _mm256_set1_epi32((1 << kOriginBits) - 1);
   const uint8_t* next = next_word;
@@ -66,7 +67,7 @@ int32_t rounds(const Rows& tables, const uint16_t* rows, int32_t n, int16_t* out
   while (first < n && !escaped) {
     for (int v = 0; v < kVectors; ++v) {
       const __m256i slot = lo[v];
-      // Gathers are slow on some processors, and these loads do not wait for the state.
+      // These loads do not wait for the state.
       const uint16_t* r = rows + first + 8 * v;
       const __m256 low = load_pairs(tables.find, r[0], r[1], r[4], r[5]);
       const __m256 high = load_pairs(tables.find, r[2], r[3], r[6], r[7]);
@@ -74,9 +75,13 @@ int32_t rounds(const Rows& tables, const uint16_t* rows, int32_t n, int16_t* out
       const __m256i base = _mm256_castps_si256(_mm256_shuffle_ps(low, high, 0xdd));
       const __m256i bucket = _mm256_add_epi32(_mm256_srli_epi32(where, 4),
                                               _mm256_srlv_epi32(slot, _mm256_and_si256(where, _mm256_set1_epi32(15))));
-      __m256i k = _mm256_and_si256(_mm256_i32gather_epi32(buckets, bucket, 2), low16);
+      alignas(32) uint32_t in[8];
+      _mm256_store_si256(reinterpret_cast<__m256i*>(in), bucket);
+      const __m256 left_half = load_pairs(tables.buckets, in[0], in[1], in[4], in[5]);
+      const __m256 right_half = load_pairs(tables.buckets, in[2], in[3], in[6], in[7]);
+      __m256i entry = _mm256_castps_si256(_mm256_shuffle_ps(left_half, right_half, 0x88));
+      __m256i k = _mm256_castps_si256(_mm256_shuffle_ps(left_half, right_half, 0xdd));
       const __m256i row_first = _mm256_and_si256(base, first_mask);
-      __m256i entry = _mm256_i32gather_epi32(entries, _mm256_add_epi32(row_first, k), 4);
       __m256i freq = _mm256_srli_epi32(entry, 16);
       __m256i inside = _mm256_sub_epi32(slot, _mm256_and_si256(entry, low16));
       __m256i found = _mm256_cmpgt_epi32(freq, inside);

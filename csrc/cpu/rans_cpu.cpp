@@ -31,38 +31,26 @@ inline int32_t count_below(const uint16_t* below, uint32_t slot) {
 #endif
 }
 
-// The entry of a row that holds `slot`.
-template <bool kLong>
-inline int32_t find_entry(const Rows& tables, uint32_t row, uint32_t slot) {
-  const RowInfo& info = tables.info[row];
-  const uint32_t bucket = tables.find[row].bucket;
-  int32_t k = kLong ? tables.buckets[(bucket >> 4) + (slot >> (bucket & 15))] : 0;
-  const uint16_t* below = tables.below + info.first + 1;
-  int32_t n = count_below(below + k, slot);
-  k += n;
-  if (!kLong) return k;
-  // Only in a row's flanks, where its entries are many and narrow.
-  while (CCM_UNLIKELY(n == kWindow)) {
+// The entry of a row that holds `slot`; it is known not to come before k.
+inline int32_t find_entry(const uint16_t* below, uint32_t slot, int32_t k) {
+  int32_t n;
+  do {  // again only in a row's flanks, where its entries are many and narrow
     n = count_below(below + k, slot);
     k += n;
-  }
+  } while (CCM_UNLIKELY(n == kWindow));
   return k;
 }
 
 // Undoes one symbol of a row, the refill excepted, and finds its entry.
-template <int kLanes>
 inline uint64_t decode_one(const Rows& tables, uint32_t row, uint64_t x, int32_t& k) {
-  const RowInfo& info = tables.info[row];
   const uint32_t slot = static_cast<uint32_t>(x) & kProbMask;
-  uint32_t entry;
-  // One or two lanes wait for each other's results: there a guess that is mostly right (the row's most probable symbol)
-  // breaks the chain. More lanes keep the processor busy, and a wrong guess costs more than the search.
-  if (kLanes <= 2 && slot - (info.top & kProbMask) < info.top >> 16) {
-    entry = info.top;
-    k = info.mode;
-  } else {
-    k = kLanes > 2 && info.count <= kWindow + 1 ? find_entry<false>(tables, row, slot)
-                                                : find_entry<true>(tables, row, slot);
+  const uint32_t where = tables.find[row].bucket;
+  const Bucket& bucket = tables.buckets[(where >> 4) + (slot >> (where & 15))];
+  uint32_t entry = bucket.entry;
+  k = static_cast<int32_t>(bucket.k);
+  if (CCM_UNLIKELY(slot - (entry & kProbMask) >= entry >> 16)) {
+    const RowInfo& info = tables.info[row];
+    k = find_entry(tables.below + info.first + 1, slot, k);
     entry = tables.entries[info.first + k];
   }
   return rans_advance(x, slot, entry & kProbMask, entry >> 16);
@@ -79,7 +67,7 @@ int32_t plain_rounds(const Rows& tables, const uint16_t* rows, int32_t n, int16_
     for (int32_t l = 0; l < kLanes; ++l) {
       const RowInfo& info = tables.info[rows[first + l]];
       int32_t k;
-      x[l] = decode_one<kLanes>(tables, rows[first + l], x[l], k);
+      x[l] = decode_one(tables, rows[first + l], x[l], k);
       if (x[l] < kStateLow) {
         x[l] = x[l] << 16 | next[0] | static_cast<uint32_t>(next[1]) << 8;
         next += 2;
@@ -254,7 +242,7 @@ int32_t StreamDecoder::checked_rounds(const Rows& tables, const uint16_t* rows, 
     for (int32_t l = 0; l < count; ++l) {
       const RowInfo& info = tables.info[rows[first + l]];
       int32_t k;
-      state_[l] = decode_one<1>(tables, rows[first + l], state_[l], k);
+      state_[l] = decode_one(tables, rows[first + l], state_[l], k);
       refill(state_[l]);
       escaped |= static_cast<uint32_t>(k + 1 == info.count) << l;
       out[first + l] = static_cast<int16_t>(info.lo + k);
@@ -330,29 +318,7 @@ class StreamEncoder {
   }
 
   // A step's symbols, last round first, last phase first, last lane first: the decoder's order backwards.
-  void step(const Coded* symbols, int32_t n) {
-    for (int32_t first = (n - 1) / lanes_ * lanes_; first >= 0; first -= lanes_) {
-      const int32_t count = std::min(lanes_, n - first);
-      if (words_.size() < used_ + 3 * kMaxLanes) words_.resize(2 * words_.size() + 3 * kMaxLanes);
-      uint32_t escape[kMaxLanes];
-      uint32_t escaped = 0;
-      for (int32_t l = 0; l < count; ++l) {
-        const Coded& s = symbols[first + l];
-        const RowInfo& info = tables_.info[s.row];
-        if (CCM_LIKELY(in_row(info, s.value))) continue;
-        escaped |= 1u << l;
-        escape[l] = escape_magnitude(info, s.value);
-      }
-      if (CCM_UNLIKELY(escaped)) push_escapes(escape, escaped);
-      for (int32_t l = count - 1; l >= 0; --l) {
-        const Coded& s = symbols[first + l];
-        const RowInfo& info = tables_.info[s.row];
-        const int32_t k = escaped >> l & 1 ? info.count - 1 : s.value - info.lo;
-        const uint32_t entry = tables_.entries[info.first + k];
-        push(l, entry & kProbMask, entry >> 16);
-      }
-    }
-  }
+  void step(const Coded* symbols, int32_t n) { lanes_ == 1 ? rounds<1>(symbols, n) : rounds<0>(symbols, n); }
 
   std::vector<uint8_t> finish() const {
     std::vector<uint8_t> out(static_cast<size_t>(lanes_) * kStateBytes + 2 * used_);
@@ -367,17 +333,52 @@ class StreamEncoder {
   }
 
  private:
+  // kOne: of one lane; 0: of any number.
+  template <int kOne>
+  void rounds(const Coded* symbols, int32_t n) {
+    const int32_t lanes = kOne ? kOne : lanes_;
+    // Rounds between two looks at the room for their words, three a symbol.
+    const int32_t chunk = std::max(1, 1024 / lanes) * lanes;
+    for (int32_t end = n; end > 0;) {
+      const int32_t begin = (end - 1) / chunk * chunk;
+      if (words_.size() < used_ + 3 * static_cast<size_t>(chunk)) words_.resize(2 * words_.size() + 3 * chunk);
+      for (int32_t first = (end - 1) / lanes * lanes; first >= begin; first -= lanes)
+        round(symbols + first, kOne ? kOne : std::min(lanes, end - first));
+      end = begin;
+    }
+  }
+
+  inline void round(const Coded* symbols, int32_t count) {
+    uint32_t entry[kMaxLanes];
+    uint32_t escaped = 0;
+    for (int32_t l = 0; l < count; ++l) {
+      const RowInfo& info = tables_.info[symbols[l].row];
+      const uint32_t escape = info.count - 1u, k = static_cast<uint32_t>(symbols[l].value - info.lo);
+      escaped |= static_cast<uint32_t>(k >= escape) << l;
+      entry[l] = tables_.entries[info.first + std::min(k, escape)];
+    }
+    if (CCM_UNLIKELY(escaped)) push_escapes(symbols, escaped);
+    for (int32_t l = count - 1; l >= 0; --l) push(l, entry[l] & kProbMask, entry[l] >> 16);
+  }
+
   void push(int32_t lane, uint32_t start, uint32_t freq) {
-    uint16_t word;
-    if (rans_push(state_[lane], start, freq, word)) words_[used_++] = word;
+    // Without a branch: whether a word is due is anybody's guess.
+    uint64_t x = state_[lane];
+    const uint32_t due = rans_due(x, freq);
+    words_[used_] = static_cast<uint16_t>(x);
+    used_ += due;
+    x >>= 16 * due;
+    state_[lane] = rans_extend(x, start, freq);
   }
   void push_raw(int32_t lane, uint32_t value, int32_t bits) {
     push(lane, value << (kProbBits - bits), 1u << (kProbBits - bits));
   }
-  void push_escapes(const uint32_t* escape, uint32_t escaped) {
+  void push_escapes(const Coded* symbols, uint32_t escaped) {
+    uint32_t escape[kMaxLanes];
     int32_t length[kMaxLanes];
     for (int32_t l = lanes_ - 1; l >= 0; --l) {
       if (!(escaped >> l & 1)) continue;
+      escape[l] = escape_magnitude(tables_.info[symbols[l].row], symbols[l].value);
       length[l] = bit_length(escape[l]);
       if (length[l] >= 2) push_raw(l, escape[l] & ((1u << (length[l] - 1)) - 1), length[l] - 1);
     }
@@ -388,7 +389,7 @@ class StreamEncoder {
   const Rows& tables_;
   int32_t lanes_;
   uint64_t state_[kMaxLanes];
-  std::vector<uint16_t> words_;  // backwards; the first used_ of them. A round has room before it begins.
+  std::vector<uint16_t> words_;  // backwards; the first used_ of them, and room for one more
   size_t used_ = 0;
 };
 

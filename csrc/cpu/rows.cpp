@@ -54,11 +54,10 @@ OwnedRows build_rows(const std::vector<int32_t>& lo, const std::vector<int32_t>&
     int32_t k = 0;
     for (uint32_t slot = 0; slot < 65536; slot += 1u << shift) {
       while (k + 1 < n[r] && c[k + 1] <= slot) ++k;
-      out.buckets.push_back(static_cast<uint16_t>(k));
+      out.buckets.push_back({out.entries[first + k], static_cast<uint32_t>(k)});
     }
     first += static_cast<uint32_t>(n[r]);
   }
-  out.buckets.push_back(0);
   return out;
 }
 

@@ -23,7 +23,8 @@ struct OwnedRows {
   std::vector<RowInfo> info;
   std::vector<RowFind> find;
   std::vector<uint32_t> entries;
-  std::vector<uint16_t> below, buckets;
+  std::vector<uint16_t> below;
+  std::vector<Bucket> buckets;
 
   Rows view() const {
     return {info.data(), find.data(), entries.data(), below.data(), buckets.data(), static_cast<int32_t>(info.size())};

@@ -68,8 +68,8 @@ struct PackedModel {
     return reinterpret_cast<const T*>(reinterpret_cast<const char*>(this) + offset);
   }
   Rows rows(const PackedRows& r) const {
-    return {at<RowInfo>(r.info),   at<RowFind>(r.find),     at<uint32_t>(r.entries),
-            at<uint16_t>(r.below), at<uint16_t>(r.buckets), r.count};
+    return {at<RowInfo>(r.info),   at<RowFind>(r.find),   at<uint32_t>(r.entries),
+            at<uint16_t>(r.below), at<Bucket>(r.buckets), r.count};
   }
 };
 

@@ -31,15 +31,12 @@ CCM_HD uint64_t rans_advance(uint64_t x, uint32_t slot, uint32_t start, uint32_t
   return static_cast<uint64_t>(freq) * static_cast<uint32_t>(x >> kProbBits) + slot - start;
 }
 
-// Push one symbol; returns true and the word to emit first if the state has to shrink.
-CCM_HD bool rans_push(uint64_t& x, uint32_t start, uint32_t freq, uint16_t& word) {
-  bool emit = x >= (static_cast<uint64_t>(freq) << 24);  // 2^40 / 2^16: keeps the new state below 2^40
-  if (emit) {
-    word = static_cast<uint16_t>(x);
-    x >>= 16;
-  }
-  x = ((x / freq) << kProbBits) + x % freq + start;
-  return emit;
+// Whether a state has to shrink by a word before it takes a symbol: 2^40 / 2^16 keeps the new one below 2^40.
+CCM_HD bool rans_due(uint64_t x, uint32_t freq) { return x >= (static_cast<uint64_t>(freq) << 24); }
+
+// The state with one symbol more.
+CCM_HD uint64_t rans_extend(uint64_t x, uint32_t start, uint32_t freq) {
+  return ((x / freq) << kProbBits) + x % freq + start;
 }
 
 CCM_HD uint64_t end_state(int32_t lanes) { return lanes == 1 ? kStateEndOfOne : kStateLow; }

@@ -9,8 +9,8 @@ namespace ccm {
 constexpr int kNumScales = 64;
 constexpr int kMeanBits = 4;  // means are in 1/16
 
-// A slot's entry is found without a branch that depends on the data: sixteen cumulative values are compared at once,
-// beginning at the first entry of a short row, and of a longer one at the entry that the slot's bucket names.
+// A slot's entry is mostly the one that the slot's bucket begins with. Where it is not, sixteen cumulative values are
+// compared at once, beginning at the first entry of a short row, and of a longer one at the bucket's.
 constexpr int kWindow = 16;
 // Buckets of a row: 2^7 to 2^10 equal parts of the probability range. 2^7 in short rows keep all tables within a
 // second-level cache and leave one slot in fifty of a sharp row outside of its bucket's first entry; 2^10 in the widest
@@ -30,6 +30,13 @@ struct RowInfo {
   uint16_t unused;
 };
 
+// What a bucket begins with. Number and entry lie side by side because one load of eight bytes, an element of a vector
+// each, costs a third of what two gathers do (Zen 3), and the second would wait for the first.
+struct Bucket {
+  uint32_t entry;  // as in Rows::entries
+  uint32_t k;      // its number in the row
+};
+
 // What finds an entry, eight bytes that vector kernels load together.
 struct RowFind {
   uint32_t bucket;  // index of the row's first bucket << 4 | shift; slot >> shift is the bucket
@@ -44,7 +51,7 @@ struct Rows {
   // start - 1 of every entry, and kWindow times 0xffff at the end: entry k > 0 lies at or below a slot if
   // below[k] < slot. A first entry's 0xffff lies below nothing and so ends the search in the row before it.
   const uint16_t* below;
-  const uint16_t* buckets;  // the row's entry that holds the bucket's first slot; one more value at the end
+  const Bucket* buckets;  // the row's entry that holds the bucket's first slot
   int32_t count;
 };
 
