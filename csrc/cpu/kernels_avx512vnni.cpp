@@ -22,6 +22,11 @@ struct Avx512Vnni {
     return _mm512_set1_epi32(quad);
   }
   static Reg dot(Reg acc, Reg x, Reg w) { return _mm512_dpbusd_epi32(acc, x, w); }
+  static void step(Reg& acc0, Reg& acc1, const Element* p, Reg w0, Reg w1) {
+    const Reg x = broadcast(p);
+    acc0 = dot(acc0, x, w0);
+    acc1 = dot(acc1, x, w1);
+  }
 };
 
 }  // namespace

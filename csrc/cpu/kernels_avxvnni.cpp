@@ -19,6 +19,11 @@ struct AvxVnni : Lanes256<uint8_t, int8_t, 4> {
 #else
   static Reg dot(Reg acc, Reg x, Reg w) { return _mm256_dpbusd_avx_epi32(acc, x, w); }
 #endif
+  static void step(Reg& acc0, Reg& acc1, const Element* p, Reg w0, Reg w1) {
+    const Reg x = broadcast(p);
+    acc0 = dot(acc0, x, w0);
+    acc1 = dot(acc1, x, w1);
+  }
 };
 
 }  // namespace

@@ -1,7 +1,8 @@
 // The matrix kernel over a vector type V; included by one file per instruction set, which supplies V.
 //
 // V: Reg (vector of 32-bit lanes), kLanes, kRows (rows per tile: with two column registers a tile needs 2 * kRows
-// accumulators, two weight registers and one for the broadcast), Element, Weight, kBlock, zero-cost load/store/dot.
+// accumulators, two weight registers and one or two for the broadcast), Element, Weight, kBlock, zero-cost load and
+// store, and step: one block of elements by two registers of weights.
 // Everything is in an unnamed namespace: code compiled for one instruction set must not be merged with another's.
 #pragma once
 #include <cstddef>
@@ -31,7 +32,10 @@ inline void gemm_tile(const GemmArgs& g, int32_t row, int32_t col, const typenam
   for (int32_t t = 0; t < g.taps; ++t) {
     const Element* p[kRows];
 #pragma GCC unroll 16
-    for (int m = 0; m < kRows; ++m) p[m] = static_cast<const Element*>(g.a[row + m]) + g.tap_offset[t];
+    for (int m = 0; m < kRows; ++m) {
+      p[m] = static_cast<const Element*>(g.a[row + m]) + g.tap_offset[t];
+      __asm__("" : "+r"(p[m]));  // one register; compilers else add the offset anew for every block
+    }
     for (int32_t k = 0; k < blocks; ++k) {
       const Reg w0 = V::load_weight(w), w1 = V::load_weight(w + V::kLanes * V::kBlock);
       for (size_t line = 0; line < 2 * V::kLanes * V::kBlock * sizeof(*w); line += 64)
@@ -39,9 +43,7 @@ inline void gemm_tile(const GemmArgs& g, int32_t row, int32_t col, const typenam
       w += 2 * V::kLanes * V::kBlock;
 #pragma GCC unroll 16
       for (int m = 0; m < kRows; ++m) {
-        const Reg x = V::broadcast(p[m] + k * V::kBlock);
-        acc[m][0] = V::dot(acc[m][0], x, w0);
-        acc[m][1] = V::dot(acc[m][1], x, w1);
+        V::step(acc[m][0], acc[m][1], p[m] + k * V::kBlock, w0, w1);
       }
     }
   }

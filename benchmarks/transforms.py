@@ -1,0 +1,108 @@
+"""Layers of transforms: torch's own convolutions against ours, with the distance from the machine's peak.
+
+    python benchmarks/transforms.py [--threads 1] [--repeats 5]
+
+Every layer in turns, processor time of the process; results are compared. The peak is a matrix product of torch's on
+operands in the cache, the best of several sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import torch
+from common import save
+from torch import nn
+
+import ccm_fast
+from ccm_fast.models import inference
+
+N = 192  # channels of the nets that CompressAI trains for its higher rates
+LAYERS = {
+    "3x3": (lambda: nn.Conv2d(N, N, 3, padding=1), (256, 384)),
+    "3x3, LeakyReLU": (lambda: nn.Sequential(nn.Conv2d(N, N, 3, padding=1), nn.LeakyReLU()), (128, 192)),
+    "3x3, stride 2": (lambda: nn.Conv2d(N, N, 3, 2, 1), (256, 384)),
+    "5x5, stride 2": (lambda: nn.Conv2d(N, N, 5, 2, 2), (256, 384)),
+    "5x5, stride 2, transposed": (lambda: nn.ConvTranspose2d(N, N, 5, 2, 2, 1), (128, 192)),
+    "5x5, stride 2, transposed, to 3": (lambda: nn.ConvTranspose2d(N, 3, 5, 2, 2, 1), (256, 384)),
+    "5x5, stride 2, of 3": (lambda: nn.Conv2d(3, N, 5, 2, 2), (512, 768)),
+    "1x1, stride 2": (lambda: nn.Conv2d(N, N, 1, 2), (256, 384)),
+}
+
+
+def seconds(call, *arguments) -> float:
+    """Processor time of one call."""
+    start = time.process_time()
+    call(*arguments)
+    return time.process_time() - start
+
+
+def median(values: list[float]) -> float:
+    """The middle one."""
+    return sorted(values)[len(values) // 2]
+
+
+def peak() -> float:
+    """G multiply-adds/s of torch's matrix product, the best of some that fit the caches."""
+    best = 0.0
+    for n in (256, 512, 1024, 2048):
+        a = torch.randn(n, n)
+        best = max(best, *(n**3 / max(seconds(torch.mm, a, a), 1e-9) / 1e9 for _ in range(5)))
+    return best
+
+
+def compare(module: nn.Module, x: torch.Tensor, repeats: int) -> dict:
+    """Seconds of a module and of its fast copy."""
+    fast = inference.inference(module)
+    expected, found = module(x), fast(x)
+    assert (found - expected).square().mean() < 1e-8 * expected.square().mean()
+    times = {"torch": [], "ours": []}
+    for _ in range(repeats):
+        times["torch"].append(seconds(module, x))
+        times["ours"].append(seconds(fast, x))
+    return {name: median(v) for name, v in times.items()}
+
+
+def main() -> None:
+    """Run, print, write benchmarks/results/transforms_THREADSt.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    result = {"threads": args.threads, "peak_gmacs": peak(), "layers": {}}
+    print(f"peak: {result['peak_gmacs']:.1f} G multiply-adds/s")
+    with torch.inference_mode():
+        for name, (make, size) in LAYERS.items():
+            with torch.inference_mode(False):
+                module = make().eval().requires_grad_(False)
+            weight = next(module.parameters())
+            first = module[0] if isinstance(module, nn.Sequential) else module
+            x = torch.randn(1, first.in_channels, *size).contiguous(memory_format=torch.channels_last)
+            row = compare(module, x, args.repeats)
+            # Multiply-adds of the plain form; the positions at which all taps are used.
+            where = size[0] * size[1]
+            if not isinstance(first, nn.ConvTranspose2d):
+                where //= first.stride[0] ** 2
+            row["gmacs"] = where * weight.numel() / row["ours"] / 1e9
+            result["layers"][name] = row
+            print(
+                f"{name:32} torch {1e3 * row['torch']:8.1f} ms, ours {1e3 * row['ours']:7.1f} ms:"
+                f" {row['torch'] / row['ours']:5.2f} times faster, {row['gmacs']:6.1f} G plain multiply-adds/s"
+            )
+        model = ccm_fast.load("ccm-small")
+        channels = model.config.latent_channels
+        for name, module, x in (
+            ("g_a of ccm-small", model.g_a, torch.rand(1, 3, 512, 768)),
+            ("g_s of ccm-small", model.g_s, torch.randn(1, channels, 32, 48)),
+        ):
+            row = compare(module, x.contiguous(memory_format=torch.channels_last), args.repeats)
+            result["layers"][name] = row
+            print(f"{name:32} torch {1e3 * row['torch']:8.1f} ms, ours {1e3 * row['ours']:7.1f} ms")
+    print("written to", save(f"transforms_{args.threads}t", result))
+
+
+if __name__ == "__main__":
+    main()
