@@ -95,9 +95,9 @@ def test_decoders_hand_out_the_parameters_that_they_used(model, engine, threads)
 
 def test_streams_do_not_depend_on_the_reconstruction(model):
     x = torch.from_numpy(tiny.photo(33, 47)).permute(2, 0, 1)[None] / 255
-    strings = codec.compress(model, x)["strings"]
+    strings = codec.compress(model, x, effort=1)["strings"]  # higher efforts count the errors of what g_s reads
     model.config = replace(model.config, reconstruction="integer")
-    assert codec.compress(model, x)["strings"] == strings
+    assert codec.compress(model, x, effort=1)["strings"] == strings
 
 
 def test_training_reads_centroids_and_sends_gradients_to_y_alone():
