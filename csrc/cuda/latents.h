@@ -9,6 +9,9 @@ namespace ccm {
 // Positions of a step whose parameters are computed together: 4 tiles of products.
 constexpr int kChunk = 32;
 
+// Symbols behind the last one of a step, with valid keys: what a round loads ahead.
+constexpr int32_t kMoreSymbols = 3 * 32;
+
 // At least sizeof(WarpDecoder), which host code cannot see; steps.cuh checks.
 constexpr int kDecoderBytes = 64;
 
@@ -21,7 +24,7 @@ struct GroupProgress {
 struct ArenaLayout {
   int32_t features, feature_stride, feature_bytes;  // two times bytes [kChunk][feature_stride]
   int32_t mean, scale;                              // int16, uint8 [chunk * channels]
-  int32_t key, value, symbol;                       // Work
+  int32_t symbols;                                  // Symbol [chunk * channels + kMoreSymbols]
   int32_t scale_rows, positions, weights, decoders, stop;
   int32_t known;  // 0: absent, too many tiles
   int32_t bytes;

@@ -126,9 +126,7 @@ class GroupCoder {
   CCM_DEVICE WarpDecoder* stream() const { return part<WarpDecoder>(a_.arena.decoders) + threadIdx.x; }
   // Another group of the image has failed.
   CCM_DEVICE int32_t* stop() const { return part<int32_t>(a_.arena.stop); }
-  CCM_DEVICE Work work() const {
-    return {part<uint32_t>(a_.arena.key), part<int32_t>(a_.arena.value), part<int16_t>(a_.arena.symbol)};
-  }
+  CCM_DEVICE Symbol* symbols() const { return part<Symbol>(a_.arena.symbols); }
 
   CCM_DEVICE const DeviceConv& layer(int32_t l) const {
     return l == 0 ? d_->spatial : (l <= d_->hidden_layers ? d_->hidden[l - 1] : d_->head);
@@ -194,7 +192,7 @@ class GroupCoder {
     } else if (threadIdx.x < 32) {
       // A copy in registers while it runs; in between the rest of the kernel needs them.
       WarpDecoder decoder = *stream();
-      decoder.decode(m_, m_.y_rows, work(), count * d_->channels, unit());
+      decoder.decode(m_, m_.y_rows, symbols(), count * d_->channels, unit());
       if (threadIdx.x == 0 && decoder.bad() != kOk) bad = 1;
       *stream() = decoder;
     }
@@ -221,6 +219,8 @@ class GroupCoder {
         const int32_t row = unit >= m_tiles, m_tile = unit - row * m_tiles, first = row * NT * kTileN;
         Accumulators<NT> acc;
         const uint8_t* at[NT];
+        const int32_t channel = m_tile * kTileM + lane / 4;
+        const Rescale rescale[2] = {Rescale::of(m_, c, channel), Rescale::of(m_, c, channel + 8)};  // early: they wait
         if (l == 0) {
 #pragma unroll
           for (int n = 0; n < NT; ++n) {
@@ -243,40 +243,66 @@ class GroupCoder {
           product_rows(c, m_tile, at, weights()[l], acc);
         }
         if (c.output == kHead)
-          put_parameters(c, m_tile, acc, first, count);
+          put_parameters(channel, rescale, acc, first);
         else
-          put_features(c, m_tile, acc, first, count, features() + (l & 1) * a_.arena.feature_bytes);
+          put_features(channel, rescale, c.zero, acc, first, features() + (l & 1) * a_.arena.feature_bytes);
       }
       __syncthreads();
     }
   }
 
+  // Results of this lane: of `channel` and `channel` + 8, in positions `first` and following. There is room for those
+  // of positions that the step does not have and of channels that the layer does not have; nobody looks at them. All
+  // are computed before the first is stored, side by side.
   template <int NT>
-  CCM_DEVICE void put_features(const DeviceConv& c, int32_t m_tile, const Accumulators<NT>& acc, int32_t first,
-                               int32_t count, uint8_t* out) const {
-    const int32_t stride = a_.arena.feature_stride, zero = c.zero;
-    for_each_value(m_, c, m_tile, acc, [=](int32_t channel, int32_t n, const Rescale& rescale, int32_t value) {
-      const int32_t p = first + n;
-      if (p < count) out[p * stride + channel] = rescale.byte(value, zero);
-    });
+  CCM_DEVICE void put_features(int32_t channel, const Rescale (&rescale)[2], int32_t zero, const Accumulators<NT>& acc,
+                               int32_t first, uint8_t* out) const {
+    const int32_t stride = a_.arena.feature_stride;
+    uint8_t byte[NT][4];
+#pragma unroll
+    for (int n = 0; n < NT; ++n)
+#pragma unroll
+      for (int k = 0; k < 4; ++k) byte[n][k] = rescale[k / 2].byte(acc.v[n][k], zero);
+    out += (first + (threadIdx.x & 3) * 2) * stride + channel;
+#pragma unroll
+    for (int n = 0; n < NT; ++n)
+#pragma unroll
+      for (int k = 0; k < 4; ++k) out[(n * kTileN + k % 2) * stride + k / 2 * 8] = byte[n][k];
   }
 
   template <int NT>
-  CCM_DEVICE void put_parameters(const DeviceConv& c, int32_t m_tile, const Accumulators<NT>& acc, int32_t first,
-                                 int32_t count) const {
-    const int32_t channels = d_->channels, last = m_.scale_codes - 1;
+  CCM_DEVICE void put_parameters(int32_t channel, const Rescale (&rescale)[2], const Accumulators<NT>& acc,
+                                 int32_t first) const {
+    const int32_t channels = d_->channels, last = m_.scale_codes - 1, position = first + (threadIdx.x & 3) * 2;
     const uint8_t* table = m_.at<uint8_t>(m_.scale_table);
-    int16_t* means = mean();
-    uint8_t* scales = scale() - channels;
-    for_each_value(m_, c, m_tile, acc, [=](int32_t channel, int32_t n, const Rescale& rescale, int32_t value) {
-      const int32_t p = first + n;
-      if (p >= count) return;
-      const int32_t v = rescale.linear(value), at = p * channels + channel;
-      if (channel < channels)
-        means[at] = static_cast<int16_t>(clamp(v, -32768, 32767));
-      else
-        scales[at] = table[clamp(v, 0, last)];
-    });
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int32_t of = channel + half * 8;
+      int32_t value[NT][2];
+#pragma unroll
+      for (int n = 0; n < NT; ++n)
+#pragma unroll
+        for (int k = 0; k < 2; ++k) value[n][k] = rescale[half].linear(acc.v[n][half * 2 + k]);
+      if (of < channels) {
+        int16_t* to = mean() + position * channels + of;
+#pragma unroll
+        for (int n = 0; n < NT; ++n)
+#pragma unroll
+          for (int k = 0; k < 2; ++k)
+            to[(n * kTileN + k) * channels] = static_cast<int16_t>(clamp(value[n][k], -32768, 32767));
+      } else if (of < 2 * channels) {
+        uint8_t* to = scale() + position * channels + of - channels;
+        uint8_t index[NT][2];
+#pragma unroll
+        for (int n = 0; n < NT; ++n)
+#pragma unroll
+          for (int k = 0; k < 2; ++k) index[n][k] = table[clamp(value[n][k], 0, last)];
+#pragma unroll
+        for (int n = 0; n < NT; ++n)
+#pragma unroll
+          for (int k = 0; k < 2; ++k) to[(n * kTileN + k) * channels] = index[n][k];
+      }
+    }
   }
 
   // body(p, c, p * channels + c) for every symbol of the chunk: warps take positions, lanes channels.
@@ -294,9 +320,12 @@ class GroupCoder {
       const ScaleRow sigma = scale_rows()[scale()[n]];
       const RowChoice choice = m_.residual ? RowChoice{mu, sigma.first_row} : choose_row(sigma, mu);
       const DeviceRow& row = rows[choice.row];
-      work().key[n] = row.key;
-      work().value[n] = row.lo_inside * unit() + choice.offset;
+      symbols()[n] = {row.key, row.lo_inside * unit() + choice.offset};
     });
+    if (threadIdx.x < kMoreSymbols / 2) {  // blocks have two warps at least
+      Symbol* const more = symbols() + count * d_->channels + threadIdx.x;
+      more[0] = more[kMoreSymbols / 2] = {rows[0].key, 0};
+    }
   }
 
   // Encoding: symbols as the caller gave them, and what they are coded as. False: one cannot be coded.
@@ -310,7 +339,7 @@ class GroupCoder {
       const int64_t at =
           image + (static_cast<int64_t>(row_of(p)) * a_.w + column_of(p)) * m_.latent_channels + d_->first_channel + c;
       // Value of the row's symbol 0.
-      const int32_t origin = work().value[n] - rows[key_row(work().key[n])].lo_inside * unit();
+      const int32_t origin = symbols()[n].value - rows[key_row(symbols()[n].key)].lo_inside * unit();
       int32_t symbol, v;
       if (m_.residual) {
         v = round_256(static_cast<const int32_t*>(a_.given)[at] - origin * (256 >> kMeanBits));
@@ -320,8 +349,8 @@ class GroupCoder {
         v = symbol - origin;
       }
       if (symbol < -32767 || symbol > 32767) fine = false;
-      work().symbol[n] = static_cast<int16_t>(symbol);
-      coded[n] = static_cast<uint64_t>(key_row(work().key[n])) << 32 | static_cast<uint32_t>(v);
+      symbols()[n].value = symbol;
+      coded[n] = static_cast<uint64_t>(key_row(symbols()[n].key)) << 32 | static_cast<uint32_t>(v);
     });
     return fine;
   }
@@ -335,7 +364,7 @@ class GroupCoder {
 #if CCM_FAULT == 4
       ++y;
 #endif
-      int32_t seen = to_y ? work().symbol[n] : *y;
+      int32_t seen = to_y ? symbols()[n].value : *y;
       if (to_y) *y = static_cast<int16_t>(seen);
       if (!to_context) return;
       const int32_t channel = d_->plane_channel + c;
