@@ -159,8 +159,17 @@ class Costs:
         m, round16 = self.model, lambda n: -(-n // 16) * 16
         c = max(m.groups)
         depth = max(-(-n // 32) for n in (m.width, *m.hidden))
-        arena = 2 * round16(CHUNK * (depth * 32 + 16)) + sum(round16(k * CHUNK * c) for k in (2, 1, 4, 4, 2))
-        arena += 64 * 8 + 4 * CHUNK + 80 + 32 * 64 + 16 + (round16(4 * self.tiles) if self.tiles <= MAX_KNOWN else 0)
+        arena = 2 * round16(CHUNK * (depth * 32 + 16)) + sum(round16(k * CHUNK * c) for k in (2, 1))
+        arena += (
+            8 * (CHUNK * c + 96)
+            + 64 * 8
+            + 4 * CHUNK
+            + 80
+            + 32 * 64
+            + 32
+            + 16
+            + (round16(4 * self.tiles) if self.tiles <= MAX_KNOWN else 0)
+        )
         room = self.gpu.shared - 1024 - arena
         self.in_shared = [0.0] * len(self.layers)
         for k in reversed(range(len(self.layers))):

@@ -100,7 +100,7 @@ def _latency(gpu: Gpu, scale: float, weights_in_shared: bool) -> Callable:
             _line("rans_warp.cuh", "CCM_DEVICE unsigned word("), _line("rans_warp.cuh", "CCM_DEVICE unsigned word(") + 4
         )
     )
-    base = {_line("steps.cuh", f"= base[{k}]") for k in (0, 8)}
+    base = {_line("steps.cuh", f"= from[{k}]") for k in (0, 8)}
     shared = gpu.shared_load + GENERIC
 
     def mixed(miss: float) -> float:
@@ -141,7 +141,7 @@ def read_machine_code(folder: Path, arch: int) -> dict:
     search = _line(rans, "const uint64_t x = rans_advance(")
     # What is never looked at here: symbols outside their window, escapes, the next 32 words.
     cold = set(range(_line(rans, "CCM_DEVICE void rare_round("), _line(rans, "// E entries of a window,")))
-    cold |= {_line(rans, "rare_round<T>(m, rows, at, symbol")}
+    cold |= {_line(rans, "rare_round<T>(lane, m, rows, at, symbol")}
     taking = {_line(rans, "const unsigned two = __shfl_sync(kWarp, near_")}
     rank = _line(rans, "const int32_t place = (next_ & 31) + __popc(")
     loads = _entry_lines()

@@ -12,8 +12,8 @@ constexpr int kChunk = 32;
 // Symbols behind the last one of a step, with valid keys: what a round loads ahead.
 constexpr int32_t kMoreSymbols = 3 * 32;
 
-// At least sizeof(WarpDecoder), which host code cannot see; steps.cuh checks.
-constexpr int kDecoderBytes = 64;
+// At least sizeof(WarpDecoder) and sizeof(CoderPlanes), which host code cannot see; steps.cuh checks.
+constexpr int kDecoderBytes = 64, kPlanesBytes = 32;
 
 // Counters of one (image, group), ints in `progress`.
 struct GroupProgress {
@@ -25,7 +25,7 @@ struct ArenaLayout {
   int32_t features, feature_stride, feature_bytes;  // two times bytes [kChunk][feature_stride]
   int32_t mean, scale;                              // int16, uint8 [chunk * channels]
   int32_t symbols;                                  // Symbol [chunk * channels + kMoreSymbols]
-  int32_t scale_rows, positions, weights, decoders, stop;
+  int32_t scale_rows, positions, weights, decoders, planes, stop;
   int32_t known;  // 0: absent, too many tiles
   int32_t bytes;
 };

@@ -98,7 +98,7 @@ class WarpDecoder {
   template <int L>
   CCM_DEVICE void rounds(const DeviceModel& m, const DeviceRows& rows, Symbol* symbols, int32_t n, int32_t unit) {
     constexpr int T = 32 / L, E = T < kWindow ? kWindow / T : 1;
-    const int32_t lane = threadIdx.x & 31, group = lane / T, place = lane % T % (kWindow / E) * E;
+    const int32_t lane = lane_here(), group = lane / T, place = lane % T % (kWindow / E) * E;
     // With one lane the upper threads repeat the lower ones' entries.
     const uint32_t* windows = m.at<uint32_t>(rows.windows) + place;
     // Loaded early, off the chain of states: symbols two rounds ahead, windows one. Two sets of each change places: a
@@ -109,10 +109,10 @@ class WarpDecoder {
     load_entries<E>(windows + key_row(even.key) * kWindow, even_entry);
     const auto round = [&](Symbol& symbol, const uint32_t (&entry)[E], const Symbol& next, uint32_t (&entry_of_next)[E],
                            int32_t left) {
-      Found found = look<L>(entry, place);
+      Found found = look<L>(lane, entry, place);
       load_entries<E>(windows + key_row(next.key) * kWindow, entry_of_next);
-      if (!common_round<L>(at, symbol, group < left, unit, found))
-        rare_round<T>(m, rows, at, symbol, found, group < left, unit);
+      if (!common_round<L>(lane, at, symbol, group < left, unit, found))
+        rare_round<T>(lane, m, rows, at, symbol, found, group < left, unit);
       symbol = at[2 * L];
       at += L;
     };
@@ -127,14 +127,14 @@ class WarpDecoder {
 
   // The last entry of the window that starts at or below the slot; its first one if there is none.
   template <int L, int E>
-  CCM_DEVICE Found look(const uint32_t (&entry)[E], int32_t place) const {
+  CCM_DEVICE Found look(int32_t lane, const uint32_t (&entry)[E], int32_t place) const {
     constexpr int T = 32 / L;
     const uint32_t slot = static_cast<uint32_t>(x_) & kProbMask, limit = min(slot << 16 | kProbMask, kNoEntry - 1);
     Found found{0, place, true};
     found.entry = search<E>(entry, limit, found.k);
     if constexpr (T > 1) {
       constexpr unsigned kGroup = T < kWindow ? (1u << T) - 1 : (1u << kWindow) - 1;
-      const int32_t lane = threadIdx.x & 31, first_thread = lane / T * T;
+      const int32_t first_thread = lane / T * T;
       const unsigned below = __ballot_sync(kWarp, entry[0] <= limit);
       const int32_t owner = highest_bit((below & kGroup << first_thread) | 1u << first_thread);
       found.entry = __shfl_sync(kWarp, found.entry, owner);
@@ -146,8 +146,9 @@ class WarpDecoder {
   // A round whose symbols lie in their windows and whose words in near_. False: it is not one, nothing has happened
   // yet.
   template <int L>
-  CCM_DEVICE bool common_round(Symbol* at, const Symbol& symbol, bool active, int32_t unit, const Found& found) {
-    const int32_t lane = threadIdx.x & 31, first_thread = lane / (32 / L) * (32 / L);
+  CCM_DEVICE bool common_round(int32_t lane, Symbol* at, const Symbol& symbol, bool active, int32_t unit,
+                               const Found& found) {
+    const int32_t first_thread = lane / (32 / L) * (32 / L);
     const uint32_t slot = static_cast<uint32_t>(x_) & kProbMask;
     const uint32_t start = found.entry >> 16, freq = found.entry & kProbMask;
     const int32_t value = symbol.value + found.k * unit;
@@ -192,15 +193,15 @@ class WarpDecoder {
 
   // Any round.
   template <int T>
-  CCM_DEVICE void rare_round(const DeviceModel& m, const DeviceRows& rows, Symbol* at, const Symbol& symbol,
-                             Found found, bool active, int32_t unit) {
+  CCM_DEVICE void rare_round(int32_t lane, const DeviceModel& m, const DeviceRows& rows, Symbol* at,
+                             const Symbol& symbol, Found found, bool active, int32_t unit) {
     const uint32_t slot = static_cast<uint32_t>(x_) & kProbMask;
     const DeviceRow& row = m.at<DeviceRow>(rows.rows)[key_row(symbol.key)];
     bool escape = found.k == key_escape_place(symbol.key);
     if (slot - (found.entry >> 16) >= (found.entry & kProbMask)) {
       const uint32_t* entries = m.at<uint32_t>(rows.entries) + row.first;
       const int32_t index = bisect(entries, row.count, min(slot << 16 | kProbMask, kNoEntry - 1));
-      found = {entries[index], index - (row.lo_inside - row.lo), (threadIdx.x & 31) % T == 0};
+      found = {entries[index], index - (row.lo_inside - row.lo), lane % T == 0};
       escape = index + 1 == row.count;
     }
     if (active) x_ = rans_advance(x_, slot, found.entry >> 16, found.entry & kProbMask);
@@ -209,9 +210,9 @@ class WarpDecoder {
       at->value = symbol.value + found.k * unit;
       damaged = !fits(at->value);
     }
-    refill<T>(active);
+    refill<T>(lane, active);
     const unsigned escapes = __ballot_sync(kWarp, active && found.writes && escape);
-    if (escapes) damaged |= decode_escapes<T>(row, at, symbol.value, (escapes & group_mask<T>()) != 0, unit);
+    if (escapes) damaged |= decode_escapes<T>(lane, row, at, symbol.value, (escapes & group_mask<T>(lane)) != 0, unit);
     if (__any_sync(kWarp, damaged) && bad_ == kOk) bad_ = kDamaged;
   }
 
@@ -247,11 +248,11 @@ class WarpDecoder {
 
   // The threads of this thread's lane.
   template <int T>
-  CCM_DEVICE static unsigned group_mask() {
+  CCM_DEVICE static unsigned group_mask(int32_t lane) {
     if constexpr (T == 32)
       return kWarp;
     else
-      return ((1u << T) - 1) << (threadIdx.x & 31) / T * T;
+      return ((1u << T) - 1) << lane / T * T;
   }
 
   // The word of a lane, given its first thread and, in `needing`, the first threads of all lanes that take one: in the
@@ -264,8 +265,8 @@ class WarpDecoder {
 
   // Lanes for which `using_it` holds take a word if they need one.
   template <int T>
-  CCM_DEVICE void refill(bool using_it) {
-    const int32_t lane = threadIdx.x & 31, first_thread = lane / T * T;
+  CCM_DEVICE void refill(int32_t lane, bool using_it) {
+    const int32_t first_thread = lane / T * T;
     const bool needs = using_it && x_ < kStateLow;
     const unsigned needing = __ballot_sync(kWarp, needs && lane == first_thread);
     const unsigned word_of_lane = take(needing, first_thread);
@@ -288,24 +289,25 @@ class WarpDecoder {
   }
 
   template <int T>
-  CCM_DEVICE uint32_t raw_bits(bool using_it, int32_t bits) {
+  CCM_DEVICE uint32_t raw_bits(int32_t lane, bool using_it, int32_t bits) {
     const uint32_t slot = static_cast<uint32_t>(x_) & kProbMask, value = slot >> (kProbBits - bits);
     if (using_it) x_ = rans_advance(x_, slot, value << (kProbBits - bits), 1u << (kProbBits - bits));
-    refill<T>(using_it);
+    refill<T>(lane, using_it);
     return value;
   }
 
   // Phases two and three of a round; returns whether this thread met an impossible escape. `value`: the symbol's before
   // decoding.
   template <int T>
-  CCM_DEVICE bool decode_escapes(const DeviceRow& row, Symbol* at, int32_t value, bool escaped, int32_t unit) {
-    uint32_t length = raw_bits<T>(escaped, kEscapeLengthBits);
+  CCM_DEVICE bool decode_escapes(int32_t lane, const DeviceRow& row, Symbol* at, int32_t value, bool escaped,
+                                 int32_t unit) {
+    uint32_t length = raw_bits<T>(lane, escaped, kEscapeLengthBits);
     bool damaged = escaped && length > kEscapeMaxLength;
     if (!escaped || damaged) length = 0;
     const bool more = length >= 2;
     const int32_t bits = more ? static_cast<int32_t>(length) - 1 : 1;
-    const uint32_t low = raw_bits<T>(more, bits);
-    if (escaped && (threadIdx.x & 31) % T == 0) {
+    const uint32_t low = raw_bits<T>(lane, more, bits);
+    if (escaped && lane % T == 0) {
       const uint32_t e = more ? 1u << bits | low : length;
       const int32_t half = static_cast<int32_t>(e >> 1);
       const int32_t v = e & 1 ? row.lo - 1 - half : row.lo + row.count - 1 + half;

@@ -10,7 +10,13 @@ namespace ccm {
 // a late one keeps the next group waiting.
 constexpr int32_t kStepsPerNews = 2;
 
-static_assert(sizeof(WarpDecoder) <= kDecoderBytes, "the arena's decoders are too small");
+// The planes of a coder's group.
+struct CoderPlanes {
+  DevicePlane context;
+  Base base;
+};
+
+static_assert(sizeof(WarpDecoder) <= kDecoderBytes && sizeof(CoderPlanes) <= kPlanesBytes, "the arena is too small");
 
 // Offsets of an encoder's latents: 1/256 in residual models.
 CCM_DEVICE int32_t round_256(int32_t v) { return (v + 128) >> 8; }
@@ -24,7 +30,7 @@ class GroupCoder {
     for (int32_t i = threadIdx.x; i < kNumScales; i += blockDim.x) scale_rows()[i] = m_.scale_rows[i];
   }
 
-  CCM_DEVICE bool active() const { return d_ != nullptr; }
+  CCM_DEVICE bool active() const { return group_ >= 0; }
   CCM_DEVICE int32_t image() const { return image_; }
   CCM_DEVICE int32_t group() const { return group_; }
 
@@ -33,20 +39,20 @@ class GroupCoder {
     image_ = image;
     group_ = group;
     step_ = 0;
-    d_ = &planes.d;
-    context_ = planes.context();
-    base_ = planes.base();
 #pragma unroll 1
     for (int32_t i = threadIdx.x; known() && i < a_.tiles; i += blockDim.x) known()[i] = 0;
     keep_weights();
-    if (threadIdx.x == 0) *stop() = 0;
+    if (threadIdx.x == 0) {
+      *stop() = 0;
+      *this->planes() = {planes.context(), planes.base()};
+    }
     if (!a_.encoding && threadIdx.x < 32) open_stream();
     __syncthreads();
   }
 
   // Whether the base of the next step's positions is there.
   CCM_DEVICE bool ready() {
-    const int32_t last = chasing_layers(*d_) - 1;
+    const int32_t last = chasing_layers(d()) - 1;
     if (last < 0) return true;
     const GroupPlanes planes(a_, image_, group_);
     const int32_t first = a_.order.first[step_], end = a_.order.first[step_ + 1];
@@ -104,7 +110,7 @@ class GroupCoder {
         announce(counters + GroupProgress::kStepsDone, steps);
       }
     }
-    d_ = nullptr;
+    group_ = -1;
     __syncthreads();
   }
 
@@ -128,10 +134,13 @@ class GroupCoder {
   CCM_DEVICE int32_t* stop() const { return part<int32_t>(a_.arena.stop); }
   CCM_DEVICE Symbol* symbols() const { return part<Symbol>(a_.arena.symbols); }
 
+  CCM_DEVICE CoderPlanes* planes() const { return part<CoderPlanes>(a_.arena.planes); }
+
+  CCM_DEVICE const DeviceGroup& d() const { return m_.group[group_]; }
   CCM_DEVICE const DeviceConv& layer(int32_t l) const {
-    return l == 0 ? d_->spatial : (l <= d_->hidden_layers ? d_->hidden[l - 1] : d_->head);
+    return l == 0 ? d().spatial : (l <= d().hidden_layers ? d().hidden[l - 1] : d().head);
   }
-  CCM_DEVICE int32_t layers() const { return d_->spatial.output == kHead ? 1 : d_->hidden_layers + 2; }
+  CCM_DEVICE int32_t layers() const { return d().spatial.output == kHead ? 1 : d().hidden_layers + 2; }
 
   // Copies weights into shared memory, the last layers first, as long as they fit.
   CCM_DEVICE void keep_weights() {
@@ -161,7 +170,7 @@ class GroupCoder {
   // Tile of a position of the coding order.
   CCM_DEVICE int32_t tile_of(int32_t p) const {
     const uint32_t at = a_.order.positions[p];
-    const uint32_t shift = d_->shift[chasing_layers(*d_) - 1];
+    const uint32_t shift = d().shift[chasing_layers(d()) - 1];
     return static_cast<int32_t>(((at >> 16) + shift) / kDenseRows * a_.order.tiles_j +
                                 ((at & 0xffff) + shift) / kDenseColumns);
   }
@@ -192,7 +201,7 @@ class GroupCoder {
     } else if (threadIdx.x < 32) {
       // A copy in registers while it runs; in between the rest of the kernel needs them.
       WarpDecoder decoder = *stream();
-      decoder.decode(m_, m_.y_rows, symbols(), count * d_->channels, unit());
+      decoder.decode(m_, m_.y_rows, symbols(), count * d().channels, unit());
       if (threadIdx.x == 0 && decoder.bad() != kOk) bad = 1;
       *stream() = decoder;
     }
@@ -222,19 +231,20 @@ class GroupCoder {
         const int32_t channel = m_tile * kTileM + lane / 4;
         const Rescale rescale[2] = {Rescale::of(m_, c, channel), Rescale::of(m_, c, channel + 8)};  // early: they wait
         if (l == 0) {
+          const auto [context, base] = *planes();
 #pragma unroll
           for (int n = 0; n < NT; ++n) {
             const int32_t p = first + n * kTileN + lane / 4;
-            at[n] = context_.at(row_of(p), column_of(p)) + d_->plane_channel;
+            at[n] = context.at(row_of(p), column_of(p)) + d().plane_channel;
 #pragma unroll
             for (int k = 0; k < 2; ++k) {
               const int32_t q = first + n * kTileN + (lane & 3) * 2 + k;
-              const int32_t* base = base_.at(row_of(q), column_of(q)) + m_tile * kTileM + lane / 4;
-              acc.v[n][k] = base[0];
-              acc.v[n][2 + k] = base[8];
+              const int32_t* from = base.at(row_of(q), column_of(q)) + m_tile * kTileM + lane / 4;
+              acc.v[n][k] = from[0];
+              acc.v[n][2 + k] = from[8];
             }
           }
-          product(m_, c, m_tile, at, context_.row_stride, context_.stride, weights()[0], acc);
+          product(m_, c, m_tile, at, context.row_stride, context.stride, weights()[0], acc);
         } else {
           const uint8_t* in = features() + ((l - 1) & 1) * a_.arena.feature_bytes;
 #pragma unroll
@@ -273,7 +283,7 @@ class GroupCoder {
   template <int NT>
   CCM_DEVICE void put_parameters(int32_t channel, const Rescale (&rescale)[2], const Accumulators<NT>& acc,
                                  int32_t first) const {
-    const int32_t channels = d_->channels, last = m_.scale_codes - 1, position = first + (threadIdx.x & 3) * 2;
+    const int32_t channels = d().channels, last = m_.scale_codes - 1, position = first + (threadIdx.x & 3) * 2;
     const uint8_t* table = m_.at<uint8_t>(m_.scale_table);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -310,7 +320,7 @@ class GroupCoder {
   CCM_DEVICE void for_each_symbol(int32_t count, Body body) const {
 #pragma unroll 1
     for (int32_t p = threadIdx.x / 32; p < count; p += blockDim.x / 32)
-      for (int32_t c = threadIdx.x & 31; c < d_->channels; c += 32) body(p, c, p * d_->channels + c);
+      for (int32_t c = threadIdx.x & 31; c < d().channels; c += 32) body(p, c, p * d().channels + c);
   }
 
   CCM_DEVICE void choose_rows(int32_t count) {
@@ -323,7 +333,7 @@ class GroupCoder {
       symbols()[n] = {row.key, row.lo_inside * unit() + choice.offset};
     });
     if (threadIdx.x < kMoreSymbols / 2) {  // blocks have two warps at least
-      Symbol* const more = symbols() + count * d_->channels + threadIdx.x;
+      Symbol* const more = symbols() + count * d().channels + threadIdx.x;
       more[0] = more[kMoreSymbols / 2] = {rows[0].key, 0};
     }
   }
@@ -332,12 +342,12 @@ class GroupCoder {
   CCM_DEVICE bool take_symbols(int32_t first, int32_t count) {
     const DeviceRow* rows = m_.at<DeviceRow>(m_.y_rows.rows);
     const int64_t image = static_cast<int64_t>(image_) * a_.h * a_.w * m_.latent_channels;
-    uint64_t* coded = a_.coded + image + static_cast<int64_t>(a_.h) * a_.w * d_->first_channel +
-                      static_cast<int64_t>(first) * d_->channels;
+    uint64_t* coded = a_.coded + image + static_cast<int64_t>(a_.h) * a_.w * d().first_channel +
+                      static_cast<int64_t>(first) * d().channels;
     bool fine = true;
     for_each_symbol(count, [&](int32_t p, int32_t c, int32_t n) {
       const int64_t at =
-          image + (static_cast<int64_t>(row_of(p)) * a_.w + column_of(p)) * m_.latent_channels + d_->first_channel + c;
+          image + (static_cast<int64_t>(row_of(p)) * a_.w + column_of(p)) * m_.latent_channels + d().first_channel + c;
       // Value of the row's symbol 0.
       const int32_t origin = symbols()[n].value - rows[key_row(symbols()[n].key)].lo_inside * unit();
       int32_t symbol, v;
@@ -357,20 +367,21 @@ class GroupCoder {
 
   // Latents of a chunk to y, and (from y, if they are there already) into the context plane.
   CCM_DEVICE void publish_latents(int32_t count, bool to_y, bool to_context) {
+    const DevicePlane context = planes()->context;
     for_each_symbol(count, [&](int32_t p, int32_t c, int32_t n) {
       const int32_t i = row_of(p), j = column_of(p);
       int16_t* y =
-          a_.y + ((static_cast<int64_t>(image_) * a_.h + i) * a_.w + j) * m_.latent_channels + d_->first_channel + c;
+          a_.y + ((static_cast<int64_t>(image_) * a_.h + i) * a_.w + j) * m_.latent_channels + d().first_channel + c;
 #if CCM_FAULT == 4
       ++y;
 #endif
       int32_t seen = to_y ? symbols()[n].value : *y;
       if (to_y) *y = static_cast<int16_t>(seen);
       if (!to_context) return;
-      const int32_t channel = d_->plane_channel + c;
+      const int32_t channel = d().plane_channel + c;
       if (m_.scaled_context)
         seen = requantize(seen, m_.at<int32_t>(m_.context_mult)[channel], m_.at<int32_t>(m_.context_shift)[channel]);
-      context_.at(i, j)[channel] = static_cast<uint8_t>(clamp_context(seen) + 128);
+      context.at(i, j)[channel] = static_cast<uint8_t>(clamp_context(seen) + 128);
     });
   }
 
@@ -378,10 +389,7 @@ class GroupCoder {
   const DeviceModel& m_;
   unsigned char* const shared_;
   unsigned char* const arena_;
-  int32_t image_ = 0, group_ = 0, step_ = 0;
-  const DeviceGroup* d_ = nullptr;
-  DevicePlane context_{};
-  Base base_{};
+  int32_t image_ = 0, group_ = -1, step_ = 0;  // group -1: none
 };
 
 }  // namespace ccm
