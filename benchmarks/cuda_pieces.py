@@ -94,6 +94,7 @@ def _latency(gpu: Gpu, scale: float, weights_in_shared: bool) -> Callable:
     """Cycles until the result of an instruction of variable duration is there."""
     packed = {_line("product.cuh", "const uint4 packed = *weights;")}
     inputs = {_line("product.cuh", "load_word(at[n] + first)")}
+    spatial = {_line("steps.cuh", "product(m_, c, m_tile, at,")}
     entries = _entry_lines()
     words = set(
         range(
@@ -118,8 +119,8 @@ def _latency(gpu: Gpu, scale: float, weights_in_shared: bool) -> Callable:
             n = SHUFFLE
         elif i.within("product.cuh", packed):
             n = mixed(DENSE_MISS) if dense else (shared if weights_in_shared else gpu.l2)
-        elif i.within("product.cuh", inputs) and op.startswith("LDG"):
-            n = mixed(DENSE_MISS if dense else CONTEXT_MISS)
+        elif i.within("product.cuh", inputs) and (dense or i.within("steps.cuh", spatial)):
+            n = mixed(DENSE_MISS if dense else CONTEXT_MISS) + (0 if op.startswith("LDG") else GENERIC)
         elif i.within("rans_warp.cuh", entries) and op.startswith("LDG"):
             n = mixed(ENTRY_MISS)
         elif i.within("rans_warp.cuh", words) or i.within("steps.cuh", base):
@@ -189,7 +190,7 @@ def read_machine_code(folder: Path, arch: int) -> dict:
         elif len(inside) < 80 and count["BRA"] < 5:
             if any(i.within(step, {choose}) for i in inside) and count["BRA"] == 1:
                 pieces["choose"] = inside
-            elif any(i.within(step, {publish}) for i in inside) and count["STG"] == 2:
+            elif any(i.within(step, {publish}) for i in inside) and count["STG"] + count["ST"] == 2:
                 pieces["publish"] = inside
     wanted = {"choose", "publish", "dense", *(f"{k} {nt}" for k in ("conv", "rows") for nt in (1, 2))}
     wanted |= {f"rans {lanes}" for lanes in LANES}
