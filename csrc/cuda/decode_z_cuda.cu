@@ -34,8 +34,10 @@ __global__ void __launch_bounds__(kMaxThreads, 1) decode_z_kernel(const DecodeZA
       channel += stride;
       if (channel >= channels) channel -= channels;
     }
-    if (threadIdx.x < kMoreSymbols / 2)
-      symbols[count + threadIdx.x] = symbols[count + threadIdx.x + kMoreSymbols / 2] = {rows[0].key, 0};
+    if (threadIdx.x < kMoreSymbols / 2) {  // blocks have two warps at least
+      Symbol* const more = symbols + kBatchOfSymbols + threadIdx.x;
+      more[0] = more[kMoreSymbols / 2] = {rows[0].key, 0};
+    }
     if (threadIdx.x == 0) bad = 0;
     __syncthreads();
     if (threadIdx.x < 32) {

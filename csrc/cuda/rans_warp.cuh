@@ -118,6 +118,7 @@ class WarpDecoder {
     };
 #pragma unroll 1
     for (int32_t left = n;;) {
+      __syncwarp();  // a lane's threads have all read what one of them overwrites: two rounds ago or earlier
       round(even, even_entry, odd, odd_entry, left);
       if ((left -= L) <= 0) break;
       round(odd, odd_entry, even, even_entry, left);
