@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
 import subprocess
 import sys
@@ -56,23 +55,6 @@ from cuda_schedule import Outcome, build_order, simulate
 
 RESULT = ROOT / "benchmarks" / "results" / "cuda_cost.json"
 DOCUMENT = ROOT / "docs" / "cuda.md"
-
-
-@cache
-def mode_probability(bits: float) -> float:
-    """Of the most probable symbol of a rounded Gaussian of so many bits: all symbols alike, which is the worst case."""
-
-    def both(sigma: float) -> tuple[float, float]:
-        edges = [math.erf((k + 0.5) / sigma / math.sqrt(2)) for k in range(60)]
-        p = [edges[0], *((b - a) / 2 for a, b in pairwise(edges))]
-        h = -sum(n * v * math.log2(v) for v, n in zip(p, [1] + [2] * 59, strict=True) if v > 1e-15)
-        return h, p[0]
-
-    low, high = 0.05, 20.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if both(middle)[0] < bits else (low, middle)
-    return both(low)[1]
 
 
 def lanes_for_payload(payload: float) -> int:
@@ -149,9 +131,7 @@ class Options:
     """What could be otherwise; the defaults are the kernel as it is."""
 
     lanes: int = 0  # 0: as the format chooses
-    apart: bool = False  # products without copies from one fragment to the other, which wait for the turn's loads
     stream_warps: int = 1  # warps that share a stream, with 32 lanes each (a change of the format)
-    mode_ahead: bool = False  # most probable entries without the copy that waits for them in the round of their load
     lean_rounds: bool = False  # half the cycles of a round, by whatever means
     lean_epilogues: bool = False  # half the cycles of everything between the products
     tile: tuple[int, int] = (TILE_ROWS, TILE_COLUMNS)
@@ -179,8 +159,17 @@ class Costs:
         m, round16 = self.model, lambda n: -(-n // 16) * 16
         c = max(m.groups)
         depth = max(-(-n // 32) for n in (m.width, *m.hidden))
-        arena = 2 * round16(CHUNK * (depth * 32 + 16)) + sum(round16(k * CHUNK * c) for k in (2, 1, 4, 4, 2))
-        arena += 64 * 8 + 4 * CHUNK + 80 + 32 * 64 + 16 + (round16(4 * self.tiles) if self.tiles <= MAX_KNOWN else 0)
+        arena = 2 * round16(CHUNK * (depth * 32 + 16)) + sum(round16(k * CHUNK * c) for k in (2, 1))
+        arena += (
+            8 * (CHUNK * c + 96)
+            + 64 * 8
+            + 4 * CHUNK
+            + 80
+            + 32 * 64
+            + 32
+            + 16
+            + (round16(4 * self.tiles) if self.tiles <= MAX_KNOWN else 0)
+        )
         room = self.gpu.shared - 1024 - arena
         self.in_shared = [0.0] * len(self.layers)
         for k in reversed(range(len(self.layers))):
@@ -231,9 +220,6 @@ class Costs:
             return share * self.of(piece, warps) + (1 - share) * self.of(f"{piece} L2", warps)
 
         once = mixed(name)
-        if self.options.apart:
-            apart = share * self.code[name]["apart"] + (1 - share) * self.code[f"{name} L2"]["apart"]
-            once = max(apart, warps * self.code[name]["issue"])
         streamed = (1 - share) * units * k_steps * 512 / L2_BYTES
         kind = "bytes" if k + 1 < len(self.layers) else "scale"
         # The first product's loads and the last one are in the straight piece.
@@ -245,13 +231,6 @@ class Costs:
         takes = 1 - (1 - min(1.0, bits / 16)) ** lanes  # that some lane takes a word
         plain, refill = self.of(f"rans {lanes}"), self.of(f"rans {lanes} refill")
         once = plain + takes * (refill - plain)
-        if f"rans {lanes} mode" in self.code:  # few lanes: the most probable symbol is tried first
-            mode, all_meet = self.of(f"rans {lanes} mode"), mode_probability(bits) ** lanes
-            more = max(0.0, refill - mode)
-            if self.options.mode_ahead:
-                plain -= mode - self.code[f"rans {lanes} mode"]["apart"]
-                mode = self.code[f"rans {lanes} mode"]["apart"]
-            once = all_meet * mode + (1 - all_meet) * plain + takes * more
         return once * (0.5 if self.options.lean_rounds else 1.0)
 
     def rans(self, symbols: int) -> float:
@@ -304,15 +283,14 @@ class Costs:
         kernel, cin, cout = chain[layer]
         before = sum(self.model.groups[:group])
         rows, columns = self.options.tile
-        units = -(-cout // 16) * -(-rows * columns // 32)
+        units = -(-cout // 16) * -(-rows * columns // (TILE_ROWS * TILE_COLUMNS))
         turns, warps = -(-units // WARPS), -(-min(units, WARPS) // SCHEDULERS)
         k_steps = -(-(kernel * kernel * -(-cin // 4) * 4) // 32)
         if layer + 1 == len(chain):
             k_steps += -(-before // 32)  # the skip, 1x1
-        each = self.code["dense"]["apart"] if self.options.apart else self.code["dense"]["lone"]
-        product = turns * k_steps * max(each, warps * self.code["dense"]["issue"])
+        product = turns * k_steps * max(self.code["dense"]["lone"], warps * self.code["dense"]["issue"])
         product = max(product, units * k_steps * 512 * DENSE_MISS / L2_BYTES)
-        epilogue = turns * 2 * self.of("later bytes 2", warps) * (1.5 if layer + 1 == len(chain) else 1)
+        epilogue = turns * self.of("later bytes 2", warps) * (1.5 if layer + 1 == len(chain) else 1)
         radius = kernel // 2
         flags = (1 + -(-2 * radius // rows)) * (1 + -(-2 * radius // columns)) if layer else 0
         if self.options.one_flag:
@@ -353,9 +331,9 @@ def outside(model: Model, gpu: Gpu, size: str, band: str, code: dict) -> dict[st
     planes = (h + 6) * (w + 6) * (model.channels + model.psi + 2 * model.cross_width * (len(model.groups) - 1))
 
     def dense(tiles: int, k_steps: int, m_tiles: int) -> float:
-        turns = -(-2 * m_tiles // WARPS)
+        turns = -(-m_tiles // WARPS)
         waves = -(-tiles // gpu.multiprocessors)
-        return waves * turns * (k_steps * costs.of("dense", 3) + 2 * costs.of("later bytes 2", 3)) * us
+        return waves * turns * (k_steps * costs.of("dense", 3) + costs.of("later bytes 2", 3)) * us
 
     def tiles(i: int, j: int) -> int:
         return -(-i // TILE_ROWS) * -(-j // TILE_COLUMNS)
@@ -393,12 +371,10 @@ def offset_in_steps(size: str, model: Model, tile: tuple[int, int] = (TILE_ROWS,
 IMPROVEMENTS = {
     "32 lanes": {"lanes": 32},
     "16 lanes": {"lanes": 16},
-    "products without copies of fragments": {"apart": True},
-    "most probable entries a whole round ahead": {"mode_ahead": True},
     "epilogues of half the cycles": {"lean_epilogues": True},
     "rounds of half the cycles": {"lean_rounds": True},
     "dense tiles of 4 x 8": {"tile": (4, 8)},
-    "dense tiles of 2 x 8": {"tile": (2, 8)},
+    "dense tiles of 4 x 16": {"tile": (4, 16)},
     "progress announced every step": {"news": 1},
     "one flag a tile and claim": {"one_flag": True},
     "progress announced by another warp": {"quiet_news": True},
@@ -406,11 +382,6 @@ IMPROVEMENTS = {
     "cluster of 4 holds the weights": {"cluster": 4},
     "128 lanes, 4 warps a stream": {"lanes": 32, "stream_warps": 4},
 }
-COMBINED = [
-    "products without copies of fragments",
-    "most probable entries a whole round ahead",
-    "dense tiles of 4 x 8",
-]
 
 
 def results(code: dict, source: str) -> dict:
@@ -445,12 +416,8 @@ def results(code: dict, source: str) -> dict:
     ):  # fmt: skip
         model, gpu = nets[name], GPUS[gpu_name]
         cases = {k: Options(**v) for k, v in IMPROVEMENTS.items()}
-        together = {k: v for c in COMBINED for k, v in IMPROVEMENTS[c].items()}
-        cases["the marked ones"] = Options(**together)
-        together["lanes"] = 32
-        cases["the marked ones, 32 lanes"] = Options(**together)
-        together["lean_epilogues"] = True
-        cases["the same, epilogues of half the cycles"] = Options(**together)
+        together: dict = {"lanes": 32, "lean_epilogues": True}
+        cases["32 lanes, epilogues of half the cycles"] = Options(**together)
         cases["the same, rounds of half the cycles"] = Options(lean_rounds=True, **together)
         cases["the same, 128 lanes"] = Options(lean_rounds=True, stream_warps=4, **together)
         entry: dict = {"model": name, "size": size, "gpu": gpu_name, "cases": {}}
@@ -468,7 +435,7 @@ def results(code: dict, source: str) -> dict:
             "as it is": offset_in_steps(size, nets["ccm-base"]),
             "every step": offset_in_steps(size, nets["ccm-base"], news=1),
             "tiles of 4 x 8": offset_in_steps(size, nets["ccm-base"], (4, 8)),
-            "tiles of 2 x 8": offset_in_steps(size, nets["ccm-base"], (2, 8)),
+            "tiles of 4 x 16": offset_in_steps(size, nets["ccm-base"], (4, 16)),
         }
         for size in SIZES
     }
@@ -561,13 +528,11 @@ def better(found: dict) -> str:
     """What changes would bring."""
     head = ["predicted, ms"] + [f"{e['model']} {e['size']} {e['gpu']}" for e in found["improvements"]]
     first = found["improvements"][0]["cases"]
-    alone = [k for k in first if not k.startswith("the ") and k != "as it is"]
-    alone.sort(key=lambda k: first[k]["low"])
-    last = [k for k in first if k.startswith("the ")]
+    alone = sorted(IMPROVEMENTS, key=lambda k: first[k]["low"])
+    last = [k for k in first if k not in IMPROVEMENTS and k != "as it is"]
     rows = []
     for case in ["as it is", *alone, *last]:
-        name = f"{case} *" if case in COMBINED else case
-        rows.append([name, *(_band(e["cases"][case]["low"], e["cases"][case]["high"]) for e in found["improvements"])])
+        rows.append([case, *(_band(e["cases"][case]["low"], e["cases"][case]["high"]) for e in found["improvements"])])
     return _table(head, rows)
 
 
@@ -579,8 +544,7 @@ def rounds(found: dict) -> str:
         cells = [str(lanes)]
         for gpu in GPUS:
             c = code[gpu]["low"]
-            mode = c.get(f"rans {lanes} mode")
-            cells.append(f"{c[f'rans {lanes}']['lone']:.0f}" + (f" ({mode['lone']:.0f})" if mode else ""))
+            cells.append(f"{c[f'rans {lanes}']['lone']:.0f} ({c[f'rans {lanes} refill']['lone']:.0f})")
         c = code["H100"]["low"][f"rans {lanes}"]
         cells += [f"{c['issue']:.0f}", f"{code['H100']['low'][f'rans {lanes}']['lone'] / lanes:.0f}"]
         rows.append(cells)
@@ -600,7 +564,7 @@ def pieces(found: dict) -> str:
         "later scale 2": "the same of the head (scales)",
         "choose": "rows of 32 channels of one position",
         "publish": "publishing of as many",
-        "dense": "dense tile: 32 bytes of k, 32 positions",
+        "dense": "dense tile: 32 bytes of k, 16 positions",
     }
     code = found["cycles"]
     rows = [
@@ -613,7 +577,7 @@ def pieces(found: dict) -> str:
 def offsets(found: dict) -> str:
     """Steps between the starts of two groups."""
     rows = [[size, *(str(v) for v in o.values())] for size, o in found["offsets"].items()]
-    head = ["", "steps of a group", "offset, as it is", "announced every step", "tiles of 4 x 8", "tiles of 2 x 8"]
+    head = ["", "steps of a group", "offset, as it is", "announced every step", "tiles of 4 x 8", "tiles of 4 x 16"]
     return _table(head, rows)
 
 

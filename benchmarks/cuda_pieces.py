@@ -86,7 +86,7 @@ def _line(file: str, text: str, nth: int = 0) -> int:
 
 def _entry_lines() -> set[int]:
     """Of rans_warp.cuh: where entries of windows are loaded."""
-    texts = ("const uint4 four = *", "const uint2 two = *", "to[0] = *from;", "next_mode = window[")
+    texts = ("const uint4 four = *", "const uint2 two = *", "to[0] = *from;")
     return {_line("rans_warp.cuh", text) for text in texts}
 
 
@@ -94,13 +94,14 @@ def _latency(gpu: Gpu, scale: float, weights_in_shared: bool) -> Callable:
     """Cycles until the result of an instruction of variable duration is there."""
     packed = {_line("product.cuh", "const uint4 packed = *weights;")}
     inputs = {_line("product.cuh", "load_word(at[n] + first)")}
+    spatial = {_line("steps.cuh", "product(m_, c, m_tile, at,")}
     entries = _entry_lines()
     words = set(
         range(
             _line("rans_warp.cuh", "CCM_DEVICE unsigned word("), _line("rans_warp.cuh", "CCM_DEVICE unsigned word(") + 4
         )
     )
-    base = {_line("steps.cuh", f"= base[{k}]") for k in (0, 8)}
+    base = {_line("steps.cuh", f"= from[{k}]") for k in (0, 8)}
     shared = gpu.shared_load + GENERIC
 
     def mixed(miss: float) -> float:
@@ -118,8 +119,8 @@ def _latency(gpu: Gpu, scale: float, weights_in_shared: bool) -> Callable:
             n = SHUFFLE
         elif i.within("product.cuh", packed):
             n = mixed(DENSE_MISS) if dense else (shared if weights_in_shared else gpu.l2)
-        elif i.within("product.cuh", inputs) and op.startswith("LDG"):
-            n = mixed(DENSE_MISS if dense else CONTEXT_MISS)
+        elif i.within("product.cuh", inputs) and (dense or i.within("steps.cuh", spatial)):
+            n = mixed(DENSE_MISS if dense else CONTEXT_MISS) + (0 if op.startswith("LDG") else GENERIC)
         elif i.within("rans_warp.cuh", entries) and op.startswith("LDG"):
             n = mixed(ENTRY_MISS)
         elif i.within("rans_warp.cuh", words) or i.within("steps.cuh", base):
@@ -136,70 +137,60 @@ def read_machine_code(folder: Path, arch: int) -> dict:
     code = sass.disassemble(sass.compile_kernel(folder, arch))
     step = "steps.cuh"
     rans = "rans_warp.cuh"
-    choose = _line(step, "work().key[n] = row.key;")
+    choose = _line(step, "symbols()[n] = {row.key,")
     publish = _line(step, "int32_t seen = to_y")
-    window = _line(rans, "const uint32_t limit =")
-    found = _line(rans, "const unsigned candidates =")
+    search = _line(rans, "const uint64_t x = rans_advance(")
+    # What is never looked at here: symbols outside their window, escapes, the next 32 words.
+    cold = set(range(_line(rans, "CCM_DEVICE void rare_round("), _line(rans, "// E entries of a window,")))
+    cold |= {_line(rans, "rare_round<T>(lane, m, rows, at, symbol")}
+    taking = {_line(rans, "const unsigned two = __shfl_sync(kWarp, near_")}
+    rank = _line(rans, "const int32_t place = (next_ & 31) + __popc(")
     loads = _entry_lines()
-    lines = len((CUDA / rans).read_text(encoding="utf-8").splitlines())
-    ways = {  # what is never looked at here: symbols outside their window, escapes, the next 32 words
-        "outside": set(
-            range(_line(rans, "if (outside) {") + 1, _line(rans, "if (active) x_ = rans_advance(x_, slot, found"))
-        ),
-        "bisect": set(
-            range(_line(rans, "CCM_DEVICE static int32_t bisect("), _line(rans, "static unsigned group_bits("))
-        ),
-        "escapes": set(range(_line(rans, "CCM_DEVICE uint32_t raw_bits("), lines)),
-        "far": set(range(_line(rans, "if ((before ^ next_) & ~31)") + 1, _line(rans, "CCM_DEVICE uint32_t raw_bits("))),
-    }
-    cold = set().union(*ways.values())
-    taking = set(range(_line(rans, "if (!mask) return;") + 1, _line(rans, "if ((before ^ next_) & ~31)") + 1))
-    tried = _line(rans, "x_ = rans_advance(x_, slot, mode")
+
+    def once(i: sass.Instruction) -> bool:  # a round's multiplication
+        return i.op.startswith("IMAD.WIDE.U32") and i.within(rans, {search})
+
+    def takes(i: sass.Instruction) -> bool:
+        return i.op.startswith("SHFL") and i.within(rans, taking)
+
     pieces: dict[str, list] = {}
     network: dict[int, range] = {}
     done: set[int] = set()
-    group_bits = _line(rans, "return ballot >> (group * T)")
     for body in code.loops():
         inside = [code.instructions[k] for k in body]
         count = Counter(i.op.split(".")[0] for i in inside)
-        if any(i.lines[:1] == ((rans, window),) for i in inside) and len(inside) < 900:
-            # A lane's threads hold 16 / (32 / lanes) entries; with one lane there is no choice of a group's bits.
+        if any(i.within(rans, {search}) for i in inside) and len(inside) < 1500:
+            # A lane's threads hold 16 / (32 / lanes) entries; fewer than two lanes have one each.
             wide = {".128": 4, ".64": 2}
             entries = sum(
                 next((n for w, n in wide.items() if w in i.op), 1)
                 for i in inside
-                if i.op.startswith("LDG") and i.within(rans, loads - {_line(rans, "next_mode = window[")})
+                if i.op.startswith("LDG") and i.within(rans, loads)
             )
+            entries //= 2  # two rounds a turn
             lanes = {1: 2, 2: 4, 4: 8, 8: 16, 16: 32}[entries]
-            if lanes == 2 and not any(
-                i.lines[0][0] == rans and "SHF.R.U32" in i.text and i.lines[0][1] == group_bits for i in inside
-            ):
-                lanes = 1
+            if lanes == 2 and not any(i.op == "POPC" and i.within(rans, {rank}) for i in inside):
+                lanes = 1  # whose word is always the next one
             if lanes in done:
                 continue
             done.add(lanes)
-            core = {found}
-            pieces[f"rans {lanes}"] = sass.shortest_turn(code, body, core, cold | taking, rans)
-            tries = any(i.within(rans, {tried}) for i in inside)
-            pieces[f"rans {lanes} refill"] = sass.shortest_turn(
-                code, body, taking, cold | core if tries else cold, rans
-            )
-            if tries:
-                pieces[f"rans {lanes} mode"] = sass.shortest_turn(code, body, {tried}, cold | taking | core, rans)
-        elif count["IMMA"] and len(inside) < 130:
+            way = (code, body, once, 2)  # two rounds a turn
+            pieces[f"rans {lanes}"] = sass.shortest_turn(*way, cold | taking, rans)
+            pieces[f"rans {lanes} refill"] = sass.shortest_turn(code, body, takes, 2, cold, rans)
+        elif count["IMMA"] and len(inside) < 200:
             outer = {f for i in inside for f, _ in i.lines}
-            steps = sum(i.op.startswith("IMMA") for i in inside)
+            tiles = count["IMMA"] // 2  # two products a turn
             if "chase.cuh" in outer:
                 pieces.setdefault("dense", []).append(inside)
             else:
-                conv = any(i.within("product.cuh", {_line("product.cuh", "low = quads[after * 8];")}) for i in inside)
-                pieces[f"{'conv' if conv else 'rows'} {steps}"] = inside
-        elif 300 < len(inside) < 1600 and count["BAR"] == 1 and count["IMMA"] in (4, 8):
-            network[count["IMMA"] // 4] = body  # each product's loop and its last turn
+                conv = any(i.within("product.cuh", {_line("product.cuh", "next[0] = quads[")}) for i in inside)
+                pieces[f"{'conv' if conv else 'rows'} {tiles}"] = inside
+        elif 300 < len(inside) < 1600 and count["BAR"] == 1 and count["IMMA"] in (8, 16):
+            network[count["IMMA"] // 8] = body  # of each of two products: two in its loop, two behind it
         elif len(inside) < 80 and count["BRA"] < 5:
             if any(i.within(step, {choose}) for i in inside) and count["BRA"] == 1:
                 pieces["choose"] = inside
-            elif any(i.within(step, {publish}) for i in inside) and count["STG"] == 2:
+            elif any(i.within(step, {publish}) for i in inside) and count["STG"] + count["ST"] == 2:
                 pieces["publish"] = inside
     wanted = {"choose", "publish", "dense", *(f"{k} {nt}" for k in ("conv", "rows") for nt in (1, 2))}
     wanted |= {f"rans {lanes}" for lanes in LANES}
@@ -208,11 +199,10 @@ def read_machine_code(folder: Path, arch: int) -> dict:
     pieces["dense"] = max(pieces["dense"], key=lambda p: sum(i.op == "LDG.E" for i in p))
     features, parameters = _line(step, "CCM_DEVICE void put_features("), _line(step, "CCM_DEVICE void put_parameters(")
     after = _line(step, "// body(p, c, p * channels + c)")
-    means, scales = _line(step, "means[at] ="), _line(step, "scales[at] = table[")
+    means = range(_line(step, "int16_t* to = mean() +"), _line(step, "} else if (of < 2 * channels) {"))
     epilogue = {  # lines that belong to others
         "bytes": set(range(parameters, after)),
-        "mean": {*range(features, parameters), scales},
-        "scale": {*range(features, parameters), means},
+        "scale": {*range(features, parameters), *means},
     }
     first = set(
         range(
@@ -230,19 +220,6 @@ def read_machine_code(folder: Path, arch: int) -> dict:
     return pieces
 
 
-def _apart(trace: list, latency: Callable) -> float:
-    """Cycles of a product's turn without the copies `now = next` at its end, which wait for what the turn has loaded:
-    two fragments that change places, so that a load has a whole turn.
-    """
-    last = max(k for k, i in enumerate(trace) if i.op.startswith("IMMA"))
-    kept = [*trace[: last + 1], trace[-1]]
-    products = [k for k, i in enumerate(trace) if i.op.startswith("IMMA")]
-    loads = [k for k, i in enumerate(trace) if i.op.startswith("LD")]
-    between = max(0, sum(max(1, i.stall) for i in trace[max(loads) : products[0]]))
-    issue = sum(max(1, i.stall) for i in kept) + sass.TAKEN_BRANCH
-    return max(issue, max(latency(trace[k]) for k in loads) - between)
-
-
 def machine_cycles(pieces: dict[str, list], gpu: Gpu, scale: float) -> dict[str, dict]:
     """``lone``: cycles of one warp for one turn of a loop or one straight piece; ``issue``: its instructions."""
     found = {}
@@ -252,21 +229,12 @@ def machine_cycles(pieces: dict[str, list], gpu: Gpu, scale: float) -> dict[str,
             if not shared and not name.startswith(("conv", "rows", "first", "later")):
                 continue
             cost = (sass.cycles if straight else sass.per_round)(trace, _latency(gpu, scale, shared))
-            turns = 1
+            turns = 2 if name.startswith("rans") else 1
             if name.startswith(("conv", "rows", "dense")):
-                nt = 4 if name == "dense" else int(name.split()[1])
+                nt = TILE_ROWS * TILE_COLUMNS // 8 if name == "dense" else int(name.split()[1])
                 turns = sum(i.op.startswith("IMMA") for i in trace) / nt
             found[name + ("" if shared else " L2")] = {
                 "lone": round(cost / turns, 1),
                 "issue": round(len(trace) / turns, 1),
             }
-            entry, usual = found[name + ("" if shared else " L2")], _latency(gpu, scale, shared)
-            if name.startswith(("conv", "rows", "dense")):
-                entry["apart"] = round(_apart(trace, usual), 1)
-            elif name.endswith("mode"):  # its entry there when it is wanted
-
-                def there(i, usual=usual) -> float:
-                    return 0 if i.within("rans_warp.cuh", _entry_lines()) else usual(i)
-
-                entry["apart"] = round(sass.per_round(trace, there), 1)
     return found

@@ -3,7 +3,8 @@
 1. tests/test_gpu.py, and once more under each tool of compute-sanitizer where that is installed (--quick: not);
 2. every image of the folder, compressed with a shipped model at three qualities: the latents of its strings by the CUDA
    engine and by the CPU engine, which must be equal;
-3. the latency of each stage: CUDA events, median and quartiles over repeats, the L2 cache emptied before each.
+3. the latency of each stage: CUDA events, median and quartiles over repeats, the L2 cache emptied before each; and of
+   the first three images from file to pixels, as `ccm-fast profile --graph` tells it.
 
 Needs no network. The last line says "ok" or what failed, the exit status too. The JSON has the environment. With
 --emulated, 2. alone, by the emulated kernels on any machine (its seconds mean nothing).
@@ -29,6 +30,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests/emu")]
 import ccm_fast  # noqa: E402
 from ccm_fast import _backend, collect_env  # noqa: E402
 from ccm_fast.codec import parse_packets  # noqa: E402
+from ccm_fast.profile import profile, report  # noqa: E402
 
 QUALITIES = (2.0, 4.0, 6.0)
 SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
@@ -49,9 +51,9 @@ def run_tests(quick):
     return results
 
 
-def latencies(call, repeats):
+def latencies(call, repeats, device="cuda"):
     """Milliseconds: median and quartiles. `call` once to warm up, then with a cold L2 each time."""
-    scratch = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")  # larger than any L2
+    scratch = torch.empty(256 << 20, dtype=torch.uint8, device=device)  # larger than any L2
     call()
     times = []
     for _ in range(repeats):
@@ -101,9 +103,9 @@ def compare(model, image, quality, ops, device, repeats):
     record["first_call_s"] = time.perf_counter() - start
     if device != "cpu":
         record["stages"] = {
-            "decode_z": latencies(lambda: ops.decode_z(packed, zd, zp, hz, wz, 1), repeats),
-            "hyper": latencies(lambda: ops.hyper(packed, z2, h, w, 1), repeats),
-            "decode_y": latencies(lambda: ops.decode_y(packed, psi2, yd, yp, 1), repeats),
+            "decode_z": latencies(lambda: ops.decode_z(packed, zd, zp, hz, wz, 1), repeats, device),
+            "hyper": latencies(lambda: ops.hyper(packed, z2, h, w, 1), repeats, device),
+            "decode_y": latencies(lambda: ops.decode_y(packed, psi2, yd, yp, 1), repeats, device),
         }
     return record
 
@@ -135,7 +137,7 @@ def main():
     files = sorted(args.images.glob("*.png")) if args.images else []
     if args.images and not files:
         sys.exit(f"gpu-check: {args.images} has no PNG files")
-    model = ccm_fast.load(args.model)
+    model = ccm_fast.load(args.model)  # on the CPU, where the strings are made; profile() moves it
     for file in files:
         image = np.asarray(Image.open(file).convert("RGB"))
         for quality in args.qualities:
@@ -144,6 +146,9 @@ def main():
             stages = {k: round(v["median_ms"], 3) for k, v in record.get("stages", {}).items()}
             verdict = "equal" if record["equal"] else "DIFFERENT"
             print(f"{file.name} {quality:g} {verdict} {record['first_call_s']:.1f} s", stages or "", flush=True)
+    if files and not args.emulated:
+        result["profile"] = profile(files[:3], model, device="cuda", repeats=args.repeats, graph=True)
+        print(report(result["profile"]))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     failed = [f"tests under {name}" for name, status in result["tests"].items() if status]

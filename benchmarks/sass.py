@@ -109,13 +109,19 @@ def disassemble(cubin: Path) -> Code:
 
 
 def shortest_turn(
-    code: Code, body: range, through: set[int], avoid: set[int], file: str, limit: int = 4000
+    code: Code,
+    body: range,
+    through: Callable[[Instruction], bool],
+    times: int,
+    avoid: set[int],
+    file: str,
+    limit: int = 4000,
 ) -> list[Instruction]:
-    """The shortest way from a loop's head back to it that executes a line of ``through`` and as few as possible of
-    ``avoid``, lines of ``file``.
+    """The shortest way from a loop's head back to it that executes ``times`` instructions of ``through`` and as few as
+    possible of ``avoid``, lines of ``file``.
     """
     head = body.start
-    heap, seen, number = [(0, 0, head, False, None)], set(), 0
+    heap, seen, number = [(0, 0, head, 0, None)], set(), 0
     while heap:
         cost, _, k, met, path = heapq.heappop(heap)
         if (k, met) in seen:
@@ -124,7 +130,7 @@ def shortest_turn(
         i = code.instructions[k]
         lines = {n for f, n in i.lines if f == file}
         cost += 50 if lines & avoid else 1
-        met = met or bool(lines & through)
+        met += through(i)
         target = code.target(i)
         ways = [(k + 1, False)] if target is None or i.predicate else []
         if target is not None:
@@ -134,7 +140,7 @@ def shortest_turn(
         for to, taken in ways:
             here = (replace(i, taken=taken), path)
             if to == head and taken:
-                if met:
+                if met >= times:
                     trace = []
                     while here:
                         trace.append(here[0])
@@ -144,7 +150,7 @@ def shortest_turn(
             if abs(to - head) < limit:
                 number += 1
                 heapq.heappush(heap, (cost, number, to, met, here))
-    raise ValueError(f"no way through {sorted(through)} of {file}")
+    raise ValueError(f"no way {times} times through what is looked for in {file}")
 
 
 def cycles(trace: list[Instruction], latency: Callable[[Instruction], float], warps: int = 1) -> float:

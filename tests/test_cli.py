@@ -82,6 +82,22 @@ def test_failures_do_not_stop_the_others(photos, tmp_path, capsys):
     assert [("error" in r) for r in reports] == [True, False] and reports[0]["type"].endswith("Error")
 
 
+def test_lanes_reach_every_stream(photos, tmp_path, capsys):
+    """Z and every group have as many as were asked for, and decode to the same latents."""
+    for lanes in (0, 32):
+        assert run("encode", photos / "a.png", tmp_path / f"{lanes}.ccm", "-m", WEIGHTS, "--lanes", lanes) == 0
+        decoded = run("decode", tmp_path / f"{lanes}.ccm", "--latents", tmp_path / f"{lanes}.npy", "-m", WEIGHTS)
+        assert decoded == 0
+    capsys.readouterr()
+    assert run("info", tmp_path / "32.ccm", tmp_path / "0.ccm", "--json") == 0
+    many, chosen = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert many["lanes"] == {"z": 32, "y": [32] * 3}
+    # At most 5 bytes for each lane more, and the header's list of them.
+    more = sum(32 - n for n in (chosen["lanes"]["z"], *chosen["lanes"]["y"]))
+    assert 0 < many["bytes"] - chosen["bytes"] <= 5 * more + 2
+    assert np.array_equal(np.load(tmp_path / "32.npy"), np.load(tmp_path / "0.npy"))
+
+
 def test_existing_outputs_are_left_alone(photos, tmp_path, capsys):
     target = tmp_path / "a.ccm"
     target.write_bytes(b"precious")

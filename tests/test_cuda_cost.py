@@ -30,8 +30,10 @@ def test_free_groups_follow_at_the_offset_of_their_tiles(h, w):
     assert order.steps + 3 * offset <= four.total + 1e-9
     assert four.total <= 4 * order.steps
     assert four.tasks == 3 * 3 * order.tiles
-    # The first tile of a layer reads only the first one of the layer before: two positions further, for the 5 x 5.
-    first = 3 * (min(h, TILE_ROWS + 2) - 1) + min(w, TILE_COLUMNS + 2)
+    # The first position lies in the tile that the shift of the last layer's grid says. Tiles in the same place of the
+    # layers before are all that it waits for: of the first layer, with two positions around it, for the 5 x 5.
+    rows, columns = ((2 // tile + 1) * tile + 2 for tile in (TILE_ROWS, TILE_COLUMNS))
+    first = 3 * (min(h, rows) - 1) + min(w, columns)
     assert offset == min(order.steps, -(-first // STEPS_PER_NEWS) * STEPS_PER_NEWS)
 
 
@@ -68,8 +70,8 @@ def test_shifted_tiles_hold_what_the_rule_waits_for(tile):
 
 def test_a_group_follows_within_40_steps_and_closer_with_small_tiles():
     far, near = (
+        cuda_cost.offset_in_steps("768x512", cuda_cost.models()["ccm-base"], (4, 16)),
         run(32, 48, 2)[1].starts[1],
-        cuda_cost.offset_in_steps("768x512", cuda_cost.models()["ccm-base"], (2, 8)),
     )
     assert 17 <= near < far <= 40
 

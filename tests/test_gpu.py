@@ -9,11 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import tiny
 from test_cuda_emulated import CASES, Case, split
+from test_cuda_graph import H, W, material
 
 from ccm_fast import _backend
+from ccm_fast.profile import profile
 
 ops = _backend.load().ops
 
@@ -108,6 +112,44 @@ def test_streams_and_graphs():
     bytes_.copy_(data)
     graph.replay()
     assert torch.equal(y.cpu(), y_hat)
+
+
+def test_the_whole_decoding_as_a_graph():
+    """From streams to y_hat, captured once and replayed on other streams (as in test_cuda_graph.py)."""
+    model, batches = material(1, count=3)
+    room = np.max([[sum(len(s.data) for s in z), sum(len(s.data) for i in y for s in i)] for z, y, _ in batches], 0)
+    streams = model.upload(*batches[0][:2], "cuda", room)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        model.check(model.decode_queued(streams, (H, W))[1])
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y_hat, status = model.decode_queued(streams, (H, W))
+    for z_streams, y_streams, expected in [*batches, *batches[::-1]]:
+        streams.fill(z_streams, y_streams)
+        y_hat.fill_(99)
+        graph.replay()
+        model.check(status)
+        assert torch.equal(y_hat.cpu(), expected)
+
+
+def test_a_new_model_cannot_be_captured():
+    model, (batch,) = material(7, count=1)
+    streams = model.upload(*batch[:2])
+    with pytest.raises(RuntimeError, match="run once first"), torch.cuda.graph(torch.cuda.CUDAGraph()):
+        model.decode_queued(streams, (H, W))
+    y_hat, status = model.decode_queued(streams, (H, W))
+    model.check(status)
+    assert torch.equal(y_hat.cpu(), batch[2])
+
+
+def test_profile_with_a_graph(tmp_path):
+    path = tmp_path / "photo.png"
+    Image.fromarray(tiny.photo(40, 56, 1)).save(path)
+    weights = str(tiny.GOLDEN / "tiny.safetensors")
+    (file,) = profile([path], weights, device="cuda", repeats=2, graph=True)["files"]
+    assert {"upload", "entropy", "download"} < set(file["stages"]) and file["graph"]["median"] > 0
 
 
 def test_many_at_once():

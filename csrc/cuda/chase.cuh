@@ -100,12 +100,12 @@ CCM_DEVICE void run_task(const GroupPlanes& g, const DenseTask& task) {
     dense_bytes(g.m, d.stack[task.layer], in, top, left, a.h, a.w, g.feature(task.layer), a.h, a.w);
   } else {
     const Base base = g.base();
-    for_each_unit(d.base_pad / kTileM, [&](int32_t m_tile, int32_t half) {
+    for_each_unit(d.base_pad / kTileM, [&](int32_t m_tile) {
       const auto add = [&](const DeviceConv& c, const DevicePlane& in) {
         Accumulators<kDenseNT> acc;
-        dense_product(g.m, c, in, top, left, a.h, a.w, half, m_tile, acc);
+        dense_product(g.m, c, in, top, left, a.h, a.w, m_tile, acc);
         for_each_value(g.m, c, m_tile, acc, [&](int32_t channel, int32_t p, const Rescale& rescale, int32_t value) {
-          const DensePosition at(top, left, half, p);
+          const DensePosition at(top, left, p);
           if (at.inside(a.h, a.w)) base.at(at.i, at.j)[channel] += rescale.linear(value);
         });
       };

@@ -9,11 +9,8 @@ constexpr int32_t kBatchOfSymbols = 1024;  // prepared at once; a multiple of 32
 
 // Grid: images. Blocks of at least two warps.
 __global__ void __launch_bounds__(kMaxThreads, 1) decode_z_kernel(const DecodeZArgs a) {
-  CCM_SHARED(key, uint32_t[kBatchOfSymbols]);
-  CCM_SHARED(value, int32_t[kBatchOfSymbols]);
-  CCM_SHARED(symbol, int16_t[kBatchOfSymbols]);
+  CCM_SHARED(symbols, Symbol[kBatchOfSymbols + kMoreSymbols]);
   CCM_SHARED(bad, int32_t);
-  const Work work{key, value, symbol};
   const DeviceModel& m = *a.model;
   const DeviceRow* rows = m.at<DeviceRow>(m.z_rows.rows);
   const int32_t image = blockIdx.x, channels = m.hyper_channels;
@@ -33,21 +30,24 @@ __global__ void __launch_bounds__(kMaxThreads, 1) decode_z_kernel(const DecodeZA
     const int32_t count = min(kBatchOfSymbols, a.symbols - first);
 #pragma unroll 1
     for (int32_t n = threadIdx.x; n < kBatchOfSymbols; n += blockDim.x) {
-      key[n] = rows[channel].key;
-      value[n] = rows[channel].lo_inside;
+      symbols[n] = {rows[channel].key, rows[channel].lo_inside};
       channel += stride;
       if (channel >= channels) channel -= channels;
+    }
+    if (threadIdx.x < kMoreSymbols / 2) {  // blocks have two warps at least
+      Symbol* const more = symbols + kBatchOfSymbols + threadIdx.x;
+      more[0] = more[kMoreSymbols / 2] = {rows[0].key, 0};
     }
     if (threadIdx.x == 0) bad = 0;
     __syncthreads();
     if (threadIdx.x < 32) {
-      decoder.decode(m, m.z_rows, work, count, 1);
+      decoder.decode(m, m.z_rows, symbols, count, 1);
       if (threadIdx.x == 0 && decoder.bad() != kOk) bad = 1;
     }
     __syncthreads();
 #pragma unroll 1
     for (int32_t n = threadIdx.x; n < count; n += blockDim.x)
-      a.z[static_cast<int64_t>(image) * a.symbols + first + n] = symbol[n];
+      a.z[static_cast<int64_t>(image) * a.symbols + first + n] = static_cast<int16_t>(symbols[n].value);
     const bool stop = bad;
     __syncthreads();
     if (stop) break;

@@ -60,6 +60,8 @@ template <class T>
 T ld_cg(const T* p) {
   return *p;
 }
+inline int lane_here() { return static_cast<int>(emu::current->lane); }
+inline int highest_bit(unsigned x) { return 31 - __builtin_clz(x); }
 inline int dp4a_us(unsigned a, int b, int c) { return emu::dot4<uint8_t, int8_t>(a, static_cast<unsigned>(b), c); }
 
 inline void bar_sync(int id, int threads, EMU_SOURCE) {
@@ -115,6 +117,19 @@ CCM_DEVICE void st_relaxed(int* p, int v) {
 template <class T>
 CCM_DEVICE T ld_cg(const T* p) {
   return __ldcg(p);
+}
+// Of this thread in its warp; unlike threadIdx.x & 31, computed where it is asked for: what follows from it is not
+// carried in registers through everything around.
+CCM_DEVICE int lane_here() {
+  int n;
+  asm volatile("mov.u32 %0, %%laneid;" : "=r"(n));
+  return n;
+}
+// Number of the highest bit that is set; x is not 0. (31 - __clz(x) takes two instructions more.)
+CCM_DEVICE int highest_bit(unsigned x) {
+  int n;
+  asm("bfind.u32 %0, %1;" : "=r"(n) : "r"(x));
+  return n;
 }
 // c + the sum of four products, a's bytes unsigned, b's signed
 CCM_DEVICE int dp4a_us(unsigned a, int b, int c) {

@@ -52,13 +52,12 @@ ArenaLayout arena_layout(const DeviceModel& m, int32_t tiles) {
   const int64_t symbols = static_cast<int64_t>(kChunk) * channels;
   l.mean = take(2 * symbols);
   l.scale = take(symbols);
-  l.key = take(4 * symbols);
-  l.value = take(4 * symbols);
-  l.symbol = take(2 * symbols);
+  l.symbols = take(8 * (symbols + kMoreSymbols));
   l.scale_rows = take(kNumScales * sizeof(ScaleRow));
   l.positions = take(4 * kChunk);
   l.weights = take((kMaxLayers + 2) * sizeof(void*));
   l.decoders = take(32 * kDecoderBytes);
+  l.planes = take(kPlanesBytes);
   l.stop = take(4);
   l.known = tiles <= kMaxKnownTiles ? take(4 * tiles) : 0;
   l.bytes = at;

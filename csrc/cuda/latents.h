@@ -9,8 +9,11 @@ namespace ccm {
 // Positions of a step whose parameters are computed together: 4 tiles of products.
 constexpr int kChunk = 32;
 
-// At least sizeof(WarpDecoder), which host code cannot see; steps.cuh checks.
-constexpr int kDecoderBytes = 64;
+// Symbols behind the last one of a step, with valid keys: what a round loads ahead.
+constexpr int32_t kMoreSymbols = 3 * 32;
+
+// At least sizeof(WarpDecoder) and sizeof(CoderPlanes), which host code cannot see; steps.cuh checks.
+constexpr int kDecoderBytes = 64, kPlanesBytes = 32;
 
 // Counters of one (image, group), ints in `progress`.
 struct GroupProgress {
@@ -21,8 +24,8 @@ struct GroupProgress {
 struct ArenaLayout {
   int32_t features, feature_stride, feature_bytes;  // two times bytes [kChunk][feature_stride]
   int32_t mean, scale;                              // int16, uint8 [chunk * channels]
-  int32_t key, value, symbol;                       // Work
-  int32_t scale_rows, positions, weights, decoders, stop;
+  int32_t symbols;                                  // Symbol [chunk * channels + kMoreSymbols]
+  int32_t scale_rows, positions, weights, decoders, planes, stop;
   int32_t known;  // 0: absent, too many tiles
   int32_t bytes;
 };

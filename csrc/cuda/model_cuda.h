@@ -19,6 +19,7 @@ constexpr uint32_t kDeviceMagic = 0x44504343;  // "CCPD"
 constexpr Isa kIsaCuda = static_cast<Isa>(64);
 
 constexpr int kTileM = 16, kTileN = 8, kTileK = 32;
+constexpr int kMoreQuads = 16;  // behind a convolution's quads: read ahead, and not used
 
 // One convolution. k counts bytes of its input over all taps, padded to whole products of kTileK.
 struct DeviceConv {
@@ -26,7 +27,7 @@ struct DeviceConv {
   int32_t cout, m_tiles, k_steps, cin_pad;
   int32_t zero, in_zero;             // bytes that stand for 0 in its output and its input
   int64_t weights;                   // uint4 [m_tiles][k_steps][32]
-  int64_t quads;                     // uint32 [k_steps * 8]: where four consecutive k lie, see quad()
+  int64_t quads;                     // uint32 [k_steps * 8 + kMoreQuads]: where four consecutive k lie, see quad()
   int64_t bias, mult, shift, below;  // int32 [m_tiles * 16]
 };
 
@@ -90,16 +91,12 @@ CCM_HD int32_t quad_offset(uint32_t q, int32_t row_stride, int32_t stride) {
          static_cast<int32_t>(q & 0xffff);
 }
 
-// What a decoder needs of a row at once: its number (16 bits), the most probable entry of its window (4 bits), entries
-// in the window - 1 (4 bits), whether the last of them is the escape (1 bit).
-CCM_HD uint32_t row_key(int32_t row, int32_t mode, int32_t inside, bool escape_inside) {
-  return static_cast<uint32_t>(row) | static_cast<uint32_t>(mode) << 16 | static_cast<uint32_t>(inside - 1) << 20 |
-         static_cast<uint32_t>(escape_inside) << 24;
-}
+// What a decoder needs of a row at once: its number (16 bits), and the place of the escape among the entries of its
+// window (kNoPlace where it is not there).
+constexpr uint32_t kNoPlace = 31;
+CCM_HD uint32_t row_key(int32_t row, uint32_t escape_place) { return static_cast<uint32_t>(row) | escape_place << 16; }
 CCM_HD int32_t key_row(uint32_t key) { return static_cast<int32_t>(key & 0xffff); }
-CCM_HD int32_t key_mode(uint32_t key) { return static_cast<int32_t>(key >> 16 & 15); }
-CCM_HD int32_t key_inside(uint32_t key) { return static_cast<int32_t>(key >> 20 & 15) + 1; }
-CCM_HD bool key_escape(uint32_t key) { return key >> 24 & 1; }
+CCM_HD int32_t key_escape_place(uint32_t key) { return static_cast<int32_t>(key >> 16); }
 
 // Fills a window up; no slot lies at or above it (start 65535 with a frequency that no row can hold there).
 constexpr uint32_t kNoEntry = 0xffffffffu;

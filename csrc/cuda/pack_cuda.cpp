@@ -64,6 +64,13 @@ class DevicePacker {
     return put(std::vector<T>(m_.at<T>(offset), m_.at<T>(offset) + n));
   }
 
+  // Kernels compute the channels that fill up a tile, too: a shift of 0 would be one by -1.
+  int64_t shifts(int64_t offset, size_t n) {
+    std::vector<int32_t> v(m_.at<int32_t>(offset), m_.at<int32_t>(offset) + n);
+    for (int32_t& shift : v) shift = std::max(shift, 1);
+    return put(v);
+  }
+
   // [n / 16][k / 4][16][4] as packed for cuda_layout() -> [m_tiles][k_steps][lane][16].
   int64_t weights(int64_t from, int32_t m_tiles, int32_t quads, int32_t k_steps) {
     const int64_t at = reserve(static_cast<size_t>(m_tiles) * k_steps * 512);
@@ -89,7 +96,7 @@ class DevicePacker {
     const int32_t quads = static_cast<int32_t>(taps.size()) * cin_pad / 4;
     d.k_steps = ceil_div(quads, 8);
     d.weights = weights(from, d.m_tiles, quads, d.k_steps);
-    std::vector<uint32_t> where(static_cast<size_t>(d.k_steps) * 8, quad(0, 0, 0));
+    std::vector<uint32_t> where(static_cast<size_t>(d.k_steps) * 8 + kMoreQuads, quad(0, 0, 0));
     for (int32_t q = 0; q < quads; ++q) {
       const auto [di, dj] = taps[q * 4 / cin_pad];
       where[q] = quad(q * 4 % cin_pad, di, dj);
@@ -112,7 +119,7 @@ class DevicePacker {
     d.in_zero = c.is_signed ? 128 : c.in_zero;
     d.bias = copy<int32_t>(c.bias, c.n_pad);
     d.mult = copy<int32_t>(c.mult, c.n_pad);
-    d.shift = copy<int32_t>(c.shift, c.n_pad);
+    d.shift = shifts(c.shift, c.n_pad);
     d.below = c.output == kLeaky8 ? copy<int32_t>(c.below, c.n_pad) : 0;
     return d;
   }
@@ -136,7 +143,7 @@ class DevicePacker {
     d.spatial.zero = g.f_zero;
     d.spatial.in_zero = 128;
     d.spatial.mult = copy<int32_t>(g.mult, g.base_pad);
-    d.spatial.shift = copy<int32_t>(g.shift, g.base_pad);
+    d.spatial.shift = shifts(g.shift, g.base_pad);
     d.spatial.below = g.f_output == kLeaky8 ? copy<int32_t>(g.below, g.base_pad) : 0;
     d.hyper = conv(g.hyper);
     for (int32_t l = 0; l < g.stack_layers; ++l) d.stack[l] = conv(g.stack[l]);
@@ -159,10 +166,8 @@ class DevicePacker {
       const bool escape = info.window + info.inside == info.count;
       const uint32_t* window = entries.data() + info.first + info.window;
       std::copy(window, window + info.inside, windows.begin() + static_cast<size_t>(i) * kWindow);
-      int32_t mode = 0;
-      for (int32_t k = 1; k < info.inside - escape; ++k)
-        if ((window[k] & 0xffff) > (window[mode] & 0xffff)) mode = k;
-      out[i] = {row_key(i, mode, info.inside, escape), info.first, info.lo, info.lo + info.window, info.count};
+      const uint32_t place = escape ? static_cast<uint32_t>(info.inside - 1) : kNoPlace;
+      out[i] = {row_key(i, place), info.first, info.lo, info.lo + info.window, info.count};
     }
     DeviceRows d{};
     d.rows = put(out);

@@ -57,11 +57,11 @@ __global__ void __launch_bounds__(kMaxThreads, 1) base_kernel(const LatentsArgs 
   const int32_t top = row * kDenseRows, left = static_cast<int32_t>(blockIdx.y) * kDenseColumns;
   const int32_t* init = g.m.at<int32_t>(g.d.base_init);
   const Base base = g.base();
-  for_each_unit(c.m_tiles, [&](int32_t m_tile, int32_t half) {
+  for_each_unit(c.m_tiles, [&](int32_t m_tile) {
     Accumulators<kDenseNT> acc;
-    dense_product(g.m, c, g.psi(), top, left, a.h, a.w, half, m_tile, acc);
+    dense_product(g.m, c, g.psi(), top, left, a.h, a.w, m_tile, acc);
     for_each_value(g.m, c, m_tile, acc, [&](int32_t channel, int32_t p, const Rescale& rescale, int32_t value) {
-      const DensePosition at(top, left, half, p);
+      const DensePosition at(top, left, p);
       if (at.inside(a.h, a.w)) base.at(at.i, at.j)[channel] = init[channel] + rescale.linear(value);
     });
   });

@@ -38,29 +38,42 @@ struct Fragments {
   }
 };
 
-// acc += weights * input. `at[n]`: the input bytes of the position that this lane supplies to tile n, position l / 4;
-// `row_stride` and `stride`: bytes between neighbouring rows and columns of the input. Loads run ahead of the products
-// by one, their addresses by two: a warp executes in order, and each wait would be the cache's whole latency.
+// acc += weights * input, in `steps` products; load(fragments, s) fetches what product s takes. Loads run ahead of the
+// products by one: a warp executes in order, and each wait would be the cache's whole latency. Two sets of fragments
+// change places: a copy from one to the other would wait for what has just been loaded.
+template <int NT, class Load>
+CCM_DEVICE void products(int32_t steps, Load load, Accumulators<NT>& acc) {
+  Fragments<NT> even, odd;
+  load(even, 0);
+  int32_t s = 1;
+#pragma unroll 1
+  for (; s + 1 < steps; s += 2) {
+    load(odd, s);
+    even.multiply(acc);
+    load(even, s + 1);
+    odd.multiply(acc);
+  }
+  if (s < steps) load(odd, s);
+  even.multiply(acc);
+  if (s < steps) odd.multiply(acc);
+}
+
+// `at[n]`: the input bytes of the position that this lane supplies to tile n, position l / 4; `row_stride` and
+// `stride`: bytes between neighbouring rows and columns of the input. Places of quads are loaded two products ahead.
 template <int NT>
 CCM_DEVICE void product(const DeviceModel& m, const DeviceConv& c, int32_t m_tile, const uint8_t* const (&at)[NT],
                         int32_t row_stride, int32_t stride, const uint4* weights, Accumulators<NT>& acc) {
   const int32_t lane = threadIdx.x & 31, steps = c.k_steps;
+  if (steps == 0) return;  // no spatial context
   const uint4* w = weights + static_cast<int64_t>(m_tile) * steps * 32 + lane;
   const uint32_t* quads = m.at<uint32_t>(c.quads) + (lane & 3);
-  if (steps == 0) return;  // no spatial context
-  Fragments<NT> now, next{};
-  now.load(w, at, quad_offset(quads[0], row_stride, stride), quad_offset(quads[4], row_stride, stride));
-  uint32_t low = quads[steps > 1 ? 8 : 0], high = quads[steps > 1 ? 12 : 4];
-#pragma unroll 1
-  for (int32_t s = 1; s < steps; ++s) {
-    next.load(w + s * 32, at, quad_offset(low, row_stride, stride), quad_offset(high, row_stride, stride));
-    const int32_t after = s + 1 < steps ? s + 1 : s;
-    low = quads[after * 8];
-    high = quads[after * 8 + 4];
-    now.multiply(acc);
-    now = next;
-  }
-  now.multiply(acc);
+  uint32_t now[2] = {quads[0], quads[4]}, next[2] = {quads[8], quads[12]};
+  const auto load = [&](Fragments<NT>& f, int32_t s) {
+    f.load(w + s * 32, at, quad_offset(now[0], row_stride, stride), quad_offset(now[1], row_stride, stride));
+    now[0] = next[0], now[1] = next[1];
+    next[0] = quads[s * 8 + 16], next[1] = quads[s * 8 + 20];  // kMoreQuads lie behind the last
+  };
+  products(steps, load, acc);
 }
 
 // The same where each position's inputs lie together: the 1x1 layers of a step.
@@ -69,15 +82,10 @@ CCM_DEVICE void product_rows(const DeviceConv& c, int32_t m_tile, const uint8_t*
                              Accumulators<NT>& acc) {
   const int32_t lane = threadIdx.x & 31, steps = c.k_steps, first = (lane & 3) * 4;
   const uint4* w = weights + static_cast<int64_t>(m_tile) * steps * 32 + lane;
-  Fragments<NT> now, next{};
-  now.load(w, at, first, first + 16);
-#pragma unroll 1
-  for (int32_t s = 1; s < steps; ++s) {
-    next.load(w + s * 32, at, s * kTileK + first, s * kTileK + first + 16);
-    now.multiply(acc);
-    now = next;
-  }
-  now.multiply(acc);
+  const auto load = [&](Fragments<NT>& f, int32_t s) {
+    f.load(w + s * 32, at, s * kTileK + first, s * kTileK + first + 16);
+  };
+  products(steps, load, acc);
 }
 
 template <int NT>

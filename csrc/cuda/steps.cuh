@@ -10,7 +10,13 @@ namespace ccm {
 // a late one keeps the next group waiting.
 constexpr int32_t kStepsPerNews = 2;
 
-static_assert(sizeof(WarpDecoder) <= kDecoderBytes, "the arena's decoders are too small");
+// The planes of a coder's group.
+struct CoderPlanes {
+  DevicePlane context;
+  Base base;
+};
+
+static_assert(sizeof(WarpDecoder) <= kDecoderBytes && sizeof(CoderPlanes) <= kPlanesBytes, "the arena is too small");
 
 // Offsets of an encoder's latents: 1/256 in residual models.
 CCM_DEVICE int32_t round_256(int32_t v) { return (v + 128) >> 8; }
@@ -24,7 +30,7 @@ class GroupCoder {
     for (int32_t i = threadIdx.x; i < kNumScales; i += blockDim.x) scale_rows()[i] = m_.scale_rows[i];
   }
 
-  CCM_DEVICE bool active() const { return d_ != nullptr; }
+  CCM_DEVICE bool active() const { return group_ >= 0; }
   CCM_DEVICE int32_t image() const { return image_; }
   CCM_DEVICE int32_t group() const { return group_; }
 
@@ -33,20 +39,20 @@ class GroupCoder {
     image_ = image;
     group_ = group;
     step_ = 0;
-    d_ = &planes.d;
-    context_ = planes.context();
-    base_ = planes.base();
 #pragma unroll 1
     for (int32_t i = threadIdx.x; known() && i < a_.tiles; i += blockDim.x) known()[i] = 0;
     keep_weights();
-    if (threadIdx.x == 0) *stop() = 0;
+    if (threadIdx.x == 0) {
+      *stop() = 0;
+      *this->planes() = {planes.context(), planes.base()};
+    }
     if (!a_.encoding && threadIdx.x < 32) open_stream();
     __syncthreads();
   }
 
   // Whether the base of the next step's positions is there.
   CCM_DEVICE bool ready() {
-    const int32_t last = chasing_layers(*d_) - 1;
+    const int32_t last = chasing_layers(d()) - 1;
     if (last < 0) return true;
     const GroupPlanes planes(a_, image_, group_);
     const int32_t first = a_.order.first[step_], end = a_.order.first[step_ + 1];
@@ -104,7 +110,7 @@ class GroupCoder {
         announce(counters + GroupProgress::kStepsDone, steps);
       }
     }
-    d_ = nullptr;
+    group_ = -1;
     __syncthreads();
   }
 
@@ -126,14 +132,15 @@ class GroupCoder {
   CCM_DEVICE WarpDecoder* stream() const { return part<WarpDecoder>(a_.arena.decoders) + threadIdx.x; }
   // Another group of the image has failed.
   CCM_DEVICE int32_t* stop() const { return part<int32_t>(a_.arena.stop); }
-  CCM_DEVICE Work work() const {
-    return {part<uint32_t>(a_.arena.key), part<int32_t>(a_.arena.value), part<int16_t>(a_.arena.symbol)};
-  }
+  CCM_DEVICE Symbol* symbols() const { return part<Symbol>(a_.arena.symbols); }
 
+  CCM_DEVICE CoderPlanes* planes() const { return part<CoderPlanes>(a_.arena.planes); }
+
+  CCM_DEVICE const DeviceGroup& d() const { return m_.group[group_]; }
   CCM_DEVICE const DeviceConv& layer(int32_t l) const {
-    return l == 0 ? d_->spatial : (l <= d_->hidden_layers ? d_->hidden[l - 1] : d_->head);
+    return l == 0 ? d().spatial : (l <= d().hidden_layers ? d().hidden[l - 1] : d().head);
   }
-  CCM_DEVICE int32_t layers() const { return d_->spatial.output == kHead ? 1 : d_->hidden_layers + 2; }
+  CCM_DEVICE int32_t layers() const { return d().spatial.output == kHead ? 1 : d().hidden_layers + 2; }
 
   // Copies weights into shared memory, the last layers first, as long as they fit.
   CCM_DEVICE void keep_weights() {
@@ -163,7 +170,7 @@ class GroupCoder {
   // Tile of a position of the coding order.
   CCM_DEVICE int32_t tile_of(int32_t p) const {
     const uint32_t at = a_.order.positions[p];
-    const uint32_t shift = d_->shift[chasing_layers(*d_) - 1];
+    const uint32_t shift = d().shift[chasing_layers(d()) - 1];
     return static_cast<int32_t>(((at >> 16) + shift) / kDenseRows * a_.order.tiles_j +
                                 ((at & 0xffff) + shift) / kDenseColumns);
   }
@@ -194,7 +201,7 @@ class GroupCoder {
     } else if (threadIdx.x < 32) {
       // A copy in registers while it runs; in between the rest of the kernel needs them.
       WarpDecoder decoder = *stream();
-      decoder.decode(m_, m_.y_rows, work(), count * d_->channels, unit());
+      decoder.decode(m_, m_.y_rows, symbols(), count * d().channels, unit());
       if (threadIdx.x == 0 && decoder.bad() != kOk) bad = 1;
       *stream() = decoder;
     }
@@ -221,20 +228,23 @@ class GroupCoder {
         const int32_t row = unit >= m_tiles, m_tile = unit - row * m_tiles, first = row * NT * kTileN;
         Accumulators<NT> acc;
         const uint8_t* at[NT];
+        const int32_t channel = m_tile * kTileM + lane / 4;
+        const Rescale rescale[2] = {Rescale::of(m_, c, channel), Rescale::of(m_, c, channel + 8)};  // early: they wait
         if (l == 0) {
+          const auto [context, base] = *planes();
 #pragma unroll
           for (int n = 0; n < NT; ++n) {
             const int32_t p = first + n * kTileN + lane / 4;
-            at[n] = context_.at(row_of(p), column_of(p)) + d_->plane_channel;
+            at[n] = context.at(row_of(p), column_of(p)) + d().plane_channel;
 #pragma unroll
             for (int k = 0; k < 2; ++k) {
               const int32_t q = first + n * kTileN + (lane & 3) * 2 + k;
-              const int32_t* base = base_.at(row_of(q), column_of(q)) + m_tile * kTileM + lane / 4;
-              acc.v[n][k] = base[0];
-              acc.v[n][2 + k] = base[8];
+              const int32_t* from = base.at(row_of(q), column_of(q)) + m_tile * kTileM + lane / 4;
+              acc.v[n][k] = from[0];
+              acc.v[n][2 + k] = from[8];
             }
           }
-          product(m_, c, m_tile, at, context_.row_stride, context_.stride, weights()[0], acc);
+          product(m_, c, m_tile, at, context.row_stride, context.stride, weights()[0], acc);
         } else {
           const uint8_t* in = features() + ((l - 1) & 1) * a_.arena.feature_bytes;
 #pragma unroll
@@ -243,40 +253,66 @@ class GroupCoder {
           product_rows(c, m_tile, at, weights()[l], acc);
         }
         if (c.output == kHead)
-          put_parameters(c, m_tile, acc, first, count);
+          put_parameters(channel, rescale, acc, first);
         else
-          put_features(c, m_tile, acc, first, count, features() + (l & 1) * a_.arena.feature_bytes);
+          put_features(channel, rescale, c.zero, acc, first, features() + (l & 1) * a_.arena.feature_bytes);
       }
       __syncthreads();
     }
   }
 
+  // Results of this lane: of `channel` and `channel` + 8, in positions `first` and following. There is room for those
+  // of positions that the step does not have and of channels that the layer does not have; nobody looks at them. All
+  // are computed before the first is stored, side by side.
   template <int NT>
-  CCM_DEVICE void put_features(const DeviceConv& c, int32_t m_tile, const Accumulators<NT>& acc, int32_t first,
-                               int32_t count, uint8_t* out) const {
-    const int32_t stride = a_.arena.feature_stride, zero = c.zero;
-    for_each_value(m_, c, m_tile, acc, [=](int32_t channel, int32_t n, const Rescale& rescale, int32_t value) {
-      const int32_t p = first + n;
-      if (p < count) out[p * stride + channel] = rescale.byte(value, zero);
-    });
+  CCM_DEVICE void put_features(int32_t channel, const Rescale (&rescale)[2], int32_t zero, const Accumulators<NT>& acc,
+                               int32_t first, uint8_t* out) const {
+    const int32_t stride = a_.arena.feature_stride;
+    uint8_t byte[NT][4];
+#pragma unroll
+    for (int n = 0; n < NT; ++n)
+#pragma unroll
+      for (int k = 0; k < 4; ++k) byte[n][k] = rescale[k / 2].byte(acc.v[n][k], zero);
+    out += (first + (threadIdx.x & 3) * 2) * stride + channel;
+#pragma unroll
+    for (int n = 0; n < NT; ++n)
+#pragma unroll
+      for (int k = 0; k < 4; ++k) out[(n * kTileN + k % 2) * stride + k / 2 * 8] = byte[n][k];
   }
 
   template <int NT>
-  CCM_DEVICE void put_parameters(const DeviceConv& c, int32_t m_tile, const Accumulators<NT>& acc, int32_t first,
-                                 int32_t count) const {
-    const int32_t channels = d_->channels, last = m_.scale_codes - 1;
+  CCM_DEVICE void put_parameters(int32_t channel, const Rescale (&rescale)[2], const Accumulators<NT>& acc,
+                                 int32_t first) const {
+    const int32_t channels = d().channels, last = m_.scale_codes - 1, position = first + (threadIdx.x & 3) * 2;
     const uint8_t* table = m_.at<uint8_t>(m_.scale_table);
-    int16_t* means = mean();
-    uint8_t* scales = scale() - channels;
-    for_each_value(m_, c, m_tile, acc, [=](int32_t channel, int32_t n, const Rescale& rescale, int32_t value) {
-      const int32_t p = first + n;
-      if (p >= count) return;
-      const int32_t v = rescale.linear(value), at = p * channels + channel;
-      if (channel < channels)
-        means[at] = static_cast<int16_t>(clamp(v, -32768, 32767));
-      else
-        scales[at] = table[clamp(v, 0, last)];
-    });
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int32_t of = channel + half * 8;
+      int32_t value[NT][2];
+#pragma unroll
+      for (int n = 0; n < NT; ++n)
+#pragma unroll
+        for (int k = 0; k < 2; ++k) value[n][k] = rescale[half].linear(acc.v[n][half * 2 + k]);
+      if (of < channels) {
+        int16_t* to = mean() + position * channels + of;
+#pragma unroll
+        for (int n = 0; n < NT; ++n)
+#pragma unroll
+          for (int k = 0; k < 2; ++k)
+            to[(n * kTileN + k) * channels] = static_cast<int16_t>(clamp(value[n][k], -32768, 32767));
+      } else if (of < 2 * channels) {
+        uint8_t* to = scale() + position * channels + of - channels;
+        uint8_t index[NT][2];
+#pragma unroll
+        for (int n = 0; n < NT; ++n)
+#pragma unroll
+          for (int k = 0; k < 2; ++k) index[n][k] = table[clamp(value[n][k], 0, last)];
+#pragma unroll
+        for (int n = 0; n < NT; ++n)
+#pragma unroll
+          for (int k = 0; k < 2; ++k) to[(n * kTileN + k) * channels] = index[n][k];
+      }
+    }
   }
 
   // body(p, c, p * channels + c) for every symbol of the chunk: warps take positions, lanes channels.
@@ -284,7 +320,7 @@ class GroupCoder {
   CCM_DEVICE void for_each_symbol(int32_t count, Body body) const {
 #pragma unroll 1
     for (int32_t p = threadIdx.x / 32; p < count; p += blockDim.x / 32)
-      for (int32_t c = threadIdx.x & 31; c < d_->channels; c += 32) body(p, c, p * d_->channels + c);
+      for (int32_t c = threadIdx.x & 31; c < d().channels; c += 32) body(p, c, p * d().channels + c);
   }
 
   CCM_DEVICE void choose_rows(int32_t count) {
@@ -294,23 +330,26 @@ class GroupCoder {
       const ScaleRow sigma = scale_rows()[scale()[n]];
       const RowChoice choice = m_.residual ? RowChoice{mu, sigma.first_row} : choose_row(sigma, mu);
       const DeviceRow& row = rows[choice.row];
-      work().key[n] = row.key;
-      work().value[n] = row.lo_inside * unit() + choice.offset;
+      symbols()[n] = {row.key, row.lo_inside * unit() + choice.offset};
     });
+    if (threadIdx.x < kMoreSymbols / 2) {  // blocks have two warps at least
+      Symbol* const more = symbols() + count * d().channels + threadIdx.x;
+      more[0] = more[kMoreSymbols / 2] = {rows[0].key, 0};
+    }
   }
 
   // Encoding: symbols as the caller gave them, and what they are coded as. False: one cannot be coded.
   CCM_DEVICE bool take_symbols(int32_t first, int32_t count) {
     const DeviceRow* rows = m_.at<DeviceRow>(m_.y_rows.rows);
     const int64_t image = static_cast<int64_t>(image_) * a_.h * a_.w * m_.latent_channels;
-    uint64_t* coded = a_.coded + image + static_cast<int64_t>(a_.h) * a_.w * d_->first_channel +
-                      static_cast<int64_t>(first) * d_->channels;
+    uint64_t* coded = a_.coded + image + static_cast<int64_t>(a_.h) * a_.w * d().first_channel +
+                      static_cast<int64_t>(first) * d().channels;
     bool fine = true;
     for_each_symbol(count, [&](int32_t p, int32_t c, int32_t n) {
       const int64_t at =
-          image + (static_cast<int64_t>(row_of(p)) * a_.w + column_of(p)) * m_.latent_channels + d_->first_channel + c;
+          image + (static_cast<int64_t>(row_of(p)) * a_.w + column_of(p)) * m_.latent_channels + d().first_channel + c;
       // Value of the row's symbol 0.
-      const int32_t origin = work().value[n] - rows[key_row(work().key[n])].lo_inside * unit();
+      const int32_t origin = symbols()[n].value - rows[key_row(symbols()[n].key)].lo_inside * unit();
       int32_t symbol, v;
       if (m_.residual) {
         v = round_256(static_cast<const int32_t*>(a_.given)[at] - origin * (256 >> kMeanBits));
@@ -320,28 +359,29 @@ class GroupCoder {
         v = symbol - origin;
       }
       if (symbol < -32767 || symbol > 32767) fine = false;
-      work().symbol[n] = static_cast<int16_t>(symbol);
-      coded[n] = static_cast<uint64_t>(key_row(work().key[n])) << 32 | static_cast<uint32_t>(v);
+      symbols()[n].value = symbol;
+      coded[n] = static_cast<uint64_t>(key_row(symbols()[n].key)) << 32 | static_cast<uint32_t>(v);
     });
     return fine;
   }
 
   // Latents of a chunk to y, and (from y, if they are there already) into the context plane.
   CCM_DEVICE void publish_latents(int32_t count, bool to_y, bool to_context) {
+    const DevicePlane context = planes()->context;
     for_each_symbol(count, [&](int32_t p, int32_t c, int32_t n) {
       const int32_t i = row_of(p), j = column_of(p);
       int16_t* y =
-          a_.y + ((static_cast<int64_t>(image_) * a_.h + i) * a_.w + j) * m_.latent_channels + d_->first_channel + c;
+          a_.y + ((static_cast<int64_t>(image_) * a_.h + i) * a_.w + j) * m_.latent_channels + d().first_channel + c;
 #if CCM_FAULT == 4
       ++y;
 #endif
-      int32_t seen = to_y ? work().symbol[n] : *y;
+      int32_t seen = to_y ? symbols()[n].value : *y;
       if (to_y) *y = static_cast<int16_t>(seen);
       if (!to_context) return;
-      const int32_t channel = d_->plane_channel + c;
+      const int32_t channel = d().plane_channel + c;
       if (m_.scaled_context)
         seen = requantize(seen, m_.at<int32_t>(m_.context_mult)[channel], m_.at<int32_t>(m_.context_shift)[channel]);
-      context_.at(i, j)[channel] = static_cast<uint8_t>(clamp_context(seen) + 128);
+      context.at(i, j)[channel] = static_cast<uint8_t>(clamp_context(seen) + 128);
     });
   }
 
@@ -349,10 +389,7 @@ class GroupCoder {
   const DeviceModel& m_;
   unsigned char* const shared_;
   unsigned char* const arena_;
-  int32_t image_ = 0, group_ = 0, step_ = 0;
-  const DeviceGroup* d_ = nullptr;
-  DevicePlane context_{};
-  Base base_{};
+  int32_t image_ = 0, group_ = -1, step_ = 0;  // group -1: none
 };
 
 }  // namespace ccm
