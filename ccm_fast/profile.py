@@ -23,7 +23,8 @@ from .bench.timing import DeviceError, device_for, statistics_of, table
 from .codec import DecodedLatents, decoding_gain, engine_for, frozen_of, render, torch_threads
 from .files import encode_picture, model_for
 from .images import open_picture
-from .integer.frozen import DeviceStreams, FrozenEntropyModel
+from .integer.frozen import FrozenEntropyModel
+from .integer.tensors import DeviceStreams
 from .stream.container import parse_container
 from .stream.limits import MAX_PIXELS
 from .stream.packet import Packet, parse_file, peek

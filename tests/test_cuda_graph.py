@@ -26,8 +26,9 @@ from ccm_fast.bench.timing import DeviceError
 from ccm_fast.codec import DecodedLatents, decoding_gain, parse_packets
 from ccm_fast.errors import DamagedError, TruncatedError
 from ccm_fast.files import encode_file
-from ccm_fast.integer import frozen as module
-from ccm_fast.integer.frozen import DeviceStreams, FrozenEntropyModel
+from ccm_fast.integer import tensors
+from ccm_fast.integer.frozen import FrozenEntropyModel
+from ccm_fast.integer.tensors import DeviceStreams
 from ccm_fast.integer.testing import random_plan, sample_latents
 
 H, W = 6, 9
@@ -43,7 +44,7 @@ def emulated(monkeypatch):
     torch.ops.load_library(str(build.build_ops()))
     monkeypatch.setenv("CCM_EMU_SMS", "2")
     rans, ops = _backend.load().rans, torch.ops.ccm_fast_emu
-    monkeypatch.setattr(module, "_device", lambda engine, device=None: torch.device("cpu"))
+    monkeypatch.setattr(tensors, "device_for", lambda engine, device=None: torch.device("cpu"))
     monkeypatch.setattr(_backend, "load", lambda: SimpleNamespace(ops=ops, rans=rans))
     return ops
 
@@ -58,9 +59,9 @@ def material(seed, images=2, count=2):
     for lanes in (4, 32, 1)[:count]:
         drawn = zip(*[sample_latents(rng, plan, H, W) for _ in range(images)], strict=True)
         z, y = (torch.from_numpy(np.stack(v)).to(torch.int16) for v in drawn)
-        z_streams = [s[0] for s in module._split(*native.encode_z(packed, z, lanes, 1))]
+        z_streams = [s[0] for s in tensors.split(*native.encode_z(packed, z, lanes, 1))]
         psi = native.hyper(packed, z, H, W, 1)
-        batches.append((z_streams, module._split(*native.encode_y(packed, psi, y, lanes, 1)), y))
+        batches.append((z_streams, tensors.split(*native.encode_y(packed, psi, y, lanes, 1)), y))
     return model, batches
 
 

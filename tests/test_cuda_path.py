@@ -11,7 +11,7 @@ import torch
 from ccm_fast import _backend
 from ccm_fast.codec import decode_latents, engine_for
 from ccm_fast.errors import BuildError, DamagedError, TruncatedError
-from ccm_fast.integer import frozen as module
+from ccm_fast.integer import tensors
 from ccm_fast.integer.frozen import FrozenEntropyModel
 from ccm_fast.integer.testing import random_plan, sample_latents
 
@@ -25,7 +25,7 @@ def emulated(monkeypatch):
     torch.ops.load_library(str(build.build_ops()))
     monkeypatch.setenv("CCM_EMU_SMS", "2")
     native = _backend.load()
-    monkeypatch.setattr(module, "_device", lambda engine, device=None: torch.device("cpu"))
+    monkeypatch.setattr(tensors, "device_for", lambda engine, device=None: torch.device("cpu"))
 
     def use(ops):
         monkeypatch.setattr(_backend, "load", lambda: SimpleNamespace(ops=ops, rans=native.rans))

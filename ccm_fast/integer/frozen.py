@@ -6,61 +6,17 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ccm_fast import _backend
-from ccm_fast.errors import BuildError, DamagedError, TruncatedError
-from ccm_fast.integer import reference
+from ccm_fast.integer import reference, tensors
 from ccm_fast.integer.plan import Plan
 from ccm_fast.integer.reference import Stream
+from ccm_fast.integer.tensors import DeviceStreams
 
-__all__ = ["ENGINES", "DeviceStreams", "FrozenEntropyModel"]
-
-#: "cpu": the native engine; "cuda": its kernels on a GPU; "reference": the oracle in NumPy, slow.
-ENGINES = ("cpu", "cuda", "reference")
-
-# csrc/include/ccm/status.h
-_FINE, _TRUNCATED, _DAMAGED = 0, 1, 2
-
-
-@dataclass(frozen=True)
-class DeviceStreams:
-    """The streams of a batch on a GPU, from :meth:`FrozenEntropyModel.upload`.
-
-    Attributes:
-        z_data: uint8, all bytes of z.
-        z_segments: int64 [B, 3]: offset, length and lanes of each stream.
-        y_data: uint8, all bytes of y.
-        y_segments: int64 [B, G, 3].
-    """
-
-    z_data: Tensor
-    z_segments: Tensor
-    y_data: Tensor
-    y_segments: Tensor
-
-    def fill(self, z_streams: Sequence[tuple[bytes, int]], y_streams: Sequence[Sequence[tuple[bytes, int]]]) -> None:
-        """Put the streams of as many other images of the same size in the place of these.
-
-        Raises:
-            ValueError: another number of them, or more bytes than there is room for (``capacity`` of upload).
-        """
-        images, groups = self.y_segments.shape[:2]
-        if {len(z_streams), len(y_streams)} != {images} or any(len(s) != groups for s in y_streams):
-            raise ValueError(f"one stream for each of {groups} groups and {images} images is needed, as before")
-        for streams, data, segments in (
-            ([[s] for s in z_streams], self.z_data, self.z_segments),
-            (y_streams, self.y_data, self.y_segments),
-        ):
-            new, parts = _joined(streams, torch.device("cpu"))
-            if new.numel() > data.numel():
-                raise ValueError(f"{new.numel()} bytes of streams, and there is room for {data.numel()}")
-            data[: new.numel()].copy_(new)
-            segments.copy_(parts.reshape(segments.shape))
+__all__ = ["FrozenEntropyModel"]
 
 
 class FrozenEntropyModel:
@@ -158,12 +114,12 @@ class FrozenEntropyModel:
         self, z_hat: Tensor, h: int, w: int, *, engine: str = "cpu", threads: int | None = None, isa: str | None = None
     ) -> Tensor:
         """psi, uint8 [B, h, w, P], of z_hat int16 [B, ceil(h / 4), ceil(w / 4), N]."""
-        z_hat = _latents(z_hat, self.plan.hyper_channels, "z_hat", engine)
+        z_hat = tensors.latents(z_hat, self.plan.hyper_channels, "z_hat", engine)
         if tuple(z_hat.shape[1:3]) != (-(-h // 4), -(-w // 4)):
             raise ValueError(f"z_hat of {tuple(z_hat.shape[1:3])} positions does not belong to y of {(h, w)}")
-        if _native(engine):
-            return _backend.load().ops.hyper(self._packed_for(engine, isa), z_hat, h, w, _threads(threads))
-        return _stacked([reference.hyper(self.plan, z, h, w) for z in z_hat.numpy()], torch.uint8)
+        if tensors.native(engine):
+            return _backend.load().ops.hyper(self._packed_for(engine, isa), z_hat, h, w, tensors.threads_for(threads))
+        return tensors.stacked([reference.hyper(self.plan, z, h, w) for z in z_hat.numpy()], torch.uint8)
 
     def parameters(
         self, psi: Tensor, y_hat: Tensor, *, engine: str = "cpu", threads: int | None = None, isa: str | None = None
@@ -176,10 +132,10 @@ class FrozenEntropyModel:
         if engine == "cuda":
             return self.parameters_on(psi, y_hat)
         psi, y_hat = self._pair(psi, y_hat, engine)
-        if _native(engine):
-            return _backend.load().ops.parameters(self.packed(isa), psi, y_hat, _threads(threads))
-        found = [reference.parameters(self.plan, p, y) for p, y in zip(_wide(psi), y_hat.numpy(), strict=True)]
-        return _stacked([f[0] for f in found], torch.int16), _stacked([f[1] for f in found], torch.int16)
+        if tensors.native(engine):
+            return _backend.load().ops.parameters(self.packed(isa), psi, y_hat, tensors.threads_for(threads))
+        found = [reference.parameters(self.plan, p, y) for p, y in zip(tensors.wide(psi), y_hat.numpy(), strict=True)]
+        return tensors.stacked([f[0] for f in found], torch.int16), tensors.stacked([f[1] for f in found], torch.int16)
 
     def parameters_on(self, psi: Tensor, y_hat: Tensor) -> tuple[Tensor, Tensor]:
         """:meth:`parameters` by torch's own operators, on the tensors' device: the decoding kernels keep theirs.
@@ -188,7 +144,7 @@ class FrozenEntropyModel:
         """
         from ccm_fast.integer.cost import IntegerNetwork
 
-        _check_pair(psi, y_hat, "y_hat")
+        tensors.check_pair(psi, y_hat, "y_hat")
         with self._lock:
             key = f"torch {y_hat.device}"
             if key not in self._packed:
@@ -230,10 +186,12 @@ class FrozenEntropyModel:
         Raises:
             ValueError: a wrong lane count, or a value that the format cannot carry (-32768).
         """
-        z_hat = _codable(_latents(z_hat, self.plan.hyper_channels, "z_hat", engine), lanes, "z_hat")
-        if _native(engine):
-            found = _backend.load().ops.encode_z(self._packed_for(engine, isa), z_hat, lanes, _threads(threads))
-            return [streams[0] for streams in _split(*found)]
+        z_hat = tensors.codable(tensors.latents(z_hat, self.plan.hyper_channels, "z_hat", engine), lanes, "z_hat")
+        if tensors.native(engine):
+            found = _backend.load().ops.encode_z(
+                self._packed_for(engine, isa), z_hat, lanes, tensors.threads_for(threads)
+            )
+            return [streams[0] for streams in tensors.split(*found)]
         return [reference.encode_z(self.plan, z, lanes) for z in z_hat.numpy()]
 
     def encode_y(
@@ -254,11 +212,15 @@ class FrozenEntropyModel:
         if self.residual:
             raise ValueError("this model codes residuals: use encode_y_residual")
         psi, y_hat = self._pair(psi, y_hat, engine)
-        _codable(y_hat, lanes, "y_hat")
-        if _native(engine):
-            found = _backend.load().ops.encode_y(self._packed_for(engine, isa), psi, y_hat, lanes, _threads(threads))
-            return _split(*found)
-        return [reference.encode_y(self.plan, p, y, lanes) for p, y in zip(_wide(psi), y_hat.numpy(), strict=True)]
+        tensors.codable(y_hat, lanes, "y_hat")
+        if tensors.native(engine):
+            found = _backend.load().ops.encode_y(
+                self._packed_for(engine, isa), psi, y_hat, lanes, tensors.threads_for(threads)
+            )
+            return tensors.split(*found)
+        return [
+            reference.encode_y(self.plan, p, y, lanes) for p, y in zip(tensors.wide(psi), y_hat.numpy(), strict=True)
+        ]
 
     def encode_y_residual(
         self,
@@ -288,19 +250,19 @@ class FrozenEntropyModel:
         """
         if not self.residual:
             raise ValueError("this model does not code residuals: use encode_y")
-        psi = _features(psi, self.plan.psi_channels, engine)
-        y = _in_256ths(y, self.plan.latent_channels, engine)
-        _check_pair(psi, y, "y")
-        _check_lanes(lanes)
-        if _native(engine):
+        psi = tensors.features(psi, self.plan.psi_channels, engine)
+        y = tensors.in_256ths(y, self.plan.latent_channels, engine)
+        tensors.check_pair(psi, y, "y")
+        tensors.check_lanes(lanes)
+        if tensors.native(engine):
             ops = _backend.load().ops
             data, segments, y_hat = ops.encode_y_residual(
-                self._packed_for(engine, isa), psi, y, lanes, _threads(threads)
+                self._packed_for(engine, isa), psi, y, lanes, tensors.threads_for(threads)
             )
-            return _split(data, segments), y_hat
-        pairs = zip(_wide(psi), y.numpy(), strict=True)
+            return tensors.split(data, segments), y_hat
+        pairs = zip(tensors.wide(psi), y.numpy(), strict=True)
         found = [reference.encode_y_residual(self.plan, p, v, lanes) for p, v in pairs]
-        return [f[0] for f in found], _stacked([f[1] for f in found], torch.int16)
+        return [f[0] for f in found], tensors.stacked([f[1] for f in found], torch.int16)
 
     def decode_z(
         self,
@@ -318,15 +280,15 @@ class FrozenEntropyModel:
         Raises:
             TruncatedError, DamagedError: naming the first image whose stream is not whole.
         """
-        if _native(engine):
-            data, segments = _joined([[s] for s in streams], _device(engine, device))
+        if tensors.native(engine):
+            data, segments = tensors.joined([[s] for s in streams], tensors.device_for(engine, device))
             z_hat, status = _backend.load().ops.decode_z(
-                self._packed_for(engine, isa), data, segments[:, 0].contiguous(), hz, wz, _threads(threads)
+                self._packed_for(engine, isa), data, segments[:, 0].contiguous(), hz, wz, tensors.threads_for(threads)
             )
-            _raise_for(status, "z")
+            tensors.raise_for(status, "z")
             return z_hat
-        found = _each(streams, "z", lambda s: reference.decode_z(self.plan, s, hz, wz))
-        return _stacked(found, torch.int16)
+        found = tensors.each(streams, "z", lambda s: reference.decode_z(self.plan, s, hz, wz))
+        return tensors.stacked(found, torch.int16)
 
     def decode_y(
         self,
@@ -344,17 +306,17 @@ class FrozenEntropyModel:
             ValueError: a number of streams that is not the number of groups.
         """
         self._check_streams(streams, psi.shape[0])
-        psi = _features(psi, self.plan.psi_channels, engine)
-        if _native(engine):
-            data, segments = _joined(streams, psi.device)
+        psi = tensors.features(psi, self.plan.psi_channels, engine)
+        if tensors.native(engine):
+            data, segments = tensors.joined(streams, psi.device)
             y_hat, status = _backend.load().ops.decode_y(
-                self._packed_for(engine, isa), psi, data, segments, _threads(threads)
+                self._packed_for(engine, isa), psi, data, segments, tensors.threads_for(threads)
             )
-            _raise_for(status, "y")
+            tensors.raise_for(status, "y")
             return y_hat
-        pairs = list(zip(_wide(psi), streams, strict=True))
-        found = _each(pairs, "y", lambda pair: reference.decode_y(self.plan, pair[0], list(pair[1])))
-        return _stacked(found, torch.int16)
+        pairs = list(zip(tensors.wide(psi), streams, strict=True))
+        found = tensors.each(pairs, "y", lambda pair: reference.decode_y(self.plan, pair[0], list(pair[1])))
+        return tensors.stacked(found, torch.int16)
 
     def decode_y_parameters(
         self,
@@ -370,12 +332,12 @@ class FrozenEntropyModel:
             y_hat = self.decode_y(psi, streams, engine=engine, threads=threads, isa=isa)
             return y_hat, *self.parameters(psi, y_hat, engine=engine, threads=threads, isa=isa)
         self._check_streams(streams, psi.shape[0])
-        psi = _features(psi, self.plan.psi_channels, engine)
-        data, segments = _joined(streams, psi.device)
+        psi = tensors.features(psi, self.plan.psi_channels, engine)
+        data, segments = tensors.joined(streams, psi.device)
         y_hat, status, offset, row = _backend.load().ops.decode_y_parameters(
-            self.packed(isa), psi, data, segments, _threads(threads)
+            self.packed(isa), psi, data, segments, tensors.threads_for(threads)
         )
-        _raise_for(status, "y")
+        tensors.raise_for(status, "y")
         return y_hat, offset, row
 
     def decode(
@@ -422,9 +384,9 @@ class FrozenEntropyModel:
             capacity: bytes of z and of y to have room for, if those are more: for :meth:`DeviceStreams.fill`.
         """
         self._check_streams(y_streams, len(z_streams))
-        device = _device("cuda", device)
-        z_data, z_segments = _joined([[s] for s in z_streams], device, capacity[0])
-        return DeviceStreams(z_data, z_segments.squeeze(1), *_joined(y_streams, device, capacity[1]))
+        device = tensors.device_for("cuda", device)
+        z_data, z_segments = tensors.joined([[s] for s in z_streams], device, capacity[0])
+        return DeviceStreams(z_data, z_segments.squeeze(1), *tensors.joined(y_streams, device, capacity[1]))
 
     def decode_queued(
         self,
@@ -464,8 +426,8 @@ class FrozenEntropyModel:
             TruncatedError, DamagedError: naming the first image whose streams are not whole.
         """
         z_status, y_status = torch.stack(status).cpu()
-        _raise_for(z_status, "z")
-        _raise_for(y_status, "y")
+        tensors.raise_for(z_status, "z")
+        tensors.raise_for(y_status, "y")
 
     def _check_streams(self, streams: Sequence[Sequence[tuple[bytes, int]]], images: int) -> None:
         groups = len(self.plan.groups)
@@ -473,135 +435,7 @@ class FrozenEntropyModel:
             raise ValueError(f"one stream for each of {groups} groups and {images} images is needed")
 
     def _pair(self, psi: Tensor, y_hat: Tensor, engine: str) -> tuple[Tensor, Tensor]:
-        psi = _features(psi, self.plan.psi_channels, engine)
-        y_hat = _latents(y_hat, self.plan.latent_channels, "y_hat", engine)
-        _check_pair(psi, y_hat, "y_hat")
+        psi = tensors.features(psi, self.plan.psi_channels, engine)
+        y_hat = tensors.latents(y_hat, self.plan.latent_channels, "y_hat", engine)
+        tensors.check_pair(psi, y_hat, "y_hat")
         return psi, y_hat
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _native(engine: str) -> bool:
-    if engine not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, not {engine!r}")
-    return engine != "reference"
-
-
-def _device(engine: str, device: torch.device | str | None = None) -> torch.device:
-    """Where an engine's tensors have to be."""
-    if engine != "cuda":
-        return torch.device("cpu")
-    device = torch.device("cuda" if device is None or torch.device(device).type != "cuda" else device)
-    if not _backend.has_cuda():
-        raise BuildError(
-            "this build of ccm_fast has no CUDA kernels: install the CUDA toolkit (nvcc), build again with CCM_CUDA=1"
-        )
-    if not torch.cuda.is_available():
-        raise ValueError("no CUDA device is available to torch: use the engine 'cpu'")
-    return device
-
-
-def _threads(threads: int | None) -> int:
-    return torch.get_num_threads() if threads is None else int(threads)
-
-
-def _plane(t: Tensor, dtype: torch.dtype, channels: int, name: str, engine: str) -> Tensor:
-    if t.ndim != 4 or t.shape[3] != channels or 0 in t.shape:
-        raise ValueError(f"{name} must have the shape [B, rows, columns, {channels}], not {list(t.shape)}")
-    if t.dtype != dtype:
-        raise TypeError(f"{name} must be of {dtype}, not {t.dtype}")
-    return t.to(_device(engine, t.device)).contiguous()
-
-
-def _latents(t: Tensor, channels: int, name: str, engine: str) -> Tensor:
-    return _plane(t, torch.int16, channels, name, engine)
-
-
-def _features(t: Tensor, channels: int, engine: str) -> Tensor:
-    return _plane(t, torch.uint8, channels, "psi", engine)
-
-
-def _in_256ths(y: Tensor, channels: int, engine: str) -> Tensor:
-    """Latents for a residual encoder, int32 in 1/256."""
-    if y.is_floating_point():
-        y = _plane(y.to(torch.float64), torch.float64, channels, "y", engine) * 256
-        if not bool(torch.isfinite(y).all()):
-            raise ValueError("y holds infinities or NaNs, which cannot be coded")
-        y = torch.floor(y + 0.5).clamp(-(2**31) + 1, 2**31 - 1).to(torch.int32)
-    y = _plane(y, torch.int32, channels, "y", engine)
-    most = max(int(y.max()), -int(y.min()))
-    if most > reference.RESIDUAL_MAX:
-        limit = reference.RESIDUAL_MAX / 256
-        raise ValueError(f"y holds a value of magnitude {most / 256}, beyond {limit}, the most that can be coded")
-    return y
-
-
-def _check_pair(psi: Tensor, y: Tensor, name: str) -> None:
-    if psi.shape[:3] != y.shape[:3]:
-        raise ValueError(f"psi {list(psi.shape)} and {name} {list(y.shape)} do not belong together")
-
-
-def _check_lanes(lanes: int) -> None:
-    if lanes not in (0, *reference.LANES):
-        raise ValueError(f"lanes must be 0 (automatic) or one of {reference.LANES}, not {lanes}")
-
-
-def _codable(t: Tensor, lanes: int, name: str) -> Tensor:
-    _check_lanes(lanes)
-    if int(t.min()) == -32768:
-        raise ValueError(f"{name} holds -32768, which the format cannot carry")
-    return t
-
-
-def _wide(psi: Tensor) -> np.ndarray:
-    return psi.numpy().astype(np.int64)
-
-
-def _stacked(planes: list[np.ndarray], dtype: torch.dtype) -> Tensor:
-    return torch.from_numpy(np.stack(planes)).to(dtype)
-
-
-def _joined(
-    streams: Sequence[Sequence[tuple[bytes, int]]], device: torch.device, capacity: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Data uint8, at least ``capacity`` bytes, and segments int64 [B, streams, 3] (offset, length, lanes)."""
-    parts, rows, at = [], [], 0
-    for image in streams:
-        for data, lanes in image:
-            if lanes not in reference.LANES:
-                raise DamagedError(f"a stream cannot have {lanes} lanes")
-            parts.append(data)
-            rows.append((at, len(data), lanes))
-            at += len(data)
-    joined = bytearray(b"".join(parts))
-    joined.extend(bytes(max(0, max(1, capacity) - at)))
-    data = torch.frombuffer(joined, dtype=torch.uint8)
-    segments = torch.tensor(rows, dtype=torch.int64).reshape(len(streams), -1, 3)
-    return data.to(device, non_blocking=True), segments.to(device, non_blocking=True)
-
-
-def _split(data: Tensor, segments: Tensor) -> list[list[Stream]]:
-    raw = memoryview(data.cpu().numpy())
-    return [
-        [Stream(bytes(raw[at : at + size]), lanes) for at, size, lanes in image]
-        for image in segments.reshape(segments.shape[0], -1, 3).tolist()
-    ]
-
-
-def _raise_for(status: Tensor, name: str) -> None:
-    for k, code in enumerate(status.tolist()):
-        if code == _TRUNCATED:
-            raise TruncatedError(f"image {k}: a stream of {name} ends before its last symbol")
-        if code != _FINE:
-            raise DamagedError(f"image {k}: a stream of {name} is damaged")
-
-
-def _each(items: Sequence, name: str, decode) -> list[np.ndarray]:
-    out = []
-    for k, item in enumerate(items):
-        try:
-            out.append(decode(item))
-        except (TruncatedError, DamagedError) as error:
-            raise type(error)(f"image {k}: a stream of {name}: {error}") from error
-    return out

@@ -1,0 +1,184 @@
+"""Between streams, planes and tensors: what the methods of a frozen model check and convert."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ccm_fast import _backend
+from ccm_fast.errors import BuildError, DamagedError, TruncatedError
+from ccm_fast.integer import reference
+from ccm_fast.integer.reference import Stream
+
+__all__ = ["ENGINES", "DeviceStreams"]
+
+#: "cpu": the native engine; "cuda": its kernels on a GPU; "reference": the oracle in NumPy, slow.
+ENGINES = ("cpu", "cuda", "reference")
+
+# csrc/include/ccm/status.h
+_FINE, _TRUNCATED, _DAMAGED = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class DeviceStreams:
+    """The streams of a batch on a GPU, from :meth:`FrozenEntropyModel.upload`.
+
+    Attributes:
+        z_data: uint8, all bytes of z.
+        z_segments: int64 [B, 3]: offset, length and lanes of each stream.
+        y_data: uint8, all bytes of y.
+        y_segments: int64 [B, G, 3].
+    """
+
+    z_data: Tensor
+    z_segments: Tensor
+    y_data: Tensor
+    y_segments: Tensor
+
+    def fill(self, z_streams: Sequence[tuple[bytes, int]], y_streams: Sequence[Sequence[tuple[bytes, int]]]) -> None:
+        """Put the streams of as many other images of the same size in the place of these.
+
+        Raises:
+            ValueError: another number of them, or more bytes than there is room for (``capacity`` of upload).
+        """
+        images, groups = self.y_segments.shape[:2]
+        if {len(z_streams), len(y_streams)} != {images} or any(len(s) != groups for s in y_streams):
+            raise ValueError(f"one stream for each of {groups} groups and {images} images is needed, as before")
+        for streams, data, segments in (
+            ([[s] for s in z_streams], self.z_data, self.z_segments),
+            (y_streams, self.y_data, self.y_segments),
+        ):
+            new, parts = joined(streams, torch.device("cpu"))
+            if new.numel() > data.numel():
+                raise ValueError(f"{new.numel()} bytes of streams, and there is room for {data.numel()}")
+            data[: new.numel()].copy_(new)
+            segments.copy_(parts.reshape(segments.shape))
+
+
+def native(engine: str) -> bool:
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, not {engine!r}")
+    return engine != "reference"
+
+
+def device_for(engine: str, device: torch.device | str | None = None) -> torch.device:
+    """Where an engine's tensors have to be."""
+    if engine != "cuda":
+        return torch.device("cpu")
+    device = torch.device("cuda" if device is None or torch.device(device).type != "cuda" else device)
+    if not _backend.has_cuda():
+        raise BuildError(
+            "this build of ccm_fast has no CUDA kernels: install the CUDA toolkit (nvcc), build again with CCM_CUDA=1"
+        )
+    if not torch.cuda.is_available():
+        raise ValueError("no CUDA device is available to torch: use the engine 'cpu'")
+    return device
+
+
+def threads_for(threads: int | None) -> int:
+    return torch.get_num_threads() if threads is None else int(threads)
+
+
+def plane(t: Tensor, dtype: torch.dtype, channels: int, name: str, engine: str) -> Tensor:
+    if t.ndim != 4 or t.shape[3] != channels or 0 in t.shape:
+        raise ValueError(f"{name} must have the shape [B, rows, columns, {channels}], not {list(t.shape)}")
+    if t.dtype != dtype:
+        raise TypeError(f"{name} must be of {dtype}, not {t.dtype}")
+    return t.to(device_for(engine, t.device)).contiguous()
+
+
+def latents(t: Tensor, channels: int, name: str, engine: str) -> Tensor:
+    return plane(t, torch.int16, channels, name, engine)
+
+
+def features(t: Tensor, channels: int, engine: str) -> Tensor:
+    return plane(t, torch.uint8, channels, "psi", engine)
+
+
+def in_256ths(y: Tensor, channels: int, engine: str) -> Tensor:
+    """Latents for a residual encoder, int32 in 1/256."""
+    if y.is_floating_point():
+        y = plane(y.to(torch.float64), torch.float64, channels, "y", engine) * 256
+        if not bool(torch.isfinite(y).all()):
+            raise ValueError("y holds infinities or NaNs, which cannot be coded")
+        y = torch.floor(y + 0.5).clamp(-(2**31) + 1, 2**31 - 1).to(torch.int32)
+    y = plane(y, torch.int32, channels, "y", engine)
+    most = max(int(y.max()), -int(y.min()))
+    if most > reference.RESIDUAL_MAX:
+        limit = reference.RESIDUAL_MAX / 256
+        raise ValueError(f"y holds a value of magnitude {most / 256}, beyond {limit}, the most that can be coded")
+    return y
+
+
+def check_pair(psi: Tensor, y: Tensor, name: str) -> None:
+    if psi.shape[:3] != y.shape[:3]:
+        raise ValueError(f"psi {list(psi.shape)} and {name} {list(y.shape)} do not belong together")
+
+
+def check_lanes(lanes: int) -> None:
+    if lanes not in (0, *reference.LANES):
+        raise ValueError(f"lanes must be 0 (automatic) or one of {reference.LANES}, not {lanes}")
+
+
+def codable(t: Tensor, lanes: int, name: str) -> Tensor:
+    check_lanes(lanes)
+    if int(t.min()) == -32768:
+        raise ValueError(f"{name} holds -32768, which the format cannot carry")
+    return t
+
+
+def wide(psi: Tensor) -> np.ndarray:
+    return psi.numpy().astype(np.int64)
+
+
+def stacked(planes: list[np.ndarray], dtype: torch.dtype) -> Tensor:
+    return torch.from_numpy(np.stack(planes)).to(dtype)
+
+
+def joined(
+    streams: Sequence[Sequence[tuple[bytes, int]]], device: torch.device, capacity: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Data uint8, at least ``capacity`` bytes, and segments int64 [B, streams, 3] (offset, length, lanes)."""
+    parts, rows, at = [], [], 0
+    for image in streams:
+        for data, lanes in image:
+            if lanes not in reference.LANES:
+                raise DamagedError(f"a stream cannot have {lanes} lanes")
+            parts.append(data)
+            rows.append((at, len(data), lanes))
+            at += len(data)
+    joined = bytearray(b"".join(parts))
+    joined.extend(bytes(max(0, max(1, capacity) - at)))
+    data = torch.frombuffer(joined, dtype=torch.uint8)
+    segments = torch.tensor(rows, dtype=torch.int64).reshape(len(streams), -1, 3)
+    return data.to(device, non_blocking=True), segments.to(device, non_blocking=True)
+
+
+def split(data: Tensor, segments: Tensor) -> list[list[Stream]]:
+    raw = memoryview(data.cpu().numpy())
+    return [
+        [Stream(bytes(raw[at : at + size]), lanes) for at, size, lanes in image]
+        for image in segments.reshape(segments.shape[0], -1, 3).tolist()
+    ]
+
+
+def raise_for(status: Tensor, name: str) -> None:
+    for k, code in enumerate(status.tolist()):
+        if code == _TRUNCATED:
+            raise TruncatedError(f"image {k}: a stream of {name} ends before its last symbol")
+        if code != _FINE:
+            raise DamagedError(f"image {k}: a stream of {name} is damaged")
+
+
+def each(items: Sequence, name: str, decode) -> list[np.ndarray]:
+    out = []
+    for k, item in enumerate(items):
+        try:
+            out.append(decode(item))
+        except (TruncatedError, DamagedError) as error:
+            raise type(error)(f"image {k}: a stream of {name}: {error}") from error
+    return out
