@@ -120,10 +120,8 @@ def card() -> str:
     report = _load(WEIGHTS / "ccm-small.json")
     t = report["training"]
     rows = [[f"{r['quality']:g}", f"{r['bpp']:.4f}", f"{r['psnr']:.2f}"] for r in report["results"]]
-    text = f"{t['patches']:,} patches of {t['crop']}x{t['crop']} in {t['step']:,} steps, {t['hours']:.1f} hours on two"
-    text += (
-        f" cores that were also used for other work, {t['cpu_hours']:.1f} hours of processor time, after a start from a"
-    )
+    text = f"{t['patches']:,} crops (128 to 256 pixels a side) in {t['step']:,} steps, {t['hours']:.1f} hours on cores"
+    text += f" that were also used for other work, {t['cpu_hours']:.1f} hours of processor time, after a start from a"
     text += f" block transform. Weights: {report['file_bytes']:,} bytes, fingerprint"
     text += f" `{report['fingerprint']}`.\n\n"
     return (

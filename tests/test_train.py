@@ -75,7 +75,8 @@ def test_it_learns_and_ships(tmp_path, folder):
         config(tmp_path / "more", folder, stages="joint=1", lr=0.0, init=str(tmp_path / "t.safetensors")),
         progress=False,
     )
-    continued, _ = load_checkpoint(again)
+    continued, meta = load_checkpoint(again)
+    assert (meta["step"], meta["patches"]) == (151, 302)  # training goes on counting
     for name, value in model.state_dict().items():
         if name.startswith(("g_a.", "g_s.", "h_a.", "log_gain")):
             assert torch.allclose(continued.state_dict()[name], value, atol=1e-3), name

@@ -119,9 +119,11 @@ def initial(path: str, model: CrossChannelContextModel) -> Progress:
         before.stage = before.stage_step = 0
         before.stage_hours = 0.0
     else:
-        from ..weights import load_float_state
+        from ..weights import load_float_state, read_meta
 
         weights = load_float_state(path)
+        known = {k: v for k, v in read_meta(path).items() if k in ("step", "patches", "hours", "cpu_hours")}
+        before = Progress(**known)
     own = model.state_dict()
     fitting = {name: t for name, t in weights.items() if name in own and own[name].shape == t.shape}
     if not fitting:
