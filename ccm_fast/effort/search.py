@@ -26,10 +26,9 @@ __all__ = ["Problem", "better_symbols"]
 
 SYMBOL_MAX = 32767
 # Rounding weighs errors so much more than they cost one by one. Its moves are not independent: all of them shrink, and
-# errors of neighbours in one direction add up. Where g_s reads integers, BD-rates with 0.7, 1 and 1.5 were -0.5, -2.3
-# and -3.1 % on 256x256 crops. Centroids do not shrink on average: with 1, 1.5 and 2, rates at equal PSNR were some 4.5,
-# 3.1 and 1.9 % lower than by plain rounding at quality 2, and 1.4, 1.3 and 0.8 % at quality 4.
-SHRINK_PENALTY = {"integer": 1.5, "centroid": 1.0}
+# errors of neighbours in one direction add up. BD-rates of 0.7, 1 and 1.5 on 256x256 crops where g_s reads integers:
+# -0.5, -2.3 and -3.1 %; of 1, 1.25, 1.5 and 2 where it reads centroids: -0.1, -0.5, -0.6 and -0.5 %.
+SHRINK_PENALTY = 1.5
 # Rows of latents that are rounded at a time: bounds the memory, some 50 bytes a symbol.
 CHUNK_SYMBOLS = 1 << 22
 # Memory of a tile for gradients over that of one that is only run forward.
@@ -175,7 +174,7 @@ def round_towards_mean(
 
 def _rounded(problem: Problem, y: Tensor, c: Candidate) -> Candidate:
     y_hat, offset, row = problem.parameters(c)
-    weight = SHRINK_PENALTY[problem.model.config.reconstruction] * problem.curvature.permute(0, 2, 3, 1).cpu()
+    weight = SHRINK_PENALTY * problem.curvature.permute(0, 2, 3, 1).cpu()
     values = y.permute(0, 2, 3, 1)
     out = torch.empty(y_hat.shape, dtype=torch.int16)
     for part in _rows(y_hat.shape):
