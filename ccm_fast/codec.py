@@ -301,30 +301,18 @@ def parse_packets(
     return packets
 
 
-def decode_latents(
-    frozen: FrozenEntropyModel,
-    packets: Sequence[Packet],
-    *,
-    threads: int | None = None,
-    engine: str | None = None,
-    device: torch.device | str = "cpu",
-    timings: dict | None = None,
-) -> Tensor:
-    """y_hat, int16 [B, h, w, M] on ``device``, of equally large images: the same numbers on every machine.
+def decode_latents(frozen: FrozenEntropyModel, packets: Sequence[Packet], **options) -> Tensor:
+    """y_hat, int16 [B, h, w, M], of equally large images: the same numbers on every machine.
 
     Args:
         frozen: the integer entropy model.
         packets: from :func:`parse_packets`.
-        threads: None: torch's setting.
-        engine: "cpu", "cuda" or "reference" (plain Python, slow); None: as :func:`engine_for` says.
-        device: where y_hat is wanted (engine "cuda": a GPU).
-        timings: if given, seconds are added to its keys ``z``, ``h_s`` and ``entropy`` (context and rANS); on a GPU all
-            three are ``entropy``, since nothing waits in between.
+        options: ``threads``, ``engine``, ``device`` and ``timings`` of :func:`decode_packets`.
 
     Raises:
         TruncatedError, DamagedError: the streams do not decode to their end.
     """
-    decoded = decode_packets(frozen, packets, threads=threads, engine=engine, device=device, timings=timings)
+    decoded = decode_packets(frozen, packets, **options)
     decoded.check()
     return decoded.y_hat
 
@@ -337,6 +325,7 @@ class DecodedLatents:
         frozen: the entropy model.
         y_hat: int16 [B, h, w, M], where the images are wanted.
         psi: uint8 [B, h, w, P], where the engine computes.
+        engine: "cpu", "cuda" or "reference".
         parameters: offset and row of every symbol, int16 [B, h, w, M], where the engine computes; None: not known yet.
         status: on a GPU, what is to be looked at before the rest is believed.
     """
@@ -344,6 +333,7 @@ class DecodedLatents:
     frozen: FrozenEntropyModel
     y_hat: Tensor
     psi: Tensor
+    engine: str
     parameters: tuple[Tensor, Tensor] | None = None
     status: tuple[Tensor, Tensor] | None = None
 
@@ -357,7 +347,8 @@ class DecodedLatents:
         if model.config.reconstruction == "integer":
             return self.y_hat
         if self.parameters is None:
-            self.parameters = self.frozen.parameters_on(self.psi, self.y_hat.to(self.psi.device))
+            y_hat = self.y_hat.to(self.psi.device)
+            self.parameters = self.frozen.parameters(self.psi, y_hat, engine=self.engine)
         return self.frozen.centroids(self.y_hat, *(p.to(self.y_hat.device) for p in self.parameters))
 
 
@@ -370,7 +361,21 @@ def decode_packets(
     device: torch.device | str = "cpu",
     timings: dict | None = None,
 ) -> DecodedLatents:
-    """As :func:`decode_latents`, with all that :func:`render` needs; on a GPU nothing waits before ``check()``."""
+    """The latents of equally large images, with all that :func:`render` needs.
+
+    Args:
+        frozen: the integer entropy model.
+        packets: from :func:`parse_packets`.
+        threads: None: torch's setting.
+        engine: "cpu", "cuda" or "reference" (plain Python, slow); None: as :func:`engine_for` says.
+        device: where y_hat is wanted (engine "cuda": a GPU).
+        timings: if given, seconds are added to its keys ``z``, ``h_s`` and ``entropy`` (context and rANS); on a GPU all
+            three are ``entropy``, since nothing waits in between.
+
+    Raises:
+        TruncatedError, DamagedError: the streams do not decode to their end. On a GPU, unless there are timings, this
+            is for :meth:`DecodedLatents.check` to say: nothing waits before it.
+    """
     (hz, wz), (h, w) = packets[0].z_shape, packets[0].y_shape
     device = torch.device(device)
     engine = engine_for(engine, device)
@@ -380,7 +385,7 @@ def decode_packets(
             psi, y_hat, status = frozen.decode_queued(streams, (h, w))
             if timings is not None:
                 frozen.check(status)  # else the time would be that of queueing
-        return DecodedLatents(frozen, y_hat.to(device), psi, status=status)
+        return DecodedLatents(frozen, y_hat.to(device), psi, engine, status=status)
     with torch_threads(threads) as count:
         options = {"threads": count, "engine": engine}
         with stage(timings, "z"):
@@ -388,10 +393,12 @@ def decode_packets(
         with stage(timings, "h_s"):
             psi = frozen.hyper(z_hat, h, w, **options)
         with stage(timings, "entropy"):
-            if frozen.residual:
-                return DecodedLatents(frozen, frozen.decode_y(psi, [p.y_streams for p in packets], **options), psi)
-            y_hat, *parameters = frozen.decode_y_parameters(psi, [p.y_streams for p in packets], **options)
-        return DecodedLatents(frozen, y_hat.to(device), psi, tuple(parameters))
+            streams, parameters = [p.y_streams for p in packets], None
+            if engine == "cpu" and not frozen.residual:
+                y_hat, *parameters = frozen.decode_y_parameters(psi, streams, count)
+            else:  # residual models restore y_hat itself, and the oracle is slow enough with what is asked for
+                y_hat = frozen.decode_y(psi, streams, **options)
+        return DecodedLatents(frozen, y_hat.to(device), psi, engine, parameters and tuple(parameters))
 
 
 def decoding_gain(model: CrossChannelContextModel, packets: Sequence[Packet]) -> Tensor:

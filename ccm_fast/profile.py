@@ -123,8 +123,8 @@ class Decoder:
         with clock.stage("h_s"):
             psi = self.frozen.hyper(z_hat, *packet.y_shape, threads=threads)
         with clock.stage("entropy"):
-            y_hat, *parameters = self.frozen.decode_y_parameters(psi, [packet.y_streams], threads=threads)
-        return DecodedLatents(self.frozen, y_hat.to(self.device), psi, tuple(parameters))
+            y_hat, *parameters = self.frozen.decode_y_parameters(psi, [packet.y_streams], threads)
+        return DecodedLatents(self.frozen, y_hat.to(self.device), psi, self.engine, tuple(parameters))
 
     def picture(self, packet: Packet, decoded: DecodedLatents, clock, gain: torch.Tensor | None = None) -> torch.Tensor:
         out = torch.empty(packet.height, packet.width, 3, dtype=torch.uint8, device=self.device)
@@ -153,7 +153,7 @@ class Decoder:
                 with clock.stage("upload"):
                     streams, gain = self.upload(packet), decoding_gain(self.model, [packet])
                 psi, y_hat, status = self.frozen.decode_queued(streams, packet.y_shape, clock.stage)
-                decoded = DecodedLatents(self.frozen, y_hat, psi, status=status)
+                decoded = DecodedLatents(self.frozen, y_hat, psi, self.engine, status=status)
             else:
                 decoded, gain = self.latents(packet, clock, threads), None
             pixels = self.picture(packet, decoded, clock, gain)
@@ -197,7 +197,7 @@ class Decoder:
 
             def decode() -> tuple[torch.Tensor, DecodedLatents]:
                 psi, y_hat, status = self.frozen.decode_queued(streams, packet.y_shape)
-                decoded = DecodedLatents(self.frozen, y_hat, psi, status=status)
+                decoded = DecodedLatents(self.frozen, y_hat, psi, self.engine, status=status)
                 return self.picture(packet, decoded, HostClock(), gain), decoded
 
             side = torch.cuda.Stream(self.device)

@@ -89,6 +89,7 @@ def test_decoders_hand_out_the_parameters_that_they_used(model, engine, threads)
     packets = codec.parse_packets(model.frozen, **codec.compress(model, x, 6.0))
     decoded = codec.decode_packets(model.frozen, packets, threads=threads, engine=engine)
     assert torch.equal(decoded.y_hat, codec.decode_latents(model.frozen, packets))
+    decoded.reconstruct(model)  # the oracle's parameters are computed when they are asked for
     for found, wanted in zip(decoded.parameters, model.frozen.parameters(decoded.psi, decoded.y_hat), strict=True):
         assert torch.equal(found, wanted)
 

@@ -202,7 +202,7 @@ def test_from_streams_to_pixels_the_host_waits_for_nothing(grey, reconstruction,
             model.frozen.centroids(y_hat, *model.frozen.parameters(psi, y_hat, engine="cuda"))
         with watched():  # what is captured
             psi, y_hat, status = model.frozen.decode_queued(streams, packets[0].y_shape)
-            decoded = DecodedLatents(model.frozen, y_hat, psi, status=status)
+            decoded = DecodedLatents(model.frozen, y_hat, psi, "cuda", status=status)
             pixels = decoder.picture(packets[0], decoded, profiler.HostClock(), gain)
         assert pixels.shape == (70, 90, 3) and pixels.device.type == status[0].device.type == "meta"
         # The net catches: what the gain is made of, an index of Python numbers, a look at the status, a mask.

@@ -18,11 +18,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests/emu"))
 import build  # noqa: E402
 
-# Fault -> (flavour, what the report says, resident blocks). A missing __syncwarp (3) has no place in these kernels,
-# whose warps talk through collectives and block barriers only; the emulator's own kernels have it (test_emu.py).
+# Fault -> (flavour, what the report says, resident blocks).
 FAULTS = {
     1: ("tsan", "data race", 0),  # a missing __syncthreads
     2: ("tsan", "data race", 0),  # a missing release
+    3: ("tsan", "data race", 0),  # a missing __syncwarp
     4: ("asan", "AddressSanitizer: ", 0),  # an overrun
     5: ("plain", "livelock", 1),  # a block waits for one that has not started
     # What a CUDA graph cannot hold: waiting for the device, device memory, a copy to the host.

@@ -36,7 +36,7 @@ class FrozenEntropyModel:
         self.plan = plan
         self._bytes = plan.to_bytes()  # validates and proves
         self._fingerprint = plan.fingerprint
-        self._packed: dict[str, Tensor] = {}
+        self._made: dict[tuple[str, ...], object] = {}  # what is made from the plan once, by kind and place
         self._lock = threading.Lock()
 
     @property
@@ -94,21 +94,22 @@ class FrozenEntropyModel:
         known = ops.isa_list().split(",")
         if isa and isa not in known:
             raise ValueError(f"instruction set {isa!r} is not usable here: choose one of {', '.join(known)}")
-        with self._lock:
-            if isa not in self._packed:
-                data = torch.frombuffer(bytearray(self._bytes), dtype=torch.uint8)
-                self._packed[isa] = ops.pack_plan(data, isa)
-            return self._packed[isa]
+        return self._once(("cpu", isa), lambda: ops.pack_plan(self._as_tensor(), isa))
 
     def _packed_for(self, engine: str, isa: str | None) -> Tensor:
         """The model in the layout of "cpu" or "cuda", both in host memory: the CUDA operators upload it themselves."""
         if engine == "cpu":
             return self.packed(isa)
+        return self._once(("cuda",), lambda: _backend.load().ops.pack_plan_cuda(self._as_tensor()))
+
+    def _once(self, key: tuple[str, ...], make: Callable[[], object]):
         with self._lock:
-            if "cuda" not in self._packed:
-                data = torch.frombuffer(bytearray(self._bytes), dtype=torch.uint8)
-                self._packed["cuda"] = _backend.load().ops.pack_plan_cuda(data)
-            return self._packed["cuda"]
+            if key not in self._made:
+                self._made[key] = make()
+            return self._made[key]
+
+    def _as_tensor(self) -> Tensor:
+        return torch.frombuffer(bytearray(self._bytes), dtype=torch.uint8)
 
     def hyper(
         self, z_hat: Tensor, h: int, w: int, *, engine: str = "cpu", threads: int | None = None, isa: str | None = None
@@ -141,15 +142,22 @@ class FrozenEntropyModel:
         """:meth:`parameters` by torch's own operators, on the tensors' device: the decoding kernels keep theirs.
 
         Float64 convolutions of integers, which are exact. After a first call for a size nothing waits for the device.
+
+        Args:
+            psi: uint8 [B, h, w, P].
+            y_hat: int16 [B, h, w, M], on the same device.
+
+        Returns:
+            Offset and table row, int16 [B, h, w, M], on that device.
+
+        Raises:
+            ValueError: psi and y_hat do not belong together; a plan of version 2.
         """
         from ccm_fast.integer.cost import IntegerNetwork
 
         tensors.check_pair(psi, y_hat, "y_hat")
-        with self._lock:
-            key = f"torch {y_hat.device}"
-            if key not in self._packed:
-                self._packed[key] = IntegerNetwork(self.plan, device=y_hat.device)
-        network = self._packed[key]
+        where = str(y_hat.device)
+        network = self._once(("torch", where), lambda: IntegerNetwork(self.plan, device=where))
         found = network.parameters(*(v.permute(0, 3, 1, 2).double() for v in (psi, y_hat)))
         return tuple(v.permute(0, 2, 3, 1).to(torch.int16) for v in found)
 
@@ -166,11 +174,8 @@ class FrozenEntropyModel:
         """
         from ccm_fast.integer.centroids import Centroids
 
-        with self._lock:
-            key = f"centroids {y_hat.device}"
-            if key not in self._packed:
-                self._packed[key] = Centroids(self.plan, y_hat.device)
-        return self._packed[key](y_hat, offset, row)
+        where = str(y_hat.device)
+        return self._once(("centroids", where), lambda: Centroids(self.plan, where))(y_hat, offset, row)
 
     def encode_z(
         self,
@@ -319,23 +324,25 @@ class FrozenEntropyModel:
         return tensors.stacked(found, torch.int16)
 
     def decode_y_parameters(
-        self,
-        psi: Tensor,
-        streams: Sequence[Sequence[tuple[bytes, int]]],
-        *,
-        engine: str = "cpu",
-        threads: int | None = None,
-        isa: str | None = None,
+        self, psi: Tensor, streams: Sequence[Sequence[tuple[bytes, int]]], threads: int | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """y_hat as by :meth:`decode_y`, and offset and row of every symbol as by :meth:`parameters`, in one go."""
-        if engine != "cpu":
-            y_hat = self.decode_y(psi, streams, engine=engine, threads=threads, isa=isa)
-            return y_hat, *self.parameters(psi, y_hat, engine=engine, threads=threads, isa=isa)
+        """y_hat by the CPU engine as by :meth:`decode_y`, with the parameters that its decoder has used anyway.
+
+        Args:
+            psi: uint8 [B, h, w, P].
+            streams: for each image one (bytes, lanes) per group.
+            threads: as everywhere.
+
+        Returns:
+            y_hat int16 [B, h, w, M], then offset and table row of every symbol as :meth:`parameters` gives them.
+
+        Raises:
+            TruncatedError, DamagedError, ValueError: as :meth:`decode_y`.
+        """
         self._check_streams(streams, psi.shape[0])
-        psi = tensors.features(psi, self.plan.psi_channels, engine)
-        data, segments = tensors.joined(streams, psi.device)
+        psi = tensors.features(psi, self.plan.psi_channels, "cpu")
         y_hat, status, offset, row = _backend.load().ops.decode_y_parameters(
-            self.packed(isa), psi, data, segments, tensors.threads_for(threads)
+            self.packed(), psi, *tensors.joined(streams, psi.device), tensors.threads_for(threads)
         )
         tensors.raise_for(status, "y")
         return y_hat, offset, row

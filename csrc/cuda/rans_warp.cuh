@@ -118,7 +118,9 @@ class WarpDecoder {
     };
 #pragma unroll 1
     for (int32_t left = n;;) {
+#if CCM_FAULT != 3
       __syncwarp();  // a lane's threads have all read what one of them overwrites: two rounds ago or earlier
+#endif
       round(even, even_entry, odd, odd_entry, left);
       if ((left -= L) <= 0) break;
       round(odd, odd_entry, even, even_entry, left);
