@@ -8,6 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import cuda_cost
+import cuda_model
 from cuda_pieces import STEPS_PER_NEWS, TILE_COLUMNS, TILE_ROWS
 from cuda_schedule import build_order, simulate
 
@@ -70,7 +71,7 @@ def test_shifted_tiles_hold_what_the_rule_waits_for(tile):
 
 def test_a_group_follows_within_40_steps_and_closer_with_small_tiles():
     far, near = (
-        cuda_cost.offset_in_steps("768x512", cuda_cost.models()["ccm-base"], (4, 16)),
+        cuda_model.offset_in_steps("768x512", cuda_model.models()["ccm-base"], (4, 16)),
         run(32, 48, 2)[1].starts[1],
     )
     assert 17 <= near < far <= 40
@@ -86,7 +87,7 @@ def test_order_is_that_of_the_engine():
 
 
 def test_lanes_are_those_of_the_encoder():
-    assert [cuda_cost.lanes_for_payload(n) for n in (0, 3999, 4000, 8000, 64000, 10**6)] == [1, 1, 2, 4, 32, 32]
+    assert [cuda_model.lanes_for_payload(n) for n in (0, 3999, 4000, 8000, 64000, 10**6)] == [1, 1, 2, 4, 32, 32]
 
 
 def test_document_agrees_with_the_results():

@@ -1,0 +1,360 @@
+"""What a step, a group and an image cost latents_kernel: predictions, see cuda_cost.py."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import pairwise
+
+from cuda_pieces import (
+    BANDS,
+    BARRIER,
+    CHUNK,
+    DENSE_MISS,
+    DRAM_GBS,
+    ENTRY_MISS,
+    GENERIC,
+    L2_BYTES,
+    LAUNCH,
+    MAX_KNOWN,
+    MAX_LANES,
+    ROOT,
+    SCHEDULERS,
+    STATE_BYTES,
+    STEPS_PER_NEWS,
+    TILE_COLUMNS,
+    TILE_ROWS,
+    WARPS,
+    Gpu,
+)
+from cuda_schedule import Outcome, build_order, simulate
+
+
+def lanes_for_payload(payload: float) -> int:
+    """As csrc/include/ccm/rans.h."""
+    lanes = 1
+    while lanes < MAX_LANES and 2 * lanes * STATE_BYTES * 400 <= payload:
+        lanes *= 2
+    return lanes
+
+
+# --- Models
+
+
+@dataclass(frozen=True)
+class Model:
+    """Sizes that decide the cost. Convolutions of the dense part: (kernel, input channels, output channels)."""
+
+    name: str
+    groups: tuple[int, ...]
+    taps: int
+    width: int  # of the base
+    hidden: tuple[int, ...]
+    stack: tuple[int, ...]  # kernels
+    cross_width: int
+    psi: int
+    hyper_channels: int
+    payload: float  # bytes of y for 768 x 512
+    z_payload: float
+
+    @property
+    def channels(self) -> int:
+        return sum(self.groups)
+
+    @property
+    def shift(self) -> int:
+        """Of the last layer's tiles, as DeviceGroup::shift."""
+        return sum(k // 2 for k in self.stack[1:])
+
+    def chain(self, g: int) -> list[tuple[int, int, int]]:
+        before = sum(self.groups[:g])
+        if not before:
+            return []
+        dims = [before, *[self.cross_width] * (len(self.stack) - 1), self.width]
+        return [(k, a, b) for k, (a, b) in zip(self.stack, pairwise(dims), strict=True)]
+
+
+def models() -> dict[str, Model]:
+    """ccm-small and ccm-base of the presets; mbt2018 with N = M = 192."""
+    sys.path.insert(0, str(ROOT))
+    from ccm_fast.models.config import PRESETS
+
+    kodak = json.loads((ROOT / "benchmarks" / "results" / "kodak_ccm-small.json").read_text(encoding="utf-8"))
+    sizes = [i["bytes"] for i in kodak["images"] if i["quality"] == 4]
+    payload = sum(sizes) / len(sizes)
+    found = {}
+    for name in ("ccm-small", "ccm-base"):
+        c = PRESETS[name]
+        found[name] = Model(
+            name, c.groups, c.context_kernel**2 // 2, c.parameter_widths[0], c.parameter_widths[1:], c.cross_kernels,
+            c.cross_width, c.psi_channels, c.hyper_channels, payload, 0.003 * 768 * 512 / 8,
+        )  # fmt: skip
+    # 34,628 bytes: CompressAI's net on one 768 x 512 photograph. Its z takes about a twentieth; assumed.
+    found["mbt2018"] = Model("mbt2018", (192,), 12, 640, (512,), (), 0, 384, 192, 34628, 1700)
+    return found
+
+
+SIZES = {"768x512": (32, 48), "1920x1080": (68, 120), "3840x2160": (135, 240)}
+
+# --- Costs, in cycles
+
+
+@dataclass(frozen=True)
+class Options:
+    """What could be otherwise; the defaults are the kernel as it is."""
+
+    lanes: int = 0  # 0: as the format chooses
+    stream_warps: int = 1  # warps that share a stream, with 32 lanes each (a change of the format)
+    lean_rounds: bool = False  # half the cycles of a round, by whatever means
+    lean_epilogues: bool = False  # half the cycles of everything between the products
+    tile: tuple[int, int] = (TILE_ROWS, TILE_COLUMNS)
+    news: int = STEPS_PER_NEWS  # steps between announcements
+    one_flag: bool = False  # a claim reads its neighbours' flags at once
+    quiet_news: bool = False  # progress is announced by another warp
+    partial: bool = False  # a layer's weights fill shared memory as far as they go
+    cluster: int = 1  # multiprocessors that share a group's products and keep all weights in shared memory
+
+
+@dataclass
+class Costs:
+    """Of one model on one GPU, one band."""
+
+    model: Model
+    gpu: Gpu
+    scale: float
+    code: dict[str, dict]
+    options: Options
+    lanes: int
+    tiles: int
+    in_shared: list[float] = field(default_factory=list)  # share of each layer's weights
+
+    def __post_init__(self) -> None:
+        m, round16 = self.model, lambda n: -(-n // 16) * 16
+        c = max(m.groups)
+        depth = max(-(-n // 32) for n in (m.width, *m.hidden))
+        arena = 2 * round16(CHUNK * (depth * 32 + 16)) + sum(round16(k * CHUNK * c) for k in (2, 1))
+        arena += (
+            8 * (CHUNK * c + 96)
+            + 64 * 8
+            + 4 * CHUNK
+            + 80
+            + 32 * 64
+            + 32
+            + 16
+            + (round16(4 * self.tiles) if self.tiles <= MAX_KNOWN else 0)
+        )
+        room = self.gpu.shared - 1024 - arena
+        self.in_shared = [0.0] * len(self.layers)
+        for k in reversed(range(len(self.layers))):
+            m_tiles, k_steps = self.layers[k]
+            size = m_tiles * k_steps * 512 / self.options.cluster
+            share = 1.0 if size <= room else (max(0.0, room) / size if self.options.partial else 0.0)
+            self.in_shared[k] = share
+            room -= share * size
+
+    @property
+    def layers(self) -> list[tuple[int, int]]:
+        """(m_tiles, k_steps) of the step's layers."""
+        m, c = self.model, max(self.model.groups)
+        dims = [m.width, *m.hidden, 2 * c]
+        first = (-(-m.width // 16), -(-(m.taps * (c + 3) // 4 * 4) // 32))
+        return [first, *((-(-b // 16), -(-a // 32)) for a, b in pairwise(dims))]
+
+    def of(self, name: str, warps: int = 1) -> float:
+        return max(self.code[name]["lone"], warps * self.code[name]["issue"])
+
+    @property
+    def l2(self) -> float:
+        return self.gpu.l2 * self.scale
+
+    @property
+    def l1(self) -> float:
+        return self.gpu.l1 * self.scale
+
+    @property
+    def shared(self) -> float:
+        return (self.gpu.shared_load + GENERIC) * self.scale
+
+    @property
+    def barrier(self) -> float:
+        return BARRIER * self.scale
+
+    def layer(self, k: int, count: int) -> tuple[float, float]:
+        """Products, and everything else of a layer for up to 32 positions."""
+        m_tiles, k_steps = self.layers[k]
+        m_tiles = -(-m_tiles // self.options.cluster)
+        nt = 1 if count <= 8 else 2
+        units = m_tiles * (1 if count <= 16 else 2)
+        turns, busy = -(-units // WARPS), min(units, WARPS)
+        warps, share = -(-busy // SCHEDULERS), self.in_shared[k]
+        name = f"{'rows' if k else 'conv'} {nt}"
+
+        def mixed(piece: str) -> float:
+            return share * self.of(piece, warps) + (1 - share) * self.of(f"{piece} L2", warps)
+
+        once = mixed(name)
+        streamed = (1 - share) * units * k_steps * 512 / L2_BYTES
+        kind = "bytes" if k + 1 < len(self.layers) else "scale"
+        # The first product's loads and the last one are in the straight piece.
+        straight = mixed(f"{'later' if k else 'first'} {kind} {nt}") * (0.5 if self.options.lean_epilogues else 1)
+        return max(turns * (k_steps - 1) * once, streamed), turns * straight
+
+    def round(self, lanes: int, bits: float) -> float:
+        """A round of rANS of symbols of so many bits."""
+        takes = 1 - (1 - min(1.0, bits / 16)) ** lanes  # that some lane takes a word
+        plain, refill = self.of(f"rans {lanes}"), self.of(f"rans {lanes} refill")
+        once = plain + takes * (refill - plain)
+        return once * (0.5 if self.options.lean_rounds else 1.0)
+
+    def rans(self, symbols: int) -> float:
+        """A chunk's symbols."""
+        m, warps = self.model, self.options.stream_warps
+        once = self.round(self.lanes, 8 * m.payload / (32 * 48 * m.channels))
+        if warps > 1:  # places of words in the common stream: a look at the other warps' needs
+            once += 2 * self.barrier + 2 * self.shared
+        rounds = -(-symbols // (self.lanes * warps))
+        start = 2 * self.shared + self.l1 + ENTRY_MISS * (self.l2 - self.l1) + 60  # decoder to registers, first window
+        return start + rounds * once
+
+    def step(self, count: int, first_group: bool, news: bool) -> dict[str, float]:
+        """A step of one group, by part."""
+        t: Counter = Counter()
+        channels = max(self.model.groups)
+        each = -(-channels // 32)
+        if not first_group and self.model.stack:  # two looks at the positions, the known tiles
+            t["ready"] += 3 * self.l1 + 3 * self.shared + 2 * self.barrier + 60
+        for at in range(0, count, CHUNK):
+            n = min(CHUNK, count - at)
+            t["overhead"] += 2 * self.l1 + self.shared + 40  # descriptors, positions
+            for k in range(len(self.layers)):
+                product, rest = self.layer(k, n)
+                t["products"] += product
+                t["requantize"] += rest
+                t["overhead"] += 3 * self.l1  # descriptors of the layer
+                t["barriers"] += self.barrier * (2 if self.options.cluster == 1 else 10)
+            symbols_of_warp = -(-n // WARPS) * each
+            t["choose rows"] += 2 * self.l1 + symbols_of_warp * self.of("choose", WARPS // SCHEDULERS)
+            t["rans"] += self.rans(n * channels)
+            t["publish"] += symbols_of_warp * self.of("publish", WARPS // SCHEDULERS)
+            t["barriers"] += 4 * self.barrier
+            if count > CHUNK:
+                t["publish"] += self.l2 + symbols_of_warp * self.of("publish", WARPS // SCHEDULERS)
+                t["barriers"] += 3 * self.barrier
+        t["barriers"] += self.barrier
+        if news and not self.options.quiet_news:  # one thread's fence, then its look at the failure flag
+            t["news"] += self.gpu.fence * self.scale + self.l2
+        return dict(t)
+
+    @property
+    def news_delay(self) -> float:
+        """From the end of a step to another block's seeing it."""
+        return self.gpu.fence * self.scale + self.l2
+
+    def task(self, group: int, layer: int) -> float:
+        """A dense tile: claiming, products, epilogue, announcing."""
+        chain = self.model.chain(group)
+        kernel, cin, cout = chain[layer]
+        before = sum(self.model.groups[:group])
+        rows, columns = self.options.tile
+        units = -(-cout // 16) * -(-rows * columns // (TILE_ROWS * TILE_COLUMNS))
+        turns, warps = -(-units // WARPS), -(-min(units, WARPS) // SCHEDULERS)
+        k_steps = -(-(kernel * kernel * -(-cin // 4) * 4) // 32)
+        if layer + 1 == len(chain):
+            k_steps += -(-before // 32)  # the skip, 1x1
+        product = turns * k_steps * max(self.code["dense"]["lone"], warps * self.code["dense"]["issue"])
+        product = max(product, units * k_steps * 512 * DENSE_MISS / L2_BYTES)
+        epilogue = turns * self.of("later bytes 2", warps) * (1.5 if layer + 1 == len(chain) else 1)
+        radius = kernel // 2
+        flags = (1 + -(-2 * radius // rows)) * (1 + -(-2 * radius // columns)) if layer else 0
+        if self.options.one_flag:
+            flags = min(flags, 1)
+        claim = (4 + 2 * flags) * self.l2 + 4 * self.barrier  # counter, order, polls, acquires, CAS
+        return claim + product + epilogue + self.barrier + self.gpu.fence * self.scale
+
+
+def predict(model: Model, gpu: Gpu, size: str, band: str, code: dict, options: Options) -> tuple[Outcome, Costs]:
+    """latents_kernel alone, in cycles."""
+    h, w = SIZES[size]
+    order = build_order(h, w, model.shift, *options.tile)
+    lanes = options.lanes or lanes_for_payload(model.payload * h * w / (32 * 48) / len(model.groups))
+    costs = Costs(model, gpu, BANDS[band], code, options, lanes, order.tiles)
+    useful = len(model.groups) * (1 + order.tiles)
+    task = cache(costs.task)
+    outcome = simulate(
+        order, len(model.groups), cache(costs.step), task, lambda g: tuple(k for k, *_ in model.chain(g)),
+        min(useful, gpu.multiprocessors), costs.news_delay, 3 * costs.l2 + 90 * gpu.clock, options.news,
+    )  # fmt: skip
+    # Weights to shared memory, the stream's start: once a group, while the others start as well.
+    begin = sum(s * m * k * 512 for s, (m, k) in zip(costs.in_shared, costs.layers, strict=True)) / L2_BYTES
+    outcome.total += begin + 4 * costs.l2
+    outcome.parts["begin"] = begin + 4 * costs.l2
+    return outcome, costs
+
+
+def outside(model: Model, gpu: Gpu, size: str, band: str, code: dict) -> dict[str, float]:
+    """Microseconds of the launches around it; the three convolutions of h_s are ours, also for mbt2018 (coarse)."""
+    h, w = SIZES[size]
+    scale = BANDS[band]
+    costs = Costs(model, gpu, scale, code, Options(), 1, 1)
+    us = 1e-3 / gpu.clock
+    lanes = lanes_for_payload(model.z_payload * h * w / (32 * 48))
+    symbols = -(-h // 4) * -(-w // 4) * model.hyper_channels
+    positions = 8 * 12  # of z at 768 x 512
+    z = -(-symbols // lanes) * costs.round(lanes, 8 * model.z_payload / (positions * model.hyper_channels)) * us
+    planes = (h + 6) * (w + 6) * (model.channels + model.psi + 2 * model.cross_width * (len(model.groups) - 1))
+
+    def dense(tiles: int, k_steps: int, m_tiles: int) -> float:
+        turns = -(-m_tiles // WARPS)
+        waves = -(-tiles // gpu.multiprocessors)
+        return waves * turns * (k_steps * costs.of("dense", 3) + costs.of("later bytes 2", 3)) * us
+
+    def tiles(i: int, j: int) -> int:
+        return -(-i // TILE_ROWS) * -(-j // TILE_COLUMNS)
+
+    p, n = model.psi, model.hyper_channels
+    hs = dense(tiles(-(-h // 4), -(-w // 4)), -(-9 * n // 32), -(-p // 16))
+    hs += dense(tiles(-(-h // 4), -(-w // 4)), -(-9 * p // 32), p // 4)
+    hs += dense(tiles(-(-h // 2), -(-w // 2)), -(-9 * p // 32), p // 4)
+    base = dense(tiles(h, w) * len(model.groups), -(-p // 32), -(-model.width // 16))
+    return {
+        "decode_z": z + LAUNCH * scale,
+        "h_s": hs + 4 * LAUNCH * scale,
+        "prepare": planes / DRAM_GBS / 1e3 + LAUNCH * scale,
+        "base": base + LAUNCH * scale,
+        "status": LAUNCH * scale + 2,
+    }
+
+
+# --- Results
+
+
+def microseconds(cycles: float, gpu: Gpu) -> float:
+    return cycles / gpu.clock / 1e3
+
+
+def offset_in_steps(size: str, model: Model, tile: tuple[int, int] = (TILE_ROWS, TILE_COLUMNS), news: int = 2) -> int:
+    """How many steps of one group lie between the starts of two, were dense tiles and announcements free."""
+    h, w = SIZES[size]
+    order = build_order(h, w, model.shift, *tile)
+    chain = tuple(k for k, *_ in model.chain(1))
+    free = simulate(order, 2, lambda *a: {"step": 1.0}, lambda *a: 0.0, lambda g: chain, 10**6, news=news)
+    return round(free.starts[1] - free.starts[0]) if chain else 0
+
+
+IMPROVEMENTS = {
+    "32 lanes": {"lanes": 32},
+    "16 lanes": {"lanes": 16},
+    "epilogues of half the cycles": {"lean_epilogues": True},
+    "rounds of half the cycles": {"lean_rounds": True},
+    "dense tiles of 4 x 8": {"tile": (4, 8)},
+    "dense tiles of 4 x 16": {"tile": (4, 16)},
+    "progress announced every step": {"news": 1},
+    "one flag a tile and claim": {"one_flag": True},
+    "progress announced by another warp": {"quiet_news": True},
+    "weights fill shared memory partly": {"partial": True},
+    "cluster of 4 holds the weights": {"cluster": 4},
+    "128 lanes, 4 warps a stream": {"lanes": 32, "stream_warps": 4},
+}
