@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..integer.cost import TableCost
 from ..models import CrossChannelContextModel
 from ..models.entropy import gaussian_likelihood, scale_from_index
 from ..train.loss import lagrange_multiplier
 from .distortion import SquaredError, sensitivities
 from .levels import Level
-from .rate import TableBits, tables_of
+from .rate import tables_of
 from .refine import refine
 
 __all__ = ["Problem", "better_symbols"]
@@ -131,7 +132,7 @@ def _rows(shape: torch.Size) -> list[slice]:
     return [slice(k, min(k + step, shape[1])) for k in range(0, shape[1], step)]
 
 
-def _chunked_sum(table: TableBits, row: Tensor, symbol: Tensor) -> Tensor:
+def _chunked_sum(table: TableCost, row: Tensor, symbol: Tensor) -> Tensor:
     return sum(table(row[:, part], symbol[:, part]).flatten(1).double().sum(1) for part in _rows(row.shape))
 
 
@@ -140,7 +141,7 @@ def round_towards_mean(
     y_hat: Tensor,
     offset: Tensor,
     row: Tensor,
-    bits: TableBits,
+    bits: TableCost,
     weight: Tensor,
     restored: Callable[[Tensor, Tensor, Tensor], Tensor],
 ) -> Tensor:

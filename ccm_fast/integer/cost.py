@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ccm_fast.integer.plan import RELU8, GroupPlan, IntConv, Plan, TableRows
-from ccm_fast.integer.reference import MAX_NB, NB_BITS
+from ccm_fast.integer.reference import NB_BITS
+from ccm_fast.integer.tables import PRECISION
 from ccm_fast.models.ccm import CrossChannelContextModel
 from ccm_fast.models.context import CONTEXT_LIMIT
 from ccm_fast.models.entropy import NUM_SCALES, gaussian_likelihood, scale_from_index
@@ -168,26 +169,33 @@ def offsets_and_rows(plan: Plan, m: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class TableCost:
-    """Code lengths with an ideal coder: -log2 of frequencies and raw escape bits."""
+    """-log2 of the tables' frequencies as one flat array, and the escapes' raw bits (FORMAT.md, section 4).
 
-    def __init__(self, rows: TableRows):
-        following = np.append(rows.cdf[1:].astype(np.int64), 1 << 16)
-        last = rows.start[1:] - 1
-        following[last] = 1 << 16
-        self.bits = torch.from_numpy(16 - np.log2((following - rows.cdf).astype(np.float64)))
-        self.lo = torch.from_numpy(rows.lo.astype(np.int64))
-        self.n = torch.from_numpy(rows.n.astype(np.int64))
-        self.start = torch.from_numpy(rows.start[:-1])
+    Args:
+        rows: the tables of y or of z.
+        dtype: of the code lengths: float32 is faster, and enough to compare candidates by.
+    """
 
-    def __call__(self, row: Tensor, v: Tensor) -> Tensor:
-        """Bits, float64, of symbols v (without offsets) coded by rows; int64 tensors of one shape."""
-        lo, n = self.lo[row], self.n[row]
-        hi = lo + n - 2
-        escaped = (v < lo) | (v > hi)
-        bits = self.bits[self.start[row] + torch.where(escaped, n - 1, v - lo)]
-        e = torch.where(v > hi, 2 * (v - hi - 1), 2 * (lo - 1 - v) + 1)[escaped]
-        length = (e[:, None] >> torch.arange(MAX_NB + 1)).ne(0).sum(1)
-        bits[escaped] += NB_BITS + (length - 1).clamp(min=0)
+    def __init__(self, rows: TableRows, dtype: torch.dtype = torch.float64):
+        cdf = rows.cdf.astype(np.int64)
+        end = np.append(cdf[1:], 0)  # an entry ends where the next one begins, the last of a row at 65536
+        end[rows.start[1:] - 1] = 1 << PRECISION
+        self._bits = torch.from_numpy(PRECISION - np.log2((end - cdf).astype(np.float64))).to(dtype)
+        self._lo = torch.from_numpy(rows.lo.astype(np.int32))
+        self._escape = torch.from_numpy(rows.n.astype(np.int32) - 1)
+        self._start = torch.from_numpy(rows.start[:-1].astype(np.int32))
+
+    def __call__(self, row: Tensor, symbol: Tensor) -> Tensor:
+        """Bits of symbols without their offsets; both integer tensors of one shape, on the CPU."""
+        row = row.int()
+        entry = symbol - self._lo[row]
+        escape = self._escape[row]
+        outside = (entry < 0) | (entry >= escape)
+        bits = self._bits[self._start[row] + torch.where(outside, escape, entry)]
+        if bool(outside.any()):  # few, if any: only those are worked out
+            below, above = entry[outside], (entry - escape)[outside]
+            value = torch.where(below < 0, -2 * below - 1, 2 * above).clamp(min=1)
+            bits[outside] += NB_BITS + torch.floor(torch.log2(value.double())).to(bits.dtype)
         return bits
 
 
