@@ -102,8 +102,10 @@ class CrossChannelContextModel(nn.Module):
     def forward(self, x: Tensor, quality: Tensor | float = 4.0, context: bool = True) -> dict:
         """Training and evaluation pass.
 
-        In training mode likelihoods and h_s see additive uniform noise (Balle et al. 2018), and what is computed from
-        y_hat (contexts, g_s) straight-through rounding (Minnen & Singh 2020); in evaluation all is rounded.
+        Contexts, g_s and the likelihoods of y are those of the rounded symbols, as coded, with straight-through
+        gradients (Minnen & Singh 2020). In training mode z has additive uniform noise instead (Balle et al. 2018), and
+        so has y where the rate's gradient goes to it: under noise the rate is 18 % higher than the symbols' (mean over
+        all qualities), and an entropy model that is trained for it codes 0.6 % worse at quality 2.
 
         Args:
             x: images, float [B, 3, H, W] in [0, 1].
@@ -137,17 +139,19 @@ class CrossChannelContextModel(nn.Module):
     def _entropy(self, y: Tensor, context: bool) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Likelihoods of y, unrounded, and mean and scale of every symbol."""
         z = self.h_a(y).float()  # under autocast, what is rounded and what likelihoods are made of is fp32
-        y_hat = y_coded = ste_round(y)
-        z_hat = torch.round(z)
-        if self.training:
-            y_coded = y + torch.rand_like(y) - 0.5
-            # Noise for h_s too, not rounding: early z lies within half a step of zero, and from an input that is
-            # rounded to zero everywhere h_s would never learn that it carries anything.
-            z_hat = z + torch.rand_like(z) - 0.5
+        y_hat = ste_round(y)
+        # Noise for z, not rounding: early z lies within half a step of zero, and from an input that is rounded to zero
+        # everywhere h_s would never learn that it carries anything.
+        z_hat = z + torch.rand_like(z) - 0.5 if self.training else torch.round(z)
         mean, index = (v.float() for v in self.entropy_parameters(y_hat, z_hat, context))
         with torch.autocast(y.device.type, enabled=False):
             scale = scale_from_index(index)
-            return {"y": gaussian_likelihood(y_coded, mean, scale), "z": self.z_prior(z_hat)}, mean, scale
+            likelihood = gaussian_likelihood(y_hat.detach(), mean, scale)
+            if y.requires_grad:
+                # y itself moves by the rate under noise: the symbols' own has no slope. 1 in value.
+                noisy = gaussian_likelihood(y + torch.rand_like(y) - 0.5, mean.detach(), scale.detach())
+                likelihood = likelihood * (noisy / noisy.detach())
+        return {"y": likelihood, "z": self.z_prior(z_hat)}, mean, scale
 
     def compress(self, x: Tensor, quality: Tensor | float = 4.0) -> dict:
         """Strings of images, see :func:`ccm_fast.compress`; needs a frozen model."""
