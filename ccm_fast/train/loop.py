@@ -16,6 +16,7 @@ from tqdm import tqdm
 from ..models import CCMConfig, CrossChannelContextModel
 from ..models.config import PRESETS
 from . import checkpoint
+from .convolutions import fast_convolutions
 from .data import CropDataset, ImageFiles, load_images
 from .klt import fit_synthesis, initialise
 from .loss import psnr, rate_distortion_loss, rate_loss
@@ -267,7 +268,8 @@ class _Run:
         """One step at a share of the peak rates; returns the loss terms and the gradient's norm."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * share
-        terms = self.loss(kind)
+        with fast_convolutions(self.model.g_a, self.model.g_s):
+            terms = self.loss(kind)
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         trained = [p for p in self.model.parameters() if p.grad is not None]
