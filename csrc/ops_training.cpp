@@ -1,9 +1,6 @@
 // Operators of the transforms' convolutions in training; no algorithms.
-#include <algorithm>
-#include <memory>
 #include <optional>
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include "cpu/transform_gradient.h"
@@ -27,13 +24,22 @@ ccm::Conv3x3 convolution(int64_t in, int64_t out, int64_t stride, int64_t batch,
   return {static_cast<int32_t>(in), static_cast<int32_t>(out), static_cast<int32_t>(stride), batch, height, width};
 }
 
-std::unique_ptr<float[]> packed(const ccm::Conv3x3& c, const Tensor& weight, bool gradient, int threads) {
-  const int64_t n = ccm::packed_floats(c, gradient);
-  std::unique_ptr<float[]> out(new float[n]);
-  ccm::want_huge_pages(out.get(), static_cast<size_t>(n) * sizeof(float));
-  ccm::gradient_kernels().pack(c, data<float>(weight), gradient, out.get(), threads);
-  return out;
-}
+// A kernel packed for one call.
+class Packed {
+ public:
+  Packed(const ccm::Conv3x3& c, const Tensor& weight, bool gradient, int threads)
+      : floats_(static_cast<size_t>(ccm::packed_floats(c, gradient))), data_(ccm::take_floats(floats_)) {
+    ccm::gradient_kernels().pack(c, ccm_ops::data<float>(weight), gradient, data_, threads);
+  }
+  Packed(const Packed&) = delete;
+  Packed& operator=(const Packed&) = delete;
+  ~Packed() { ccm::give_floats(data_, floats_); }
+  const float* get() const { return data_; }
+
+ private:
+  size_t floats_;
+  float* data_;
+};
 
 const float* optional_data(const std::optional<Tensor>& t, const std::vector<int64_t>& shape, const std::string& name) {
   if (!t) return nullptr;
@@ -55,7 +61,7 @@ Tensor conv3x3(Tensor x, Tensor weight, Tensor bias, int64_t stride, std::option
   after.residual = optional_data(residual, shape, "residual");
   Tensor y = torch::stable::new_empty(x, {shape.data(), shape.size()});
   const int n = thread_count(threads);
-  const std::unique_ptr<float[]> kernel = packed(c, weight, false, n);
+  const Packed kernel(c, weight, false, n);
   ccm::transform_kernels().winograd(
       {c.shape(false), data<float>(x), kernel.get(), data<float>(y), c.batch, c.height, c.width, after}, n);
   return y;
@@ -71,7 +77,7 @@ Tensor conv3x3_input_gradient(Tensor dy, Tensor weight, int64_t stride, std::opt
   after.residual = optional_data(residual, shape, "residual");
   Tensor dx = torch::stable::new_empty(dy, {shape.data(), shape.size()});
   const int n = thread_count(threads);
-  const std::unique_ptr<float[]> kernel = packed(c, weight, true, n);
+  const Packed kernel(c, weight, true, n);
   ccm::transform_kernels().winograd(
       {c.shape(true), data<float>(dy), kernel.get(), data<float>(dx), c.batch, c.height, c.width, after}, n);
   return dx;

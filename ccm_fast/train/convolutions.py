@@ -22,6 +22,12 @@ from ..models.transforms import ResidualBlock
 __all__ = ["conv3x3", "fast_convolutions", "residual_block"]
 
 _SLOPE = 0.01  # of F.leaky_relu
+# Products at a tile's points, by stride, where some of four phases' are zeros; a kernel's way there takes as long as the
+# products of so many tiles; and torch's convolutions do not have to do it and are slower by a factor. Fitted to forward
+# and backward of 64 to 448 channels, 4 to 64 tiles: what it says pays gained 1.1 to 2.9 times.
+_POINTS = {1: 64, 2: 169}
+_PACKING = 14
+_TORCH = 0.72
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -110,6 +116,13 @@ def residual_block(x: Tensor, block: ResidualBlock) -> Tensor:
     return _Residual.apply(x, block.conv1.weight, block.conv1.bias, block.conv2.weight, block.conv2.bias)
 
 
+def _pays(x: Tensor, stride: int) -> bool:
+    """Whether a plane [B, C, H, W] has enough tiles, and fills them."""
+    batch, h, w = x.shape[0], x.shape[2] // stride, x.shape[3] // stride
+    tiles = batch * -(-h // 6) * -(-w // 6)
+    return _TORCH * 9 * batch * h * w > _POINTS[stride] * (tiles + _PACKING)
+
+
 def _suits(conv: nn.Module) -> bool:
     return (
         isinstance(conv, nn.Conv2d)
@@ -127,12 +140,11 @@ def _suits(conv: nn.Module) -> bool:
 
 
 def _forward(module: nn.Module, x: Tensor) -> Tensor:
-    fits = x.dtype == torch.float32 and x.device.type == "cpu" and x.dim() == 4 and x.numel() > 0
-    if fits and not torch.is_autocast_enabled("cpu"):
-        if isinstance(module, ResidualBlock):
-            return residual_block(x, module)
-        stride = module.stride[0]
-        if x.shape[2] % stride == x.shape[3] % stride == 0:
+    if x.dtype == torch.float32 and x.device.type == "cpu" and x.dim() == 4 and not torch.is_autocast_enabled("cpu"):
+        stride = 1 if isinstance(module, ResidualBlock) else module.stride[0]
+        if x.shape[2] % stride == x.shape[3] % stride == 0 and _pays(x, stride):
+            if isinstance(module, ResidualBlock):
+                return residual_block(x, module)
             return conv3x3(x, module.weight, module.bias, stride)
     return type(module).forward(module, x)
 

@@ -252,7 +252,7 @@ class WeightGradient {
     out_.fit(kPoints * out_point_);
     sums_.fit(kPoints * sum_point_);
     // Columns that fill up the last panel must be numbers.
-    if (pad_ != c_.in) std::fill_n(in_.data.get(), kPoints * in_point_, 0.0f);
+    if (pad_ != c_.in) std::fill_n(in_.data, kPoints * in_point_, 0.0f);
     for (int64_t k = 0; k < chunks; ++k) {
       const int64_t first = tiles * k / chunks, count = tiles * (k + 1) / chunks - first;
       parallel_for(threads, count, [&](int64_t t) { transform(first + t, t, most); });
@@ -275,7 +275,7 @@ class WeightGradient {
         from[k] = inside ? plane + i * s * row + j * s * c_.in : zeros_.data();
       }
       for (int32_t c = 0; c < c_.in; c += kPanel) {
-        input_tile<kLanes>(from, std::min(kPanel, c_.in - c), in_.data.get() + (q * pad_ + c) * most + t * kPanel,
+        input_tile<kLanes>(from, std::min(kPanel, c_.in - c), in_.data + (q * pad_ + c) * most + t * kPanel,
                            in_point_);
         for (const float*& f : from) f += kPanel;
       }
@@ -286,16 +286,16 @@ class WeightGradient {
       const bool inside = i < c_.height && j < c_.width;
       from[k] = inside ? dy_ + ((b * c_.height + i) * c_.width + j) * c_.out : zeros_.data();
     }
-    gradient_tile<kLanes>(from, c_.out, out_.data.get() + t * c_.out, out_point_);
+    gradient_tile<kLanes>(from, c_.out, out_.data + t * c_.out, out_point_);
   }
 
   void products(int64_t p, int32_t count, int64_t most, bool add) {
-    const float* g = out_.data.get() + p * out_point_;
+    const float* g = out_.data + p * out_point_;
     const int32_t tiles = (c_.out + kRows - 1) / kRows;
     for (int32_t q = 0; q < c_.phases(); ++q) {
       if (!taps_[q].at(static_cast<int32_t>(p))) continue;
-      const float* x = in_.data.get() + p * in_point_ + q * pad_ * most;
-      float* sums = sums_.data.get() + p * sum_point_ + static_cast<int64_t>(q) * c_.out * pad_;
+      const float* x = in_.data + p * in_point_ + q * pad_ * most;
+      float* sums = sums_.data + p * sum_point_ + static_cast<int64_t>(q) * c_.out * pad_;
       for (int32_t c = 0; c < pad_; c += kPanel)
         for (int32_t m = 0; m < tiles; ++m) {
           const int32_t top = static_cast<int32_t>(static_cast<int64_t>(c_.out) * m / tiles);
@@ -310,7 +310,7 @@ class WeightGradient {
     using R = typename V::Reg;
     for (int32_t q = 0; q < c_.phases(); ++q)
       for (int32_t c = 0; c < c_.in; c += kLanes) {
-        const float* from = sums_.data.get() + (static_cast<int64_t>(q) * c_.out + row) * pad_ + c;
+        const float* from = sums_.data + (static_cast<int64_t>(q) * c_.out + row) * pad_ + c;
         R half[3][kSide];
         for (int j = 0; j < kSide; ++j) {
           R v[kSide], g[3];
