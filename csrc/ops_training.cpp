@@ -15,11 +15,12 @@ int thread_count(int64_t threads) {
   return static_cast<int>(threads);
 }
 
+void check_stride(int64_t stride) { check(stride == 1 || stride == 2, "stride must be 1 or 2"); }
+
 // Sizes of the result's plane, and what the kernel and the planes are checked against.
 ccm::Conv3x3 convolution(int64_t in, int64_t out, int64_t stride, int64_t batch, int64_t height, int64_t width) {
   check(in >= 8 && in % 8 == 0 && in <= (1 << 14), "input channels must be a multiple of 8");
   check(out >= 8 && out % 8 == 0 && out <= (1 << 14), "output channels must be a multiple of 8");
-  check(stride == 1 || stride == 2, "stride must be 1 or 2");
   check(height < (1 << 20) && width < (1 << 20), "the plane is too large");
   return {static_cast<int32_t>(in), static_cast<int32_t>(out), static_cast<int32_t>(stride), batch, height, width};
 }
@@ -51,7 +52,8 @@ Tensor conv3x3(Tensor x, Tensor weight, Tensor bias, int64_t stride, std::option
                std::optional<Tensor> residual, int64_t threads) {
   check_tensor(x, ScalarType::Float, {-1, -1, -1, -1}, "x");
   check_tensor(weight, ScalarType::Float, {-1, 3, 3, x.size(3)}, "weight");
-  check(stride >= 1 && x.size(1) % stride == 0 && x.size(2) % stride == 0, "x's sides must be multiples of the stride");
+  check_stride(stride);
+  check(x.size(1) % stride == 0 && x.size(2) % stride == 0, "x's sides must be multiples of the stride");
   const ccm::Conv3x3 c =
       convolution(x.size(3), weight.size(0), stride, x.size(0), x.size(1) / stride, x.size(2) / stride);
   const std::vector<int64_t> shape{c.batch, c.height, c.width, c.out};
@@ -71,6 +73,7 @@ Tensor conv3x3_input_gradient(Tensor dy, Tensor weight, int64_t stride, std::opt
                               int64_t threads) {
   check_tensor(dy, ScalarType::Float, {-1, -1, -1, -1}, "dy");
   check_tensor(weight, ScalarType::Float, {dy.size(3), 3, 3, -1}, "weight");
+  check_stride(stride);
   const ccm::Conv3x3 c = convolution(weight.size(3), dy.size(3), stride, dy.size(0), dy.size(1), dy.size(2));
   const std::vector<int64_t> shape{c.batch, c.height * stride, c.width * stride, c.in};
   ccm::Epilogue after{nullptr};
@@ -85,6 +88,7 @@ Tensor conv3x3_input_gradient(Tensor dy, Tensor weight, int64_t stride, std::opt
 
 Tensor conv3x3_weight_gradient(Tensor x, Tensor dy, int64_t stride, int64_t threads) {
   check_tensor(x, ScalarType::Float, {-1, -1, -1, -1}, "x");
+  check_stride(stride);
   const ccm::Conv3x3 c =
       convolution(x.size(3), dy.dim() == 4 ? dy.size(3) : 0, stride, x.size(0), x.size(1) / stride, x.size(2) / stride);
   check(x.size(1) == c.height * stride && x.size(2) == c.width * stride, "x's sides must be multiples of the stride");
@@ -101,8 +105,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(ccm_fast, m) {
   m.def(
       "conv3x3(Tensor x, Tensor weight, Tensor bias, int stride, float? slope, Tensor? residual, int threads) -> "
       "Tensor");
-  m.def(
-      "conv3x3_input_gradient(Tensor dy, Tensor weight, int stride, Tensor? residual, int threads) -> Tensor");
+  m.def("conv3x3_input_gradient(Tensor dy, Tensor weight, int stride, Tensor? residual, int threads) -> Tensor");
   m.def("conv3x3_weight_gradient(Tensor x, Tensor dy, int stride, int threads) -> Tensor");
 }
 

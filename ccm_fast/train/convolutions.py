@@ -22,9 +22,9 @@ from ..models.transforms import ResidualBlock
 __all__ = ["conv3x3", "fast_convolutions", "residual_block"]
 
 _SLOPE = 0.01  # of F.leaky_relu
-# Products at a tile's points, by stride, where some of four phases' are zeros; a kernel's way there takes as long as the
-# products of so many tiles; and torch's convolutions do not have to do it and are slower by a factor. Fitted to forward
-# and backward of 64 to 448 channels, 4 to 64 tiles: what it says pays gained 1.1 to 2.9 times.
+# Products at a tile's points, by stride (2: some of the four phases' are zeros); bringing a kernel there takes as long
+# as the products of so many tiles; torch's convolutions need not do that, and multiply slower by a factor. Fitted to
+# forward and backward of 64 to 448 channels and 4 to 64 tiles, where what it says pays ran 1.0 to 2.9 times as fast.
 _POINTS = {1: 64, 2: 169}
 _PACKING = 14
 _TORCH = 0.72

@@ -143,7 +143,8 @@ def validate(
             i, j = ((s - min(s, 256)) // 2 for s in image.shape[:2])
             x = torch.from_numpy(image[i : i + 256, j : j + 256].copy()).permute(2, 0, 1)[None].float().div_(255)
             x = x.to(device)
-            out = model(x, q, context)
+            with fast_convolutions(model.g_a, model.g_s):
+                out = model(x, q, context)
             out["x_hat"] = out["x_hat"].clamp(0, 1)
             terms = rate_distortion_loss(x, out, torch.tensor([q], device=device), metric)
             for key in ("bpp", "bpp_z", "loss"):
@@ -195,7 +196,9 @@ class _Run:
         if self.cfg.init:
             return checkpoint.initial(self.cfg.init, self.model)
         if self.cfg.start == "klt":
-            fit_synthesis(self.model, self.crops.images, initialise(self.model, self.crops.images, self.cfg.seed))
+            bases = initialise(self.model, self.crops.images, self.cfg.seed)
+            with fast_convolutions(self.model.g_a):
+                fit_synthesis(self.model, self.crops.images, bases)
         elif self.cfg.start != "random":
             raise ValueError(f"start must be klt or random, not {self.cfg.start!r}")
         silence_contexts(self.model)

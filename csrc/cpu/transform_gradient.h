@@ -1,9 +1,9 @@
 // What training adds to the transforms' float convolutions (transform.h): kernels packed anew at every step, and the
 // gradients of a 3x3 convolution of padding 1 and stride 1 or 2, through the same Winograd F(6x6, 3x3).
 //
-// y = A^T [G w G^T * B^T x B] A, tile by tile, is linear in w and in x. So the gradient of w is G^T [.] G of products of
-// B^T x B and A y' A^T, summed over the tiles; that of x is a convolution with the kernel turned around. With stride 2
-// everything happens after a pixel unshuffle of x into four phases, and taps that the kernel lacks are never touched.
+// y = A^T [G w G^T * B^T x B] A, tile by tile, is linear in w and in x. So the gradient of w is G^T [.] G of products
+// of B^T x B and A y' A^T, summed over the tiles; that of x is a convolution with the kernel turned around. With stride
+// 2 everything happens after a pixel unshuffle of x into four phases, and taps that the kernel lacks are never touched.
 //
 // Planes are channels-last, [B][H][W][C], kernels [out][3][3][in]: torch's channels-last formats of both.
 #pragma once

@@ -152,7 +152,8 @@ void pack_kernel(const Conv3x3& c, const float* weight, bool gradient, float* pa
         for (int32_t k = 0; k < kPackRows; ++k)  // s.in is a multiple of 8
           pack_row<kLanes>(rows.data() + static_cast<int64_t>(r + k) * 9 * kPanel, phases[q], points + k * kPanel);
         for (int32_t p = 0; p < kPoints; ++p)
-          if (to[p]) std::memcpy(to[p] + r * kPanel, points + p * kPackRows * kPanel, kPackRows * kPanel * sizeof(float));
+          if (to[p])
+            std::memcpy(to[p] + r * kPanel, points + p * kPackRows * kPanel, kPackRows * kPanel * sizeof(float));
       }
     }
   });
@@ -275,8 +276,7 @@ class WeightGradient {
         from[k] = inside ? plane + i * s * row + j * s * c_.in : zeros_.data();
       }
       for (int32_t c = 0; c < c_.in; c += kPanel) {
-        input_tile<kLanes>(from, std::min(kPanel, c_.in - c), in_.data + (q * pad_ + c) * most + t * kPanel,
-                           in_point_);
+        input_tile<kLanes>(from, std::min(kPanel, c_.in - c), in_.data + (q * pad_ + c) * most + t * kPanel, in_point_);
         for (const float*& f : from) f += kPanel;
       }
     }
