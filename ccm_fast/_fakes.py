@@ -85,6 +85,18 @@ def _direct(x: Tensor, weights: Tensor, out: int, kernel: int, stride: int, padd
     return x.new_empty([x.shape[0], *sides, out])
 
 
+def _conv3x3(x: Tensor, weight: Tensor, bias: Tensor, stride: int, *_) -> Tensor:
+    return x.new_empty([x.shape[0], x.shape[1] // stride, x.shape[2] // stride, weight.shape[0]])
+
+
+def _conv3x3_input_gradient(dy: Tensor, weight: Tensor, stride: int, *_) -> Tensor:
+    return dy.new_empty([dy.shape[0], dy.shape[1] * stride, dy.shape[2] * stride, weight.shape[3]])
+
+
+def _conv3x3_weight_gradient(x: Tensor, dy: Tensor, *_) -> Tensor:
+    return x.new_empty([dy.shape[3], 3, 3, x.shape[3]])
+
+
 def register() -> None:
     """Register a fake kernel for every operator that takes tensors. Call once, after the library is loaded."""
     fakes = {
@@ -103,6 +115,9 @@ def register() -> None:
         "pack_winograd": _pack_winograd,
         "winograd": _winograd,
         "direct": _direct,
+        "conv3x3": _conv3x3,
+        "conv3x3_input_gradient": _conv3x3_input_gradient,
+        "conv3x3_weight_gradient": _conv3x3_weight_gradient,
     }
     for name, fake in fakes.items():
         torch.library.register_fake(f"ccm_fast::{name}", fake)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from ..models import CCMConfig, CrossChannelContextModel
 from ..models.config import PRESETS
 from . import checkpoint
+from .convolutions import fast_convolutions
 from .data import CropDataset, ImageFiles, load_images
 from .klt import fit_synthesis, initialise
 from .loss import psnr, rate_distortion_loss, rate_loss
@@ -142,7 +143,8 @@ def validate(
             i, j = ((s - min(s, 256)) // 2 for s in image.shape[:2])
             x = torch.from_numpy(image[i : i + 256, j : j + 256].copy()).permute(2, 0, 1)[None].float().div_(255)
             x = x.to(device)
-            out = model(x, q, context)
+            with fast_convolutions(model.g_a, model.g_s):
+                out = model(x, q, context)
             out["x_hat"] = out["x_hat"].clamp(0, 1)
             terms = rate_distortion_loss(x, out, torch.tensor([q], device=device), metric)
             for key in ("bpp", "bpp_z", "loss"):
@@ -194,7 +196,9 @@ class _Run:
         if self.cfg.init:
             return checkpoint.initial(self.cfg.init, self.model)
         if self.cfg.start == "klt":
-            fit_synthesis(self.model, self.crops.images, initialise(self.model, self.crops.images, self.cfg.seed))
+            bases = initialise(self.model, self.crops.images, self.cfg.seed)
+            with fast_convolutions(self.model.g_a):
+                fit_synthesis(self.model, self.crops.images, bases)
         elif self.cfg.start != "random":
             raise ValueError(f"start must be klt or random, not {self.cfg.start!r}")
         silence_contexts(self.model)
@@ -267,7 +271,8 @@ class _Run:
         """One step at a share of the peak rates; returns the loss terms and the gradient's norm."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * share
-        terms = self.loss(kind)
+        with fast_convolutions(self.model.g_a, self.model.g_s):
+            terms = self.loss(kind)
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         trained = [p for p in self.model.parameters() if p.grad is not None]

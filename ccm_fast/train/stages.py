@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..models import CrossChannelContextModel
 from ..models.context import CONTEXT_LIMIT
+from ..models.inference import inference
 from .data import CropDataset, to_tensor
 
 __all__ = ["STAGES", "TRANSFORMS", "LatentCache", "Stage", "parse_stages", "revive_stacks", "silence_contexts"]
@@ -208,7 +209,7 @@ class LatentCache:
                 patch = image[i : i + side, j : j + side]
                 x = to_tensor([patch[:, ::-1] if version % 2 else patch]).to(device)
                 # fp16 also when it is not kept: the numbers must not depend on the memory there is.
-                y = model.g_a(x.contiguous(memory_format=torch.channels_last)).half().cpu()
+                y = inference(model.g_a)(x.contiguous(memory_format=torch.channels_last)).half().cpu()
                 if y.nbytes <= self.memory:
                     self.memory -= y.nbytes
                     self._kept[k, version] = y

@@ -96,15 +96,28 @@ void product(const Product& g) {
 // ---------------------------------------------------------------------------------------------------------------------
 // What follows a product
 
-struct Buffer {
-  std::unique_ptr<float[]> data;
-  size_t size = 0;
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer() { give(); }
   float* fit(size_t n) {
     if (n > size) {
-      data.reset(new float[size = n]);
-      want_huge_pages(data.get(), n * sizeof(float));
+      give();
+      data = take_floats(size = n);
     }
-    return data.get();
+    return data;
+  }
+
+  float* data = nullptr;
+  size_t size = 0;
+
+ private:
+  void give() {
+    if (data) give_floats(data, size);
+    data = nullptr;
+    size = 0;
   }
 };
 
@@ -279,7 +292,7 @@ class Winograd {
     const int64_t in_point = count * wide + 16, out_point = static_cast<int64_t>(count) * pad_ + 16;
     float* points = scratch.points.fit(kPoints * in_point);
     float* products = scratch.products.fit(kPoints * out_point);
-    const float* zeros = scratch.zeros.data.get();
+    const float* zeros = scratch.zeros.data;
     for (int32_t t = 0; t < count; ++t)
       for (int32_t i = 0; i < s_.in_phases; ++i) {
         const float* from[kPoints];
@@ -341,8 +354,8 @@ class Winograd {
       if (here && a_.after.residual) residual[k] = a_.after.residual + offset[k];
     }
     Epilogue e = a_.after;
-    e.bias = scratch.bias.data.get() + static_cast<int64_t>(phase) * pad_;
-    e.beta = scratch.beta.data.get();
+    e.bias = scratch.bias.data + static_cast<int64_t>(phase) * pad_;
+    e.beta = scratch.beta.data;
     output_tile<kLanes>(e, from, point, here ? s_.out : pad_, to, residual);
     if (here) return;
     if (gdn) gdn_rows<kLanes, kRows>(e, rows, kTile * kTile, s_.out, scratch.squares, scratch.norms);
@@ -435,8 +448,8 @@ void direct(const DirectArgs& a, int threads) {
              in + (p - first) * depth);
     product<kLanes, kRows>({in, depth, &zero, 1, depth, a.weights, rows, pad, n, pad});
     Epilogue e = a.after;
-    e.beta = scratch.beta.data.get();
-    const float* bias = scratch.bias.data.get();
+    e.beta = scratch.beta.data;
+    const float* bias = scratch.bias.data;
     for (int32_t r = 0; r < n; ++r)
       for (int32_t c = 0; c < pad; c += kLanes) {
         float* at = rows + static_cast<int64_t>(r) * pad + c;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cpu/transform.h"
+#include "cpu/transform_gradient.h"
 
 namespace {
 
@@ -66,6 +67,15 @@ Floats expected(const Case& c, int oh, int ow, const Floats& x, const Floats& w,
   return y;
 }
 
+bool near(const Floats& found, const Floats& want) {
+  double error = 0, size = 0;
+  for (size_t i = 0; i < found.size(); ++i) {
+    error += (found[i] - want[i]) * (found[i] - want[i]);
+    size += want[i] * want[i];
+  }
+  return error <= 1e-10 * size;  // not for NaN
+}
+
 bool check(const ccm::TransformKernels& kernels, const Case& c, bool winograd, int threads) {
   const int oh = (c.height + 2 * c.padding - c.kernel) / c.stride + 1;
   const int ow = (c.width + 2 * c.padding - c.kernel) / c.stride + 1;
@@ -97,13 +107,47 @@ bool check(const ccm::TransformKernels& kernels, const Case& c, bool winograd, i
                     c.stride, c.padding, after},
                    threads);
   }
-  const Floats want = expected(c, oh, ow, x, w, bias, gamma, beta, residual);
-  double error = 0, size = 0;
-  for (size_t i = 0; i < y.size(); ++i) {
-    error += (y[i] - want[i]) * (y[i] - want[i]);
-    size += want[i] * want[i];
+  return near(y, expected(c, oh, ow, x, w, bias, gamma, beta, residual));
+}
+
+// A 3x3 convolution of padding 1 and its gradients, for some output gradient, against their definitions.
+bool check_gradients(const ccm::TransformKernels& kernels, const ccm::GradientKernels& gradients, const ccm::Conv3x3& c,
+                     int threads) {
+  const int h = static_cast<int>(c.height * c.stride), w = static_cast<int>(c.width * c.stride);
+  const Floats x = draw(c.batch * h * w * c.in), weight = draw(int64_t{9} * c.in * c.out), bias = draw(c.out);
+  const Floats dy = draw(c.batch * c.height * c.width * c.out);
+  std::vector<double> y_sum(dy.size()), dx_sum(x.size()), dw_sum(weight.size());
+  for (int b = 0; b < c.batch; ++b)
+    for (int i = 0; i < c.height; ++i)
+      for (int j = 0; j < c.width; ++j)
+        for (int k = 0; k < c.out; ++k) {
+          const size_t at = ((b * c.height + i) * c.width + j) * c.out + k;
+          y_sum[at] = bias[k];
+          for (int t = 0; t < 9; ++t) {
+            const int r = i * c.stride + t / 3 - 1, s = j * c.stride + t % 3 - 1;
+            if (r < 0 || r >= h || s < 0 || s >= w) continue;
+            for (int q = 0; q < c.in; ++q) {
+              const size_t from = (static_cast<size_t>(b * h + r) * w + s) * c.in + q;
+              const size_t tap = (static_cast<size_t>(k) * 9 + t) * c.in + q;
+              y_sum[at] += double{x[from]} * weight[tap];
+              dx_sum[from] += double{dy[at]} * weight[tap];
+              dw_sum[tap] += double{dy[at]} * x[from];
+            }
+          }
+        }
+  Floats y(dy.size()), dx(x.size()), dw(weight.size());
+  for (const bool gradient : {false, true}) {
+    Floats packed(ccm::packed_floats(c, gradient));
+    gradients.pack(c, weight.data(), gradient, packed.data(), threads);
+    if (!ccm::winograd_fits(c.shape(gradient), packed.data(), static_cast<int64_t>(packed.size()))) return false;
+    const ccm::Epilogue after{gradient ? nullptr : bias.data()};
+    kernels.winograd({c.shape(gradient), gradient ? dy.data() : x.data(), packed.data(),
+                      gradient ? dx.data() : y.data(), c.batch, c.height, c.width, after},
+                     threads);
   }
-  return error <= 1e-10 * size;  // not for NaN
+  gradients.weight_gradient(c, x.data(), dy.data(), dw.data(), threads);
+  return near(y, Floats(y_sum.begin(), y_sum.end())) && near(dx, Floats(dx_sum.begin(), dx_sum.end())) &&
+         near(dw, Floats(dw_sum.begin(), dw_sum.end()));
 }
 
 }  // namespace
@@ -119,11 +163,18 @@ int main(int argc, char** argv) {
   const Case directs[] = {{2, 11, 9, 3, 20, 5, 2, 2, 1, 1, ccm::kGdn, false},
                           {1, 7, 5, 9, 4, 1, 1, 0, 1, 1, ccm::kLeaky, true},
                           {1, 1, 1, 2, 3, 3, 1, 1, 1, 1, ccm::kLinear, false}};
+  // 5 * 3 * 7 tiles are two batches of them for the weight gradient.
+  const ccm::Conv3x3 trained[] = {
+      {8, 24, 1, 2, 7, 12}, {24, 8, 1, 5, 13, 37}, {16, 24, 2, 1, 6, 9}, {8, 8, 2, 3, 1, 1}};
+  std::vector<const ccm::GradientKernels*> gradients{&ccm::plain_gradient_kernels()};
+  if (all.size() > 1) gradients.push_back(&ccm::gradient_kernels());
   int bad = 0;
   for (const ccm::TransformKernels* kernels : all) {
     for (const Case& c : winograds) bad += !check(*kernels, c, true, threads);
     for (const Case& c : directs) bad += !check(*kernels, c, false, threads);
   }
+  for (size_t k = 0; k < all.size(); ++k)
+    for (const ccm::Conv3x3& c : trained) bad += !check_gradients(*all[k], *gradients[k], c, threads);
   if (bad) return std::printf("%d wrong\n", bad), 1;
   std::printf("ok %zu\n", all.size());
   return 0;
