@@ -24,7 +24,7 @@ from common import save
 from PIL import Image
 
 import ccm_fast
-from ccm_fast.codec import decode_latents, parse_packets
+from ccm_fast.decoding import decode_latents, parse_packets
 from ccm_fast.integer import reference
 
 

@@ -192,7 +192,7 @@ def decode(args) -> int:
             raise UsageError("--latents needs exactly one input file")
     except UsageError as error:
         return _usage("decode", error)
-    from ccm_fast.codec import stage
+    from ccm_fast.engines import stage
     from ccm_fast.files import decode_bytes, model_for, read_bytes
     from ccm_fast.images import atomic_write, output_format, save_picture
 

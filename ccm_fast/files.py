@@ -15,16 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .codec import (
-    DecodedLatents,
-    check_fingerprint,
-    decode_packets,
-    encode_packets,
-    frozen_of,
-    quality_code,
-    render,
-    stage,
-)
+from .decoding import DecodedLatents, check_fingerprint, decode_packets, render
+from .encoding import encode_packets, quality_code
+from .engines import frozen_of, stage, torch_threads
 from .errors import LimitError, WrongModelError
 from .images import Picture, atomic_write, open_picture, output_format, save_picture, to_pillow
 from .models import CrossChannelContextModel
@@ -240,8 +233,6 @@ def decode_bytes(
 
 def _pixels(model, decoded: DecodedLatents, packet: Packet, threads: int | None, timings: dict | None) -> np.ndarray:
     """uint8 [H, W] or [H, W, 3]."""
-    from .codec import torch_threads
-
     out = np.empty((packet.height, packet.width) + (() if packet.grey else (3,)), np.uint8)
     with torch.inference_mode(), torch_threads(threads), stage(timings, "g_s"):
         for rows, columns, pixels in render(model, decoded.reconstruct(model), [packet]):

@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 
 from .bench.timing import DeviceError, device_for, statistics_of, table
-from .codec import DecodedLatents, decoding_gain, engine_for, frozen_of, render, torch_threads
+from .decoding import DecodedLatents, decoding_gain, render
+from .engines import engine_for, frozen_of, torch_threads
 from .files import encode_picture, model_for
 from .images import open_picture
 from .integer.frozen import FrozenEntropyModel

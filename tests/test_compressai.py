@@ -226,7 +226,7 @@ def test_transforms():
 
 CHILD = """
 import hashlib, json, sys
-from ccm_fast.codec import decode_latents, parse_packets
+from ccm_fast.decoding import decode_latents, parse_packets
 from ccm_fast.integer.frozen import FrozenEntropyModel
 from safetensors import safe_open
 with safe_open(sys.argv[1], framework="pt") as file:
@@ -241,7 +241,7 @@ print(hashlib.sha256(y.contiguous().numpy().tobytes()).hexdigest())
 @pytest.mark.parametrize("kind", SERIAL)
 def test_one_set_of_latents(kind, tmp_path):
     """Instruction sets, threads, batches, the oracle; and a process without vector instructions."""
-    from ccm_fast.codec import decode_latents, parse_packets
+    from ccm_fast.decoding import decode_latents, parse_packets
 
     model = fast(kind)
     frozen = model.frozen

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 from ccm_fast import _backend, codec
 from ccm_fast import profile as profiler
 from ccm_fast.bench.timing import DeviceError
-from ccm_fast.codec import DecodedLatents, decoding_gain, parse_packets
+from ccm_fast.decoding import DecodedLatents, decoding_gain, parse_packets
 from ccm_fast.errors import DamagedError, TruncatedError
 from ccm_fast.files import encode_file
 from ccm_fast.integer import tensors

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from ccm_fast import _backend
-from ccm_fast.codec import decode_latents, engine_for
+from ccm_fast import _backend, engines
+from ccm_fast.decoding import decode_latents
+from ccm_fast.engines import engine_for
 from ccm_fast.errors import BuildError, DamagedError, TruncatedError
 from ccm_fast.integer import tensors
 from ccm_fast.integer.frozen import FrozenEntropyModel
@@ -129,10 +130,8 @@ def test_without_a_gpu_the_engine_says_what_is_missing(monkeypatch):
 
 
 def test_engine_follows_the_device(monkeypatch):
-    import ccm_fast.codec as codec
-
     for built in (True, False):
-        monkeypatch.setattr(codec, "has_cuda", lambda built=built: built)
+        monkeypatch.setattr(engines, "has_cuda", lambda built=built: built)
         assert engine_for(None, torch.device("cpu")) == "cpu"
         assert engine_for(None, torch.device("cuda", 1)) == ("cuda" if built else "cpu")
         assert engine_for("reference", torch.device("cuda")) == "reference"

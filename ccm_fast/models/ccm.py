@@ -169,7 +169,8 @@ class CrossChannelContextModel(nn.Module):
         Raises:
             NotFrozenError, BitstreamError, ValueError: as :func:`ccm_fast.decompress`.
         """
-        from ..codec import frozen_of, parse_packets
+        from ..decoding import parse_packets
+        from ..engines import frozen_of
 
         frozen = frozen_of(self)
         packets = parse_packets(frozen, strings, shape)

@@ -1,9 +1,11 @@
 """CompressAI's contract on the integer engine: the object that ``ccm_fast.accelerate`` returns.
 
-x -- g_a --> y --------------------------+--> rANS, mean by mean (encode_y_residual) --> y string
-|                           |
-h_a -- round(z - median) ---+ h_s (integers) --> psi
-'--> rANS --> z string
+    x -- g_a --> y --------------------------+--> rANS, mean by mean (encode_y_residual) --> y string
+                 |                           |
+                 h_a -- round(z - median) ---+ h_s (integers) --> psi
+                                '--> rANS --> z string
+
+:func:`accelerate` makes one, :func:`restore` reads one from a file.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ccm_fast.codec import STRIDE, SYMBOL_MAX, check_fingerprint, decode_latents, parse_packets, stage, torch_threads
+from ccm_fast.decoding import check_fingerprint, decode_latents, parse_packets
+from ccm_fast.encoding import SYMBOL_MAX
+from ccm_fast.engines import stage, torch_threads
 from ccm_fast.errors import BitstreamError, DamagedError, EncodeError, ModelError, NotCcmError
 from ccm_fast.integer.cost import image_tensor
 from ccm_fast.integer.frozen import FrozenEntropyModel
@@ -30,6 +34,7 @@ from ccm_fast.interop.compressai.samples import dead_leaves
 from ccm_fast.interop.compressai.synthesis import fast_transform
 from ccm_fast.stream.limits import MAX_PIXELS, check_size
 from ccm_fast.stream.packet import Packet, parse_strings, peek
+from ccm_fast.tiles import STRIDE
 
 __all__ = ["AcceleratedNet", "accelerate", "restore"]
 
