@@ -10,6 +10,7 @@ first g.
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -105,10 +106,12 @@ class Decoder:
             data = encoded
         self.max_pixels = max_pixels
         self.bytes = len(data)
-        self.model = model_for(model, peek(parse_container(data).packet, max_pixels).fingerprint)
+        found = model_for(model, peek(parse_container(data).packet, max_pixels).fingerprint)
+        # Modules move in place, and this one is the caller's, or the one that all calls by name share.
+        here = next(found.parameters()).device == device
+        self.model = found if here else copy.deepcopy(found).to(device)
         self.frozen = frozen_of(self.model)
         self.engine = engine_for(None, device)
-        self.model = self.model.to(device)
         self.expected: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def parse(self) -> Packet:
