@@ -11,7 +11,7 @@ from PIL import Image
 from ccm_fast import compress, decompress, errors, files, weights
 from ccm_fast.effort import DEFAULT_EFFORT, LEVELS, EffortWarning, distortion, level_for, levels, rate, search
 from ccm_fast.integer import reference
-from ccm_fast.train.loss import lagrange_multiplier
+from ccm_fast.models.quality import lagrange_multiplier
 
 
 @pytest.fixture(scope="module")
