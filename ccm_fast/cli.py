@@ -1,7 +1,8 @@
 """The command line: ``ccm-fast encode | decode | info | selftest | env | train | eval | freeze | profile | bench``.
 
-This file parses; the work is in :mod:`ccm_fast.commands`. Nothing heavy is imported before it is needed, so that
-``--help`` and usage errors come at once.
+This file parses; the work is in :mod:`ccm_fast.commands`, and in ``command.py`` of :mod:`ccm_fast.train` and
+:mod:`ccm_fast.evaluate`. Nothing heavy is imported before it is needed, so that ``--help`` and usage errors come at
+once.
 
 Conventions
     Exit codes: 0 fine, 1 something failed (the other files were still worked on), 2 wrong usage, 130 interrupted.
@@ -173,9 +174,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         if argv[:1] == ["train"]:  # its options are those of TrainConfig, known only after torch's import
-            from ccm_fast import commands
+            from ccm_fast.train.command import main as train
 
-            return commands.train(argv[1:])
+            return train(argv[1:])
         if argv[:1] == ["eval"]:
             from ccm_fast.evaluate.command import main as evaluate
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ccm_fast.errors import CcmFastError
 
-__all__ = ["decode", "encode", "env", "info", "selftest", "train"]
+__all__ = ["bench", "decode", "encode", "env", "freeze", "info", "profile", "selftest"]
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
 # What one file may fail with while the others go on. The last two: a picture too large for this machine.
@@ -384,72 +384,4 @@ def bench(args) -> int:
     except FAILURES as error:
         complain(None, reason(error))
         return 1
-    return 0
-
-
-def train(argv: list[str]) -> int:
-    """``ccm-fast train``: the options are the fields of TrainConfig."""
-    import argparse
-    import dataclasses
-    import re
-    import signal
-
-    from ccm_fast.train.loop import TrainConfig
-    from ccm_fast.train.loop import train as run
-
-    # The help texts are the attribute list of the class's docstring.
-    documented = re.findall(r"^ {8}([\w, ]+): (.+?)(?=^ {8}[\w, ]+: |\Z)", TrainConfig.__doc__, re.M | re.S)
-    texts = {name.strip(): " ".join(text.split()) for names, text in documented for name in names.split(",")}
-    parser = argparse.ArgumentParser(
-        prog="ccm-fast train",
-        description="Train a model, or continue the run in --out. Ctrl-C and SIGTERM write a checkpoint and stop.",
-        epilog="torchrun --nproc-per-node=N -m ccm_fast train ... does the same in N processes (GPUs: --device cuda).",
-    )
-    for option in dataclasses.fields(TrainConfig):
-        default = option.default if option.default is not dataclasses.MISSING else None
-        flag, text = "--" + option.name.replace("_", "-"), texts.get(option.name, "").replace("%", "%%")
-        if option.name == "out":
-            parser.add_argument(flag, required=True, help=text)
-        elif option.name in ("data", "valid"):
-            parser.add_argument(flag, nargs="+", default=[], metavar="PATH", help=text)
-        elif isinstance(default, bool):
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
-        else:
-            parser.add_argument(flag, type=type(default), default=default, help=f"{text} (default: {default!r})")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.add_argument(
-        "--plot", metavar="FILE", help="train nothing; draw the log of the run in --out (PNG, SVG, PDF)"
-    )
-    args = vars(parser.parse_args(argv))
-    picture = args.pop("plot")
-    if picture:
-        from ccm_fast.train.plot import plot
-
-        try:
-            print(plot([args["out"]], picture))
-        except (*FAILURES, ImportError) as error:
-            complain(None, error)
-            return 1
-        return 0
-    if not args["data"]:
-        parser.error("the following arguments are required: --data")
-    progress = not args.pop("quiet") and sys.stderr.isatty()
-
-    asked: list[int] = []
-
-    def ask(number: int, _: object) -> None:
-        if asked:  # the second time at once, in the middle of a step
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        last = run(TrainConfig(**args), progress=progress, stop=lambda: bool(asked))
-    except FAILURES as error:
-        complain(None, error)
-        return 1
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    print(last)
     return 0

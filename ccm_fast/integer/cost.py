@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ccm_fast.integer.plan import RELU8, GroupPlan, IntConv, Plan, TableRows
-from ccm_fast.integer.reference import NB_BITS
+from ccm_fast.integer.reference_streams import NB_BITS
 from ccm_fast.integer.tables import PRECISION
 from ccm_fast.models.ccm import CrossChannelContextModel
 from ccm_fast.models.context import CONTEXT_LIMIT

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ccm_fast import _backend
 from ccm_fast.errors import BuildError, DamagedError, TruncatedError
-from ccm_fast.integer import reference
-from ccm_fast.integer.reference import Stream
+from ccm_fast.integer import reference, reference_streams
+from ccm_fast.integer.reference_streams import Stream
 
 __all__ = ["ENGINES", "DeviceStreams"]
 
@@ -120,8 +120,8 @@ def check_pair(psi: Tensor, y: Tensor, name: str) -> None:
 
 
 def check_lanes(lanes: int) -> None:
-    if lanes not in (0, *reference.LANES):
-        raise ValueError(f"lanes must be 0 (automatic) or one of {reference.LANES}, not {lanes}")
+    if lanes not in (0, *reference_streams.LANES):
+        raise ValueError(f"lanes must be 0 (automatic) or one of {reference_streams.LANES}, not {lanes}")
 
 
 def codable(t: Tensor, lanes: int, name: str) -> Tensor:
@@ -146,7 +146,7 @@ def joined(
     parts, rows, at = [], [], 0
     for image in streams:
         for data, lanes in image:
-            if lanes not in reference.LANES:
+            if lanes not in reference_streams.LANES:
                 raise DamagedError(f"a stream cannot have {lanes} lanes")
             parts.append(data)
             rows.append((at, len(data), lanes))
