@@ -26,13 +26,7 @@ KINDS = sorted(nets.KINDS)
 CODECS = ["checkerboard", "elic2022-chandelier", "elic2022-official"]
 SERIAL = ["mbt2018", "cheng2020-anchor", *CODECS]
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @functools.cache

@@ -14,13 +14,7 @@ from ccm_fast.models import CCMConfig, CrossChannelContextModel
 
 SCHEDULES = ["wavefront", "checkerboard", "single", "multistage2"]
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def channels_first(a):

@@ -33,7 +33,7 @@ FLAVOURS = {
     "coverage": ["-O1", "-g", "--coverage", "-fprofile-update=single"],
 }
 COMMON = ["-std=c++17", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-DCCM_EMU"]
-INCLUDES = [f"-I{ROOT / folder}" for folder in ("csrc", "csrc/include", "tests/emu")]
+INCLUDES = [f"-I{ROOT / folder}" for folder in ("csrc", "csrc/include", "tests/cpp", "tests/emu")]
 
 
 def find_ninja():
