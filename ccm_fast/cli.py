@@ -15,8 +15,9 @@ Conventions
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ccm_fast.version import __version__
 
@@ -30,25 +31,21 @@ def _pixels(text: str) -> int | None:
     return None if value == 0 else value
 
 
-def _quality(text: str) -> float:
-    value = float(text)
-    if not 1 <= value <= 8:
-        raise argparse.ArgumentTypeError(f"quality must lie in 1..8, not {text}")
-    return value
+def _within(kind: type, low: int, high: int, what: str) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:  # NaN too
+            raise argparse.ArgumentTypeError(f"{what} must lie in {low}..{high}, not {text}")
+        return value
+
+    return parse
 
 
-def _effort(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 9:
-        raise argparse.ArgumentTypeError(f"effort must lie in 1..9, not {text}")
-    return value
-
-
-def _threads(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 1024:
-        raise argparse.ArgumentTypeError("threads must lie in 1..1024")
-    return value
+_quality, _effort = _within(float, 1, 8, "quality"), _within(int, 1, 9, "effort")
+_threads = _within(int, 1, 1024, "threads")
 
 
 def _common(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .decoding import decode_packets, decoding_gain, parse_packets, render
-from .encoding import encode_packets, quality_code
+from .encoding import check_images, encode_packets, quality_code, strings_of
 from .engines import accelerated, frozen_of, stage, torch_threads
 from .stream.limits import MAX_PIXELS
 from .tiles import STRIDE, TILE_PIXELS
@@ -25,13 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["compress", "decompress"]
 
 
-def _check_images(x: Tensor) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a torch.Tensor, not {type(x).__name__}")
-    if not x.is_floating_point():
-        raise TypeError(f"x must be of a floating-point dtype with values in [0, 1], not {x.dtype}")
-    if x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape:
-        raise ValueError(f"x must have the shape [B, 3, H, W], none of them 0, not {list(x.shape)}")
+def _check_range(x: Tensor) -> None:
     low, high = (float(v) for v in torch.aminmax(x.detach()))
     if not (low >= 0.0 and high <= 1.0):  # NaN too
         raise ValueError(f"x must lie in [0, 1]; its values range from {low:g} to {high:g}")
@@ -81,7 +75,8 @@ def compress(
             raise ValueError("nets of CompressAI have no encoder effort: leave effort out")
         return fast.compress(x, lanes=lanes, threads=threads, engine=engine, timings=timings)
     frozen_of(model)
-    _check_images(x)
+    check_images(x)
+    _check_range(x)
     values = torch.as_tensor(quality, dtype=torch.float64).flatten().tolist()
     if len(values) not in (1, len(x)):
         raise ValueError(f"{len(values)} qualities for {len(x)} images")
@@ -98,8 +93,7 @@ def compress(
 
         options = {"lanes": lanes, "threads": threads, "engine": engine, "effort": effort, "timings": timings}
         packets += encode_packets(model, read, (H, W), codes[k : k + at_once], **options)
-    y_strings, z_strings = zip(*(p.to_strings() for p in packets), strict=True)
-    return {"strings": [list(y_strings), list(z_strings)], "shape": packets[0].z_shape}
+    return strings_of(packets)
 
 
 def decompress(

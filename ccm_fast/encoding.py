@@ -24,9 +24,11 @@ from .stream.packet import Packet
 from .tiles import STRIDE, TILE_PIXELS, analyse
 
 if TYPE_CHECKING:
+    from .integer.frozen import FrozenEntropyModel
+    from .integer.reference_streams import Stream
     from .models import CrossChannelContextModel
 
-__all__ = ["SYMBOL_MAX", "encode_packets", "quality_code"]
+__all__ = ["SYMBOL_MAX", "check_images", "encode_packets", "packets_of", "quality_code", "strings_of"]
 
 SYMBOL_MAX = 32767  # y_hat and z_hat are 16-bit numbers other than -32768
 
@@ -37,6 +39,46 @@ def quality_code(quality: float) -> int:
     if not 1.0 <= quality <= 8.0:  # NaN too
         raise ValueError(f"quality must lie in 1..8, not {quality:g}")
     return round(32 * (quality - 1))
+
+
+def check_images(x: Tensor) -> None:
+    """Raises TypeError, ValueError unless x is a floating-point tensor [B, 3, H, W] of any positive size."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch.Tensor, not {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(f"x must be of a floating-point dtype with values in [0, 1], not {x.dtype}")
+    if x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape:
+        raise ValueError(f"x must have the shape [B, 3, H, W], none of them 0, not {list(x.shape)}")
+
+
+def packets_of(
+    frozen: FrozenEntropyModel,
+    size: tuple[int, int],
+    codes: Sequence[int],
+    z_streams: Sequence[Stream],
+    y_streams: Sequence[Sequence[Stream]],
+    grey: bool = False,
+) -> list[Packet]:
+    """The packets of a batch, of its images' (H, W), quality codes, and streams of z and of every group of y."""
+    H, W = size
+    return [
+        Packet(
+            W,
+            H,
+            code,
+            frozen.fingerprint,
+            grey,
+            (z.lanes, *(s.lanes for s in groups)),
+            (z.data, *(s.data for s in groups)),
+        )
+        for code, z, groups in zip(codes, z_streams, y_streams, strict=True)
+    ]
+
+
+def strings_of(packets: Sequence[Packet]) -> dict:
+    """Packets by CompressAI's contract: strings and the shape of z."""
+    y_strings, z_strings = zip(*(p.to_strings() for p in packets), strict=True)
+    return {"strings": [list(y_strings), list(z_strings)], "shape": packets[0].z_shape}
 
 
 def _symbols(latents: Tensor, name: str) -> Tensor:
@@ -114,15 +156,4 @@ def encode_packets(
         with stage(timings, "entropy"):
             z_streams = frozen.encode_z(z_hat, lanes=lanes, threads=count, engine=engine)
             y_streams = frozen.encode_y(psi, y_hat, lanes=lanes, threads=count, engine=engine)
-    return [
-        Packet(
-            W,
-            H,
-            code,
-            frozen.fingerprint,
-            grey,
-            (z.lanes, *(s.lanes for s in groups)),
-            (z.data, *(s.data for s in groups)),
-        )
-        for code, z, groups in zip(codes, z_streams, y_streams, strict=True)
-    ]
+    return packets_of(frozen, size, codes, z_streams, y_streams, grey)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ccm_fast.decoding import check_fingerprint, decode_latents, parse_packets
-from ccm_fast.encoding import SYMBOL_MAX
+from ccm_fast.encoding import SYMBOL_MAX, check_images, packets_of, strings_of
 from ccm_fast.engines import stage, torch_threads
 from ccm_fast.errors import BitstreamError, DamagedError, EncodeError, ModelError, NotCcmError
 from ccm_fast.integer.cost import image_tensor
@@ -33,7 +33,7 @@ from ccm_fast.interop.compressai.read import EntropyNet, read
 from ccm_fast.interop.compressai.samples import dead_leaves
 from ccm_fast.interop.compressai.synthesis import fast_transform
 from ccm_fast.stream.limits import MAX_PIXELS, check_size
-from ccm_fast.stream.packet import Packet, parse_strings, peek
+from ccm_fast.stream.packet import parse_strings, peek
 from ccm_fast.tiles import STRIDE
 
 __all__ = ["AcceleratedNet", "accelerate", "restore"]
@@ -101,10 +101,7 @@ class AcceleratedNet:
             TypeError, ValueError: x is no such tensor.
             EncodeError: latents that are not finite, or beyond what the format carries.
         """
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise TypeError("x must be a floating-point torch.Tensor")
-        if x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape:
-            raise ValueError(f"x must have the shape [B, 3, H, W], none of them 0, not {list(x.shape)}")
+        check_images(x)
         H, W = x.shape[-2:]
         check_size(W, H, None)
         weight = next(self.net.parameters())
@@ -124,20 +121,7 @@ class AcceleratedNet:
                     y_streams, _ = self.frozen.encode_y_residual(psi, y, lanes=lanes, **options)
                 except ValueError as error:
                     raise EncodeError(f"this net cannot code this image: {error}") from error
-        packets = [
-            Packet(
-                W,
-                H,
-                0,
-                self.frozen.fingerprint,
-                False,
-                (z.lanes, *(s.lanes for s in groups)),
-                (z.data, *(s.data for s in groups)),
-            )
-            for z, groups in zip(z_streams, y_streams, strict=True)
-        ]
-        y_strings, z_strings = zip(*(p.to_strings() for p in packets), strict=True)
-        return {"strings": [list(y_strings), list(z_strings)], "shape": packets[0].z_shape}
+        return strings_of(packets_of(self.frozen, (H, W), [0] * len(x), z_streams, y_streams))
 
     def _z_symbols(self, z: Tensor) -> Tensor:
         """round(z - median), int16 [B, hz, wz, channels], with the constant channel."""
