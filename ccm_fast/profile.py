@@ -115,9 +115,11 @@ class Decoder:
         self.expected: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def parse(self) -> Packet:
+        """Read and check the file."""
         return parse_file(parse_container(self.read()).packet, len(self.frozen.plan.groups), self.max_pixels)
 
     def upload(self, packet: Packet) -> DeviceStreams:
+        """The streams on the GPU."""
         return self.frozen.upload([packet.z_stream], [packet.y_streams], self.device)
 
     def latents(self, packet: Packet, clock, threads: int) -> DecodedLatents:
@@ -131,6 +133,7 @@ class Decoder:
         return DecodedLatents(self.frozen, y_hat.to(self.device), psi, self.engine, tuple(parameters))
 
     def picture(self, packet: Packet, decoded: DecodedLatents, clock, gain: torch.Tensor | None = None) -> torch.Tensor:
+        """uint8 [H, W, 3], on the device."""
         out = torch.empty(packet.height, packet.width, 3, dtype=torch.uint8, device=self.device)
         y = decoded.y_hat
         if self.model.config.reconstruction == "centroid":

@@ -39,6 +39,7 @@ class Data:
 
     @property
     def ideal_bytes(self) -> float:
+        """The ideal length of all symbols together."""
         return float(self.bits.sum()) / 8
 
 

@@ -17,7 +17,8 @@ __all__ = ["main"]
 
 def _parser() -> argparse.ArgumentParser:
     # The help texts are the attribute list of the class's docstring.
-    documented = re.findall(r"^ {8}([\w, ]+): (.+?)(?=^ {8}[\w, ]+: |\Z)", TrainConfig.__doc__, re.M | re.S)
+    described = TrainConfig.__doc__.replace("``", "")
+    documented = re.findall(r"^ {8}([\w, ]+): (.+?)(?=^ {8}[\w, ]+: |\Z)", described, re.M | re.S)
     texts = {name.strip(): " ".join(text.split()) for names, text in documented for name in names.split(",")}
     parser = argparse.ArgumentParser(
         prog="ccm-fast train",
