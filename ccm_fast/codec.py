@@ -77,7 +77,10 @@ def compress(
     frozen_of(model)
     check_images(x)
     _check_range(x)
-    values = torch.as_tensor(quality, dtype=torch.float64).flatten().tolist()
+    try:
+        values = torch.as_tensor(quality, dtype=torch.float64).flatten().tolist()
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"quality must be a number, or one for each image, not {quality!r}") from None
     if len(values) not in (1, len(x)):
         raise ValueError(f"{len(values)} qualities for {len(x)} images")
     codes = [quality_code(q) for q in values] * (len(x) // len(values))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DecodedLatents",
     "check_fingerprint",
+    "check_structure",
     "decode_latents",
     "decode_packets",
     "decoding_gain",
@@ -38,12 +39,21 @@ def check_fingerprint(fingerprint: bytes, frozen: FrozenEntropyModel) -> None:
         )
 
 
+def check_structure(strings, parts: int = 2) -> None:
+    """Raises ValueError, TypeError unless these are ``parts`` equally long lists of bytes."""
+    good = isinstance(strings, (list, tuple)) and len(strings) == parts
+    good = good and all(isinstance(s, (list, tuple)) for s in strings)
+    if not good or len({len(part) for part in strings}) != 1 or not strings[0]:
+        raise ValueError("strings must be [[y string of each image], [z string of each image]]")
+    if not all(isinstance(s, (bytes, bytearray, memoryview)) for part in strings for s in part):
+        raise TypeError("strings must be bytes")
+
+
 def parse_packets(
     frozen: FrozenEntropyModel, strings: Sequence[Sequence[bytes]], shape, max_pixels: int | None = MAX_PIXELS
 ) -> list[Packet]:
     """The checked packets of ``[[y strings], [z strings]]``. Raises as :func:`decompress`."""
-    if len(strings) != 2 or len(strings[0]) != len(strings[1]) or not strings[0]:
-        raise ValueError("strings must be [[y string of each image], [z string of each image]]")
+    check_structure(strings)
     packets = []
     for y, z in zip(*strings, strict=True):
         check_fingerprint(peek(y, max_pixels).fingerprint, frozen)
@@ -52,8 +62,8 @@ def parse_packets(
     if len(sizes) > 1:
         listed = ", ".join(f"{w}x{h}" for w, h in sorted(sizes))
         raise ValueError(f"the images of a batch must be equally large, and these are {listed}: decompress them singly")
-    if shape is not None and tuple(shape) != packets[0].z_shape:
-        raise DamagedError(f"shape {tuple(shape)} contradicts the strings, which say {packets[0].z_shape}")
+    if shape is not None and not (isinstance(shape, Iterable) and tuple(shape) == packets[0].z_shape):
+        raise DamagedError(f"shape {shape} contradicts the strings, which say {packets[0].z_shape}")
     return packets
 
 

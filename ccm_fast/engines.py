@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from ._backend import has_cuda
 from .errors import NotFrozenError
@@ -20,7 +22,9 @@ __all__ = ["accelerated", "engine_for", "frozen_of", "stage", "torch_threads"]
 
 
 def frozen_of(model: CrossChannelContextModel) -> FrozenEntropyModel:
-    """The model's integer entropy model. Raises NotFrozenError if there is none."""
+    """The model's integer entropy model. Raises NotFrozenError if there is none, TypeError for what is no model."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"a model is needed, as ccm_fast.load(name) gives, not {type(model).__name__}")
     if getattr(model, "frozen", None) is None:
         raise NotFrozenError(
             "the model has no integer entropy model: call ccm_fast.freeze(model, images) first (for nets of CompressAI:"
@@ -46,6 +50,10 @@ def torch_threads(threads: int | None) -> Iterator[int]:
     if threads is None:
         yield before
         return
+    try:
+        threads = operator.index(threads)
+    except TypeError:
+        raise TypeError(f"threads must be a whole number, not {threads!r}") from None
     if threads < 1:
         raise ValueError(f"threads must be at least 1, not {threads}")
     torch.set_num_threads(threads)

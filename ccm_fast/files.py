@@ -199,12 +199,21 @@ class Decoded:
 
 
 def read_bytes(src: str | os.PathLike | BinaryIO, max_pixels: int | None = MAX_PIXELS) -> bytes:
-    """A whole file. Raises LimitError if it is larger than any file of ``max_pixels`` pixels can be."""
+    """A whole file.
+
+    Raises:
+        TypeError: neither a path nor a binary file.
+        LimitError: larger than any file of ``max_pixels`` pixels can be.
+    """
     if isinstance(src, (str, os.PathLike)):
         with open(src, "rb") as file:
             return read_bytes(file, max_pixels)
+    if not hasattr(src, "read"):
+        raise TypeError(f"a path or a binary file is needed, not {type(src).__name__}")
     limit = max_file_bytes(max_pixels)
     data = src.read() if limit is None else src.read(limit + 1)
+    if isinstance(data, str):
+        raise TypeError("the file is open for text: open it with mode 'rb'")
     if limit is not None and len(data) > limit:
         raise LimitError(f"more than {limit} bytes: no image of {max_pixels} pixels takes that")
     return data

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ccm_fast.decoding import check_fingerprint, decode_latents, parse_packets
+from ccm_fast.decoding import check_fingerprint, check_structure, decode_latents, parse_packets
 from ccm_fast.encoding import SYMBOL_MAX, check_images, packets_of, strings_of
 from ccm_fast.engines import stage, torch_threads
 from ccm_fast.errors import BitstreamError, DamagedError, EncodeError, ModelError, NotCcmError
@@ -167,11 +167,11 @@ class AcceleratedNet:
         if isinstance(shape, dict):  # what nets of latent codecs return
             shape = shape.get("hyper")
         if self._foreign_parts != 2 and isinstance(strings, (list, tuple)) and len(strings) == self._foreign_parts:
-            _check_structure(strings, self._foreign_parts)
+            check_structure(strings, self._foreign_parts)
             if not all(looks_foreign(s) for part in strings for s in part):
                 raise NotCcmError("these are neither strings of this package nor of CompressAI")
             return self._decompress_foreign(strings, shape, threads, max_pixels, timings)
-        _check_structure(strings)
+        check_structure(strings)
         if not all(self._ours(y, max_pixels) for y in strings[0]):
             self._explain(strings, shape, max_pixels)
             return self._decompress_foreign(strings, shape, threads, max_pixels, timings)
@@ -249,15 +249,6 @@ class AcceleratedNet:
         temporary.replace(path)
 
 
-def _check_structure(strings, parts: int = 2) -> None:
-    good = isinstance(strings, (list, tuple)) and len(strings) == parts
-    good = good and all(isinstance(s, (list, tuple)) for s in strings)
-    if not good or len({len(part) for part in strings}) != 1 or not strings[0]:
-        raise ValueError("strings must be [[y string of each image], [z string of each image]]")
-    if not all(isinstance(s, (bytes, bytearray, memoryview)) for part in strings for s in part):
-        raise TypeError("strings must be bytes")
-
-
 def _other_model(y: bytes, z: bytes) -> bytes | None:
     """The fingerprint of a whole packet of some other model, or None."""
     for groups in range(1, 33):
@@ -304,8 +295,8 @@ def accelerate(
         NotFrozenError: ``net.update()`` has not been called.
         ValueError: no pictures, or not pictures.
     """
-    net.eval()
     entropy = read(net)
+    net.eval()
     if images is None:
         images = dead_leaves(PICTURES, CROP, seed)
     if not len(images):
@@ -364,8 +355,8 @@ def restore(path: str | Path, net: nn.Module, *, exact: bool = True, fast: bool 
         raise ModelError(f"{path.name} is not such a file: {error}") from error
     if plan.dtype != torch.uint8 or plan.ndim != 1:
         raise ModelError(f"{path.name}: the plan is not a row of bytes")
-    net.eval()
     entropy = read(net)
+    net.eval()
     frozen = FrozenEntropyModel(Plan.from_bytes(plan.contiguous().numpy().tobytes()))
     same = (
         frozen.plan.group_channels == tuple(group.channels for group in entropy.groups)
