@@ -26,30 +26,32 @@ __all__ = ["main"]
 _MAX_PIXELS = 178_956_970  # ccm_fast.stream.limits.MAX_PIXELS, without the import
 
 
-def _pixels(text: str) -> int | None:
-    value = int(text)
-    return None if value == 0 else value
+def within(kind: type, low: float, high: float = math.inf) -> Callable[[str], float]:
+    """A parser of numbers, int or float, between two ends, for argparse."""
 
-
-def _within(kind: type, low: int, high: int, what: str) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
             value = kind(text)
         except ValueError:
             value = math.nan
-        if not low <= value <= high:  # NaN too
-            raise argparse.ArgumentTypeError(f"{what} must lie in {low}..{high}, not {text}")
+        if not low <= value <= high or math.isinf(value):  # NaN too
+            what = "a number" if kind is float else "a whole number"
+            ends = f"of at least {low}" if math.isinf(high) else f"in {low}..{high}"
+            raise argparse.ArgumentTypeError(f"must be {what} {ends}, not {text!r}")
         return value
 
     return parse
 
 
-_quality, _effort = _within(float, 1, 8, "quality"), _within(int, 1, 9, "effort")
-_threads = _within(int, 1, 1024, "threads")
+quality, effort, threads = within(float, 1, 8), within(int, 1, 9), within(int, 1, 1024)
+
+
+def _pixels(text: str) -> int | None:
+    return within(int, 0)(text) or None
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-t", "--threads", type=_threads, metavar="N", help="CPU threads (default: torch's choice)")
+    parser.add_argument("-t", "--threads", type=threads, metavar="N", help="CPU threads (default: torch's choice)")
     parser.add_argument(
         "--max-pixels",
         type=_pixels,
@@ -83,9 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=files_epilog,
     )
     p.add_argument("paths", nargs="+", metavar="PATH", help="images or folders, then the output")
-    p.add_argument(
-        "-Q", "--quality", type=_quality, default=4.0, help="1 (smallest) to 8 (best) (default: %(default)s)"
-    )
+    p.add_argument("-Q", "--quality", type=quality, default=4.0, help="1 (smallest) to 8 (best) (default: %(default)s)")
     p.add_argument(
         "-m",
         "--model",
@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument(
         "-e",
         "--effort",
-        type=_effort,
+        type=effort,
         metavar="N",
         help="1 (fastest) to 9 (best trade of size and error; minutes for a photograph) (default: 2)",
     )
@@ -117,7 +117,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument("paths", nargs="+", metavar="PATH", help=".ccm files or folders, then the output")
     p.add_argument("--format", metavar="SUFFIX", help="png, jpg, webp, tif, ...: for folders and standard output")
-    p.add_argument("--save-quality", type=int, metavar="N", help="the output format's own quality setting (JPEG, WebP)")
+    p.add_argument(
+        "--save-quality",
+        type=within(int, 0, 100),
+        metavar="N",
+        help="the output format's own quality setting (JPEG, WebP)",
+    )
     p.add_argument(
         "--latents", metavar="FILE.npy", help="also save y_hat, int16 [h, w, M], for comparing machines; one input only"
     )
@@ -151,11 +156,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument("files", nargs="+", metavar="FILE", help=".ccm files, or pictures, which are encoded first")
     p.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu, cuda or cuda:N (default: %(default)s)")
-    p.add_argument("--repeats", type=int, default=10, metavar="N", help="decodings that count (default: %(default)s)")
+    p.add_argument(
+        "--repeats", type=within(int, 1), default=10, metavar="N", help="decodings that count (default: %(default)s)"
+    )
     p.add_argument("--trace", metavar="FILE", help="write a trace for chrome://tracing or Perfetto")
     p.add_argument("--json", metavar="FILE", help="write the figures and the environment; - is standard output")
     p.add_argument("--graph", action="store_true", help="also time the decoding as a captured CUDA graph")
-    p.add_argument("-t", "--threads", type=_threads, metavar="N", help="CPU threads; 1 lists each group too")
+    p.add_argument("-t", "--threads", type=threads, metavar="N", help="CPU threads; 1 lists each group too")
     p.add_argument("-m", "--model", metavar="NAME|FILE", help="default: the shipped model that a file names")
 
     p = commands.add_parser("bench", help="benchmarks beside peers, in interleaved runs")

@@ -23,6 +23,7 @@ import torch
 from .bench.timing import DeviceError, device_for, statistics_of, table
 from .decoding import DecodedLatents, decoding_gain, render
 from .engines import engine_for, frozen_of, torch_threads
+from .errors import BitstreamError, ImageError
 from .files import encode_picture, model_for
 from .images import open_picture
 from .integer.frozen import FrozenEntropyModel
@@ -228,6 +229,14 @@ class Decoder:
         return statistics_of(seconds)
 
 
+def _decoder(name: str, *options) -> Decoder:
+    """A decoder; errors say which file they are about."""
+    try:
+        return Decoder(name, *options)
+    except (BitstreamError, ImageError) as error:
+        raise type(error)(f"{name}: {error}") from error
+
+
 def _first_groups(frozen: FrozenEntropyModel, count: int) -> FrozenEntropyModel:
     """The model of the first groups alone: later groups never reach back to them."""
     plan = frozen.plan
@@ -285,7 +294,7 @@ def profile(
     found = []
     for name in files:
         with torch.cuda.device(where) if where.type == "cuda" else nullcontext():
-            decoder = Decoder(os.fspath(name), model, where, threads, max_pixels)
+            decoder = _decoder(os.fspath(name), model, where, threads, max_pixels)
             runs = [decoder.run() for _ in range(warmup + repeats)][warmup:]
             packet = decoder.parse()
             stages: dict[str, list[float]] = {}

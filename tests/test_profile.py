@@ -69,7 +69,8 @@ def test_damaged_and_missing_files(photo, tmp_path, capsys):
     for bad in (ccm, tmp_path / "none.ccm"):
         assert main(["profile", str(bad), "-m", WEIGHTS]) == 1
         assert capsys.readouterr().err.startswith("ccm-fast: ")
-    assert main(["profile", str(photo), "-m", WEIGHTS, "--repeats", "0"]) == 1
+    with pytest.raises(ValueError, match="repeats"):
+        profiler.profile([photo], WEIGHTS, repeats=0)
 
 
 def test_the_callers_model_stays_where_it_is(photo):

@@ -9,10 +9,31 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from ..commands import FAILURES, complain
+from ..bench.timing import device_for
+from ..cli import within
+from ..commands import FAILURES, complain, reason
 from .loop import TrainConfig, train
 
 __all__ = ["main"]
+
+# What numbers may be: least, and most where there is one.
+_LIMITS = {
+    "batch": (1,),
+    "crop": (16,),  # one position of y
+    "lr": (0,),
+    "entropy_lr": (0,),
+    "warmup": (0,),
+    "final_lr": (0, 1),
+    "z_warmup": (0,),
+    "clip": (0,),
+    "ema": (0, 1),
+    "threads": (0, 1024),
+    "workers": (0,),
+    "memory": (0,),
+    "save_minutes": (0,),
+    "valid_minutes": (0,),
+    "seed": (0,),
+}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -35,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
         elif isinstance(default, bool):
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
         else:
-            parser.add_argument(flag, type=type(default), default=default, help=f"{text} (default: {default!r})")
+            kind = type(default)
+            parse = within(kind, *_LIMITS[option.name]) if kind in (int, float) else kind
+            parser.add_argument(flag, type=parse, default=default, help=f"{text} (default: {default!r})")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument(
         "--plot", metavar="FILE", help="train nothing; draw the log of the run in --out (PNG, SVG, PDF)"
@@ -54,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
         try:
             print(plot([args["out"]], picture))
         except (*FAILURES, ImportError) as error:
-            complain(None, error)
+            complain(None, reason(error))
             return 1
         return 0
     if not args["data"]:
@@ -70,9 +93,10 @@ def main(argv: Sequence[str]) -> int:
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
+        device_for(args["device"])
         last = train(TrainConfig(**args), progress=progress, stop=lambda: bool(asked))
     except FAILURES as error:
-        complain(None, error)
+        complain(None, reason(error))
         return 1
     finally:
         for number, handler in before.items():
