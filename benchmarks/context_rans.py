@@ -24,7 +24,7 @@ from common import interleaved, save
 from compressai_nets import compressai_models
 
 from ccm_fast._backend import load
-from ccm_fast.integer import reference
+from ccm_fast.integer import reference_streams
 from ccm_fast.integer.testing import random_plan, sample_latents
 from ccm_fast.models import PRESETS, CCMConfig
 
@@ -122,7 +122,7 @@ def main() -> None:
     def product(key: str) -> float:
         return min((times[f"product {k}"][key] - times[f"packing {k}"][key]) * scale[k] for k in scale)
 
-    ideal = reference.ideal_bits(plan.y_rows, *coded(ops, packed, psi, y)) / 8
+    ideal = reference_streams.ideal_bits(plan.y_rows, *coded(ops, packed, psi, y)) / 8
     result = {
         "preset": args.preset,
         "size": list(args.size),

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests/emu")]
 import ccm_fast  # noqa: E402
 from ccm_fast import _backend, collect_env  # noqa: E402
-from ccm_fast.codec import parse_packets  # noqa: E402
+from ccm_fast.decoding import parse_packets  # noqa: E402
 from ccm_fast.profile import profile, report  # noqa: E402
 
 QUALITIES = (2.0, 4.0, 6.0)

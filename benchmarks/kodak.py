@@ -24,8 +24,8 @@ from common import save
 from PIL import Image
 
 import ccm_fast
-from ccm_fast.codec import decode_latents, parse_packets
-from ccm_fast.integer import reference
+from ccm_fast.decoding import decode_latents, parse_packets
+from ccm_fast.integer import reference_streams
 
 
 def ideal_bytes(frozen, strings, shape) -> float:
@@ -37,10 +37,10 @@ def ideal_bytes(frozen, strings, shape) -> float:
     offset, row = frozen.parameters(psi, y_hat)
     row = row.numpy().astype(np.int64)
     plan = frozen.plan
-    bits = reference.ideal_bits(plan.y_rows, row.ravel(), (y_hat - offset).numpy().astype(np.int64).ravel())
+    bits = reference_streams.ideal_bits(plan.y_rows, row.ravel(), (y_hat - offset).numpy().astype(np.int64).ravel())
     z = z_hat.numpy().astype(np.int64)
     z_row = np.broadcast_to(np.arange(z.shape[-1]), z.shape)
-    return (bits + reference.ideal_bits(plan.z_rows, z_row.ravel(), z.ravel())) / 8
+    return (bits + reference_streams.ideal_bits(plan.z_rows, z_row.ravel(), z.ravel())) / 8
 
 
 def whole_command(path: Path, quality: float, model: str, threads: int) -> dict:

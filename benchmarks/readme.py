@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import figures
@@ -21,209 +22,238 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 WEIGHTS = ROOT / "ccm_fast" / "weights_data"
 
-
-def _load(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
+Column = str | Callable[[dict], str]  # a cell of an item: a format string of its values, or a function
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+def _load(name: str, folder: Path | None = None) -> dict | None:
+    """A result file, or None: its section stays empty."""
+    path = (folder or RESULTS) / name
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _made_of(name: str) -> Callable[[Callable[[dict], str]], Callable[[], str]]:
+    """A section made of one result file."""
+
+    def section(make: Callable[[dict], str]) -> Callable[[], str]:
+        return lambda: make(result) if (result := _load(name)) else ""
+
+    return section
+
+
+def _table(items: Iterable[dict], columns: dict[str, Column], below: str = "") -> str:
+    """Markdown: a row for each item, with the cells that the columns make of it, and text below. "" without items."""
+    cells = [c.format_map if isinstance(c, str) else c for c in columns.values()]
+    rows = ["| " + " | ".join(cell(item) for cell in cells) + " |" for item in items]
+    head = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    return "\n".join([*head, *rows, *(["", below] if below else [])]) if rows else ""
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.0f}"
 
 
 def _machine(result: dict) -> str:
     e = result["environment"]
-    return f"Machine: {e['cpu']}, {e['cores']} cores, {e['kernels'].split(',')[0]} kernels, torch {e['torch']}"
+    return f"Machine: {e['cpu']}, {e['cores']} cores, {e['kernels'].split(',')[0]} kernels, torch {e['torch']}."
 
 
-def kodak() -> str:
+@_made_of("kodak_ccm-small.json")
+def kodak(result: dict) -> str:
     """Times of a Kodak image, by stage."""
-    result = _load(RESULTS / "kodak_ccm-small.json")
-    rows = []
-    for line in result["summary"]:
-        for threads in (1, 2):
-            d, e = line["seconds"][f"decode {threads}t"], line["seconds"][f"encode {threads}t"]
-            rows.append(
-                [
-                    f"{line['quality']:g}",
-                    f"{line['bpp']:.3f}",
-                    f"{line['psnr']:.2f}",
-                    str(threads),
-                    f"{1000 * (d['z'] + d['h_s']):.0f}",
-                    f"{1000 * d['entropy']:.0f}",
-                    f"{1000 * d['g_s']:.0f}",
-                    f"{d['whole command']:.1f}",
-                    f"{1000 * (sum(e.values()) - e['whole command']):.0f}",
-                    f"{e['whole command']:.1f}",
-                ]
-            )
-    head = ["quality", "bpp", "PSNR, dB", "threads", "decode: z + h_s, ms", "context + rANS, ms", "g_s, ms"]
-    head += ["decode command, s", "encode, ms", "encode command, s"]
-    table = _table(head, rows)
-    return f"{table}\n\n24 images, real file sizes; medians. {_machine(result)}."
+    items = [
+        {**line, "threads": t, "d": line["seconds"][f"decode {t}t"], "e": line["seconds"][f"encode {t}t"]}
+        for line in result["summary"]
+        for t in (1, 2)
+    ]
+    columns = {
+        "quality": "{quality:g}",
+        "bpp": "{bpp:.3f}",
+        "PSNR, dB": "{psnr:.2f}",
+        "threads": "{threads}",
+        "decode: z + h_s, ms": lambda i: _ms(i["d"]["z"] + i["d"]["h_s"]),
+        "context + rANS, ms": lambda i: _ms(i["d"]["entropy"]),
+        "g_s, ms": lambda i: _ms(i["d"]["g_s"]),
+        "decode command, s": lambda i: f"{i['d']['whole command']:.1f}",
+        "encode, ms": lambda i: _ms(sum(i["e"].values()) - i["e"]["whole command"]),
+        "encode command, s": lambda i: f"{i['e']['whole command']:.1f}",
+    }
+    return _table(items, columns, f"24 images, real file sizes; medians. {_machine(result)}")
 
 
-def overhead() -> str:
+@_made_of("kodak_ccm-small.json")
+def overhead(result: dict) -> str:
     """Distance from the ideal code length, and the cost of the integers."""
-    result = _load(RESULTS / "kodak_ccm-small.json")
-    cost = _load(WEIGHTS / "ccm-small.json")["integer_cost_percent"]
-    rows = []
-    for line in result["summary"]:
-        q = f"{line['quality']:g}"
-        worst = line["worst_overhead_percent_from_10kB"]
-        rows.append(
-            [
-                q,
-                f"{line['overhead_percent']:+.2f} %",
-                "-" if worst != worst else f"{worst:+.2f} %",
-                f"{cost[q]:+.2f} %",
-            ]
-        )
-    head = ["quality", "files over ideal code length", "worst file of 10 kB and more"]
-    head.append("integers against the float model")
-    return _table(head, rows)
+    cost = _load("ccm-small.json", WEIGHTS)["integer_cost_percent"]
+    worst = "worst_overhead_percent_from_10kB"
+    columns = {
+        "quality": "{quality:g}",
+        "files over ideal code length": "{overhead_percent:+.2f} %",
+        "worst file of 10 kB and more": lambda i: "-" if math.isnan(i[worst]) else f"{i[worst]:+.2f} %",
+        "integers against the float model": lambda i: f"{cost[format(i['quality'], 'g')]:+.2f} %",
+    }
+    return _table(result["summary"], columns)
 
 
 def context() -> str:
     """Context + rANS against the arithmetic and against CompressAI."""
-    rows = []
-    for preset in ("ccm-small", "ccm-base"):
-        r = _load(RESULTS / f"context_rans_{preset}_1t.json")
-        rows.append(
-            [
-                preset,
-                f"{sum(r['multiply_adds'].values()) / 1e9:.1f} G",
-                f"{1000 * r['decode_seconds']:.0f}",
-                f"{1000 * r['product_seconds']:.0f}",
-                f"{r['ratio']:.2f}",
-                f"{r['compressai_seconds']:.1f}",
-                f"{r['times_faster']:.0f}x",
-            ]
-        )
-    head = ["sizes of", "multiply-adds", "context + rANS, ms", "bare int8 product, ms", "ratio"]
-    head += ["CompressAI's mbt2018 loop, s", "faster"]
-    return f"{_table(head, rows)}\n\n768x512, one thread, medians of interleaved runs. {_machine(r)}."
+    found = {preset: _load(f"context_rans_{preset}_1t.json") for preset in ("ccm-small", "ccm-base")}
+    items = [{"preset": preset, **r} for preset, r in found.items() if r]
+    columns = {
+        "sizes of": "{preset}",
+        "multiply-adds": lambda i: f"{sum(i['multiply_adds'].values()) / 1e9:.1f} G",
+        "context + rANS, ms": lambda i: _ms(i["decode_seconds"]),
+        "bare int8 product, ms": lambda i: _ms(i["product_seconds"]),
+        "ratio": "{ratio:.2f}",
+        "CompressAI's mbt2018 loop, s": "{compressai_seconds:.1f}",
+        "faster": "{times_faster:.0f}x",
+    }
+    below = "768x512, one thread, medians of interleaved runs. "
+    return _table(items, columns, below + _machine(items[-1])) if items else ""
 
 
-def damage() -> str:
+@_made_of("damage.json")
+def damage(result: dict) -> str:
     """Outcomes of damaged files."""
-    result = _load(RESULTS / "damage.json")
-    rows = []
-    for name, r in result["results"].items():
-        errors = sum(n for kind, n in r["outcomes"].items() if kind != "image")
-        rows.append([name, str(r["files"]), str(errors), f"{1000 * r['slowest_seconds']:.0f}"])
-    return _table(["damage", "files", "typed errors", "slowest, ms"], rows)
+    columns = {
+        "damage": "{name}",
+        "files": "{files}",
+        "typed errors": lambda i: f"{sum(n for kind, n in i['outcomes'].items() if kind != 'image')}",
+        "slowest, ms": lambda i: _ms(i["slowest_seconds"]),
+    }
+    return _table(({"name": name, **r} for name, r in result["results"].items()), columns)
 
 
 def card() -> str:
     """Training totals and the rate-distortion table of the shipped weights."""
-    report = _load(WEIGHTS / "ccm-small.json")
+    report = _load("ccm-small.json", WEIGHTS)
     t = report["training"]
-    rows = [[f"{r['quality']:g}", f"{r['bpp']:.4f}", f"{r['psnr']:.2f}"] for r in report["results"]]
     text = f"{t['patches']:,} crops (128 to 256 pixels a side) in {t['step']:,} steps, {t['hours']:.1f} hours on cores"
     text += f" that were also used for other work, {t['cpu_hours']:.1f} hours of processor time, after a start from a"
     text += f" block transform. Weights: {report['file_bytes']:,} bytes, fingerprint"
     text += f" `{report['fingerprint']}`.\n\n"
-    return (
-        text
-        + _table(["quality", "bpp (real files)", "PSNR, dB"], rows)
-        + f"\n\nMeans over {report['images']} Kodak images."
-    )
+    columns = {
+        "quality": "{quality:g}",
+        "bpp (real files)": "{bpp:.4f}",
+        "PSNR, dB": "{psnr:.2f}",
+    }
+    return text + _table(report["results"], columns, f"Means over {report['images']} Kodak images.")
 
 
-def _dropin_results(threads: tuple[int, ...] = (1, 2)) -> list[dict]:
-    names = [f"dropin_{kind}_{t}t.json" for t in threads for kind in ("mbt2018", "cheng2020-anchor")]
-    return [_load(RESULTS / name) for name in names if (RESULTS / name).exists()]
+def _dropin_results() -> list[dict]:
+    names = [f"dropin_{kind}_{t}t.json" for t in (1, 2) for kind in ("mbt2018", "cheng2020-anchor")]
+    return [r for name in names if (r := _load(name))]
+
+
+# What the drop-in is compared by: the ratio's name in the results, then CompressAI's part, ours, and ours in words.
+DROPIN = [
+    ("loop", "loop", "y to y_hat", "autoregressive part"),
+    ("decompress", "decompress", "decompress", "decompress"),
+    ("compress", "compress", "compress", "compress"),
+    ("exact path", "decompress", "exact path", "exact path"),
+]
 
 
 def dropin() -> str:
     """CompressAI's nets, accelerated, against CompressAI."""
-    rows = []
     found = _dropin_results()
-    for r in found:
-        seconds = {name: t["median"] for name, t in r["seconds"].items()}
-        pairs = {"loop": ("loop", "y to y_hat"), "decompress": ("decompress", "decompress")}
-        pairs |= {"compress": ("compress", "compress"), "exact path": ("decompress", "exact path")}
-        for ratio, (theirs, ours) in pairs.items():
-            times = [f"{seconds[f'compressai {theirs}']:.2f}", f"{seconds[ours]:.3f}"]
-            times.append(f"{r['times_faster'][ratio]:.1f}x")
-            part = {"y to y_hat": "autoregressive part"}.get(ours, ours)
-            rows.append([r["kind"], str(r["threads"]), part, *times])
-    head = ["net, N = M = 192", "threads", "part", "CompressAI, s", "accelerated, s", "faster"]
-    return f"{_table(head, rows)}\n\n768x512, medians of one interleaved run. {_machine(found[0])}."
+    columns = {
+        "net, N = M = 192": "{kind}",
+        "threads": "{threads}",
+        "part": "{part}",
+        "CompressAI, s": lambda i: f"{i['theirs']['median']:.2f}",
+        "accelerated, s": lambda i: f"{i['ours']['median']:.3f}",
+        "faster": lambda i: f"{i['times_faster'][i['ratio']]:.1f}x",
+    }
+    items = [
+        {**r, "ratio": ratio, "theirs": r["seconds"][f"compressai {theirs}"], "ours": r["seconds"][ours], "part": part}
+        for r in found
+        for ratio, theirs, ours, part in DROPIN
+    ]
+    return _table(items, columns, f"768x512, medians of one interleaved run. {_machine(found[0])}") if found else ""
 
 
 def limits() -> str:
     """How far the drop-in is from what limits it."""
-    rows = []
+    items = []
     for r in _dropin_results():
         if "limits" not in r:  # of an older run
             continue
-        m, seconds = r["limits"], {name: t["median"] for name, t in r["seconds"].items()}
-        least = [m["product_seconds"], m["g_s_seconds_at_peak"]]
-        macs, names = [m["context_multiply_adds"], m["g_s_multiply_adds"]], ["y to y_hat", "decompress: g_s"]
-        bounds = ["one dense int8 product", f"float product, {m['float_peak_gmacs']:.0f} Gmac/s"]
-        for name, n, bound, t in zip(names, macs, bounds, least, strict=True):
-            row = [r["kind"], str(r["threads"]), name.rsplit(" ", 1)[-1] if ":" in name else "autoregressive part"]
-            row += [f"{n / 1e9:.1f} G", bound, f"{1000 * t:.0f}", f"{1000 * seconds[name]:.0f}"]
-            rows.append([*row, f"{seconds[name] / t:.2f}"])
-    head = ["net", "threads", "part", "multiply-adds", "limit", "at the limit, ms", "took, ms", "ratio"]
-    return _table(head, rows) if rows else ""
+        m, who = r["limits"], {"kind": r["kind"], "threads": r["threads"]}
+        took = {name: r["seconds"][name]["median"] for name in ("y to y_hat", "decompress: g_s")}
+        part = {**who, "part": "autoregressive part", "limit": "one dense int8 product", "took": took["y to y_hat"]}
+        items.append({**part, "n": m["context_multiply_adds"], "least": m["product_seconds"]})
+        bound = f"float product, {m['float_peak_gmacs']:.0f} Gmac/s"
+        part = {**who, "part": "g_s", "limit": bound, "took": took["decompress: g_s"]}
+        items.append({**part, "n": m["g_s_multiply_adds"], "least": m["g_s_seconds_at_peak"]})
+    columns = {
+        "net": "{kind}",
+        "threads": "{threads}",
+        "part": "{part}",
+        "multiply-adds": lambda i: f"{i['n'] / 1e9:.1f} G",
+        "limit": "{limit}",
+        "at the limit, ms": lambda i: _ms(i["least"]),
+        "took, ms": lambda i: _ms(i["took"]),
+        "ratio": lambda i: f"{i['took'] / i['least']:.2f}",
+    }
+    return _table(items, columns)
 
 
-def coders() -> str:
+@_made_of("entropy_coders.json")
+def coders(result: dict) -> str:
     """Entropy coders side by side."""
-    path = RESULTS / "entropy_coders.json"
-    if not path.exists():
-        return ""
-    result = _load(path)
+
+    def instructions(i: dict) -> str:
+        if i["data"] != "photo" or not i["coder"].startswith("ccm_fast"):
+            return ""
+        lanes = i["coder"].removeprefix("ccm_fast, ").removesuffix(" lanes")
+        counts = result.get("instructions", {})
+        counted = counts.get(f"rans_decode {lanes} avx2", counts.get(f"rans_decode {lanes}"))
+        return f"{counted:.1f}" if counted else ""
+
+    columns = {
+        "coder": "{coder}",
+        "decode, M symbols/s": "{decode_msymbols:.0f}",
+        "encode, M symbols/s": "{encode_msymbols:.0f}",
+        "over ideal": lambda i: f"{100 * i['overhead']:+.3f} %",
+        "a copy is faster by": lambda i: f"{i['copy'] / i['decode_msymbols']:.0f}x",
+        "instructions a symbol": instructions,
+    }
     parts = []
     for name, entry in result["data"].items():
-        rows = []
-        for coder, c in entry["coders"].items():
-            instructions = result.get("instructions", {}) if name == "photo" else {}
-            lanes = coder.removeprefix("ccm_fast, ").removesuffix(" lanes")
-            counted = instructions.get(f"rans_decode {lanes} avx2", instructions.get(f"rans_decode {lanes}"))
-            row = [coder, f"{c['decode_msymbols']:.0f}", f"{c['encode_msymbols']:.0f}"]
-            row += [f"{100 * c['overhead']:+.3f} %", f"{entry['copy_msymbols'] / c['decode_msymbols']:.0f}x"]
-            rows.append([*row, f"{counted:.1f}" if counted and coder.startswith("ccm_fast") else ""])
-        head = ["coder", "decode, M symbols/s", "encode, M symbols/s", "over ideal", "a copy is faster by"]
-        head.append("instructions a symbol")
-        text = f"{name}: {entry['symbols']:,} symbols of {entry['bits_per_symbol']:.2f} bits."
-        parts.append(f"{text}\n\n{_table(head, rows)}")
-    return "\n\n".join(parts) + f"\n\nOne thread, medians. {_machine(result)}."
+        about = {"data": name, "copy": entry["copy_msymbols"]}
+        parts.append(f"{name}: {entry['symbols']:,} symbols of {entry['bits_per_symbol']:.2f} bits.")
+        parts.append(_table(({**about, "coder": coder, **c} for coder, c in entry["coders"].items()), columns))
+    return "\n\n".join([*parts, f"One thread, medians. {_machine(result)}"])
 
 
-def scaling() -> str:
+@_made_of("scaling_cpu.json")
+def scaling(result: dict) -> str:
     """Decoding over sizes and batches, and its memory."""
-    path = RESULTS / "scaling_cpu.json"
-    if not path.exists():
-        return ""
-    result = _load(path)
-    rows = []
-    for c in result["cases"]:
-        pixels = c["width"] * c["height"] * c["batch"]
-        row = [f"{c['width']}x{c['height']}", str(c["batch"]), str(c["threads"])]
-        row += [f"{1000 * c['entropy']['median']:.0f}", f"{1000 * c['decompress']['median']:.0f}"]
-        row += [f"{1e9 * c['decompress']['median'] / pixels:.0f}", f"{c['peak_bytes'] / 1e6:.0f}"]
-        rows.append([*row, f"{(c['peak_bytes'] - result['base_bytes']) / 1e6:.0f}"])
-    head = ["size", "batch", "threads", "to latents, ms", "to pixels, ms", "us a kilopixel", "peak memory, MB"]
-    table = _table([*head, "of it decoding, MB"], rows)
-    return f"{table}\n\n{result['model']}, medians; each row a process of its own. {_machine(result)}."
+    columns = {
+        "size": lambda c: f"{c['width']}x{c['height']}",
+        "batch": "{batch}",
+        "threads": "{threads}",
+        "to latents, ms": lambda c: _ms(c["entropy"]["median"]),
+        "to pixels, ms": lambda c: _ms(c["decompress"]["median"]),
+        "us a kilopixel": lambda c: f"{1e9 * c['decompress']['median'] / (c['width'] * c['height'] * c['batch']):.0f}",
+        "peak memory, MB": lambda c: f"{c['peak_bytes'] / 1e6:.0f}",
+        "of it decoding, MB": lambda c: f"{(c['peak_bytes'] - result['base_bytes']) / 1e6:.0f}",
+    }
+    below = f"{result['model']}, medians; each row a process of its own. {_machine(result)}"
+    return _table(result["cases"], columns, below)
 
 
-def kernels() -> str:
+@_made_of("kernels_cpu.json")
+def kernels(result: dict) -> str:
     """Every operator by itself."""
-    path = RESULTS / "kernels_cpu.json"
-    if not path.exists():
-        return ""
-    result = _load(path)
-    rows = []
-    for c in result["cases"]:
-        rate = f"{c['rate']:.1f} {c['unit']}" if c["rate"] else ""
-        rows.append([c["name"], c["size"], f"{1000 * c['median']:.2f}", f"{1000 * c['best']:.2f}", rate])
-    table = _table(["operator", "size", "median, ms", "best, ms", "rate"], rows)
-    return f"{table}\n\n{result['threads']} thread. {_machine(result)}."
+    columns = {
+        "operator": "{name}",
+        "size": "{size}",
+        "median, ms": lambda c: f"{1000 * c['median']:.2f}",
+        "best, ms": lambda c: f"{1000 * c['best']:.2f}",
+        "rate": lambda c: f"{c['rate']:.1f} {c['unit']}" if c["rate"] else "",
+    }
+    return _table(result["cases"], columns, f"{result['threads']} thread. {_machine(result)}")
 
 
 def plots() -> str:
@@ -232,19 +262,24 @@ def plots() -> str:
     return "\n".join(shown)
 
 
-def effort() -> str:
+@_made_of("effort.json")
+def effort(result: dict) -> str:
     """Gains and times of the encoder's efforts."""
-    result = _load(RESULTS / "effort.json")
-    rows = []
-    for name, r in result["summary"].items():
-        gain = r["reason"] if r["bd_rate_percent"] is None else f"{r['bd_rate_percent']:+.2f} %"
-        changes = [f"{b:+.1f} %, {p:+.2f} dB" for b, p in zip(r["bpp_percent"], r["psnr_db"], strict=True)]
-        times = r["seconds"] / result["summary"]["1"]["seconds"]
-        rows.append([name, str(r["images"]), gain, *changes, f"{r['seconds']:.2f}", f"{times:.1f}x"])
-    head = ["effort", "images", "BD-rate against effort 1", *(f"quality {q}" for q in result["qualities"])]
-    table = _table([*head, "seconds an image", "time"], rows)
-    text = "Kodak, real files; changes of size and PSNR against effort 1 at the same quality, on the same images."
-    return f"{table}\n\n{text} Medians of processor time, one thread. {_machine(result)}."
+    summary = result["summary"]
+    columns = {
+        "effort": "{name}",
+        "images": "{images}",
+        "BD-rate against effort 1": lambda i: (
+            i["reason"] if i["bd_rate_percent"] is None else f"{i['bd_rate_percent']:+.2f} %"
+        ),
+    }
+    for k, quality in enumerate(result["qualities"]):
+        columns[f"quality {quality}"] = lambda i, k=k: f"{i['bpp_percent'][k]:+.1f} %, {i['psnr_db'][k]:+.2f} dB"
+    columns["seconds an image"] = "{seconds:.2f}"
+    columns["time"] = lambda i: f"{i['seconds'] / summary['1']['seconds']:.1f}x"
+    below = "Kodak, real files; changes of size and PSNR against effort 1 at the same quality, on the same images."
+    below += f" Medians of processor time, one thread. {_machine(result)}"
+    return _table(({"name": name, **r} for name, r in summary.items()), columns, below)
 
 
 # File -> its generated sections.

@@ -1,7 +1,8 @@
 """The command line: ``ccm-fast encode | decode | info | selftest | env | train | eval | freeze | profile | bench``.
 
-This file parses; the work is in :mod:`ccm_fast.commands`. Nothing heavy is imported before it is needed, so that
-``--help`` and usage errors come at once.
+This file parses; the work is in :mod:`ccm_fast.commands`, and in ``command.py`` of :mod:`ccm_fast.train` and
+:mod:`ccm_fast.evaluate`. Nothing heavy is imported before it is needed, so that ``--help`` and usage errors come at
+once.
 
 Conventions
     Exit codes: 0 fine, 1 something failed (the other files were still worked on), 2 wrong usage, 130 interrupted.
@@ -14,8 +15,9 @@ Conventions
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ccm_fast.version import __version__
 
@@ -24,34 +26,32 @@ __all__ = ["main"]
 _MAX_PIXELS = 178_956_970  # ccm_fast.stream.limits.MAX_PIXELS, without the import
 
 
+def within(kind: type, low: float, high: float = math.inf) -> Callable[[str], float]:
+    """A parser of numbers, int or float, between two ends, for argparse."""
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high or math.isinf(value):  # NaN too
+            what = "a number" if kind is float else "a whole number"
+            ends = f"of at least {low}" if math.isinf(high) else f"in {low}..{high}"
+            raise argparse.ArgumentTypeError(f"must be {what} {ends}, not {text!r}")
+        return value
+
+    return parse
+
+
+quality, effort, threads = within(float, 1, 8), within(int, 1, 9), within(int, 1, 1024)
+
+
 def _pixels(text: str) -> int | None:
-    value = int(text)
-    return None if value == 0 else value
-
-
-def _quality(text: str) -> float:
-    value = float(text)
-    if not 1 <= value <= 8:
-        raise argparse.ArgumentTypeError(f"quality must lie in 1..8, not {text}")
-    return value
-
-
-def _effort(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 9:
-        raise argparse.ArgumentTypeError(f"effort must lie in 1..9, not {text}")
-    return value
-
-
-def _threads(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 1024:
-        raise argparse.ArgumentTypeError("threads must lie in 1..1024")
-    return value
+    return within(int, 0)(text) or None
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-t", "--threads", type=_threads, metavar="N", help="CPU threads (default: torch's choice)")
+    parser.add_argument("-t", "--threads", type=threads, metavar="N", help="CPU threads (default: torch's choice)")
     parser.add_argument(
         "--max-pixels",
         type=_pixels,
@@ -85,9 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=files_epilog,
     )
     p.add_argument("paths", nargs="+", metavar="PATH", help="images or folders, then the output")
-    p.add_argument(
-        "-Q", "--quality", type=_quality, default=4.0, help="1 (smallest) to 8 (best) (default: %(default)s)"
-    )
+    p.add_argument("-Q", "--quality", type=quality, default=4.0, help="1 (smallest) to 8 (best) (default: %(default)s)")
     p.add_argument(
         "-m",
         "--model",
@@ -98,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument(
         "-e",
         "--effort",
-        type=_effort,
+        type=effort,
         metavar="N",
         help="1 (fastest) to 9 (best trade of size and error; minutes for a photograph) (default: 2)",
     )
@@ -119,7 +117,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument("paths", nargs="+", metavar="PATH", help=".ccm files or folders, then the output")
     p.add_argument("--format", metavar="SUFFIX", help="png, jpg, webp, tif, ...: for folders and standard output")
-    p.add_argument("--save-quality", type=int, metavar="N", help="the output format's own quality setting (JPEG, WebP)")
+    p.add_argument(
+        "--save-quality",
+        type=within(int, 0, 100),
+        metavar="N",
+        help="the output format's own quality setting (JPEG, WebP)",
+    )
     p.add_argument(
         "--latents", metavar="FILE.npy", help="also save y_hat, int16 [h, w, M], for comparing machines; one input only"
     )
@@ -153,11 +156,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument("files", nargs="+", metavar="FILE", help=".ccm files, or pictures, which are encoded first")
     p.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu, cuda or cuda:N (default: %(default)s)")
-    p.add_argument("--repeats", type=int, default=10, metavar="N", help="decodings that count (default: %(default)s)")
+    p.add_argument(
+        "--repeats", type=within(int, 1), default=10, metavar="N", help="decodings that count (default: %(default)s)"
+    )
     p.add_argument("--trace", metavar="FILE", help="write a trace for chrome://tracing or Perfetto")
     p.add_argument("--json", metavar="FILE", help="write the figures and the environment; - is standard output")
     p.add_argument("--graph", action="store_true", help="also time the decoding as a captured CUDA graph")
-    p.add_argument("-t", "--threads", type=_threads, metavar="N", help="CPU threads; 1 lists each group too")
+    p.add_argument("-t", "--threads", type=threads, metavar="N", help="CPU threads; 1 lists each group too")
     p.add_argument("-m", "--model", metavar="NAME|FILE", help="default: the shipped model that a file names")
 
     p = commands.add_parser("bench", help="benchmarks beside peers, in interleaved runs")
@@ -173,9 +178,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         if argv[:1] == ["train"]:  # its options are those of TrainConfig, known only after torch's import
-            from ccm_fast import commands
+            from ccm_fast.train.command import main as train
 
-            return commands.train(argv[1:])
+            return train(argv[1:])
         if argv[:1] == ["eval"]:
             from ccm_fast.evaluate.command import main as evaluate
 

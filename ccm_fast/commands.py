@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ccm_fast.errors import CcmFastError
 
-__all__ = ["decode", "encode", "env", "info", "selftest", "train"]
+__all__ = ["bench", "decode", "encode", "env", "freeze", "info", "profile", "selftest"]
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
 # What one file may fail with while the others go on. The last two: a picture too large for this machine.
@@ -25,10 +25,11 @@ def complain(name: str | None, message: object) -> None:
     print(f"ccm-fast: {name}: {text}" if name else f"ccm-fast: {text}", file=sys.stderr, flush=True)
 
 
-def reason(error: BaseException) -> str:
-    """An error's message without the file's name, which stands before it."""
+def reason(error: BaseException, source: str | None = None) -> str:
+    """An error's message; of a file error with the file's name, unless that is ``source``, which stands before it."""
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+        name = error.filename
+        return error.strerror if name is None or os.fspath(name) == source else f"{os.fspath(name)}: {error.strerror}"
     return str(error) or type(error).__name__
 
 
@@ -70,10 +71,20 @@ def plan_jobs(inputs: list[str], out: str, suffixes: set[str], new_suffix: str) 
     return jobs
 
 
-def _run(jobs: list[Job], args, work: Callable[[Job], dict], verb: str) -> int:
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(error.errno, "a file, where a folder is needed for the output", str(folder)) from None
+
+
+def _run(jobs: list[Job], args, work: Callable[[Job], dict], verb: str, suffixes: set[str]) -> int:
     """Do the jobs, complain about those that fail, go on with the others."""
     from tqdm import tqdm
 
+    if not jobs:
+        complain(", ".join(args.paths[:-1]), f"nothing to {verb}: no file ends in {', '.join(sorted(suffixes))}")
+        return 1
     failed = False
     written: set[str] = set()
     show = len(jobs) > 1 and sys.stderr.isatty() and not args.quiet
@@ -88,15 +99,16 @@ def _run(jobs: list[Job], args, work: Callable[[Job], dict], verb: str) -> int:
                     if os.path.isfile(job.target) and not args.force:
                         raise FileExistsError(None, f"{job.target} exists (--force replaces it)")
                     written.add(os.path.realpath(job.target))
-                    Path(job.target).parent.mkdir(parents=True, exist_ok=True)
+                    _make_folder(Path(job.target).parent)
                 report.update(work(job), total_seconds=round(time.perf_counter() - start, 4))
             except BrokenPipeError:
                 raise
             except FAILURES as error:
                 failed = True
-                report.update(error=reason(error), type=type(error).__name__)
+                why = reason(error, job.source)
+                report.update(error=why, type=type(error).__name__)
                 with bar.external_write_mode(sys.stderr):
-                    complain("standard input" if job.source == "-" else job.source, reason(error))
+                    complain("standard input" if job.source == "-" else job.source, why)
             if args.json:
                 print(json.dumps(report), flush=True)
             elif args.verbose and "error" not in report:
@@ -173,7 +185,7 @@ def encode(args) -> int:
             complain(job.source, note.message)
         return {**report, "seconds": _rounded(seconds)}
 
-    return _run(jobs, args, work, "encode")
+    return _run(jobs, args, work, "encode", IMAGE_SUFFIXES)
 
 
 def decode(args) -> int:
@@ -192,7 +204,7 @@ def decode(args) -> int:
             raise UsageError("--latents needs exactly one input file")
     except UsageError as error:
         return _usage("decode", error)
-    from ccm_fast.codec import stage
+    from ccm_fast.engines import stage
     from ccm_fast.files import decode_bytes, model_for, read_bytes
     from ccm_fast.images import atomic_write, output_format, save_picture
 
@@ -228,7 +240,7 @@ def decode(args) -> int:
         report = {"width": p.width, "height": p.height, "bytes": len(data), "bpp": bpp, "quality": p.quality}
         return {**report, "seconds": _rounded(seconds)}
 
-    return _run(jobs, args, work, "decode")
+    return _run(jobs, args, work, "decode", {".ccm"})
 
 
 def describe(data: bytes) -> dict:
@@ -300,8 +312,9 @@ def info(args) -> int:
             report = {"file": name, **describe(data)}
         except FAILURES as error:
             failed = True
-            complain(name, reason(error))
-            report = {"file": name, "error": reason(error), "type": type(error).__name__}
+            why = reason(error, name)
+            complain(name, why)
+            report = {"file": name, "error": why, "type": type(error).__name__}
         if args.json:
             print(json.dumps(report))
         elif "error" not in report:
@@ -342,7 +355,7 @@ def freeze(args) -> int:
     try:
         report = ship(args.checkpoint, args.out, args.data, args.test, progress=not args.quiet and sys.stderr.isatty())
     except FAILURES as error:
-        complain(None, error)
+        complain(None, reason(error))
         return 1
     print(json.dumps(report, indent=1))
     return 0
@@ -367,7 +380,7 @@ def profile(args) -> int:
         if args.json not in (None, "-"):
             write_json(args.json, result)
     except FAILURES as error:
-        complain(getattr(error, "filename", None), reason(error))
+        complain(None, reason(error))
         return 1
     return 0
 
@@ -384,72 +397,4 @@ def bench(args) -> int:
     except FAILURES as error:
         complain(None, reason(error))
         return 1
-    return 0
-
-
-def train(argv: list[str]) -> int:
-    """``ccm-fast train``: the options are the fields of TrainConfig."""
-    import argparse
-    import dataclasses
-    import re
-    import signal
-
-    from ccm_fast.train.loop import TrainConfig
-    from ccm_fast.train.loop import train as run
-
-    # The help texts are the attribute list of the class's docstring.
-    documented = re.findall(r"^ {8}([\w, ]+): (.+?)(?=^ {8}[\w, ]+: |\Z)", TrainConfig.__doc__, re.M | re.S)
-    texts = {name.strip(): " ".join(text.split()) for names, text in documented for name in names.split(",")}
-    parser = argparse.ArgumentParser(
-        prog="ccm-fast train",
-        description="Train a model, or continue the run in --out. Ctrl-C and SIGTERM write a checkpoint and stop.",
-        epilog="torchrun --nproc-per-node=N -m ccm_fast train ... does the same in N processes (GPUs: --device cuda).",
-    )
-    for option in dataclasses.fields(TrainConfig):
-        default = option.default if option.default is not dataclasses.MISSING else None
-        flag, text = "--" + option.name.replace("_", "-"), texts.get(option.name, "").replace("%", "%%")
-        if option.name == "out":
-            parser.add_argument(flag, required=True, help=text)
-        elif option.name in ("data", "valid"):
-            parser.add_argument(flag, nargs="+", default=[], metavar="PATH", help=text)
-        elif isinstance(default, bool):
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
-        else:
-            parser.add_argument(flag, type=type(default), default=default, help=f"{text} (default: {default!r})")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.add_argument(
-        "--plot", metavar="FILE", help="train nothing; draw the log of the run in --out (PNG, SVG, PDF)"
-    )
-    args = vars(parser.parse_args(argv))
-    picture = args.pop("plot")
-    if picture:
-        from ccm_fast.train.plot import plot
-
-        try:
-            print(plot([args["out"]], picture))
-        except (*FAILURES, ImportError) as error:
-            complain(None, error)
-            return 1
-        return 0
-    if not args["data"]:
-        parser.error("the following arguments are required: --data")
-    progress = not args.pop("quiet") and sys.stderr.isatty()
-
-    asked: list[int] = []
-
-    def ask(number: int, _: object) -> None:
-        if asked:  # the second time at once, in the middle of a step
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        last = run(TrainConfig(**args), progress=progress, stop=lambda: bool(asked))
-    except FAILURES as error:
-        complain(None, error)
-        return 1
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    print(last)
     return 0

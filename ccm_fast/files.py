@@ -15,16 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .codec import (
-    DecodedLatents,
-    check_fingerprint,
-    decode_packets,
-    encode_packets,
-    frozen_of,
-    quality_code,
-    render,
-    stage,
-)
+from .decoding import DecodedLatents, check_fingerprint, decode_packets, render
+from .encoding import encode_packets, quality_code
+from .engines import frozen_of, stage, torch_threads
 from .errors import LimitError, WrongModelError
 from .images import Picture, atomic_write, open_picture, output_format, save_picture, to_pillow
 from .models import CrossChannelContextModel
@@ -206,12 +199,21 @@ class Decoded:
 
 
 def read_bytes(src: str | os.PathLike | BinaryIO, max_pixels: int | None = MAX_PIXELS) -> bytes:
-    """A whole file. Raises LimitError if it is larger than any file of ``max_pixels`` pixels can be."""
+    """A whole file.
+
+    Raises:
+        TypeError: neither a path nor a binary file.
+        LimitError: larger than any file of ``max_pixels`` pixels can be.
+    """
     if isinstance(src, (str, os.PathLike)):
         with open(src, "rb") as file:
             return read_bytes(file, max_pixels)
+    if not hasattr(src, "read"):
+        raise TypeError(f"a path or a binary file is needed, not {type(src).__name__}")
     limit = max_file_bytes(max_pixels)
     data = src.read() if limit is None else src.read(limit + 1)
+    if isinstance(data, str):
+        raise TypeError("the file is open for text: open it with mode 'rb'")
     if limit is not None and len(data) > limit:
         raise LimitError(f"more than {limit} bytes: no image of {max_pixels} pixels takes that")
     return data
@@ -240,8 +242,6 @@ def decode_bytes(
 
 def _pixels(model, decoded: DecodedLatents, packet: Packet, threads: int | None, timings: dict | None) -> np.ndarray:
     """uint8 [H, W] or [H, W, 3]."""
-    from .codec import torch_threads
-
     out = np.empty((packet.height, packet.width) + (() if packet.grey else (3,)), np.uint8)
     with torch.inference_mode(), torch_threads(threads), stage(timings, "g_s"):
         for rows, columns, pixels in render(model, decoded.reconstruct(model), [packet]):

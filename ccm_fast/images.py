@@ -151,6 +151,7 @@ def open_picture(source: str | os.PathLike | BinaryIO, max_pixels: int | None) -
     """Read an image file.
 
     Raises:
+        TypeError: neither a path nor a file.
         ImageError: unreadable, damaged, or not a kind that can be coded.
         LimitError: more than ``max_pixels`` pixels, or more than Pillow's own limit allows.
         OSError: the file cannot be opened.
@@ -158,6 +159,8 @@ def open_picture(source: str | os.PathLike | BinaryIO, max_pixels: int | None) -
     if isinstance(source, (str, os.PathLike)):
         with open(source, "rb") as file:
             return open_picture(file, max_pixels)
+    if not hasattr(source, "read"):
+        raise TypeError(f"a path, a binary file or a Pillow image is needed, not {type(source).__name__}")
     try:
         with Image.open(source) as image:
             if max_pixels is not None and image.width * image.height > max_pixels:
@@ -234,6 +237,10 @@ def save_picture(picture: Picture, target: str | os.PathLike | BinaryIO, file_fo
     if ALPHA in picture.chunks and file_format in ("JPEG", "MPO", "PPM"):
         raise ImageError(f"{file_format} holds no transparency, and the image has an alpha channel: choose PNG or WebP")
     image = to_pillow(picture)
+    if file_format.upper() not in Image.SAVE:
+        Image.init()  # loads the rarer plugins
+    if file_format.upper() not in Image.SAVE:
+        raise ImageError(f"Pillow writes no format {file_format!r}; PNG, JPEG, WEBP, TIFF and others are known")
     try:
         image.save(target, file_format, **metadata(picture.chunks), **options)
     except (ValueError, KeyError) as error:
@@ -257,7 +264,12 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "xb") as file:
+        file = open(temporary, "xb")  # noqa: SIM115 - what goes wrong inside the body is not about this file
+    except OSError as error:
+        error.filename = str(path)  # the name that the caller knows
+        raise
+    try:
+        with file:
             yield file
         os.replace(temporary, path)
     except BaseException:

@@ -10,6 +10,7 @@ first g.
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,9 @@ from pathlib import Path
 import torch
 
 from .bench.timing import DeviceError, device_for, statistics_of, table
-from .codec import DecodedLatents, decoding_gain, engine_for, frozen_of, render, torch_threads
+from .decoding import DecodedLatents, decoding_gain, render
+from .engines import engine_for, frozen_of, torch_threads
+from .errors import BitstreamError, ImageError
 from .files import encode_picture, model_for
 from .images import open_picture
 from .integer.frozen import FrozenEntropyModel
@@ -104,16 +107,20 @@ class Decoder:
             data = encoded
         self.max_pixels = max_pixels
         self.bytes = len(data)
-        self.model = model_for(model, peek(parse_container(data).packet, max_pixels).fingerprint)
+        found = model_for(model, peek(parse_container(data).packet, max_pixels).fingerprint)
+        # Modules move in place, and this one is the caller's, or the one that all calls by name share.
+        here = next(found.parameters()).device == device
+        self.model = found if here else copy.deepcopy(found).to(device)
         self.frozen = frozen_of(self.model)
         self.engine = engine_for(None, device)
-        self.model = self.model.to(device)
         self.expected: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def parse(self) -> Packet:
+        """Read and check the file."""
         return parse_file(parse_container(self.read()).packet, len(self.frozen.plan.groups), self.max_pixels)
 
     def upload(self, packet: Packet) -> DeviceStreams:
+        """The streams on the GPU."""
         return self.frozen.upload([packet.z_stream], [packet.y_streams], self.device)
 
     def latents(self, packet: Packet, clock, threads: int) -> DecodedLatents:
@@ -127,6 +134,7 @@ class Decoder:
         return DecodedLatents(self.frozen, y_hat.to(self.device), psi, self.engine, tuple(parameters))
 
     def picture(self, packet: Packet, decoded: DecodedLatents, clock, gain: torch.Tensor | None = None) -> torch.Tensor:
+        """uint8 [H, W, 3], on the device."""
         out = torch.empty(packet.height, packet.width, 3, dtype=torch.uint8, device=self.device)
         y = decoded.y_hat
         if self.model.config.reconstruction == "centroid":
@@ -221,6 +229,14 @@ class Decoder:
         return statistics_of(seconds)
 
 
+def _decoder(name: str, *options) -> Decoder:
+    """A decoder; errors say which file they are about."""
+    try:
+        return Decoder(name, *options)
+    except (BitstreamError, ImageError) as error:
+        raise type(error)(f"{name}: {error}") from error
+
+
 def _first_groups(frozen: FrozenEntropyModel, count: int) -> FrozenEntropyModel:
     """The model of the first groups alone: later groups never reach back to them."""
     plan = frozen.plan
@@ -278,7 +294,7 @@ def profile(
     found = []
     for name in files:
         with torch.cuda.device(where) if where.type == "cuda" else nullcontext():
-            decoder = Decoder(os.fspath(name), model, where, threads, max_pixels)
+            decoder = _decoder(os.fspath(name), model, where, threads, max_pixels)
             runs = [decoder.run() for _ in range(warmup + repeats)][warmup:]
             packet = decoder.parse()
             stages: dict[str, list[float]] = {}

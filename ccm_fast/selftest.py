@@ -61,7 +61,7 @@ def _models(name: str | None) -> list[tuple[str, object]]:
 def _checks_of(name: str, model) -> Iterator[dict]:
     import torch
 
-    from ccm_fast import _backend, codec
+    from ccm_fast import _backend, decoding
     from ccm_fast.errors import BitstreamError
     from ccm_fast.files import decode_bytes, encode_picture
     from ccm_fast.images import Picture
@@ -84,12 +84,12 @@ def _checks_of(name: str, model) -> Iterator[dict]:
             raise ArithmeticError("other latents")
 
     def reference() -> str:
-        same(codec.decode_latents(model.frozen, [state["packet"]], engine="reference"))
+        same(decoding.decode_latents(model.frozen, [state["packet"]], engine="reference"))
         return "same latents"
 
     def threads() -> str:
         for count in (1, 2, 3):
-            same(codec.decode_latents(model.frozen, [state["packet"]] * 2, threads=count)[:1])
+            same(decoding.decode_latents(model.frozen, [state["packet"]] * 2, threads=count)[:1])
         return "same latents with 1, 2, 3 threads and in a batch"
 
     def instruction_sets() -> str:

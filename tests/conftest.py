@@ -1,8 +1,14 @@
 """Fixtures of several test files."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import tiny
+import torch
 from PIL import Image
+
+from ccm_fast.integer import tensors
 
 
 @pytest.fixture
@@ -13,3 +19,24 @@ def photos(tmp_path):
     for k, size in enumerate(((168, 176), (171, 165))):
         Image.fromarray(tiny.photo(*size, k)).save(folder / f"{k}.png")
     return folder
+
+
+@pytest.fixture
+def one_thread():
+    """torch on one thread: the sums of floats are then those of every other run."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def emulated_ops(monkeypatch):
+    """The CUDA operators on the emulator, for the engine "cuda": its device is the CPU."""
+    sys.path.insert(0, str(Path(__file__).parent / "emu"))
+    import build
+
+    torch.ops.load_library(str(build.build_ops()))
+    monkeypatch.setenv("CCM_EMU_SMS", "2")
+    monkeypatch.setattr(tensors, "device_for", lambda engine, device=None: torch.device("cpu"))
+    return torch.ops.ccm_fast_emu

@@ -7,7 +7,7 @@ import pytest
 import tiny
 import torch
 
-from ccm_fast import codec
+from ccm_fast import codec, decoding
 from ccm_fast.integer.centroids import Centroids
 from ccm_fast.integer.cost import offsets_and_rows
 from ccm_fast.integer.tables import scales
@@ -86,9 +86,9 @@ def test_decoders_agree_and_read_centroids(model):
 @pytest.mark.parametrize("engine", ["cpu", "reference"])
 def test_decoders_hand_out_the_parameters_that_they_used(model, engine, threads):
     x = torch.from_numpy(np.stack([tiny.photo(90, 70, k) for k in range(2)])).permute(0, 3, 1, 2) / 255
-    packets = codec.parse_packets(model.frozen, **codec.compress(model, x, 6.0))
-    decoded = codec.decode_packets(model.frozen, packets, threads=threads, engine=engine)
-    assert torch.equal(decoded.y_hat, codec.decode_latents(model.frozen, packets))
+    packets = decoding.parse_packets(model.frozen, **codec.compress(model, x, 6.0))
+    decoded = decoding.decode_packets(model.frozen, packets, threads=threads, engine=engine)
+    assert torch.equal(decoded.y_hat, decoding.decode_latents(model.frozen, packets))
     decoded.reconstruct(model)  # the oracle's parameters are computed when they are asked for
     for found, wanted in zip(decoded.parameters, model.frozen.parameters(decoded.psi, decoded.y_hat), strict=True):
         assert torch.equal(found, wanted)

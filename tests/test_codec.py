@@ -8,7 +8,8 @@ import pytest
 import tiny
 import torch
 
-from ccm_fast import codec, compress, decompress, errors, files, tiles
+from ccm_fast import compress, decoding, decompress, errors, files, tiles
+from ccm_fast.encoding import quality_code
 from ccm_fast.models import CrossChannelContextModel
 
 GOLDEN = json.loads((tiny.GOLDEN / "golden.json").read_text())
@@ -76,13 +77,13 @@ def test_own_size_and_the_readable_decoder(model, height, width):
 def test_alone_and_in_a_batch_and_with_any_threads(model):
     x = batch(1, 2, 3)
     together = compress(model, x, [1.0, 4.5, 8.0])
-    latents = codec.decode_latents(model.frozen, codec.parse_packets(model.frozen, together["strings"], None))
+    latents = decoding.decode_latents(model.frozen, decoding.parse_packets(model.frozen, together["strings"], None))
     for k in range(3):
         alone = [[s[k]] for s in together["strings"]]
-        packets = codec.parse_packets(model.frozen, alone, together["shape"])
+        packets = decoding.parse_packets(model.frozen, alone, together["shape"])
         assert packets[0].quality == [1.0, 4.5, 8.0][k]
         for threads in (1, 2):
-            assert torch.equal(codec.decode_latents(model.frozen, packets, threads=threads)[0], latents[k])
+            assert torch.equal(decoding.decode_latents(model.frozen, packets, threads=threads)[0], latents[k])
     before = torch.get_num_threads()
     assert compress(model, x, [1.0, 4.5, 8.0], threads=1)["shape"] == together["shape"]
     assert torch.get_num_threads() == before
@@ -92,7 +93,7 @@ def test_quality_is_quantized_on_both_sides(model):
     x = batch(5)
     assert compress(model, x, 4.0 + 1 / 70) == compress(model, x, 4.0)
     assert compress(model, x, torch.tensor(4.1)) == compress(model, x, 4 + 3 / 32)
-    assert [codec.quality_code(q) for q in (1, 8, 4.02)] == [0, 224, 97]
+    assert [quality_code(q) for q in (1, 8, 4.02)] == [0, 224, 97]
 
 
 def test_result_is_an_ordinary_tensor(model):
@@ -230,13 +231,13 @@ def test_tiles_have_no_seams(model):
     def image(tile_pixels):
         out = torch.zeros(1, 3, *size)
         with torch.inference_mode():
-            for rows, columns, pixels in codec.render(model, y_hat, packets, tile_pixels):
+            for rows, columns, pixels in decoding.render(model, y_hat, packets, tile_pixels):
                 out[..., rows, columns] = pixels
         return out
 
     encoded = compress(model, x)
-    packets = codec.parse_packets(model.frozen, encoded["strings"], encoded["shape"])
-    y_hat = codec.decode_latents(model.frozen, packets)
+    packets = decoding.parse_packets(model.frozen, encoded["strings"], encoded["shape"])
+    y_hat = decoding.decode_latents(model.frozen, packets)
     assert torch.allclose(image(1 << 30), image(1 << 16), rtol=1e-4, atol=1e-5)
 
 

@@ -26,13 +26,7 @@ KINDS = sorted(nets.KINDS)
 CODECS = ["checkerboard", "elic2022-chandelier", "elic2022-official"]
 SERIAL = ["mbt2018", "cheng2020-anchor", *CODECS]
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @functools.cache
@@ -226,7 +220,7 @@ def test_transforms():
 
 CHILD = """
 import hashlib, json, sys
-from ccm_fast.codec import decode_latents, parse_packets
+from ccm_fast.decoding import decode_latents, parse_packets
 from ccm_fast.integer.frozen import FrozenEntropyModel
 from safetensors import safe_open
 with safe_open(sys.argv[1], framework="pt") as file:
@@ -241,7 +235,7 @@ print(hashlib.sha256(y.contiguous().numpy().tobytes()).hexdigest())
 @pytest.mark.parametrize("kind", SERIAL)
 def test_one_set_of_latents(kind, tmp_path):
     """Instruction sets, threads, batches, the oracle; and a process without vector instructions."""
-    from ccm_fast.codec import decode_latents, parse_packets
+    from ccm_fast.decoding import decode_latents, parse_packets
 
     model = fast(kind)
     frozen = model.frozen

@@ -5,10 +5,8 @@ refuses during capture; the Python around them, on fake CUDA tensors, watched fo
 values that the host asks for; `ccm-fast profile` with both. (Faults planted into the launches: test_cuda_sanitize.py.)
 """
 
-import sys
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from ccm_fast import _backend, codec
 from ccm_fast import profile as profiler
 from ccm_fast.bench.timing import DeviceError
-from ccm_fast.codec import DecodedLatents, decoding_gain, parse_packets
+from ccm_fast.decoding import DecodedLatents, decoding_gain, parse_packets
 from ccm_fast.errors import DamagedError, TruncatedError
 from ccm_fast.files import encode_file
 from ccm_fast.integer import tensors
@@ -36,17 +34,11 @@ ANY = torch.zeros(1)
 
 
 @pytest.fixture
-def emulated(monkeypatch):
-    """The engine "cuda" is the emulator's, and its device the CPU; the emulator's operators."""
-    sys.path.insert(0, str(Path(__file__).parent / "emu"))
-    import build
-
-    torch.ops.load_library(str(build.build_ops()))
-    monkeypatch.setenv("CCM_EMU_SMS", "2")
-    rans, ops = _backend.load().rans, torch.ops.ccm_fast_emu
-    monkeypatch.setattr(tensors, "device_for", lambda engine, device=None: torch.device("cpu"))
-    monkeypatch.setattr(_backend, "load", lambda: SimpleNamespace(ops=ops, rans=rans))
-    return ops
+def emulated(emulated_ops, monkeypatch):
+    """The emulator's operators, which stand for all."""
+    rans = _backend.load().rans
+    monkeypatch.setattr(_backend, "load", lambda: SimpleNamespace(ops=emulated_ops, rans=rans))
+    return emulated_ops
 
 
 def material(seed, images=2, count=2):

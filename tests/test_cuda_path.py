@@ -1,36 +1,28 @@
 """What Python does around the CUDA operators, with the emulator's in their place."""
 
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from ccm_fast import _backend
-from ccm_fast.codec import decode_latents, engine_for
+from ccm_fast import _backend, engines
+from ccm_fast.decoding import decode_latents
+from ccm_fast.engines import engine_for
 from ccm_fast.errors import BuildError, DamagedError, TruncatedError
-from ccm_fast.integer import tensors
 from ccm_fast.integer.frozen import FrozenEntropyModel
 from ccm_fast.integer.testing import random_plan, sample_latents
 
 
 @pytest.fixture
-def emulated(monkeypatch):
-    """The engine "cuda" is the emulator's, and its device the CPU."""
-    sys.path.insert(0, str(Path(__file__).parent / "emu"))
-    import build
-
-    torch.ops.load_library(str(build.build_ops()))
-    monkeypatch.setenv("CCM_EMU_SMS", "2")
+def emulated(emulated_ops, monkeypatch):
+    """A function: whether the operators are the emulator's, from now on."""
     native = _backend.load()
-    monkeypatch.setattr(tensors, "device_for", lambda engine, device=None: torch.device("cpu"))
 
     def use(ops):
         monkeypatch.setattr(_backend, "load", lambda: SimpleNamespace(ops=ops, rans=native.rans))
 
-    return lambda yes: use(torch.ops.ccm_fast_emu if yes else native.ops)
+    return lambda yes: use(emulated_ops if yes else native.ops)
 
 
 def both(emulated, call):
@@ -129,10 +121,8 @@ def test_without_a_gpu_the_engine_says_what_is_missing(monkeypatch):
 
 
 def test_engine_follows_the_device(monkeypatch):
-    import ccm_fast.codec as codec
-
     for built in (True, False):
-        monkeypatch.setattr(codec, "has_cuda", lambda built=built: built)
+        monkeypatch.setattr(engines, "has_cuda", lambda built=built: built)
         assert engine_for(None, torch.device("cpu")) == "cpu"
         assert engine_for(None, torch.device("cuda", 1)) == ("cuda" if built else "cpu")
         assert engine_for("reference", torch.device("cuda")) == "reference"

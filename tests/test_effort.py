@@ -10,8 +10,8 @@ from PIL import Image
 
 from ccm_fast import compress, decompress, errors, files, weights
 from ccm_fast.effort import DEFAULT_EFFORT, LEVELS, EffortWarning, distortion, level_for, levels, rate, search
-from ccm_fast.integer import reference
-from ccm_fast.train.loss import lagrange_multiplier
+from ccm_fast.integer import reference_streams
+from ccm_fast.models.quality import lagrange_multiplier
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_code_lengths_are_those_of_the_tables(model):
         edge = rows.lo[row[200:600]]
         symbol[200:400], symbol[400:600] = edge[:200] - 1, edge[200:] + rows.n[row[400:600]] - 1  # the first escapes
         found = table(torch.from_numpy(row), torch.from_numpy(symbol).int())
-        want = [reference.ideal_bits(rows, r[None], v[None]) for r, v in zip(row, symbol, strict=True)]
+        want = [reference_streams.ideal_bits(rows, r[None], v[None]) for r, v in zip(row, symbol, strict=True)]
         np.testing.assert_allclose(found.numpy(), want, rtol=1e-5, atol=1e-5)
 
 

@@ -18,7 +18,7 @@ import torch
 
 import ccm_fast
 from ccm_fast._backend import load
-from ccm_fast.codec import decode_latents, parse_packets
+from ccm_fast.decoding import decode_latents, parse_packets
 
 skimage_data = pytest.importorskip("skimage.data")
 
@@ -28,7 +28,7 @@ ISAS = load().ops.isa_list().split(",")
 CHILD = """
 import hashlib, json, sys
 import ccm_fast
-from ccm_fast.codec import decode_latents, parse_packets
+from ccm_fast.decoding import decode_latents, parse_packets
 path, threads, batch, engine = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "batch", sys.argv[4]
 frozen = ccm_fast.load("ccm-small").frozen
 case = json.load(open(path))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ccm_fast.integer import reference
+from ccm_fast.integer import reference, reference_streams
 from ccm_fast.integer.cost import IntegerNetwork, TableCost, image_tensor, integer_cost, latents
 from ccm_fast.integer.freeze import freeze
 from ccm_fast.integer.plan import Plan
@@ -14,13 +14,7 @@ from ccm_fast.models import CCMConfig, CrossChannelContextModel
 
 SCHEDULES = ["wavefront", "checkerboard", "single", "multistage2"]
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def channels_first(a):
@@ -73,7 +67,7 @@ def test_fast_network_is_the_oracle(schedule):
     assert np.array_equal(channels_last(fast[0]), offset) and np.array_equal(channels_last(fast[1]), row)
     v = y_hat - offset
     bits = TableCost(plan.y_rows)(torch.from_numpy(row), torch.from_numpy(v)).sum()
-    assert float(bits) == pytest.approx(reference.ideal_bits(plan.y_rows, row, v), rel=1e-12)
+    assert float(bits) == pytest.approx(reference_streams.ideal_bits(plan.y_rows, row, v), rel=1e-12)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -69,7 +69,18 @@ def test_damaged_and_missing_files(photo, tmp_path, capsys):
     for bad in (ccm, tmp_path / "none.ccm"):
         assert main(["profile", str(bad), "-m", WEIGHTS]) == 1
         assert capsys.readouterr().err.startswith("ccm-fast: ")
-    assert main(["profile", str(photo), "-m", WEIGHTS, "--repeats", "0"]) == 1
+    with pytest.raises(ValueError, match="repeats"):
+        profiler.profile([photo], WEIGHTS, repeats=0)
+
+
+def test_the_callers_model_stays_where_it_is(photo):
+    model = tiny.model()
+    for given in (model, WEIGHTS):  # models by name are shared between calls
+        for _ in range(2):
+            decoder = profiler.Decoder(str(photo), given, torch.device("meta"), 1, None)
+            assert {p.device.type for p in decoder.model.parameters()} == {"meta"}
+    assert {p.device.type for p in model.parameters()} == {"cpu"}
+    assert profiler.Decoder(str(photo), model, torch.device("cpu"), 1, None).model is model
 
 
 def test_devices(photo):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ccm_fast import rans
 from ccm_fast._backend import load
 from ccm_fast.errors import BitstreamError, DamagedError, TruncatedError
-from ccm_fast.integer import reference
+from ccm_fast.integer import reference_streams
 from ccm_fast.integer.tables import gaussian_rows
 
 ROWS = gaussian_rows()
@@ -59,7 +59,7 @@ def test_equals_oracle(data):
     assert used == lanes
     ends = np.cumsum(steps)
     parts = [(rows[e - n : e], symbols[e - n : e]) for e, n in zip(ends, steps, strict=True)]
-    assert reference.encode_stream(ROWS, parts, lanes) == stream
+    assert reference_streams.encode_stream(ROWS, parts, lanes) == stream
     assert np.array_equal(rans.decode(TABLES, stream, lanes, rows, steps), symbols)
 
 
@@ -106,7 +106,7 @@ def test_overhead_over_ideal_code_length(lanes):
     rng = np.random.default_rng(0)
     rows = rng.integers(0, len(ROWS.n), 40000)
     symbols = draw(rng, len(rows), rows)
-    ideal = reference.ideal_bits(ROWS, rows, symbols) / 8
+    ideal = reference_streams.ideal_bits(ROWS, rows, symbols) / 8
     size = len(rans.encode(TABLES, symbols, rows, lanes=lanes)[0])
     assert ideal < size < ideal * 1.0002 + 5 * lanes + 2
 

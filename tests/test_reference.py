@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ccm_fast.errors import BitstreamError, DamagedError, TruncatedError
-from ccm_fast.integer import reference
+from ccm_fast.integer import reference, reference_streams
 from ccm_fast.integer.plan import HEAD, RELU8, IntConv
 from ccm_fast.integer.testing import random_plan, sample_latents, sample_z
 
@@ -68,8 +68,8 @@ def test_escapes_to_the_limits(lanes):
 def test_every_escape_value_is_one_symbol():
     rows = random_plan(np.random.default_rng(0)).z_rows
     for v in range(-300, 300):
-        entry, e = reference.split_symbol(rows, 1, v)
-        assert reference.join_symbol(rows, 1, entry, e) == v
+        entry, e = reference_streams.split_symbol(rows, 1, v)
+        assert reference_streams.join_symbol(rows, 1, entry, e) == v
         assert (e is None) == (entry < rows.n[1] - 1)
 
 
@@ -143,17 +143,18 @@ def test_overhead():
     z_hat, y_hat = sample_latents(rng, plan, 32, 32)
     psi = reference.hyper(plan, z_hat, 32, 32)
     offset, row = reference.parameters(plan, psi, y_hat)
-    ideal = reference.ideal_bits(plan.y_rows, row, y_hat - offset) / 8
+    ideal = reference_streams.ideal_bits(plan.y_rows, row, y_hat - offset) / 8
     for lanes in (1, 4):
         (stream,) = reference.encode_y(plan, psi, y_hat, lanes)
         # Each state carries 24 bits when empty: 3 of its 5 bytes are overhead, and half a word on average.
         assert ideal < len(stream.data) < 1.0001 * ideal + 5 * lanes
     (stream,) = reference.encode_y(plan, psi, y_hat)
-    assert stream.lanes == reference.choose_lanes(int(ideal)) and len(stream.data) < 1.003 * ideal + 5
+    assert stream.lanes == reference_streams.choose_lanes(int(ideal)) and len(stream.data) < 1.003 * ideal + 5
 
 
 def test_choose_lanes():
-    assert [reference.choose_lanes(n) for n in (0, 100, 3999, 4000, 8000, 64000, 10**7)] == [1, 1, 1, 2, 4, 32, 32]
+    payloads = (0, 100, 3999, 4000, 8000, 64000, 10**7)
+    assert [reference_streams.choose_lanes(n) for n in payloads] == [1, 1, 1, 2, 4, 32, 32]
 
 
 def test_requantize_rounds_half_up():

@@ -17,10 +17,10 @@ from PIL import Image
 
 from ccm_fast.cli import main
 from ccm_fast.models import CCMConfig, CrossChannelContextModel
+from ccm_fast.models.quality import lagrange_multiplier
 from ccm_fast.train.data import CropDataset, load_images
 from ccm_fast.train.klt import fit_synthesis, initialise
 from ccm_fast.train.loop import TrainConfig, train
-from ccm_fast.train.loss import lagrange_multiplier
 from ccm_fast.train.plot import plot, read_log
 from ccm_fast.train.ship import load_checkpoint, ship
 from ccm_fast.train.stages import TRANSFORMS, Stage, parse_stages, revive_stacks, silence_contexts
@@ -143,6 +143,9 @@ def test_crops():
 def test_lagrange_multipliers():
     lam = lagrange_multiplier(torch.tensor([1.0, 8.0]))
     assert torch.allclose(lam, torch.tensor([0.0018, 0.18]))
+    assert torch.allclose(lagrange_multiplier(torch.tensor([1.0, 8.0]), "ms-ssim"), torch.tensor([2.4, 220.0]))
+    with pytest.raises(ValueError, match="metric"):
+        lagrange_multiplier(torch.tensor([1.0]), "ssim")
 
 
 LOW = torch.tensor([2.0])

@@ -6,7 +6,7 @@ import torch
 
 from ccm_fast import _backend
 from ccm_fast.errors import DamagedError
-from ccm_fast.integer import reference
+from ccm_fast.integer import reference, reference_streams
 from ccm_fast.integer.frozen import FrozenEntropyModel
 from ccm_fast.integer.plan import HEAD, LEAKY8, RELU8, IntConv, OverflowProofError, Plan, PlanError, layers
 from ccm_fast.integer.testing import random_plan, sample_latents
@@ -166,7 +166,7 @@ def test_symbols_only_just_fit():
             return np.minimum(steps[-1][1], (32767 - mean) // 16)
 
         run(far)
-    bad = reference.Stream(reference.encode_stream(plan.y_rows, steps, 1), 1)
+    bad = reference_streams.Stream(reference_streams.encode_stream(plan.y_rows, steps, 1), 1)
     for engine in ("cpu", "reference"):
         with pytest.raises(DamagedError):
             frozen.decode_y(psi_t, [[bad, streams[0][1]]], engine=engine)

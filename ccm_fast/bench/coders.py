@@ -15,7 +15,7 @@ import numpy as np
 
 from ccm_fast import rans
 from ccm_fast._backend import load
-from ccm_fast.codec import torch_threads
+from ccm_fast.engines import torch_threads
 from ccm_fast.integer.plan import TableRows
 from ccm_fast.integer.tables import fraction_bits, gaussian_rows
 
@@ -39,6 +39,7 @@ class Data:
 
     @property
     def ideal_bytes(self) -> float:
+        """The ideal length of all symbols together."""
         return float(self.bits.sum()) / 8
 
 

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from ccm_fast._backend import load
-from ccm_fast.codec import parse_packets, torch_threads
+from ccm_fast.decoding import parse_packets
+from ccm_fast.engines import torch_threads
 from ccm_fast.integer.plan import Plan
 
 from .peers import compressai

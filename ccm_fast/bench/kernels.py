@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ccm_fast._backend import load
-from ccm_fast.codec import frozen_of
+from ccm_fast.engines import frozen_of
 
 from . import material
 from .coders import make_data

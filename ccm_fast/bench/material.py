@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ccm_fast.codec import compress, decode_latents, frozen_of, parse_packets
+from ccm_fast.codec import compress
+from ccm_fast.decoding import decode_latents, parse_packets
+from ccm_fast.engines import frozen_of
 from ccm_fast.files import model_for
 
 __all__ = ["latents", "model", "picture"]

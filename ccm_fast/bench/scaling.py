@@ -44,7 +44,9 @@ def _child(task: dict) -> dict:
     """One measurement."""
     import torch
 
-    from ccm_fast.codec import decode_latents, decompress, frozen_of, parse_packets
+    from ccm_fast.codec import decompress
+    from ccm_fast.decoding import decode_latents, parse_packets
+    from ccm_fast.engines import frozen_of
 
     from . import material
 
@@ -87,7 +89,9 @@ def _strings(folder: Path, model: str, width: int, height: int, batch: int) -> P
     """Encoded pictures with the hash of their latents."""
     import torch
 
-    from ccm_fast.codec import compress, decode_latents, frozen_of, parse_packets
+    from ccm_fast.codec import compress
+    from ccm_fast.decoding import decode_latents, parse_packets
+    from ccm_fast.engines import frozen_of
 
     from . import material
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..integer.cost import TableCost
 from ..models import CrossChannelContextModel
 from ..models.entropy import gaussian_likelihood, scale_from_index
-from ..train.loss import lagrange_multiplier
+from ..models.quality import lagrange_multiplier
 from .distortion import SquaredError, sensitivities
 from .levels import Level
 from .rate import tables_of

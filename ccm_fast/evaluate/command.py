@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..cli import effort, quality, threads, within
 from ..collect_env import collect
 from . import plots, report
 from .codecs import CODECS, Codec, CodecMissingError
@@ -48,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="result files of earlier runs on the same data, or published ones, to be joined (CompressAI's format)",
     )
-    add("-Q", "--qualities", type=float, nargs="+", metavar="Q", help="of our models (default: 1 to 8)")
+    add("-Q", "--qualities", type=quality, nargs="+", metavar="Q", help="of our models (default: 1 to 8)")
     add(
         "-E",
         "--effort",
@@ -59,16 +60,22 @@ def _parser() -> argparse.ArgumentParser:
         help='of our encoder: one curve for each; "default": what it does when not asked (default)',
     )
     add("--anchor", default="jpeg", metavar="NAME", help="what all are compared with, too (default: %(default)s)")
-    add("--crops", type=int, default=3, metavar="N", help="images to show crops of (default: %(default)s)")
+    add("--crops", type=within(int, 0), default=3, metavar="N", help="images to show crops of (default: %(default)s)")
     add("--name", help="of the data, for titles (default: the folder's name)")
-    add("--jobs", type=int, default=1, metavar="N", help="processes; more than 1 spoils the times (default: 1)")
-    add("-t", "--threads", type=int, metavar="N", help="CPU threads of our models (default: torch's choice)")
+    add(
+        "--jobs",
+        type=within(int, 1),
+        default=1,
+        metavar="N",
+        help="processes; more than 1 spoils the times (default: 1)",
+    )
+    add("-t", "--threads", type=threads, metavar="N", help="CPU threads of our models (default: torch's choice)")
     add("-q", "--quiet", action="store_true", help="no progress bar")
     return parser
 
 
 def _effort(text: str) -> int | None:
-    return None if text == "default" else int(text)
+    return None if text == "default" else effort(text)
 
 
 def _specs(args, skipped: list[str], complain) -> list[str | tuple]:
@@ -76,7 +83,7 @@ def _specs(args, skipped: list[str], complain) -> list[str | tuple]:
     names = {"all": list(CODECS), "none": []}.get(args.codecs, [n for n in args.codecs.split(",") if n])
     qualities = None if args.qualities is None else tuple(args.qualities)
     specs: list[str | tuple] = [
-        (model, qualities, args.threads, effort) for model in args.models for effort in args.effort
+        (model, qualities, args.threads, chosen) for model in args.models for chosen in args.effort
     ]
     for spec in specs:
         codec_of(spec)  # a model that does not load ends the command
@@ -126,8 +133,6 @@ def main(argv: Sequence[str]) -> int:
     progress = not args.quiet and sys.stderr.isatty()
     out = Path(args.out)
     try:
-        if args.jobs < 1:
-            raise ValueError(f"--jobs must be at least 1, not {args.jobs}")
         joined = load_curves(args.reference)
         images = sources(args.data, IMAGE_SUFFIXES)
         specs = _specs(args, skipped, complain)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ccm_fast.integer.plan import RELU8, GroupPlan, IntConv, Plan, TableRows
-from ccm_fast.integer.reference import NB_BITS
+from ccm_fast.integer.reference_streams import NB_BITS
 from ccm_fast.integer.tables import PRECISION
 from ccm_fast.models.ccm import CrossChannelContextModel
 from ccm_fast.models.context import CONTEXT_LIMIT
@@ -206,9 +206,11 @@ def image_tensor(image: Tensor | np.ndarray) -> Tensor:
         image: float [3, H, W] in [0, 1], or uint8 [H, W, 3] or [3, H, W].
 
     Raises:
-        ValueError: anything else.
+        TypeError, ValueError: anything else.
     """
     x = torch.from_numpy(np.array(image)) if isinstance(image, np.ndarray) else image
+    if not isinstance(x, Tensor):
+        raise TypeError(f"an image is a tensor or an array, not {type(image).__name__}")
     if x.ndim != 3:
         raise ValueError(f"an image has three dimensions, not {x.ndim}")
     if x.shape[0] != 3 and x.shape[2] == 3:

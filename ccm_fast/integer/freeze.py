@@ -349,7 +349,7 @@ def freeze(
         The frozen model.
 
     Raises:
-        ValueError: no images, or not images.
+        TypeError, ValueError: no images, or not images.
         OverflowProofError: some input could overflow 32 bits.
     """
     if not len(images):

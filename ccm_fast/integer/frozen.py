@@ -13,7 +13,7 @@ from torch import Tensor
 from ccm_fast import _backend
 from ccm_fast.integer import reference, tensors
 from ccm_fast.integer.plan import Plan
-from ccm_fast.integer.reference import Stream
+from ccm_fast.integer.reference_streams import Stream
 from ccm_fast.integer.tensors import DeviceStreams
 
 __all__ = ["FrozenEntropyModel"]

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ccm_fast import _backend
 from ccm_fast.errors import BuildError, DamagedError, TruncatedError
-from ccm_fast.integer import reference
-from ccm_fast.integer.reference import Stream
+from ccm_fast.integer import reference, reference_streams
+from ccm_fast.integer.reference_streams import Stream
 
 __all__ = ["ENGINES", "DeviceStreams"]
 
@@ -60,6 +60,7 @@ class DeviceStreams:
 
 
 def native(engine: str) -> bool:
+    """Whether the engine is C++ or CUDA rather than the oracle. Raises ValueError for an unknown one."""
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}, not {engine!r}")
     return engine != "reference"
@@ -80,10 +81,12 @@ def device_for(engine: str, device: torch.device | str | None = None) -> torch.d
 
 
 def threads_for(threads: int | None) -> int:
+    """The number of threads; None: torch's."""
     return torch.get_num_threads() if threads is None else int(threads)
 
 
 def plane(t: Tensor, dtype: torch.dtype, channels: int, name: str, engine: str) -> Tensor:
+    """``t`` [B, rows, columns, channels], contiguous and where the engine wants it. Raises TypeError, ValueError."""
     if t.ndim != 4 or t.shape[3] != channels or 0 in t.shape:
         raise ValueError(f"{name} must have the shape [B, rows, columns, {channels}], not {list(t.shape)}")
     if t.dtype != dtype:
@@ -92,10 +95,12 @@ def plane(t: Tensor, dtype: torch.dtype, channels: int, name: str, engine: str) 
 
 
 def latents(t: Tensor, channels: int, name: str, engine: str) -> Tensor:
+    """An int16 :func:`plane`."""
     return plane(t, torch.int16, channels, name, engine)
 
 
 def features(t: Tensor, channels: int, engine: str) -> Tensor:
+    """psi, a uint8 :func:`plane`."""
     return plane(t, torch.uint8, channels, "psi", engine)
 
 
@@ -115,16 +120,19 @@ def in_256ths(y: Tensor, channels: int, engine: str) -> Tensor:
 
 
 def check_pair(psi: Tensor, y: Tensor, name: str) -> None:
+    """Raises ValueError unless both have the same batch, rows and columns."""
     if psi.shape[:3] != y.shape[:3]:
         raise ValueError(f"psi {list(psi.shape)} and {name} {list(y.shape)} do not belong together")
 
 
 def check_lanes(lanes: int) -> None:
-    if lanes not in (0, *reference.LANES):
-        raise ValueError(f"lanes must be 0 (automatic) or one of {reference.LANES}, not {lanes}")
+    """Raises ValueError unless it is 0 or a number of lanes that streams may have."""
+    if lanes not in (0, *reference_streams.LANES):
+        raise ValueError(f"lanes must be 0 (automatic) or one of {reference_streams.LANES}, not {lanes}")
 
 
 def codable(t: Tensor, lanes: int, name: str) -> Tensor:
+    """``t`` itself, int16. Raises ValueError for a latent or a number of lanes that the format cannot carry."""
     check_lanes(lanes)
     if int(t.min()) == -32768:
         raise ValueError(f"{name} holds -32768, which the format cannot carry")
@@ -132,10 +140,12 @@ def codable(t: Tensor, lanes: int, name: str) -> Tensor:
 
 
 def wide(psi: Tensor) -> np.ndarray:
+    """psi as the oracle reads it, int64."""
     return psi.numpy().astype(np.int64)
 
 
 def stacked(planes: list[np.ndarray], dtype: torch.dtype) -> Tensor:
+    """A batch of the oracle's planes."""
     return torch.from_numpy(np.stack(planes)).to(dtype)
 
 
@@ -146,7 +156,7 @@ def joined(
     parts, rows, at = [], [], 0
     for image in streams:
         for data, lanes in image:
-            if lanes not in reference.LANES:
+            if lanes not in reference_streams.LANES:
                 raise DamagedError(f"a stream cannot have {lanes} lanes")
             parts.append(data)
             rows.append((at, len(data), lanes))
@@ -159,6 +169,7 @@ def joined(
 
 
 def split(data: Tensor, segments: Tensor) -> list[list[Stream]]:
+    """The streams of every image: the inverse of :func:`joined`."""
     raw = memoryview(data.cpu().numpy())
     return [
         [Stream(bytes(raw[at : at + size]), lanes) for at, size, lanes in image]
@@ -167,6 +178,7 @@ def split(data: Tensor, segments: Tensor) -> list[list[Stream]]:
 
 
 def raise_for(status: Tensor, name: str) -> None:
+    """Raises TruncatedError, DamagedError for the first image whose status, int32 [B], says so."""
     for k, code in enumerate(status.tolist()):
         if code == _TRUNCATED:
             raise TruncatedError(f"image {k}: a stream of {name} ends before its last symbol")
@@ -175,6 +187,7 @@ def raise_for(status: Tensor, name: str) -> None:
 
 
 def each(items: Sequence, name: str, decode) -> list[np.ndarray]:
+    """``decode`` of every item; errors say which image they are about."""
     out = []
     for k, item in enumerate(items):
         try:

@@ -8,20 +8,19 @@ from itertools import pairwise
 
 import numpy as np
 
-from ccm_fast.integer import reference
+from ccm_fast.integer import reference, reference_streams
 from ccm_fast.integer.plan import (
     ACCUMULATE,
     HEAD,
     LEAKY8,
     RELU8,
-    SIGNED_MAX,
     GroupPlan,
     IntConv,
     Plan,
     TableRows,
     fixed_point,
-    magnitude,
 )
+from ccm_fast.integer.plan_checks import SIGNED_MAX, magnitude
 from ccm_fast.integer.tables import fraction_bits, gaussian_rows, quantize_probabilities
 from ccm_fast.models.schedule import Schedule
 
@@ -222,8 +221,8 @@ def _sampler(rng: np.random.Generator, rows: TableRows, escape: float) -> Callab
             if rng.random() < escape:
                 entry = int(rows.n[r]) - 1
             e = int(rng.integers(0, 1 << rng.integers(0, 10))) if entry == rows.n[r] - 1 else None
-            out.append(reference.join_symbol(rows, r, entry, e) + o)
-        return np.clip(out, -reference.SYMBOL_MAX, reference.SYMBOL_MAX).reshape(row.shape)
+            out.append(reference_streams.join_symbol(rows, r, entry, e) + o)
+        return np.clip(out, -reference_streams.SYMBOL_MAX, reference_streams.SYMBOL_MAX).reshape(row.shape)
 
     return draw
 

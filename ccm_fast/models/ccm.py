@@ -31,10 +31,15 @@ class CrossChannelContextModel(nn.Module):
 
     Args:
         config: a :class:`CCMConfig` or the name of a preset.
+
+    Raises:
+        ValueError: no preset of that name.
     """
 
     def __init__(self, config: CCMConfig | str = "ccm-small"):
         super().__init__()
+        if isinstance(config, str) and config not in PRESETS:
+            raise ValueError(f"unknown preset {config!r}: choose from {', '.join(PRESETS)}")
         self.config = PRESETS[config] if isinstance(config, str) else config
         c = self.config
         self.g_a = AnalysisTransform(c)
@@ -173,7 +178,8 @@ class CrossChannelContextModel(nn.Module):
         Raises:
             NotFrozenError, BitstreamError, ValueError: as :func:`ccm_fast.decompress`.
         """
-        from ..codec import frozen_of, parse_packets
+        from ..decoding import parse_packets
+        from ..engines import frozen_of
 
         frozen = frozen_of(self)
         packets = parse_packets(frozen, strings, shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -78,7 +79,13 @@ def read(path: str | Path) -> dict:
     Raises:
         FileNotFoundError: no such file. ValueError: not a checkpoint of ``ccm-fast train``.
     """
-    state = torch.load(path, map_location="cpu", weights_only=False)
+    with open(path, "rb") as file:
+        archive = file.read(2) == b"PK"  # torch reads other things too, each with errors of its own
+    try:
+        # Nothing but tensors and plain values: a file from elsewhere runs no code.
+        state = torch.load(path, map_location="cpu", weights_only=True) if archive else None
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise ValueError(f"{path} is no whole checkpoint of ccm-fast train: {error}") from error
     if not isinstance(state, dict) or not {"config", "model", "ema", "train"} <= state.keys():
         raise ValueError(f"{path} is no checkpoint of ccm-fast train")
     return state

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+
+from ..errors import ImageError
 
 __all__ = ["CropDataset", "ImageFiles", "load_images"]
 
@@ -53,7 +55,12 @@ class ImageFiles(Sequence):
         name, offset, size = self.places[k]
         with open(name, "rb") as file:
             file.seek(offset)
-            return Image.open(io.BytesIO(file.read(size)))
+            data = io.BytesIO(file.read(size))
+        try:
+            return Image.open(data)
+        except UnidentifiedImageError:
+            where = f" (at byte {offset})" if offset else ""
+            raise ImageError(f"{name}{where}: not an image that Pillow can read") from None
 
     def __len__(self) -> int:
         return len(self.places)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from ..models import CrossChannelContextModel
 from ..models.entropy import NUM_SCALES, SCALE_MAX, SCALE_MIN
+from ..models.quality import lagrange_multiplier
 from ..models.transforms import ResidualBlock
-from .loss import lagrange_multiplier
 
 __all__ = ["fit_synthesis", "groups_in_turn", "initialise"]
 

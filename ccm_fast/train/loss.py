@@ -7,18 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["lagrange_multiplier", "psnr", "rate_distortion_loss", "rate_loss"]
+from ..models.quality import MIDDLE, lagrange_multiplier
 
-# lambda of qualities 1..8 for 255^2 * MSE, log-linear between 0.0018 and 0.18: the end points of CompressAI's models.
-_LOW, _HIGH, _LEVELS = 0.0018, 0.18, 8
-# For 1 - MS-SSIM: 2.4 to 220, CompressAI's end points for that metric.
-_MS_LOW, _MS_HIGH = 2.4, 220.0
-
-
-def lagrange_multiplier(quality: Tensor, metric: str = "mse") -> Tensor:
-    """lambda for qualities in 1..8 (float tensor), weighting 255^2 * MSE or 1 - MS-SSIM against bits per pixel."""
-    low, high = (_LOW, _HIGH) if metric == "mse" else (_MS_LOW, _MS_HIGH)
-    return low * (high / low) ** ((quality - 1.0) / (_LEVELS - 1))
+__all__ = ["psnr", "rate_distortion_loss", "rate_loss"]
 
 
 def _weight(quality: Tensor, metric: str) -> tuple[Tensor, Tensor]:
@@ -28,7 +19,7 @@ def _weight(quality: Tensor, metric: str) -> tuple[Tensor, Tensor]:
     of the gradient.
     """
     lam = lagrange_multiplier(quality, metric)
-    return lam, torch.sqrt(lagrange_multiplier(torch.tensor((1 + _LEVELS) / 2), metric) / lam)
+    return lam, torch.sqrt(lagrange_multiplier(torch.tensor(MIDDLE), metric) / lam)
 
 
 def rate_loss(
@@ -58,17 +49,18 @@ def rate_distortion_loss(
 
     Returns:
         ``loss`` (scalar), and per image [B]: ``bpp``, ``bpp_y``, ``bpp_z``, ``mse`` (values in [0, 1]), ``distortion``.
+
+    Raises:
+        ValueError: another metric.
     """
     terms = rate_loss(out["likelihoods"], x.shape[-2] * x.shape[-1], quality, metric, z_weight)
     mse = (out["x_hat"].float() - x).square().flatten(1).mean(1)
     if metric == "mse":
         distortion = 255.0**2 * mse
-    elif metric == "ms-ssim":
+    else:
         from pytorch_msssim import ms_ssim
 
         distortion = 1.0 - ms_ssim(out["x_hat"].float(), x, data_range=1.0, size_average=False)
-    else:
-        raise ValueError(f"metric must be 'mse' or 'ms-ssim', not {metric!r}")
     lam, weight = _weight(quality, metric)
     return {**terms, "loss": terms["loss"] + (lam * distortion * weight).mean(), "mse": mse, "distortion": distortion}
 

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "ccm/fixed_point.h"
+#include "cpu/sections.h"
 
 namespace ccm {
 namespace {
@@ -56,28 +57,6 @@ class Reader {
  private:
   const uint8_t* p_;
   size_t left_;
-};
-
-// Grows a block of bytes; every section starts at a multiple of 64 (cache lines, vector loads).
-class Arena {
- public:
-  explicit Arena(size_t head) : data_(head) {}
-  int64_t reserve(size_t n) {
-    const size_t at = (data_.size() + 63) / 64 * 64;
-    data_.resize(at + n);
-    return static_cast<int64_t>(at);
-  }
-  template <class T>
-  int64_t put(const std::vector<T>& v) {
-    const int64_t at = reserve(v.size() * sizeof(T));
-    if (!v.empty()) std::memcpy(data_.data() + at, v.data(), v.size() * sizeof(T));
-    return at;
-  }
-  uint8_t* data() { return data_.data(); }
-  std::vector<uint8_t> take() { return std::move(data_); }
-
- private:
-  std::vector<uint8_t> data_;
 };
 
 // Weights [out][taps][in] (int8) -> panels of n_block columns; element (tap, k) of a column lies k_block apart.
@@ -399,7 +378,7 @@ class Packer {
   size_t size_;
   int32_t version_ = 1;
   const Kernels& k_;
-  Arena out_;
+  Sections<64> out_;  // cache lines, vector loads
 };
 
 }  // namespace

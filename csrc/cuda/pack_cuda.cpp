@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "cpu/pack.h"
+#include "cpu/sections.h"
 #include "cuda/model_cuda.h"
 
 namespace ccm {
@@ -41,39 +42,28 @@ class DevicePacker {
       d.group[g] = group(m_.group[g]);
       for (int32_t shift : d.group[g].shift) d.most_shift = std::max(d.most_shift, shift);
     }
-    reserve(16);  // the last section may be empty; its address is inside the block all the same
-    d.bytes = static_cast<int64_t>(out_.size());
+    out_.reserve(16);  // the last section may be empty; its address is inside the block all the same
+    d.bytes = out_.size();
     std::memcpy(out_.data(), &d, sizeof d);
-    return std::move(out_);
+    return out_.take();
   }
 
  private:
-  int64_t reserve(size_t n) {
-    const size_t at = (out_.size() + 15) / 16 * 16;  // lanes read 16 bytes at a time
-    out_.resize(at + n);
-    return static_cast<int64_t>(at);
-  }
-  template <class T>
-  int64_t put(const std::vector<T>& v) {
-    const int64_t at = reserve(v.size() * sizeof(T));
-    if (!v.empty()) std::memcpy(out_.data() + at, v.data(), v.size() * sizeof(T));
-    return at;
-  }
   template <class T>
   int64_t copy(int64_t offset, size_t n) {
-    return put(std::vector<T>(m_.at<T>(offset), m_.at<T>(offset) + n));
+    return out_.put(std::vector<T>(m_.at<T>(offset), m_.at<T>(offset) + n));
   }
 
   // Kernels compute the channels that fill up a tile, too: a shift of 0 would be one by -1.
   int64_t shifts(int64_t offset, size_t n) {
     std::vector<int32_t> v(m_.at<int32_t>(offset), m_.at<int32_t>(offset) + n);
     for (int32_t& shift : v) shift = std::max(shift, 1);
-    return put(v);
+    return out_.put(v);
   }
 
   // [n / 16][k / 4][16][4] as packed for cuda_layout() -> [m_tiles][k_steps][lane][16].
   int64_t weights(int64_t from, int32_t m_tiles, int32_t quads, int32_t k_steps) {
-    const int64_t at = reserve(static_cast<size_t>(m_tiles) * k_steps * 512);
+    const int64_t at = out_.reserve(static_cast<size_t>(m_tiles) * k_steps * 512);
     const uint8_t* w = m_.at<uint8_t>(from);
     for (int32_t mt = 0; mt < m_tiles; ++mt)
       for (int32_t s = 0; s < k_steps; ++s)
@@ -101,7 +91,7 @@ class DevicePacker {
       const auto [di, dj] = taps[q * 4 / cin_pad];
       where[q] = quad(q * 4 % cin_pad, di, dj);
     }
-    d.quads = put(where);
+    d.quads = out_.put(where);
     return d;
   }
 
@@ -170,15 +160,15 @@ class DevicePacker {
       out[i] = {row_key(i, place), info.first, info.lo, info.lo + info.window, info.count};
     }
     DeviceRows d{};
-    d.rows = put(out);
-    d.entries = put(entries);
-    d.windows = put(windows);
+    d.rows = out_.put(out);
+    d.entries = out_.put(entries);
+    d.windows = out_.put(windows);
     d.count = r.count;
     return d;
   }
 
   const PackedModel& m_;
-  std::vector<uint8_t> out_;
+  Sections<16> out_;  // lanes read 16 bytes at a time
 };
 
 }  // namespace

@@ -9,34 +9,19 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
-#include <fstream>
-#include <iterator>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "check.h"
 #include "cpu/context_cpu.h"
 #include "cpu/pack.h"
 
 namespace {
 
-std::vector<uint8_t> read_file(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in) throw std::runtime_error("cannot read " + path);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
-std::vector<int16_t> read_latents(const std::string& path) {
-  const std::vector<uint8_t> bytes = read_file(path);
-  std::vector<int16_t> v(bytes.size() / 2);
-  std::memcpy(v.data(), bytes.data(), 2 * v.size());
-  return v;
-}
-
-void require(bool ok, const char* what) {
-  if (!ok) throw std::runtime_error(what);
-}
+using checking::read_file;
+using checking::read_latents;
+using checking::require;
 
 using Bytes = std::vector<std::vector<uint8_t>>;
 

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+EMULATOR = HERE / "emulator"
 ROOT = HERE.parent.parent
 CXX = shlex.split(os.environ.get("CXX", "")) or [shutil.which("g++") or "c++"]
 
@@ -32,7 +33,7 @@ FLAVOURS = {
     "coverage": ["-O1", "-g", "--coverage", "-fprofile-update=single"],
 }
 COMMON = ["-std=c++17", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-DCCM_EMU"]
-INCLUDES = [f"-I{ROOT / folder}" for folder in ("csrc", "csrc/include", "tests/emu")]
+INCLUDES = [f"-I{ROOT / folder}" for folder in ("csrc", "csrc/include", "tests/cpp", "tests/emu")]
 
 
 def find_ninja():
@@ -51,7 +52,7 @@ def flags_of(source, flavour, fault):
         x86 = platform.machine() in ("x86_64", "AMD64")
         flags += ["-DCCM_X86_KERNELS", "-DCCM_HAVE_AVX2"] if x86 else ["-DCCM_NO_X86_KERNELS"]
         flags += ["-mavx2"] if source.stem.endswith("_avx2") else []
-    if source.name == "cuda_emu.cpp" and flavour == "tsan":
+    if source.parent == EMULATOR and flavour == "tsan":
         flavour = "plain"
     if source.parent != ROOT / "csrc/cuda" and flavour == "coverage":
         flavour = "plain"
@@ -72,7 +73,7 @@ def faults_of(source):
 
 def sources(kind):
     """Files of one product: "engine" (all kernels, host code, CPU engine, C API), or "micro" (the emulator's own)."""
-    emulator = [HERE / "cuda_emu.cpp"]
+    emulator = sorted(EMULATOR.glob("*.cpp"))
     if kind == "micro":
         return [*emulator, HERE / "micro.cu"]
     x86 = platform.machine() in ("x86_64", "AMD64")

@@ -7,29 +7,17 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <fstream>
-#include <iterator>
 #include <random>
 
+#include "check.h"
 #include "cpu/context_cpu.h"
 #include "emu_engine.h"
 
 namespace {
 
-std::vector<uint8_t> read_file(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in) throw std::runtime_error("cannot read " + path);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-std::vector<int16_t> read_latents(const std::string& path) {
-  const std::vector<uint8_t> bytes = read_file(path);
-  std::vector<int16_t> v(bytes.size() / 2);
-  std::memcpy(v.data(), bytes.data(), 2 * v.size());
-  return v;
-}
-void expect(bool ok, const char* what) {
-  if (!ok) throw std::runtime_error(what);
-}
+using checking::read_file;
+using checking::read_latents;
+using checking::require;
 
 struct Streams {
   std::vector<uint8_t> data;
@@ -88,7 +76,7 @@ class CapturedDecoder {
 }  // namespace
 
 int main(int argc, char** argv) try {
-  expect(argc == 10, "usage: engine FOLDER H W BATCH THREADS BLOCKS SHARED LANES FUZZ");
+  require(argc == 10, "usage: engine FOLDER H W BATCH THREADS BLOCKS SHARED LANES FUZZ");
   const std::string folder = argv[1];
   int n[8];
   for (int i = 0; i < 8; ++i) n[i] = std::atoi(argv[2 + i]);
@@ -121,14 +109,14 @@ int main(int argc, char** argv) try {
   auto out_z = emu_engine::garbage<int16_t>(static_cast<int64_t>(all_z.size()));
   engine.decode_z(coded_z.data.data(), coded_z.size(), coded_z.segments.data(), batch, hz, wz, out_z.data(),
                   status.data());
-  expect(status == fine && out_z == all_z, "z differs");
+  require(status == fine && out_z == all_z, "z differs");
   auto out_psi = emu_engine::garbage<uint8_t>(static_cast<int64_t>(all_psi.size()));
   engine.hyper(out_z.data(), batch, h, w, out_psi.data());
-  expect(out_psi == all_psi, "psi differs");
+  require(out_psi == all_psi, "psi differs");
   auto out_y = emu_engine::garbage<int16_t>(static_cast<int64_t>(all_y.size()));
   engine.decode_y(all_psi.data(), coded_y.data.data(), coded_y.size(), coded_y.segments.data(), batch, h, w,
                   out_y.data(), status.data());
-  expect(status == fine && out_y == all_y, "y differs");
+  require(status == fine && out_y == all_y, "y differs");
 
   // Latents of the other sign: other psi, other streams.
   const auto opposite = [](std::vector<int16_t> v) {
@@ -146,13 +134,13 @@ int main(int argc, char** argv) try {
   for (const auto& s : ccm::encode_y(m, psi2.data(), y2.data(), h, w, lanes, 1)) two.add(s.bytes, s.lanes);
   CapturedDecoder graph(engine.m, engine.options, h, w, std::max(one.size(), two.size()));
   for (int turn = 0; turn < 2; ++turn) {
-    expect(graph.decode(two) == y2 && graph.fine(), "a replayed graph decodes other latents");
-    expect(graph.decode(one) == y && graph.fine(), "a graph replayed again decodes other latents");
+    require(graph.decode(two) == y2 && graph.fine(), "a replayed graph decodes other latents");
+    require(graph.decode(one) == y && graph.fine(), "a graph replayed again decodes other latents");
   }
   Streams cut = two;
   cut.segments[4] = 0;  // the first group's length
   graph.decode(cut);
-  expect(!graph.fine(), "a replayed graph does not see damage");
+  require(!graph.fine(), "a replayed graph does not see damage");
 
   const int groups = static_cast<int>(y_streams.size());
   const int64_t capacity = ccm::stream_capacity(static_cast<int64_t>(y.size()));
@@ -160,10 +148,10 @@ int main(int argc, char** argv) try {
   auto segments = emu_engine::garbage<int64_t>(batch * groups * 3);
   engine.encode_y(all_psi.data(), all_y.data(), batch, h, w, lanes, out_y.data(),
                   {bytes.data(), capacity, segments.data(), status.data()});
-  expect(status == fine && out_y == all_y, "encoding changes y");
+  require(status == fine && out_y == all_y, "encoding changes y");
   for (int s = 0; s < batch * groups; ++s) {
     const uint8_t* begin = bytes.data() + segments[s * 3];
-    expect(std::vector<uint8_t>(begin, begin + segments[s * 3 + 1]) == y_streams[s % groups].bytes, "streams differ");
+    require(std::vector<uint8_t>(begin, begin + segments[s * 3 + 1]) == y_streams[s % groups].bytes, "streams differ");
   }
 
   std::mt19937 random(1);
@@ -180,7 +168,7 @@ int main(int argc, char** argv) try {
       }
     engine.decode_y(all_psi.data(), broken.data.data(), broken.size(), broken.segments.data(), batch, h, w,
                     out_y.data(), status.data());
-    for (int b = 1; b < batch; ++b) expect(status[b] == 0, "damage spreads to another image");
+    for (int b = 1; b < batch; ++b) require(status[b] == 0, "damage spreads to another image");
   }
   std::puts("ok");
   return 0;

@@ -1,9 +1,11 @@
 """CompressAI's contract on the integer engine: the object that ``ccm_fast.accelerate`` returns.
 
-x -- g_a --> y --------------------------+--> rANS, mean by mean (encode_y_residual) --> y string
-|                           |
-h_a -- round(z - median) ---+ h_s (integers) --> psi
-'--> rANS --> z string
+    x -- g_a --> y --------------------------+--> rANS, mean by mean (encode_y_residual) --> y string
+                 |                           |
+                 h_a -- round(z - median) ---+ h_s (integers) --> psi
+                                '--> rANS --> z string
+
+:func:`accelerate` makes one, :func:`restore` reads one from a file.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ccm_fast.codec import STRIDE, SYMBOL_MAX, check_fingerprint, decode_latents, parse_packets, stage, torch_threads
+from ccm_fast.decoding import check_fingerprint, check_structure, decode_latents, parse_packets
+from ccm_fast.encoding import SYMBOL_MAX, check_images, packets_of, strings_of
+from ccm_fast.engines import stage, torch_threads
 from ccm_fast.errors import BitstreamError, DamagedError, EncodeError, ModelError, NotCcmError
 from ccm_fast.integer.cost import image_tensor
 from ccm_fast.integer.frozen import FrozenEntropyModel
@@ -29,7 +33,8 @@ from ccm_fast.interop.compressai.read import EntropyNet, read
 from ccm_fast.interop.compressai.samples import dead_leaves
 from ccm_fast.interop.compressai.synthesis import fast_transform
 from ccm_fast.stream.limits import MAX_PIXELS, check_size
-from ccm_fast.stream.packet import Packet, parse_strings, peek
+from ccm_fast.stream.packet import parse_strings, peek
+from ccm_fast.tiles import STRIDE
 
 __all__ = ["AcceleratedNet", "accelerate", "restore"]
 
@@ -96,10 +101,7 @@ class AcceleratedNet:
             TypeError, ValueError: x is no such tensor.
             EncodeError: latents that are not finite, or beyond what the format carries.
         """
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise TypeError("x must be a floating-point torch.Tensor")
-        if x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape:
-            raise ValueError(f"x must have the shape [B, 3, H, W], none of them 0, not {list(x.shape)}")
+        check_images(x)
         H, W = x.shape[-2:]
         check_size(W, H, None)
         weight = next(self.net.parameters())
@@ -119,20 +121,7 @@ class AcceleratedNet:
                     y_streams, _ = self.frozen.encode_y_residual(psi, y, lanes=lanes, **options)
                 except ValueError as error:
                     raise EncodeError(f"this net cannot code this image: {error}") from error
-        packets = [
-            Packet(
-                W,
-                H,
-                0,
-                self.frozen.fingerprint,
-                False,
-                (z.lanes, *(s.lanes for s in groups)),
-                (z.data, *(s.data for s in groups)),
-            )
-            for z, groups in zip(z_streams, y_streams, strict=True)
-        ]
-        y_strings, z_strings = zip(*(p.to_strings() for p in packets), strict=True)
-        return {"strings": [list(y_strings), list(z_strings)], "shape": packets[0].z_shape}
+        return strings_of(packets_of(self.frozen, (H, W), [0] * len(x), z_streams, y_streams))
 
     def _z_symbols(self, z: Tensor) -> Tensor:
         """round(z - median), int16 [B, hz, wz, channels], with the constant channel."""
@@ -178,11 +167,11 @@ class AcceleratedNet:
         if isinstance(shape, dict):  # what nets of latent codecs return
             shape = shape.get("hyper")
         if self._foreign_parts != 2 and isinstance(strings, (list, tuple)) and len(strings) == self._foreign_parts:
-            _check_structure(strings, self._foreign_parts)
+            check_structure(strings, self._foreign_parts)
             if not all(looks_foreign(s) for part in strings for s in part):
                 raise NotCcmError("these are neither strings of this package nor of CompressAI")
             return self._decompress_foreign(strings, shape, threads, max_pixels, timings)
-        _check_structure(strings)
+        check_structure(strings)
         if not all(self._ours(y, max_pixels) for y in strings[0]):
             self._explain(strings, shape, max_pixels)
             return self._decompress_foreign(strings, shape, threads, max_pixels, timings)
@@ -260,15 +249,6 @@ class AcceleratedNet:
         temporary.replace(path)
 
 
-def _check_structure(strings, parts: int = 2) -> None:
-    good = isinstance(strings, (list, tuple)) and len(strings) == parts
-    good = good and all(isinstance(s, (list, tuple)) for s in strings)
-    if not good or len({len(part) for part in strings}) != 1 or not strings[0]:
-        raise ValueError("strings must be [[y string of each image], [z string of each image]]")
-    if not all(isinstance(s, (bytes, bytearray, memoryview)) for part in strings for s in part):
-        raise TypeError("strings must be bytes")
-
-
 def _other_model(y: bytes, z: bytes) -> bytes | None:
     """The fingerprint of a whole packet of some other model, or None."""
     for groups in range(1, 33):
@@ -315,8 +295,8 @@ def accelerate(
         NotFrozenError: ``net.update()`` has not been called.
         ValueError: no pictures, or not pictures.
     """
-    net.eval()
     entropy = read(net)
+    net.eval()
     if images is None:
         images = dead_leaves(PICTURES, CROP, seed)
     if not len(images):
@@ -375,8 +355,8 @@ def restore(path: str | Path, net: nn.Module, *, exact: bool = True, fast: bool 
         raise ModelError(f"{path.name} is not such a file: {error}") from error
     if plan.dtype != torch.uint8 or plan.ndim != 1:
         raise ModelError(f"{path.name}: the plan is not a row of bytes")
-    net.eval()
     entropy = read(net)
+    net.eval()
     frozen = FrozenEntropyModel(Plan.from_bytes(plan.contiguous().numpy().tobytes()))
     same = (
         frozen.plan.group_channels == tuple(group.channels for group in entropy.groups)

@@ -65,6 +65,7 @@ class Group(nn.Module):
 
     @torch.no_grad()
     def export(self) -> GroupPlan:
+        """The integers."""
         mult, shift = fixed_point(self.log_factor.double().exp().numpy())
         weight = np.zeros((len(mult), len(self.taps), self.channels), np.int8)
         if self.taps:
@@ -140,6 +141,7 @@ class Network(nn.Module):
 
     @property
     def scale_step(self) -> float:
+        """The scale that one scale code stands for."""
         return float(self.net.scale_table[-1]) / (SCALE_CODES - 1)
 
     def schedule(self) -> tuple[int, int, np.ndarray]:
@@ -151,6 +153,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def export(self) -> Plan:
+        """The integers, with schedule and tables."""
         net = self.net
         context = fixed_point(1 / (16 * self.context_unit.double().numpy())) if self.reads_y else (None, None)
         codes = np.arange(SCALE_CODES) * self.scale_step

@@ -1,0 +1,159 @@
+"""From pixels to packets.
+
+    x -- g_a --> y -- round --> y_hat --+--> rANS (encode_y) --> y stream
+                 |                      |
+                 h_a -- round --> z_hat + h_s (integers) --> psi
+                                  '--> rANS (encode_z) --> z stream
+
+From the symbols on, everything is integer (FORMAT.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .effort import better_symbols, level_for
+from .engines import engine_for, frozen_of, stage, torch_threads
+from .errors import EncodeError
+from .stream.limits import MAX_SIDE
+from .stream.packet import Packet
+from .tiles import STRIDE, TILE_PIXELS, analyse
+
+if TYPE_CHECKING:
+    from .integer.frozen import FrozenEntropyModel
+    from .integer.reference_streams import Stream
+    from .models import CrossChannelContextModel
+
+__all__ = ["SYMBOL_MAX", "check_images", "encode_packets", "packets_of", "quality_code", "strings_of"]
+
+SYMBOL_MAX = 32767  # y_hat and z_hat are 16-bit numbers other than -32768
+
+
+def quality_code(quality: float) -> int:
+    """Quality 1..8 as files store it, in 1/32 steps. Raises ValueError outside 1..8."""
+    quality = float(quality)
+    if not 1.0 <= quality <= 8.0:  # NaN too
+        raise ValueError(f"quality must lie in 1..8, not {quality:g}")
+    return round(32 * (quality - 1))
+
+
+def check_images(x: Tensor) -> None:
+    """Raises TypeError, ValueError unless x is a floating-point tensor [B, 3, H, W] of any positive size."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch.Tensor, not {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(f"x must be of a floating-point dtype with values in [0, 1], not {x.dtype}")
+    if x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape:
+        raise ValueError(f"x must have the shape [B, 3, H, W], none of them 0, not {list(x.shape)}")
+
+
+def packets_of(
+    frozen: FrozenEntropyModel,
+    size: tuple[int, int],
+    codes: Sequence[int],
+    z_streams: Sequence[Stream],
+    y_streams: Sequence[Sequence[Stream]],
+    grey: bool = False,
+) -> list[Packet]:
+    """The packets of a batch, of its images' (H, W), quality codes, and streams of z and of every group of y."""
+    H, W = size
+    return [
+        Packet(
+            W,
+            H,
+            code,
+            frozen.fingerprint,
+            grey,
+            (z.lanes, *(s.lanes for s in groups)),
+            (z.data, *(s.data for s in groups)),
+        )
+        for code, z, groups in zip(codes, z_streams, y_streams, strict=True)
+    ]
+
+
+def strings_of(packets: Sequence[Packet]) -> dict:
+    """Packets by CompressAI's contract: strings and the shape of z."""
+    y_strings, z_strings = zip(*(p.to_strings() for p in packets), strict=True)
+    return {"strings": [list(y_strings), list(z_strings)], "shape": packets[0].z_shape}
+
+
+def _symbols(latents: Tensor, name: str) -> Tensor:
+    """Rounded latents [B, C, h, w] as symbols, int16 [B, h, w, C] on the CPU."""
+    symbols = torch.round(latents).permute(0, 2, 3, 1).to("cpu")
+    # Written so that NaN does not pass.
+    if not bool((symbols.abs() <= SYMBOL_MAX).all()):
+        raise EncodeError(f"{name} leaves the range of 16-bit symbols: this model cannot code this image")
+    return symbols.to(torch.int16).contiguous()
+
+
+def encode_packets(
+    model: CrossChannelContextModel,
+    read: Callable[[slice, slice], Tensor],
+    size: tuple[int, int],
+    codes: Sequence[int],
+    *,
+    grey: bool = False,
+    lanes: int = 0,
+    threads: int | None = None,
+    engine: str | None = None,
+    effort: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    timings: dict | None = None,
+    tile_pixels: int = TILE_PIXELS,
+) -> list[Packet]:
+    """Encode a batch of equally large images that are read piece by piece.
+
+    Args:
+        model: a frozen model.
+        read: returns the pixels, float [B, 3, rows, columns] in [0, 1], of two slices. They reach up to 15 pixels
+            beyond the image, where edge pixels are to be repeated.
+        size: (H, W), pixels.
+        codes: B quality codes, see :func:`quality_code`.
+        grey: mark the images as grey.
+        lanes: rANS lanes per stream (1, 2, 4, 8, 16, 32); 0 chooses them by the payload's size. 32 decode fastest on
+            GPUs, and cost up to 5 bytes each and stream (docs/cuda.md).
+        threads: of torch and of the entropy coder; None: torch's setting.
+        engine: "cpu", "cuda" or "reference"; None: as :func:`engine_for` says.
+        effort: 1 to 9, see :func:`compress`.
+        progress: called with (steps done, steps in all) by efforts that take steps, 3 and above.
+        timings: if given, seconds are added to its keys ``g_a``, ``h_a``, ``h_s``, ``effort`` and ``entropy`` (context
+            and rANS).
+        tile_pixels: larger batches and images are transformed in pieces of so many pixels.
+
+    Raises:
+        NotFrozenError: the model is not frozen.
+        EncodeError: latents that are not finite or leave 16 bits.
+        ValueError: sides above 2^20 pixels, a wrong lane count, an effort that this model does not have.
+    """
+    frozen = frozen_of(model)
+    level = level_for(model, effort, size[0] * size[1])
+    (H, W), (h, w) = size, (-(-s // STRIDE) for s in size)
+    if max(size) > MAX_SIDE:
+        raise ValueError(f"image of {W}x{H} pixels: sides are at most {MAX_SIDE}")
+    weight = next(model.parameters())
+    quality = torch.tensor([1 + c / 32 for c in codes], device=weight.device)
+    engine = engine_for(engine, weight.device)
+    with torch.inference_mode(), torch_threads(threads) as count:
+        with stage(timings, "g_a"):
+            y = analyse(model.g_a, lambda i, j: read(i, j).to(weight), h, w, tile_pixels // len(codes))
+            y = y * model.gain(quality)
+            y_hat = _symbols(y, "y")
+        with stage(timings, "h_a"):
+            z = model.h_a(y)
+            z_hat = _symbols(z, "z")
+        with stage(timings, "h_s"):
+            psi = frozen.hyper(z_hat, h, w, threads=count, engine=engine)
+        if level.rounding:
+            with stage(timings, "effort"):
+                options = {"grey": grey, "engine": engine, "threads": count, "progress": progress}
+                options |= {"read": read, "size": size, "tile_pixels": max(1, tile_pixels // len(codes))}
+                y_hat, z_hat, psi = better_symbols(model, y, z, z_hat, psi, quality, level, **options)
+        del y, z
+        with stage(timings, "entropy"):
+            z_streams = frozen.encode_z(z_hat, lanes=lanes, threads=count, engine=engine)
+            y_streams = frozen.encode_y(psi, y_hat, lanes=lanes, threads=count, engine=engine)
+    return packets_of(frozen, size, codes, z_streams, y_streams, grey)

@@ -1,0 +1,72 @@
+"""What both directions of the codec run with: the model's integer half, an engine, threads, and a clock."""
+
+from __future__ import annotations
+
+import operator
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from ._backend import has_cuda
+from .errors import NotFrozenError
+
+if TYPE_CHECKING:
+    from .integer.frozen import FrozenEntropyModel
+    from .models import CrossChannelContextModel
+
+__all__ = ["accelerated", "engine_for", "frozen_of", "stage", "torch_threads"]
+
+
+def frozen_of(model: CrossChannelContextModel) -> FrozenEntropyModel:
+    """The model's integer entropy model. Raises NotFrozenError if there is none, TypeError for what is no model."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"a model is needed, as ccm_fast.load(name) gives, not {type(model).__name__}")
+    if getattr(model, "frozen", None) is None:
+        raise NotFrozenError(
+            "the model has no integer entropy model: call ccm_fast.freeze(model, images) first (for nets of CompressAI:"
+            " ccm_fast.accelerate(net)), or take a frozen one from ccm_fast.load(name)"
+        )
+    return model.frozen
+
+
+def accelerated(model):
+    """What :func:`ccm_fast.accelerate` made of a net of CompressAI, or None for models of our own."""
+    return getattr(model, "accelerated", None)
+
+
+def engine_for(engine: str | None, device: torch.device) -> str:
+    """The entropy engine for a model on ``device``: None becomes "cuda" if that is a GPU and the build has it."""
+    return engine or ("cuda" if device.type == "cuda" and has_cuda() else "cpu")
+
+
+@contextmanager
+def torch_threads(threads: int | None) -> Iterator[int]:
+    """Run torch with so many threads (None: as it is set); yields the number. torch's setting is global."""
+    before = torch.get_num_threads()
+    if threads is None:
+        yield before
+        return
+    try:
+        threads = operator.index(threads)
+    except TypeError:
+        raise TypeError(f"threads must be a whole number, not {threads!r}") from None
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, not {threads}")
+    torch.set_num_threads(threads)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def stage(timings: dict | None, name: str) -> Iterator[None]:
+    """Add the seconds of the body to ``timings[name]``."""
+    start = time.perf_counter()
+    yield
+    if timings is not None:
+        timings[name] = timings.get(name, 0.0) + time.perf_counter() - start

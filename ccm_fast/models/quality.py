@@ -1,0 +1,24 @@
+"""What a quality stands for: how much an error weighs against a bit, in training and for the encoder alike."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+__all__ = ["MIDDLE", "lagrange_multiplier"]
+
+_LOWEST, _HIGHEST = 1.0, 8.0
+MIDDLE = (_LOWEST + _HIGHEST) / 2
+
+# lambda of the lowest and the highest quality, log-linear between them: the end points of CompressAI's models.
+_ENDS = {"mse": (0.0018, 0.18), "ms-ssim": (2.4, 220.0)}
+
+
+def lagrange_multiplier(quality: Tensor, metric: str = "mse") -> Tensor:
+    """lambda for qualities in 1..8 (float tensor), weighting 255^2 * MSE or 1 - MS-SSIM against bits per pixel.
+
+    Raises ValueError for other metrics than "mse" and "ms-ssim".
+    """
+    if metric not in _ENDS:
+        raise ValueError(f"metric must be 'mse' or 'ms-ssim', not {metric!r}")
+    low, high = _ENDS[metric]
+    return low * (high / low) ** ((quality - _LOWEST) / (_HIGHEST - _LOWEST))

@@ -1,0 +1,105 @@
+"""``ccm-fast train``: the options are the fields of TrainConfig."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import signal
+import sys
+from collections.abc import Sequence
+
+from ..bench.timing import device_for
+from ..cli import within
+from ..commands import FAILURES, complain, reason
+from .loop import TrainConfig, train
+
+__all__ = ["main"]
+
+# What numbers may be: least, and most where there is one.
+_LIMITS = {
+    "batch": (1,),
+    "crop": (16,),  # one position of y
+    "lr": (0,),
+    "entropy_lr": (0,),
+    "warmup": (0,),
+    "final_lr": (0, 1),
+    "z_warmup": (0,),
+    "clip": (0,),
+    "ema": (0, 1),
+    "threads": (0, 1024),
+    "workers": (0,),
+    "memory": (0,),
+    "save_minutes": (0,),
+    "valid_minutes": (0,),
+    "seed": (0,),
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    # The help texts are the attribute list of the class's docstring.
+    described = TrainConfig.__doc__.replace("``", "")
+    documented = re.findall(r"^ {8}([\w, ]+): (.+?)(?=^ {8}[\w, ]+: |\Z)", described, re.M | re.S)
+    texts = {name.strip(): " ".join(text.split()) for names, text in documented for name in names.split(",")}
+    parser = argparse.ArgumentParser(
+        prog="ccm-fast train",
+        description="Train a model, or continue the run in --out. Ctrl-C and SIGTERM write a checkpoint and stop.",
+        epilog="torchrun --nproc-per-node=N -m ccm_fast train ... does the same in N processes (GPUs: --device cuda).",
+    )
+    for option in dataclasses.fields(TrainConfig):
+        default = option.default if option.default is not dataclasses.MISSING else None
+        flag, text = "--" + option.name.replace("_", "-"), texts.get(option.name, "").replace("%", "%%")
+        if option.name == "out":
+            parser.add_argument(flag, required=True, help=text)
+        elif option.name in ("data", "valid"):
+            parser.add_argument(flag, nargs="+", default=[], metavar="PATH", help=text)
+        elif isinstance(default, bool):
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
+        else:
+            kind = type(default)
+            parse = within(kind, *_LIMITS[option.name]) if kind in (int, float) else kind
+            parser.add_argument(flag, type=parse, default=default, help=f"{text} (default: {default!r})")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument(
+        "--plot", metavar="FILE", help="train nothing; draw the log of the run in --out (PNG, SVG, PDF)"
+    )
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``ccm-fast train``; returns the exit code."""
+    parser = _parser()
+    args = vars(parser.parse_args(argv))
+    picture = args.pop("plot")
+    if picture:
+        from .plot import plot
+
+        try:
+            print(plot([args["out"]], picture))
+        except (*FAILURES, ImportError) as error:
+            complain(None, reason(error))
+            return 1
+        return 0
+    if not args["data"]:
+        parser.error("the following arguments are required: --data")
+    progress = not args.pop("quiet") and sys.stderr.isatty()
+
+    asked: list[int] = []
+
+    def ask(number: int, _: object) -> None:
+        if asked:  # the second time at once, in the middle of a step
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        device_for(args["device"])
+        last = train(TrainConfig(**args), progress=progress, stop=lambda: bool(asked))
+    except FAILURES as error:
+        complain(None, reason(error))
+        return 1
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    print(last)
+    return 0
