@@ -308,6 +308,12 @@ def test_bf16(tmp_path, folder):
         train(config(tmp_path, folder, bf16="perhaps"), progress=False)
 
 
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"crop": -16}])
+def test_sizes_are_positive(tmp_path, folder, wrong):
+    with pytest.raises(ValueError, match="at least 1"):
+        train(config(tmp_path, folder, **wrong), progress=False)
+
+
 def test_dead_stacks_over_earlier_groups_are_renewed():
     torch.manual_seed(0)
     model = CrossChannelContextModel(replace(TINY, groups=(4, 2, 3), cross_kernels=(3, 3, 3)))

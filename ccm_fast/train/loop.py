@@ -62,8 +62,8 @@ class TrainConfig:
             the preset has in another shape, or not at all, are left out.
         start: when neither: "klt" starts the transforms as a block transform of the training images, "random" anywhere.
         stages: what to train and for how long, one after another: hyper (the hyperprior alone, on the latents of fixed
-            transforms), transforms (with the hyperprior), context (the whole entropy model, transforms fixed) or joint
-            (everything), each with hours (0.5h) or steps (2000).
+            transforms), transforms (with the hyperprior), context (the whole entropy model, transforms fixed),
+            synthesis (g_s alone, for the error) or joint (everything), each with hours (0.5h) or steps (2000).
         metric: "mse" or "ms-ssim".
         batch: crops per step and process.
         crop: side of the crops, pixels.
@@ -301,6 +301,9 @@ def train(cfg: TrainConfig, progress: bool = True, stop: Callable[[], bool] = la
     if isinstance(cfg.preset, str) and cfg.preset not in PRESETS:
         raise ValueError(f"unknown preset {cfg.preset!r}: choose from {', '.join(PRESETS)}")
     learning_rate(cfg.schedule, 0.0, cfg.final_lr)
+    for name in ("batch", "crop"):
+        if getattr(cfg, name) < 1:
+            raise ValueError(f"{name} must be at least 1, not {getattr(cfg, name)!r}")
     if cfg.bf16 not in ("auto", "on", "off"):
         raise ValueError(f"bf16 must be auto, on or off, not {cfg.bf16!r}")
     if cfg.metric == "ms-ssim" and cfg.crop < MS_SSIM_CROP:
