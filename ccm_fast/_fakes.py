@@ -85,6 +85,10 @@ def _direct(x: Tensor, weights: Tensor, out: int, kernel: int, stride: int, padd
     return x.new_empty([x.shape[0], *sides, out])
 
 
+def _nothing(*_) -> None:
+    """Of operators that write to one of their arguments."""
+
+
 def register() -> None:
     """Register a fake kernel for every operator that takes tensors. Call once, after the library is loaded."""
     fakes = {
@@ -99,10 +103,13 @@ def register() -> None:
         "encode_y_residual": _encode_y_residual,
         "parameters": _parameters,
         "int8_product": _int8_product,
+        "huge_pages": _nothing,
         "pack_panels": _pack_panels,
         "pack_winograd": _pack_winograd,
         "winograd": _winograd,
         "direct": _direct,
+        "winograd_into": _nothing,
+        "direct_into": _nothing,
     }
     for name, fake in fakes.items():
         torch.library.register_fake(f"ccm_fast::{name}", fake)

@@ -440,22 +440,25 @@ inline void spread(const float* from, int32_t phases, int32_t columns, float wit
   for (int32_t p = 0; p < phases; ++p) std::copy(from + p * columns, from + (p + 1) * columns, out + p * pad);
 }
 
-// Deals out [0, total) in pieces of about `piece`, the same number to every thread as far as possible.
+// Deals out [0, total) in pieces of about `piece`, the same number to every thread as far as possible, each of a whole
+// number of `unit`s but the last.
 template <class Body>
-void in_blocks(int threads, int64_t total, int64_t piece, Body body) {
+void in_blocks(int threads, int64_t total, int64_t piece, int64_t unit, Body body) {
   int64_t blocks = (total + piece - 1) / piece;
   blocks = std::min((blocks + threads - 1) / threads * threads, total);
+  const auto edge = [=](int64_t k) { return k == blocks ? total : total * k / blocks / unit * unit; };
   std::atomic<int64_t> next{0};
   run_threads(static_cast<int>(std::min<int64_t>(threads, blocks)), [&](int) {
     Scratch scratch;
-    for (int64_t k; (k = next.fetch_add(1)) < blocks;) body(total * k / blocks, total * (k + 1) / blocks, scratch);
+    for (int64_t k; (k = next.fetch_add(1)) < blocks;)
+      if (edge(k) < edge(k + 1)) body(edge(k), edge(k + 1), scratch);
   });
 }
 
 template <int kLanes, int kRows>
 void winograd(const WinogradArgs& a, int threads) {
   const Winograd<kLanes, kRows> w(a);
-  in_blocks(threads, w.tiles(), block_tiles(a.shape.out), [&](int64_t first, int64_t last, Scratch& scratch) {
+  in_blocks(threads, w.tiles(), block_tiles(a.shape.out), kRows, [&](int64_t first, int64_t last, Scratch& scratch) {
     if (!scratch.zeros.size) {
       spread(nullptr, 1, a.shape.in, 0, scratch.zeros);
       spread(a.after.bias, a.shape.out_phases, a.shape.out, 0, scratch.bias);
@@ -498,31 +501,32 @@ void direct(const DirectArgs& a, int threads) {
   using V = Vector<kLanes>;
   const int32_t depth = a.kernel * a.kernel * a.in, pad = padded(a.out), zero = 0;
   const bool gdn = a.after.activation == kGdn || a.after.activation == kInverseGdn;
-  in_blocks(threads, a.batch * a.out_height * a.out_width, kPixels, [&](int64_t first, int64_t last, Scratch& scratch) {
-    if (!scratch.bias.size) {
-      spread(a.after.bias, 1, a.out, 0, scratch.bias);
-      spread(a.after.beta, 1, a.out, 1, scratch.beta);
-    }
-    const int32_t n = static_cast<int32_t>(last - first);
-    float* in = scratch.points.fit(static_cast<size_t>(n) * depth);
-    float* rows = scratch.rows.fit(static_cast<size_t>(n) * pad);
-    for (int64_t p = first; p < last; ++p)
-      gather(a, p / (a.out_height * a.out_width), p / a.out_width % a.out_height, p % a.out_width,
-             in + (p - first) * depth);
-    product<kLanes, kRows>({in, depth, &zero, 1, depth, a.weights, rows, pad, n, pad});
-    Epilogue e = a.after;
-    e.beta = scratch.beta.data.get();
-    const float* bias = scratch.bias.data.get();
-    for (int32_t r = 0; r < n; ++r)
-      for (int32_t c = 0; c < pad; c += kLanes) {
-        float* at = rows + static_cast<int64_t>(r) * pad + c;
-        const typename V::Reg v = V::load(at) + V::load(bias + c);
-        V::store(at, e.activation == kLeaky ? leaky<V>(v, e.slope) : v);
-      }
-    if (gdn) gdn_rows<kLanes, kRows>(e, rows, n, a.out, scratch.squares);
-    for (int32_t r = 0; r < n; ++r)
-      put_row<kLanes>(a.after, rows + static_cast<int64_t>(r) * pad, a.y, (first + r) * a.out, a.out);
-  });
+  in_blocks(threads, a.batch * a.out_height * a.out_width, kPixels, kRows,
+            [&](int64_t first, int64_t last, Scratch& scratch) {
+              if (!scratch.bias.size) {
+                spread(a.after.bias, 1, a.out, 0, scratch.bias);
+                spread(a.after.beta, 1, a.out, 1, scratch.beta);
+              }
+              const int32_t n = static_cast<int32_t>(last - first);
+              float* in = scratch.points.fit(static_cast<size_t>(n) * depth);
+              float* rows = scratch.rows.fit(static_cast<size_t>(n) * pad);
+              for (int64_t p = first; p < last; ++p)
+                gather(a, p / (a.out_height * a.out_width), p / a.out_width % a.out_height, p % a.out_width,
+                       in + (p - first) * depth);
+              product<kLanes, kRows>({in, depth, &zero, 1, depth, a.weights, rows, pad, n, pad});
+              Epilogue e = a.after;
+              e.beta = scratch.beta.data.get();
+              const float* bias = scratch.bias.data.get();
+              for (int32_t r = 0; r < n; ++r)
+                for (int32_t c = 0; c < pad; c += kLanes) {
+                  float* at = rows + static_cast<int64_t>(r) * pad + c;
+                  const typename V::Reg v = V::load(at) + V::load(bias + c);
+                  V::store(at, e.activation == kLeaky ? leaky<V>(v, e.slope) : v);
+                }
+              if (gdn) gdn_rows<kLanes, kRows>(e, rows, n, a.out, scratch.squares);
+              for (int32_t r = 0; r < n; ++r)
+                put_row<kLanes>(a.after, rows + static_cast<int64_t>(r) * pad, a.y, (first + r) * a.out, a.out);
+            });
 }
 
 }  // namespace
