@@ -5,6 +5,7 @@
   pixel (un)shuffle; products with the taps that they lack are left out.
 - Every other convolution as one matrix product of gathered rows.
 - Bias, activation, (inverse) GDN and residuals are applied to rows that are still in the cache.
+- Planes are used again, and a residual is added in its own place, where nobody else needs it.
 
 The operators are in csrc/cpu/transform*. What is not recognised runs as it is. ``benchmarks/transforms.py`` compares
 with torch's own convolutions, layer by layer.
