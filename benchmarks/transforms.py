@@ -3,7 +3,8 @@
     python benchmarks/transforms.py [--threads 1] [--repeats 5]
 
 Every layer in turns, processor time of the process; results are compared. The peak is a matrix product of torch's on
-operands in the cache, the best of several sizes.
+operands in the cache, the best of several sizes. Of whole transforms, those of CompressAI's nets among them where it is
+installed, the multiply-adds that are left after Winograd are counted and divided by the time at the peak.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ import time
 
 import torch
 from common import save
+from compressai_nets import compressai_models
 from torch import nn
 
 import ccm_fast
+from ccm_fast.bench import dropin
+from ccm_fast.interop.compressai.synthesis import fast_transform
 from ccm_fast.models import inference
 
 N = 192  # channels of the nets that CompressAI trains for its higher rates
@@ -52,9 +56,37 @@ def peak() -> float:
     return best
 
 
-def compare(module: nn.Module, x: torch.Tensor, repeats: int) -> dict:
+def multiply_adds(fast: nn.Module, x: torch.Tensor) -> int:
+    """Of a fast copy, as they are computed."""
+    total = 0
+
+    def counted(m: inference.WinogradConv | inference.DirectConv, inner):
+        def added(x: torch.Tensor, *more, **options) -> torch.Tensor:
+            nonlocal total
+            y = inner(x, *more, **options)
+            if isinstance(m, inference.WinogradConv):
+                side = 12 if m.shape[1] == 4 else 6
+                tiles = -(-x.shape[2] // side) * -(-x.shape[3] // side)
+                total += tiles * (m.packed.numel() - 64 * m.shape[2])  # masks come first
+            else:
+                total += m.packed.numel() * y[0, 0].numel()
+            total += 0 if m.then.gamma is None else m.then.gamma.numel() * y[0, 0].numel()
+            return y
+
+        return added
+
+    convs = [m for m in fast.modules() if isinstance(m, (inference.WinogradConv, inference.DirectConv))]
+    for m in convs:
+        m.added = counted(m, m.added)
+    fast(x)
+    for m in convs:
+        del m.added
+    return total
+
+
+def compare(module: nn.Module, x: torch.Tensor, repeats: int, fast: nn.Module | None = None) -> dict:
     """Seconds of a module and of its fast copy."""
-    fast = inference.inference(module)
+    fast = fast or inference.inference(module)
     expected, found = module(x), fast(x)
     assert (found - expected).square().mean() < 1e-8 * expected.square().mean()
     times = {"torch": [], "ours": []}
@@ -94,13 +126,26 @@ def main() -> None:
             )
         model = ccm_fast.load("ccm-small")
         channels = model.config.latent_channels
-        for name, module, x in (
-            ("g_a of ccm-small", model.g_a, torch.rand(1, 3, 512, 768)),
-            ("g_s of ccm-small", model.g_s, torch.randn(1, channels, 32, 48)),
-        ):
-            row = compare(module, x.contiguous(memory_format=torch.channels_last), args.repeats)
+        picture = torch.rand(1, 3, 512, 768)
+        whole = [
+            ("g_a of ccm-small", model.g_a, picture, inference.inference(model.g_a)),
+            ("g_s of ccm-small", model.g_s, torch.randn(1, channels, 32, 48), inference.inference(model.g_s)),
+        ]
+        for kind in dropin.KINDS if compressai_models() else ():
+            with torch.inference_mode(False):
+                net = dropin.lively(kind)
+            y = torch.randn(1, N, 32, 48)
+            whole += [(f"g_a of {kind}", net.g_a, picture, fast_transform(net.g_a))]
+            whole += [(f"g_s of {kind}", net.g_s, y, fast_transform(net.g_s))]
+        for name, module, x, fast in whole:
+            row = compare(module, x.contiguous(memory_format=torch.channels_last), args.repeats, fast)
+            row["multiply_adds"] = multiply_adds(fast, x)
+            row["of_peak"] = row["multiply_adds"] / 1e9 / result["peak_gmacs"] / row["ours"]
             result["layers"][name] = row
-            print(f"{name:32} torch {1e3 * row['torch']:8.1f} ms, ours {1e3 * row['ours']:7.1f} ms")
+            print(
+                f"{name:32} torch {1e3 * row['torch']:8.1f} ms, ours {1e3 * row['ours']:7.1f} ms:"
+                f" {row['multiply_adds'] / 1e9:5.1f} G multiply-adds left, at {100 * row['of_peak']:3.0f} % of the peak"
+            )
     print("written to", save(f"transforms_{args.threads}t", result))
 
 

@@ -97,6 +97,10 @@ def _conv3x3_weight_gradient(x: Tensor, dy: Tensor, *_) -> Tensor:
     return x.new_empty([dy.shape[3], 3, 3, x.shape[3]])
 
 
+def _nothing(*_) -> None:
+    """Of operators that write to one of their arguments."""
+
+
 def register() -> None:
     """Register a fake kernel for every operator that takes tensors. Call once, after the library is loaded."""
     fakes = {
@@ -111,6 +115,7 @@ def register() -> None:
         "encode_y_residual": _encode_y_residual,
         "parameters": _parameters,
         "int8_product": _int8_product,
+        "huge_pages": _nothing,
         "pack_panels": _pack_panels,
         "pack_winograd": _pack_winograd,
         "winograd": _winograd,
@@ -118,6 +123,8 @@ def register() -> None:
         "conv3x3": _conv3x3,
         "conv3x3_input_gradient": _conv3x3_input_gradient,
         "conv3x3_weight_gradient": _conv3x3_weight_gradient,
+        "winograd_into": _nothing,
+        "direct_into": _nothing,
     }
     for name, fake in fakes.items():
         torch.library.register_fake(f"ccm_fast::{name}", fake)

@@ -45,12 +45,17 @@ def test_opcheck(tensors):
     kernel = torch.randn(16, 8, 3, 3)
     calls["pack_panels"] = (torch.randn(8, 16),)
     calls["pack_winograd"] = (kernel, 1, 4)
+    calls["huge_pages"] = (x,)
     calls["winograd"] = (x, ops.pack_winograd(kernel, 1, 4), 4, 1, 4, bias, *after)
     calls["direct"] = (x, ops.pack_panels(torch.randn(72, 16)), 16, 3, 2, 1, bias, *after)
     weight = torch.randn(16, 3, 3, 8)
     calls["conv3x3"] = (x, weight, bias, 2, 0.1, None, 1)
     calls["conv3x3_input_gradient"] = (torch.randn(1, 2, 3, 16), weight, 2, None, 1)
     calls["conv3x3_weight_gradient"] = (x, torch.randn(1, 4, 6, 16), 1, 1)
+    for name, *arguments in (("winograd", *calls["winograd"]), ("direct", *calls["direct"])):
+        y = getattr(ops, name)(*arguments)
+        del arguments[2]  # y says how many channels
+        calls[f"{name}_into"] = (*arguments[:-1], y, False, arguments[-1])
     if _backend.has_cuda():
         calls["pack_plan_cuda"] = (plan_bytes,)
     for name, arguments in calls.items():

@@ -99,6 +99,64 @@ def test_threads_and_residuals(threads):
     close(found, F.leaky_relu(second(first(x.double())), 0.1) + x)
 
 
+def test_planes_used_again():
+    """Results stay as they are while planes go round, and inputs too; a residual is added in the place of a plane of
+    ours alone."""
+
+    def block(m):
+        return inference.Residual(*map(inference.fast_conv, m)) if isinstance(m, nn.ModuleList) else None
+
+    pairs = [nn.ModuleList([conv(32, 32, 3, padding=1), conv(32, 32, 3, padding=1)]) for _ in range(3)]
+    last = conv(32, 40, 3, 2, 1)
+    fast = inference.fast_transform(nn.Sequential(*pairs, nn.Identity(), last), block)
+    assert isinstance(fast, inference.Chain)
+
+    def slow(x):
+        for first, second in pairs:
+            x = x + F.conv2d(F.conv2d(x, first.weight, first.bias, padding=1), second.weight, second.bias, padding=1)
+        return F.conv2d(x, last.weight, last.bias, 2, 1)
+
+    torch.manual_seed(0)
+    inputs = [torch.randn(1, 32, 20, 28).contiguous(memory_format=torch.channels_last) for _ in range(3)]
+    copies = [x.clone() for x in inputs]
+    with torch.inference_mode():
+        found = [fast(inputs[0])]
+    found += [fast(x) for x in inputs[1:]]
+    for x, copied, y in zip(inputs, copies, found, strict=True):
+        assert torch.equal(x, copied)
+        close(y, slow(x))
+
+
+def test_planes():
+    planes = inference.Planes(4 * 300)
+    a, b = planes.take(1, 2, 5, 10), planes.take(1, 4, 5, 10)
+    planes.give(a.permute(0, 3, 1, 2))
+    planes.give(torch.zeros(1, 2, 5, 10))  # not channels-last: none of ours
+    assert planes.take(1, 5, 2, 10).data_ptr() == a.data_ptr()
+    assert planes.take(1, 2, 5, 10).data_ptr() != a.data_ptr()
+    planes.give(a.permute(0, 3, 1, 2))
+    planes.give(b.permute(0, 3, 1, 2))  # 300 values: both fit
+    assert planes.take(1, 4, 5, 10).data_ptr() == b.data_ptr()
+    planes.limit = 4 * 250
+    planes.give(b.permute(0, 3, 1, 2))  # the older goes
+    assert [p.data_ptr() for p in planes._free] == [b.data_ptr()]
+
+
+def test_into_wrong_planes():
+    x, bias, packed = torch.randn(1, 6, 6, 8), torch.zeros(8), OPS.pack_winograd(torch.randn(8, 8, 3, 3), 1, 1)
+    more = (0, 0.0, None, None)
+    for y, residual, add, match in (
+        (x, None, False, "must not be x"),
+        (torch.zeros(1, 6, 5, 8), None, False, "y has size"),
+        (torch.zeros(1, 6, 6, 8), torch.zeros(1, 6, 6, 8), True, "or a residual"),
+        (torch.zeros(6), None, False, "number of dimensions"),
+    ):
+        with pytest.raises(RuntimeError, match=match):
+            OPS.winograd_into(x, packed, 1, 1, bias, *more, residual, y, add, 1)
+        with pytest.raises(RuntimeError, match=match):
+            OPS.direct_into(x, OPS.pack_panels(torch.randn(8, 8)), 1, 1, 0, bias, *more, residual, y, add, 1)
+
+
 def test_own_transforms():
     torch.manual_seed(0)
     model = CrossChannelContextModel(PRESETS["ccm-small"]).eval().requires_grad_(False)

@@ -110,7 +110,7 @@ def in_256ths(y: Tensor, channels: int, engine: str) -> Tensor:
         y = plane(y.to(torch.float64), torch.float64, channels, "y", engine) * 256
         if not bool(torch.isfinite(y).all()):
             raise ValueError("y holds infinities or NaNs, which cannot be coded")
-        y = torch.floor(y + 0.5).clamp(-(2**31) + 1, 2**31 - 1).to(torch.int32)
+        y = y.add_(0.5).floor_().clamp_(-(2**31) + 1, 2**31 - 1).to(torch.int32)
     y = plane(y, torch.int32, channels, "y", engine)
     most = max(int(y.max()), -int(y.min()))
     if most > reference.RESIDUAL_MAX:

@@ -1,0 +1,199 @@
+// Float products over vectors of kLanes floats (the compiler's vector types), and what follows them while their rows
+// are in the cache; included by one file per instruction set. Everything is in an unnamed namespace: code compiled for
+// one must not be merged with another's.
+#pragma once
+#include <algorithm>
+#include <cstdint>
+
+#include "cpu/transform.h"
+
+namespace ccm {
+namespace {
+
+template <int kLanes>
+struct Vector {
+  typedef float Reg __attribute__((vector_size(kLanes * sizeof(float)), aligned(kLanes * sizeof(float))));
+  typedef float Loose __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
+  static inline Reg load(const float* p) { return *reinterpret_cast<const Loose*>(p); }
+  static inline void store(float* p, Reg v) { *reinterpret_cast<Loose*>(p) = v; }
+  static inline Reg all(float v) { return v - Reg{}; }
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Products
+
+// c[m][n] = sum over taps t, k of a[m][tap[t] + k] * b[t][k][n], for panels b of kPanel columns.
+struct Product {
+  const float* a;
+  int64_t lda;
+  const int32_t* tap;
+  int32_t taps, k;
+  const float* b;
+  float* c;
+  int64_t ldc;
+  int32_t rows, columns;        // columns: rounded up to panels
+  const float* next = nullptr;  // what will be read after this product: brought into the cache meanwhile
+  int64_t next_floats = 0;
+};
+
+// What becomes of finished sums: nothing, they go to c.
+template <int kLanes>
+struct Keep {
+  using V = Vector<kLanes>;
+  inline void operator()(const Product& g, typename V::Reg sum, int32_t row, int32_t column) const {
+    V::store(g.c + row * g.ldc + column, sum);
+  }
+};
+
+// Not inline: the inner loop takes all vector registers and most of the others.
+template <int kLanes, int kRows, class Finish>
+__attribute__((noinline)) void product_tile(const Product& g, int32_t row, int32_t column, int32_t t, const float* b,
+                                            const Finish& finish) {
+  using V = Vector<kLanes>;
+  constexpr int kWide = kPanel / kLanes;
+  float* c = g.c + row * g.ldc + column;
+  typename V::Reg acc[kRows][kWide];
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m)
+#pragma GCC unroll 4
+    for (int n = 0; n < kWide; ++n) acc[m][n] = t == 0 ? typename V::Reg{} : V::load(c + m * g.ldc + n * kLanes);
+  const float* a[kRows];
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m) a[m] = g.a + (row + m) * g.lda + g.tap[t];
+  for (int32_t k = 0; k < g.k; ++k, b += kPanel) {
+    typename V::Reg w[kWide];
+#pragma GCC unroll 4
+    for (int n = 0; n < kWide; ++n) w[n] = V::load(b + n * kLanes);
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) {
+      const typename V::Reg x = V::all(a[m][k]);
+#pragma GCC unroll 4
+      for (int n = 0; n < kWide; ++n) acc[m][n] += x * w[n];
+    }
+  }
+  if (t + 1 == g.taps) {
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m)
+#pragma GCC unroll 4
+      for (int n = 0; n < kWide; ++n) finish(g, acc[m][n], row + m, column + n * kLanes);
+  } else {
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m)
+#pragma GCC unroll 4
+      for (int n = 0; n < kWide; ++n) V::store(c + m * g.ldc + n * kLanes, acc[m][n]);
+  }
+}
+
+template <int kLanes, int kRows, class Finish>
+inline void product_rows(const Product& g, int32_t row, int32_t count, int32_t column, int32_t t, const float* b,
+                         const Finish& finish) {
+  if (count == kRows)
+    product_tile<kLanes, kRows>(g, row, column, t, b, finish);
+  else if constexpr (kRows > 1)
+    product_rows<kLanes, kRows - 1>(g, row, count, column, t, b, finish);
+}
+
+// Tap by tap, so that what is used of a panel stays in the first-level cache while the rows pass.
+template <int kLanes, int kRows, class Finish = Keep<kLanes>>
+void product(const Product& g, const Finish& finish = Finish()) {
+  const int64_t part = static_cast<int64_t>(g.k) * kPanel;
+  const int32_t tiles = (g.rows + kRows - 1) / kRows;
+  const int64_t steps = static_cast<int64_t>(tiles) * g.taps * (g.columns / kPanel);
+  const int64_t share = g.next_floats / steps + 16;
+  const float* b = g.b;
+  int64_t soon = 0;
+  for (int32_t column = 0; column < g.columns; column += kPanel)
+    for (int32_t t = 0; t < g.taps; ++t, b += part)
+      for (int32_t m = 0; m < tiles; ++m) {
+        // The next part of a panel comes from the third-level cache or from memory: ask for a share of it at every
+        // tile, and for a share of the next product's rows.
+        const int64_t first = part * m / tiles, last = part * (m + 1) / tiles;
+        for (int64_t i = first; i < last; i += 16) __builtin_prefetch(b + part + i);
+        for (const int64_t end = std::min(soon + share, g.next_floats); soon < end; soon += 16)
+          __builtin_prefetch(g.next + soon, 0, 2);
+        const int32_t top = static_cast<int32_t>(static_cast<int64_t>(g.rows) * m / tiles);
+        const int32_t bottom = static_cast<int32_t>(static_cast<int64_t>(g.rows) * (m + 1) / tiles);
+        product_rows<kLanes, kRows>(g, top, bottom - top, column, t, b, finish);
+      }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What follows a product
+
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer() { give(); }
+  float* fit(size_t n) {
+    if (n > size) {
+      give();
+      data = take_floats(size = n);
+    }
+    return data;
+  }
+
+  float* data = nullptr;
+  size_t size = 0;
+
+ private:
+  void give() {
+    if (data) give_floats(data, size);
+    data = nullptr;
+    size = 0;
+  }
+};
+
+inline int32_t padded(int32_t columns) { return (columns + kPanel - 1) / kPanel * kPanel; }
+
+template <class V>
+inline typename V::Reg leaky(typename V::Reg v, float slope) {
+  const typename V::Reg scaled = v * slope;
+  return v > typename V::Reg{} ? v : scaled;
+}
+
+template <int kLanes>
+inline typename Vector<kLanes>::Reg root(typename Vector<kLanes>::Reg v) {
+#pragma GCC unroll 8
+  for (int l = 0; l < kLanes; ++l) v[l] = __builtin_sqrtf(v[l]);
+  return v;
+}
+
+// (Inverse) GDN of sums of squares, put to the rows: x * (beta + gamma x^2) ** (1/2 or -1/2).
+template <int kLanes>
+struct Normalize {
+  using V = Vector<kLanes>;
+  const Epilogue& e;
+  inline void operator()(const Product& g, typename V::Reg sum, int32_t row, int32_t column) const {
+    float* at = g.c + row * g.ldc + column;
+    const typename V::Reg s = root<kLanes>(sum + V::load(e.beta + column)), x = V::load(at);
+    V::store(at, e.activation == kInverseGdn ? x * s : x / s);
+  }
+};
+
+// (Inverse) GDN of rows [n][padded(columns)], in place.
+template <int kLanes, int kRows>
+void gdn_rows(const Epilogue& e, float* rows, int32_t n, int32_t columns, Buffer& squares) {
+  using V = Vector<kLanes>;
+  const int32_t pad = padded(columns), zero = 0;
+  const int64_t count = static_cast<int64_t>(n) * pad;
+  float* square = squares.fit(count);
+  for (int64_t i = 0; i < count; i += kLanes) V::store(square + i, V::load(rows + i) * V::load(rows + i));
+  product<kLanes, kRows>({square, pad, &zero, 1, columns, e.gamma, rows, pad, n, pad}, Normalize<kLanes>{e});
+}
+
+// A finished row to its place in the plane.
+template <int kLanes>
+inline void put_row(const Epilogue& e, const float* from, float* y, int64_t at, int32_t columns) {
+  using V = Vector<kLanes>;
+  int32_t c = 0;
+  if (e.residual)
+    for (; c + kLanes <= columns; c += kLanes) V::store(y + at + c, V::load(from + c) + V::load(e.residual + at + c));
+  else
+    for (; c + kLanes <= columns; c += kLanes) V::store(y + at + c, V::load(from + c));
+  for (; c < columns; ++c) y[at + c] = from[c] + (e.residual ? e.residual[at + c] : 0.0f);
+}
+
+}  // namespace
+}  // namespace ccm
