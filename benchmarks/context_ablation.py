@@ -28,7 +28,8 @@ A training's budget is in steps, so that all see the same latents, or in seconds
 --variants all are trained with the first seed, and the pair of the paper's claim, spatial and ccm-4, with three.
 Everything that is done is kept: results are written after every training and test, a training's state every 200 steps,
 and the same command takes up where it was stopped. Latents and states lie in runs/ablation, results in
-benchmarks/results/context_ablation.json.
+benchmarks/results/context_ablation.json. With --times, all decoders are timed in turns at the end, on a machine that
+should be idle then.
 """
 
 from __future__ import annotations
@@ -333,21 +334,18 @@ def float_bits(model: CrossChannelContextModel, pixels, quality: float) -> float
 
 
 def test(model: CrossChannelContextModel, images: list, qualities: list[float]) -> list[dict]:
-    """At each quality, means over the test images: real files, float code length, PSNR; median of the seconds."""
+    """At each quality, means over the test images: real files, float code length, PSNR."""
     rows = []
     for quality in qualities:
         found = []
         for pixels in images:
             data = encode_picture(Picture(pixels), quality, model, effort=1, threads=1)  # the same latents for all
-            seconds: dict[str, float] = {}
-            decoded = decode_bytes(data, model, threads=1, timings=seconds, max_pixels=None).picture.pixels
+            decoded = decode_bytes(data, model, threads=1, max_pixels=None).picture.pixels
             area = pixels.shape[0] * pixels.shape[1]
             ideal = float_bits(model, pixels, quality) / area
-            found.append((8 * len(data) / area, ideal, psnr(pixels, decoded), seconds["h_s"] + seconds["entropy"]))
-        *means, times = zip(*found, strict=True)
-        bpp, ideal, quality_db = map(statistics.fmean, means)
-        row = {"quality": quality, "bpp": bpp, "float_bpp": ideal, "psnr": quality_db}
-        rows.append({**row, "decode_seconds": statistics.median(times)})
+            found.append((8 * len(data) / area, ideal, psnr(pixels, decoded)))
+        bpp, ideal, quality_db = map(statistics.fmean, zip(*found, strict=True))
+        rows.append({"quality": quality, "bpp": bpp, "float_bpp": ideal, "psnr": quality_db})
     return rows
 
 
@@ -407,8 +405,10 @@ def experiment(args, result: dict, parser: argparse.ArgumentParser) -> None:
     missing = [(name, seed) for name, seed in plan_runs(args) if f"{name}/{seed}" not in result["runs"]]
     estimate(missing, configs, source, y, args)
     strengths = channel_strengths(source, y)
-    for name, seed in missing:
-        config, start = configs[name], time.process_time()
+
+    def prepare(name: str, seed: int) -> tuple[CrossChannelContextModel, dict, float]:
+        """A model, trained (or taken from its state) and frozen; what training says; when it had been trained."""
+        config = configs[name]
         order = channel_order(strengths, config)
         model = build(config, source, order, strengths, seed)
         identity = {**setup, "config": config.to_dict(), "order": order, "seed": seed}
@@ -416,16 +416,47 @@ def experiment(args, result: dict, parser: argparse.ArgumentParser) -> None:
         trained = Training(model, y[:, order].contiguous(), strengths[order], args, seed).run(state, identity)
         middle = time.process_time()
         freeze(model, calibration, steps=0, seed=0)
+        return model, trained, middle
+
+    for name, seed in missing:
+        config, start = configs[name], time.process_time()
+        model, trained, middle = prepare(name, seed)
         run = {"variant": name, "seed": seed, "groups": config.groups, "widths": config.parameter_widths}
         run |= {**trained, **sizes(model), "rows": test(model, images, args.qualities)}
         run["test_cpu_seconds"] = round(time.process_time() - middle, 1)
         result["runs"][f"{name}/{seed}"] = run
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = args.out.with_suffix(".tmp")
-        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(args.out)
+        keep(result, args.out)
         bpp = ", ".join(f"{r['quality']:g}: {r['bpp']:.4f} ({r['float_bpp']:.4f})" for r in run["rows"])
         print(f"{name}/{seed}: {(time.process_time() - start) / 60:.0f} min; bpp (float) {bpp}", flush=True)
+    if args.times:
+        models = {
+            name: prepare(name, args.seeds[0])[0] for name in configs if f"{name}/{args.seeds[0]}" in result["runs"]
+        }
+        result["decode_ms"] = decode_times(models, images[: args.times])
+        keep(result, args.out)
+
+
+def keep(result: dict, path: Path) -> None:
+    """Write the results, in one go."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def decode_times(models: dict[str, CrossChannelContextModel], images: list, repeats: int = 3) -> dict[str, float]:
+    """Milliseconds of h_s, contexts and rANS on one thread, median: all models in turns, at quality 4."""
+    files = {
+        name: [encode_picture(Picture(x), 4.0, m, effort=1, threads=1) for x in images] for name, m in models.items()
+    }
+    found: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(repeats):
+        for k in range(len(images)):
+            for name, model in models.items():
+                seconds: dict[str, float] = {}
+                decode_bytes(files[name][k], model, threads=1, timings=seconds, max_pixels=None)
+                found[name].append(1000 * (seconds["h_s"] + seconds["entropy"]))
+    return {name: round(statistics.median(values), 2) for name, values in found.items()}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -448,6 +479,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--limit", type=int, default=0, help="training images to use; 0: all")
     parser.add_argument("--calibration", type=int, default=48, metavar="N", help="crops to calibrate the integers on")
+    parser.add_argument(
+        "--times", type=int, default=0, metavar="N", help="then time the decoders on N images, in turns"
+    )
     parser.add_argument("--latents", type=Path, default=ROOT / "runs" / "ablation", metavar="DIR", help="also states")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--document", action="store_true", help="write the document from the results and stop")
