@@ -115,3 +115,7 @@ def test_context_ablation_compares_sizes_and_rates_fairly(ablation):
     about = {"setup": setup, "latents": [2, 3, 4, 5], "test_images": 24, "environment": {"cpu": "X"}}
     assert "`ccm-4` against `spatial`: -6.00 % ± 1.41 bits" in ablation.document({"runs": runs, **about})
     assert ablation.document({"runs": {}}).endswith("Nothing has been trained yet.\n")
+
+
+def test_document_says_what_the_results_say(ablation):
+    ablation.main(["--check"])

@@ -316,9 +316,10 @@ def _collect(
     return data
 
 
-#: Images below which fine-tuning would rather learn them by heart.
-FINE_TUNE_IMAGES = 32
-FINE_TUNE_STEPS = 300
+#: Fine-tuning steps from so many images on: fewer would rather be learned by heart, and 96 are after 300 steps.
+FINE_TUNE_STEPS = {0: 0, 32: 300, 256: 1000}
+#: Images that scales are chosen by: every choice is tried on all of them.
+CALIBRATION_IMAGES = 96
 
 
 def freeze(
@@ -339,7 +340,8 @@ def freeze(
         model: the trained model; put into evaluation mode.
         images: calibration images, each float [3, H, W] in [0, 1] or uint8 [H, W, 3] or [3, H, W]; some 64 varied
             photographs (not those that results are reported on).
-        steps: fine-tuning steps; None: 300 with at least 32 images, none with fewer; 0: calibration only.
+        steps: fine-tuning steps; None: 1000 with at least 256 images, 300 with at least 32, none with fewer; 0:
+            calibration only.
         batch: crops per step.
         crop: side of the random crop that is taken of each image, pixels.
         seed: seed of crops, qualities and order.
@@ -359,9 +361,9 @@ def freeze(
     data = _collect(model, images, crop, generator)
     with torch.no_grad():
         expected = [max(1.0, float(_bits(y, *model.entropy_parameters(y, z)))) for y, z in data]
-    network = _best_calibration(model, data, expected)
+    network = _best_calibration(model, data[:CALIBRATION_IMAGES], expected[:CALIBRATION_IMAGES])
     if steps is None:
-        steps = FINE_TUNE_STEPS if len(images) >= FINE_TUNE_IMAGES else 0
+        steps = max(n for least, n in FINE_TUNE_STEPS.items() if len(images) >= least)
     if steps:
 
         def loss(tensors: tuple[Tensor, ...], chosen: list[int]) -> Tensor:

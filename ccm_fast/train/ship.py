@@ -17,9 +17,9 @@ from .data import load_images
 
 __all__ = ["evaluate", "load_checkpoint", "ship"]
 
-# Enough varied photographs for calibration and the fine-tuning of the integers; more changed the code length by less
-# than its differences between seeds.
-CALIBRATION_IMAGES = 96
+# For calibration and the fine-tuning of the integers. On Kodak at quality 2 / 4 / 6 the integers of the same
+# weights cost 0.93 / 0.64 / 0.59 % with 96 photographs and 300 steps, 0.36 / 0.25 / 0.18 % with these and 1000 steps.
+CALIBRATION_IMAGES = 480
 
 
 def load_checkpoint(path: str | Path) -> tuple[CrossChannelContextModel, dict]:
