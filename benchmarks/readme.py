@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import ablation_report
 import figures
 
 ROOT = Path(__file__).parent.parent
@@ -262,6 +263,25 @@ def plots() -> str:
     return "\n".join(shown)
 
 
+def rates() -> str:
+    """BD-rates of the shipped model against the codecs that were measured."""
+    lines = []
+    for name, title in (("kodak", "Kodak"), ("clic", "CLIC 2025")):
+        if result := _load(f"rd_{name}_bd.json"):
+            measured = [e for e in result["models"]["ccm-small"] if not e["anchor"].endswith("*")]
+            cells = [f"{e['anchor_label']} {e['psnr']['percent']:+.1f} %" for e in measured]
+            lines.append(f"{title}: {', '.join(cells)}.")
+    return (
+        " ".join(["Bits of `ccm-small` at equal PSNR (BD-rate, real files) against others:", *lines]) if lines else ""
+    )
+
+
+@_made_of("context_ablation.json")
+def contexts(result: dict) -> str:
+    """Whether the paper's combination of contexts pays."""
+    return ablation_report.claim(result)
+
+
 @_made_of("effort.json")
 def effort(result: dict) -> str:
     """Gains and times of the encoder's efforts."""
@@ -284,7 +304,15 @@ def effort(result: dict) -> str:
 
 # File -> its generated sections.
 SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"kodak": kodak, "overhead": overhead, "context": context, "damage": damage, "dropin": dropin},
+    "README.md": {
+        "rates": rates,
+        "kodak": kodak,
+        "overhead": overhead,
+        "context": context,
+        "damage": damage,
+        "dropin": dropin,
+        "contexts": contexts,
+    },
     "docs/benchmarks.md": {
         "plots": plots,
         "dropin": dropin,
@@ -295,7 +323,7 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/compressai.md": {"dropin": dropin},
     "docs/effort.md": {"effort": effort},
-    "docs/model_card.md": {"card": card},
+    "docs/model_card.md": {"rates": rates, "card": card},
 }
 # Sections that a file may also have.
 OPTIONAL = {"README.md": {"coders": coders, "scaling": scaling, "limits": limits}}

@@ -75,16 +75,6 @@ def _pack_winograd(weight: Tensor, in_phases: int, out_phases: int) -> Tensor:
     return weight.new_empty([_size()])
 
 
-def _winograd(x: Tensor, packed: Tensor, out: int, in_phases: int, out_phases: int, *_) -> Tensor:
-    down, up = 1 + in_phases // 4, 1 + out_phases // 4
-    return x.new_empty([x.shape[0], x.shape[1] // down * up, x.shape[2] // down * up, out])
-
-
-def _direct(x: Tensor, weights: Tensor, out: int, kernel: int, stride: int, padding: int, *_) -> Tensor:
-    sides = [(side + 2 * padding - kernel) // stride + 1 for side in x.shape[1:3]]
-    return x.new_empty([x.shape[0], *sides, out])
-
-
 def _conv3x3(x: Tensor, weight: Tensor, bias: Tensor, stride: int, *_) -> Tensor:
     return x.new_empty([x.shape[0], x.shape[1] // stride, x.shape[2] // stride, weight.shape[0]])
 
@@ -118,13 +108,11 @@ def register() -> None:
         "huge_pages": _nothing,
         "pack_panels": _pack_panels,
         "pack_winograd": _pack_winograd,
-        "winograd": _winograd,
-        "direct": _direct,
+        "winograd": _nothing,
+        "direct": _nothing,
         "conv3x3": _conv3x3,
         "conv3x3_input_gradient": _conv3x3_input_gradient,
         "conv3x3_weight_gradient": _conv3x3_weight_gradient,
-        "winograd_into": _nothing,
-        "direct_into": _nothing,
     }
     for name, fake in fakes.items():
         torch.library.register_fake(f"ccm_fast::{name}", fake)

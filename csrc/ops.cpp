@@ -24,11 +24,6 @@ const PackedModel& model(const Tensor& packed) {
   return ccm::open_packed(packed.data_ptr(), static_cast<size_t>(packed.numel()));
 }
 
-int thread_count(int64_t threads) {
-  check(threads >= 1 && threads <= 1024, "threads must lie in 1..1024");
-  return static_cast<int>(threads);
-}
-
 // Rows (offset, length, lanes) of `segments`, checked against the bytes they point into.
 std::vector<ccm::Segment> read_segments(const Tensor& bytes, const Tensor& segments) {
   check(bytes.is_cpu() && bytes.scalar_type() == ScalarType::Byte && bytes.is_contiguous() && bytes.dim() == 1,

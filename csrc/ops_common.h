@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -37,6 +38,19 @@ inline void check_tensor(const Tensor& t, ScalarType type, const std::vector<int
   for (size_t i = 0; i < shape.size(); ++i)
     check(shape[i] < 0 ? t.size(i) > 0 : t.size(i) == shape[i],
           name + " has size " + std::to_string(t.size(i)) + " in dimension " + std::to_string(i));
+}
+
+// The values of a tensor that may be left out, or null.
+inline const float* optional_data(const std::optional<Tensor>& t, const std::vector<int64_t>& shape,
+                                  const std::string& name) {
+  if (!t) return nullptr;
+  check_tensor(*t, ScalarType::Float, shape, name);
+  return data<float>(*t);
+}
+
+inline int thread_count(int64_t threads) {
+  check(threads >= 1 && threads <= 1024, "threads must lie in 1..1024");
+  return static_cast<int>(threads);
 }
 
 // A step may hold a whole plane, and its symbols are counted in 32 bits.

@@ -10,11 +10,6 @@ namespace {
 
 using namespace ccm_ops;
 
-int thread_count(int64_t threads) {
-  check(threads >= 1 && threads <= 1024, "threads must lie in 1..1024");
-  return static_cast<int>(threads);
-}
-
 void check_stride(int64_t stride) { check(stride == 1 || stride == 2, "stride must be 1 or 2"); }
 
 // Sizes of the result's plane, and what the kernel and the planes are checked against.
@@ -41,12 +36,6 @@ class Packed {
   size_t floats_;
   float* data_;
 };
-
-const float* optional_data(const std::optional<Tensor>& t, const std::vector<int64_t>& shape, const std::string& name) {
-  if (!t) return nullptr;
-  check_tensor(*t, ScalarType::Float, shape, name);
-  return data<float>(*t);
-}
 
 Tensor conv3x3(Tensor x, Tensor weight, Tensor bias, int64_t stride, std::optional<double> slope,
                std::optional<Tensor> residual, int64_t threads) {

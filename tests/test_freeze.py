@@ -1,5 +1,7 @@
 """Freezing: the fast integer network is the oracle; the frozen model codes nearly as well as the float one."""
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -122,6 +124,26 @@ def test_fine_tuning_shortens_the_code():
     tuned = integer_cost(model, model.frozen, images, (4.0,))[0]
     plain = integer_cost(model, freeze(model, images, steps=0), images, (4.0,))[0]
     assert sum(tuned.integer_bits.values()) < sum(plain.integer_bits.values())
+
+
+@pytest.mark.parametrize(("images", "steps"), [(31, 0), (32, 300), (255, 300), (256, 1000)])
+def test_fine_tuning_takes_more_steps_with_more_images(monkeypatch, images, steps):
+    module = importlib.import_module("ccm_fast.integer.freeze")
+    choose, taken, tried = module._best_calibration, [], []
+
+    def fine_tune(network, data, loss, steps, batch, seed):
+        taken.append((len(data), steps))
+        return []
+
+    def best_calibration(model, data, expected):
+        tried.append(len(data))
+        return choose(model, data[:2], expected[:2])
+
+    monkeypatch.setattr(module, "fine_tune", fine_tune)
+    monkeypatch.setattr(module, "_best_calibration", best_calibration)
+    freeze(tiny(), [torch.rand(3, 16, 16)] * images)
+    assert taken == ([(images, steps)] if steps else [])
+    assert tried == [min(images, 96)]  # every choice of scales is tried on all of them
 
 
 def test_freezing_is_reproducible():

@@ -148,3 +148,32 @@ def test_likelihoods_are_probabilities():
     prior = FactorizedPrior(3).double()
     total = prior(v.reshape(1, 1, 1, -1).expand(1, 3, 1, -1)).sum(-1)
     assert torch.allclose(total, torch.ones_like(total), atol=1e-3)
+
+
+def test_rates_are_those_of_the_symbols():
+    """Also in training; there the slope that y sees is that of the rate under noise."""
+    torch.manual_seed(0)
+    model = CrossChannelContextModel(CCMConfig(groups=(3, 3), **SMALL))
+    torch.nn.init.zeros_(model.h_a[-1].weight)  # z, mean and scale then do not depend on y
+    y = (3 * torch.randn(1, 6, 8, 8)).requires_grad_()
+
+    def rate(context: bool = False) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        torch.manual_seed(1)
+        likelihoods, mean, scale = model._entropy(y, context)
+        assert torch.equal(likelihoods["y"], gaussian_likelihood(torch.round(y), mean, scale))
+        return likelihoods["y"].log().sum(), mean.detach(), scale.detach()
+
+    model.train()
+    rate(context=True)
+    value, mean, scale = rate()
+    (slope,) = torch.autograd.grad(value, y)
+    torch.manual_seed(1)
+    torch.rand(model.h_a(y).shape)  # of z
+    noisy = gaussian_likelihood(y + torch.rand_like(y) - 0.5, mean, scale).log().sum()
+    assert torch.allclose(slope, torch.autograd.grad(noisy, y)[0], rtol=1e-4, atol=1e-6)
+
+    model.eval()  # no noise at all
+    symbols = torch.round(y.detach()).requires_grad_()
+    value, mean, scale = rate()
+    expected = torch.autograd.grad(gaussian_likelihood(symbols, mean, scale).log().sum(), symbols)[0]
+    assert torch.allclose(torch.autograd.grad(value, y)[0], expected)

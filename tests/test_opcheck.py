@@ -41,21 +41,28 @@ def test_opcheck(tensors):
         "parameters": (packed, psi, y, 1),
         "int8_product": (torch.ones(3, 8, dtype=torch.uint8), torch.ones(5, 8, dtype=torch.int8), "", 1),
     }
-    x, bias, after = torch.randn(1, 4, 6, 8), torch.zeros(16), (1, 0.1, None, None, None, 1)
+    x, bias, after = torch.randn(1, 4, 6, 8), torch.zeros(16), (1, 0.1, None, None, None)
     kernel = torch.randn(16, 8, 3, 3)
     calls["pack_panels"] = (torch.randn(8, 16),)
     calls["pack_winograd"] = (kernel, 1, 4)
     calls["huge_pages"] = (x,)
-    calls["winograd"] = (x, ops.pack_winograd(kernel, 1, 4), 4, 1, 4, bias, *after)
-    calls["direct"] = (x, ops.pack_panels(torch.randn(72, 16)), 16, 3, 2, 1, bias, *after)
+    calls["winograd"] = (x, ops.pack_winograd(kernel, 1, 4), 1, 4, bias, *after, torch.zeros(1, 8, 12, 4), False, 1)
+    calls["direct"] = (
+        x,
+        ops.pack_panels(torch.randn(72, 16)),
+        3,
+        2,
+        1,
+        bias,
+        *after,
+        torch.zeros(1, 2, 3, 16),
+        True,
+        1,
+    )
     weight = torch.randn(16, 3, 3, 8)
     calls["conv3x3"] = (x, weight, bias, 2, 0.1, None, 1)
     calls["conv3x3_input_gradient"] = (torch.randn(1, 2, 3, 16), weight, 2, None, 1)
     calls["conv3x3_weight_gradient"] = (x, torch.randn(1, 4, 6, 16), 1, 1)
-    for name, *arguments in (("winograd", *calls["winograd"]), ("direct", *calls["direct"])):
-        y = getattr(ops, name)(*arguments)
-        del arguments[2]  # y says how many channels
-        calls[f"{name}_into"] = (*arguments[:-1], y, False, arguments[-1])
     if _backend.has_cuda():
         calls["pack_plan_cuda"] = (plan_bytes,)
     for name, arguments in calls.items():

@@ -142,7 +142,7 @@ def test_planes():
     assert [p.data_ptr() for p in planes._free] == [b.data_ptr()]
 
 
-def test_into_wrong_planes():
+def test_wrong_planes():
     x, bias, packed = torch.randn(1, 6, 6, 8), torch.zeros(8), OPS.pack_winograd(torch.randn(8, 8, 3, 3), 1, 1)
     more = (0, 0.0, None, None)
     for y, residual, add, match in (
@@ -152,9 +152,9 @@ def test_into_wrong_planes():
         (torch.zeros(6), None, False, "number of dimensions"),
     ):
         with pytest.raises(RuntimeError, match=match):
-            OPS.winograd_into(x, packed, 1, 1, bias, *more, residual, y, add, 1)
+            OPS.winograd(x, packed, 1, 1, bias, *more, residual, y, add, 1)
         with pytest.raises(RuntimeError, match=match):
-            OPS.direct_into(x, OPS.pack_panels(torch.randn(8, 8)), 1, 1, 0, bias, *more, residual, y, add, 1)
+            OPS.direct(x, OPS.pack_panels(torch.randn(8, 8)), 1, 1, 0, bias, *more, residual, y, add, 1)
 
 
 def test_own_transforms():
@@ -183,25 +183,27 @@ def test_what_is_not_known_stays():
 def test_wrong_arguments():
     x, bias = torch.randn(1, 6, 6, 8), torch.zeros(4)
     packed = OPS.pack_winograd(torch.randn(4, 8, 3, 3), 1, 1)
-    more = (0, 0.0, None, None, None, 1)
-    OPS.winograd(x, packed, 4, 1, 1, bias, *more)
+    y = torch.zeros(1, 6, 6, 4)
+    more = (0, 0.0, None, None, None, y, False, 1)
+    OPS.winograd(x, packed, 1, 1, bias, *more)
     with pytest.raises(RuntimeError, match="no kernel of this shape"):
-        OPS.winograd(x, packed[:-1], 4, 1, 1, bias, *more)
+        OPS.winograd(x, packed[:-1], 1, 1, bias, *more)
     with pytest.raises(RuntimeError, match="no kernel of this shape"):
-        OPS.winograd(x, packed, 20, 1, 1, torch.zeros(20), *more)
+        wide = torch.zeros(1, 6, 6, 20)
+        OPS.winograd(x, packed, 1, 1, torch.zeros(20), 0, 0.0, None, None, None, wide, False, 1)
     with pytest.raises(RuntimeError, match="multiple of 8"):
-        OPS.winograd(torch.randn(1, 6, 6, 9), packed, 4, 1, 1, bias, *more)
+        OPS.winograd(torch.randn(1, 6, 6, 9), packed, 1, 1, bias, *more)
     with pytest.raises(RuntimeError, match="even sides"):
-        OPS.winograd(torch.randn(1, 5, 6, 8), packed, 4, 4, 1, bias, *more)
+        OPS.winograd(torch.randn(1, 5, 6, 8), packed, 4, 1, bias, *more)
     with pytest.raises(RuntimeError, match="bias has size"):
-        OPS.winograd(x, packed, 4, 1, 1, bias[:3], *more)
+        OPS.winograd(x, packed, 1, 1, bias[:3], *more)
     with pytest.raises(RuntimeError, match="belong to GDN"):
-        OPS.winograd(x, packed, 4, 1, 1, bias, 2, 0.0, None, None, None, 1)
+        OPS.winograd(x, packed, 1, 1, bias, 2, *more[1:])
     with pytest.raises(RuntimeError, match="residual has size"):
-        OPS.winograd(x, packed, 4, 1, 1, bias, 0, 0.0, None, None, torch.zeros(1, 6, 5, 4), 1)
+        OPS.winograd(x, packed, 1, 1, bias, 0, 0.0, None, None, torch.zeros(1, 6, 5, 4), y, False, 1)
     with pytest.raises(RuntimeError, match="phases must be 1 or 4"):
         OPS.pack_winograd(torch.randn(4, 8, 3, 3), 0, 1)
     with pytest.raises(RuntimeError, match="smaller than the kernel"):
-        OPS.direct(x, OPS.pack_panels(torch.randn(8 * 81, 4)), 4, 9, 1, 0, bias, *more)
+        OPS.direct(x, OPS.pack_panels(torch.randn(8 * 81, 4)), 9, 1, 0, bias, *more)
     with pytest.raises(RuntimeError, match="weights has size"):
-        OPS.direct(x, OPS.pack_panels(torch.randn(8, 4)), 4, 3, 1, 1, bias, *more)
+        OPS.direct(x, OPS.pack_panels(torch.randn(8, 4)), 3, 1, 1, bias, *more)

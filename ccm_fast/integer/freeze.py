@@ -316,7 +316,8 @@ def _collect(
     return data
 
 
-#: Fine-tuning steps from so many images on: fewer would rather be learned by heart, and 96 are after 300 steps.
+#: Fine-tuning steps from so many images on. Fewer images would rather be learned by heart; what more of both bring
+#: is in train/ship.py.
 FINE_TUNE_STEPS = {0: 0, 32: 300, 256: 1000}
 #: Images that scales are chosen by: every choice is tried on all of them.
 CALIBRATION_IMAGES = 96

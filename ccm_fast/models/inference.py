@@ -17,6 +17,7 @@ import copy
 import math
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -109,7 +110,7 @@ class Fast(nn.Module):
     """
 
 
-class _Conv(Fast):
+class _Conv(Fast, ABC):
     """A convolution with what follows it."""
 
     def __init__(self, packed: Tensor, bias: Tensor, then: Then):
@@ -132,11 +133,13 @@ class _Conv(Fast):
         self._run(x, last)
         return y.permute(0, 3, 1, 2)
 
+    @abstractmethod
     def _shape(self, x: Tensor) -> tuple[int, int, int, int]:
-        raise NotImplementedError
+        """Of the result's rows [B, H, W, K], given x's."""
 
+    @abstractmethod
     def _run(self, x: Tensor, last: tuple) -> None:
-        raise NotImplementedError
+        """Call the operator with x's rows and its ``last`` arguments, from the activation on."""
 
 
 class WinogradConv(_Conv):
@@ -165,7 +168,7 @@ class WinogradConv(_Conv):
         return x.shape[0], x.shape[1] // down * up, x.shape[2] // down * up, self.shape[0]
 
     def _run(self, x: Tensor, last: tuple) -> None:
-        torch.ops.ccm_fast.winograd_into(x, self.packed, *self.shape[1:], self.bias, *last)
+        torch.ops.ccm_fast.winograd(x, self.packed, *self.shape[1:], self.bias, *last)
 
 
 class DirectConv(_Conv):
@@ -183,7 +186,7 @@ class DirectConv(_Conv):
         return x.shape[0], *sides, K
 
     def _run(self, x: Tensor, last: tuple) -> None:
-        torch.ops.ccm_fast.direct_into(x, self.packed, *self.shape[1:], self.bias, *last)
+        torch.ops.ccm_fast.direct(x, self.packed, *self.shape[1:], self.bias, *last)
 
 
 class _Shuffled(nn.Module):

@@ -1,6 +1,7 @@
 """Training on a CPU: the transforms' 3x3 convolutions and their gradients by Winograd's F(6x6, 3x3).
 
-A third of the multiplications of torch's convolutions, forward and backward; the operators are in csrc/cpu/transform*.
+A fifth of the multiplications of torch's convolutions on whole tiles, forward and backward; the operators are in
+csrc/cpu/transform*.
 The model stays as it is: inside :func:`fast_convolutions` its layers compute the same functions in another way, where
 they can (float32 on a CPU, no autocast), and as always where they cannot.
 """
@@ -151,7 +152,12 @@ def _forward(module: nn.Module, x: Tensor) -> Tensor:
 
 @contextmanager
 def fast_convolutions(*modules: nn.Module) -> Iterator[None]:
-    """Inside, the 3x3 convolutions and residual blocks of some modules are fast, with gradients and without."""
+    """Inside, the 3x3 convolutions and residual blocks of some modules are fast, with gradients and without.
+
+    Args:
+        modules: g_a, g_s, or what has such layers; their ``forward`` is replaced for as long as the context lasts, so
+            that several threads must not share one. Inputs that do not suit (see :func:`conv3x3`) go to torch.
+    """
     changed, inner = [], set()
     for module in modules:
         for m in module.modules():

@@ -19,7 +19,7 @@ __all__ = ["evaluate", "load_checkpoint", "ship"]
 
 # For calibration and the fine-tuning of the integers. On Kodak at quality 2 / 4 / 6 the integers of the same
 # weights cost 0.93 / 0.64 / 0.59 % with 96 photographs and 300 steps, 0.36 / 0.25 / 0.18 % with these and 1000 steps.
-CALIBRATION_IMAGES = 480
+FREEZE_IMAGES = 480
 
 
 def load_checkpoint(path: str | Path) -> tuple[CrossChannelContextModel, dict]:
@@ -103,7 +103,7 @@ def ship(
 
     model, meta = load_checkpoint(checkpoint)
     images = load_images(list(data))
-    chosen = np.random.default_rng(seed).permutation(len(images))[:CALIBRATION_IMAGES]
+    chosen = np.random.default_rng(seed).permutation(len(images))[:FREEZE_IMAGES]
     freeze(model, [images[k] for k in chosen], seed=seed)
     out = Path(out)
     save(model, out, meta)
