@@ -247,6 +247,8 @@ def experiment(args, result: dict, parser: argparse.ArgumentParser) -> None:
     """Train and test what is missing; results are written as they come."""
     torch.set_num_threads(1)
     source = load_checkpoint(args.checkpoint)[0] if args.checkpoint.endswith(".pt") else load(args.checkpoint)
+    if source.config.fine:
+        parser.error("--checkpoint: contexts are compared on coarse channels alone, e.g. of the preset ccm-small-192")
     digest = transforms_digest(source)
     budget = {"steps": args.steps} if args.steps else {"seconds": args.seconds}
     setup = {"transforms": digest, **budget, "batch": args.batch, "lr": args.lr, "qualities": args.qualities}
@@ -326,9 +328,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", nargs="+", type=Path, default=[], help="training images")
     parser.add_argument(
         "--checkpoint",
-        default="ccm-small",
         metavar="FILE|NAME",
-        help="whose transforms to take: a training's .pt (its averaged weights), or weights (default: %(default)s)",
+        help="whose transforms to take: a training's .pt (its averaged weights), or weights; without a fine group",
     )
     parser.add_argument("--variants", nargs="+", help="default: see above")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
@@ -355,6 +356,8 @@ def main(argv: list[str] | None = None) -> None:
             sys.exit(f"{DOCUMENT.name} is not what the results say: run python {Path(__file__).name} --document")
         return
     if not args.document:
+        if not args.checkpoint:
+            parser.error("--checkpoint: whose transforms?")
         experiment(args, result, parser)
         print(table(result))
     if args.document or args.out == RESULT:

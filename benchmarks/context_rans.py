@@ -37,8 +37,9 @@ def multiply_adds(c: CCMConfig) -> tuple[int, int]:
         before = sum(c.groups[:g])
         dense += c.psi_channels * width[0]
         if before:
-            dims = [before, *[c.cross_width] * (len(c.cross_kernels) - 1), width[0]]
-            dense += sum(a * b * k * k for a, b, k in zip(dims, dims[1:], c.cross_kernels, strict=False))
+            kernels = c.stack_kernels(g)
+            dims = [before, *[c.cross_width] * (len(kernels) - 1), width[0]]
+            dense += sum(a * b * k * k for a, b, k in zip(dims, dims[1:], kernels, strict=False))
             dense += before * width[0] * c.cross_skip_kernel**2
         taps = c.context_kernel**2 // 2  # of the causal mask
         step += taps * own * width[0] + sum(a * b for a, b in pairwise(width)) + width[-1] * 2 * own
@@ -93,6 +94,7 @@ def main() -> None:
         skip_kernel=c.cross_skip_kernel,
         widths=c.parameter_widths,
         scale_centre=args.scale,
+        fine=c.fine,
     )
     z, y = sample_latents(rng, plan, h, w)
     packed = ops.pack_plan(torch.frombuffer(bytearray(plan.to_bytes()), dtype=torch.uint8), "")

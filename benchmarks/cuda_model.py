@@ -59,6 +59,7 @@ class Model:
     hyper_channels: int
     payload: float  # bytes of y for 768 x 512
     z_payload: float
+    fine: bool = False  # the last group's stack lacks the first kernel
 
     @property
     def channels(self) -> int:
@@ -73,8 +74,9 @@ class Model:
         before = sum(self.groups[:g])
         if not before:
             return []
-        dims = [before, *[self.cross_width] * (len(self.stack) - 1), self.width]
-        return [(k, a, b) for k, (a, b) in zip(self.stack, pairwise(dims), strict=True)]
+        stack = self.stack[1:] if self.fine and g == len(self.groups) - 1 else self.stack
+        dims = [before, *[self.cross_width] * (len(stack) - 1), self.width]
+        return [(k, a, b) for k, (a, b) in zip(stack, pairwise(dims), strict=True)]
 
 
 def models() -> dict[str, Model]:
@@ -90,7 +92,7 @@ def models() -> dict[str, Model]:
         c = PRESETS[name]
         found[name] = Model(
             name, c.groups, c.context_kernel**2 // 2, c.parameter_widths[0], c.parameter_widths[1:], c.cross_kernels,
-            c.cross_width, c.psi_channels, c.hyper_channels, payload, 0.003 * 768 * 512 / 8,
+            c.cross_width, c.psi_channels, c.hyper_channels, payload, 0.003 * 768 * 512 / 8, c.fine,
         )  # fmt: skip
     # 34,628 bytes: CompressAI's net on one 768 x 512 photograph. Its z takes about a twentieth; assumed.
     found["mbt2018"] = Model("mbt2018", (192,), 12, 640, (512,), (), 0, 384, 192, 34628, 1700)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .models.inference import inference
+from .models.transforms import Merge, Split
 
 __all__ = ["TILE_PIXELS", "Tile", "analyse", "margin", "plan_tiles", "synthesize"]
 
@@ -26,18 +27,22 @@ TILE_PIXELS = 8 << 20
 
 def _input_span(module: nn.Module, low: int, high: int) -> tuple[int, int]:
     """The input positions that output positions low..high depend on (one axis), for a chain of layers."""
-    leaves = [m for m in module.modules() if not any(True for _ in m.children())]
-    for layer in reversed(leaves):
-        if isinstance(layer, nn.Conv2d):
-            reach = layer.dilation[0] * (layer.kernel_size[0] - 1)
-            low = low * layer.stride[0] - layer.padding[0]
-            high = high * layer.stride[0] - layer.padding[0] + reach
-        elif isinstance(layer, nn.PixelUnshuffle):
-            low, high = low * layer.downscale_factor, (high + 1) * layer.downscale_factor - 1
-        elif isinstance(layer, nn.PixelShuffle):
-            low, high = low // layer.upscale_factor, high // layer.upscale_factor
-        elif not isinstance(layer, (nn.ReLU, nn.LeakyReLU, nn.Identity)):
-            raise TypeError(f"cannot compute the receptive field of {type(layer).__name__}: run it without tiles")
+    if isinstance(module, (Split, Merge)):
+        spans = [_input_span(path, low, high) for path in (module.coarse, module.fine)]
+        return min(s[0] for s in spans), max(s[1] for s in spans)
+    if children := list(module.children()):
+        for child in reversed(children):
+            low, high = _input_span(child, low, high)
+    elif isinstance(module, nn.Conv2d):
+        reach = module.dilation[0] * (module.kernel_size[0] - 1)
+        low = low * module.stride[0] - module.padding[0]
+        high = high * module.stride[0] - module.padding[0] + reach
+    elif isinstance(module, nn.PixelUnshuffle):
+        low, high = low * module.downscale_factor, (high + 1) * module.downscale_factor - 1
+    elif isinstance(module, nn.PixelShuffle):
+        low, high = low // module.upscale_factor, high // module.upscale_factor
+    elif not isinstance(module, (nn.ReLU, nn.LeakyReLU, nn.Identity)):
+        raise TypeError(f"cannot compute the receptive field of {type(module).__name__}: run it without tiles")
     return low, high
 
 
@@ -45,7 +50,8 @@ def margin(transform: nn.Module, kind: str) -> int:
     """How many latents around a tile its values depend on.
 
     Args:
-        transform: a module whose leaves, in order, are convolutions, pixel (un)shuffles and pointwise layers.
+        transform: a module whose leaves, in order, are convolutions, pixel (un)shuffles and pointwise layers, with
+            branches in :class:`~ccm_fast.models.transforms.Split` and ``Merge`` only.
         kind: "analysis" (16 pixels -> 1 latent) or "synthesis" (1 latent -> 16 pixels).
     """
     if kind == "analysis":

@@ -26,7 +26,7 @@ from ccm_fast.integer.thaw import thaw
 from ccm_fast.models import CCMConfig, CrossChannelContextModel
 from ccm_fast.models.schedule import Schedule
 
-__all__ = ["available", "find", "load", "load_float_state", "read_meta", "save"]
+__all__ = ["available", "find", "load", "read_meta", "save"]
 
 FORMAT = "ccm_fast weights 1"
 PREFIX = "float."
@@ -189,11 +189,6 @@ def load(name_or_path: str | Path, net: torch.nn.Module | None = None, **options
     if options:
         raise TypeError(f"load() takes {', '.join(options)} only together with a net")
     return _build(find(name_or_path)).requires_grad_(False)
-
-
-def load_float_state(name_or_path: str | Path) -> dict[str, Tensor]:
-    """The float32 state dict of a weights file, to continue training from. Raises as :func:`load`."""
-    return _build(find(name_or_path)).state_dict()
 
 
 def read_meta(name_or_path: str | Path) -> dict:

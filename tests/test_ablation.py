@@ -80,7 +80,7 @@ def test_context_ablation_compares_sizes_and_rates_fairly(ablation):
     from ccm_fast.models import PRESETS, CrossChannelContextModel
     from ccm_fast.train.klt import groups_in_turn
 
-    base = PRESETS["ccm-small"]
+    base = PRESETS["ccm-small-192"]
     configs = ablation.variants(base)
     assert configs["ccm-4"].groups == base.groups and configs["ccm-4"].parameter_widths == base.parameter_widths
     for name, c in configs.items():

@@ -100,6 +100,7 @@ def random_plan(
     direct: bool = False,
     residual: bool = False,
     scaled: bool = False,
+    fine: bool = False,
 ) -> Plan:
     """A valid random plan.
 
@@ -121,6 +122,7 @@ def random_plan(
         direct: the sum of contexts is the head; of ``widths`` nothing is used.
         residual: a model of residuals.
         scaled: contexts see requantized latents.
+        fine: the last group's stack lacks the first kernel.
     """
     if isinstance(schedule, str):
         schedule = Schedule.from_name(schedule, kernel)
@@ -149,10 +151,11 @@ def random_plan(
             base_centre, base_spread = centre / unit, spread / unit
         mult, shift = fixed_point(np.broadcast_to(unit, D))
         stack, zero = [], 0
-        dims = [before, *[cross_width] * (len(cross_kernels) - 1), D]
+        kernels = cross_kernels[1:] if fine and g == len(groups) - 1 else cross_kernels
+        dims = [before, *[cross_width] * (len(kernels) - 1), D]
         if before:
-            for k, size in enumerate(cross_kernels):
-                last = k == len(cross_kernels) - 1
+            for k, size in enumerate(kernels):
+                last = k == len(kernels) - 1
                 how = (ACCUMULATE, 0, 0.75 * base_spread) if last else (RELU8, 50, 70)
                 stack.append(_conv(rng, dims[k], dims[k + 1], size, *how, signed=k == 0, leaky=leaky, in_zero=zero))
                 zero = stack[-1].zero

@@ -69,7 +69,7 @@ class GroupContext(nn.Module):
         self.stack = nn.ModuleList()
         self.skip = None
         if before:
-            kernels = config.cross_kernels
+            kernels = config.stack_kernels(index)
             dims = [before, *[config.cross_width] * (len(kernels) - 1), widths[0]]
             for k, kernel in enumerate(kernels):
                 self.stack.append(

@@ -224,6 +224,47 @@ class Residual(Fast):
         return y
 
 
+class _Split(Fast):
+    """Coarse and fine channels from the same features."""
+
+    def __init__(self, coarse: nn.Module, fine: nn.Module):
+        super().__init__()
+        self.coarse, self.fine = coarse, fine
+
+    def forward(self, x: Tensor, own: bool = False) -> Tensor:
+        parts = self.coarse(x), self.fine(x)
+        y = torch.cat(parts, 1)
+        for part in parts:
+            if part.data_ptr() != x.data_ptr():
+                _planes.give(part)
+        return y
+
+
+class _Merge(Fast):
+    """The same features from coarse channels and, by a 1x1 convolution and a pixel shuffle, from fine ones."""
+
+    def __init__(self, coarse: nn.Module, conv: nn.Conv2d, factor: int, channels: int):
+        super().__init__()
+        self.coarse, self.factor, self.channels = coarse, factor, channels
+        # Rows of whole cells: the shuffle is then a matter of where they are added.
+        order = torch.arange(conv.out_channels).reshape(-1, factor**2).T.flatten()
+        cells = nn.Conv2d(conv.in_channels, conv.out_channels, 1)
+        cells.weight, cells.bias = nn.Parameter(conv.weight[order]), nn.Parameter(torch.zeros(len(order)))
+        if conv.bias is not None:
+            cells.bias = nn.Parameter(conv.bias[order])
+        self.fine = DirectConv(cells, Then())
+
+    def forward(self, x: Tensor, own: bool = False) -> Tensor:
+        f = self.factor
+        y, fine = self.coarse(x[:, : self.channels]), self.fine(x[:, self.channels :])
+        B, _, h, w = fine.shape
+        y = y.contiguous(memory_format=torch.channels_last)
+        cells = y.permute(0, 2, 3, 1).view(B, h, f, w, f, -1)
+        cells += _rows(fine).view(B, h, w, f, f, -1).permute(0, 1, 3, 2, 4, 5)
+        _planes.give(fine)
+        return y
+
+
 class Chain(nn.Sequential):
     """Modules one after the other; planes between fast ones are used again."""
 
@@ -383,8 +424,13 @@ def inference(module: nn.Module) -> nn.Module:
 
 
 def _own_block(m: nn.Module) -> nn.Module | None:
-    from .transforms import ResidualBlock
+    from .transforms import Merge, ResidualBlock, Split
 
+    if isinstance(m, Split):
+        return _Split(rebuild(m.coarse, _own_block), rebuild(m.fine, _own_block))
+    if isinstance(m, Merge):
+        conv, shuffle = m.fine
+        return _Merge(rebuild(m.coarse, _own_block), conv, shuffle.upscale_factor, m.channels)
     if not isinstance(m, ResidualBlock):
         return None
     return Residual(fast_conv(m.conv1, Then(_LEAKY, 0.01)), fast_conv(m.conv2))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .config import CCMConfig
 
-__all__ = ["AnalysisTransform", "HyperAnalysis", "HyperSynthesis", "SynthesisTransform"]
+__all__ = ["AnalysisTransform", "HyperAnalysis", "HyperSynthesis", "Merge", "Split", "SynthesisTransform", "main_path"]
 
 
 class ResidualBlock(nn.Module):
@@ -29,6 +29,34 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(F.leaky_relu(self.conv1(x)))
 
 
+class Split(nn.Module):
+    """Coarse and fine channels from the same features: cat(coarse(x), fine(x))."""
+
+    def __init__(self, coarse: nn.Sequential, fine: nn.Module):
+        super().__init__()
+        self.coarse, self.fine = coarse, fine
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.coarse(x), self.fine(x)], 1)
+
+
+class Merge(nn.Module):
+    """The same features from coarse channels and from the fine ones after them: coarse(a) + fine(b).
+
+    Args:
+        coarse: from the first ``channels`` channels.
+        fine: from the others, to the same shape.
+        channels: how many are coarse.
+    """
+
+    def __init__(self, coarse: nn.Sequential, fine: nn.Module, channels: int):
+        super().__init__()
+        self.coarse, self.fine, self.channels = coarse, fine, channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.coarse(x[:, : self.channels]) + self.fine(x[:, self.channels :])
+
+
 def _stage(channels: int, blocks: int) -> list[nn.Module]:
     return [ResidualBlock(channels) for _ in range(blocks)]
 
@@ -39,16 +67,16 @@ class AnalysisTransform(nn.Sequential):
     def __init__(self, config: CCMConfig):
         n4, n8, n16 = config.widths
         b4, b8, b16 = config.blocks
-        super().__init__(
-            nn.PixelUnshuffle(4),
-            nn.Conv2d(48, n4, 3, padding=1),
-            *_stage(n4, b4),
+        coarse = [
             nn.Conv2d(n4, n8, 3, stride=2, padding=1),
             *_stage(n8, b8),
             nn.Conv2d(n8, n16, 3, stride=2, padding=1),
             *_stage(n16, b16),
-            nn.Conv2d(n16, config.latent_channels, 3, padding=1),
-        )
+            nn.Conv2d(n16, config.coarse_channels, 3, padding=1),
+        ]
+        if config.fine:
+            coarse = [Split(nn.Sequential(*coarse), nn.Conv2d(n4, config.fine_channels, 4, stride=4))]
+        super().__init__(nn.PixelUnshuffle(4), nn.Conv2d(48, n4, 3, padding=1), *_stage(n4, b4), *coarse)
 
     def forward(self, x: Tensor) -> Tensor:
         # Unit-variance input: photographs have a standard deviation of about a quarter.
@@ -65,8 +93,8 @@ class SynthesisTransform(nn.Sequential):
     def __init__(self, config: CCMConfig):
         n4, n8, n16 = config.widths
         b4, b8, b16 = config.blocks
-        super().__init__(
-            nn.Conv2d(config.latent_channels, n16, 3, padding=1),
+        coarse = [
+            nn.Conv2d(config.coarse_channels, n16, 3, padding=1),
             *_stage(n16, b16),
             nn.Conv2d(n16, 4 * n8, 3, padding=1),
             nn.PixelShuffle(2),
@@ -75,20 +103,31 @@ class SynthesisTransform(nn.Sequential):
             nn.PixelShuffle(2),
             *_stage(n4, b4),
             nn.Conv2d(n4, 48, 3, padding=1),
-            nn.PixelShuffle(4),
-        )
+        ]
+        if config.fine:
+            fine = nn.Sequential(nn.Conv2d(config.fine_channels, 768, 1, bias=False), nn.PixelShuffle(4))
+            coarse = [Merge(nn.Sequential(*coarse), fine, config.coarse_channels)]
+        super().__init__(*coarse, nn.PixelShuffle(4))
 
     def forward(self, y_hat: Tensor) -> Tensor:
         return super().forward(y_hat) * 0.25 + 0.5
 
 
+def main_path(transform: nn.Sequential) -> list[nn.Module]:
+    """Layers of g_a or g_s in their order, with what the coarse channels go through and without the fine path."""
+    out: list[nn.Module] = []
+    for layer in transform:
+        out.extend(layer.coarse if isinstance(layer, (Split, Merge)) else [layer])
+    return out
+
+
 class HyperAnalysis(nn.Sequential):
-    """h_a: y [B, M, h, w] -> z [B, N, ceil(h / 4), ceil(w / 4)]."""
+    """h_a: y [B, M, h, w] -> z [B, N, ceil(h / 4), ceil(w / 4)]. Fine channels are not looked at."""
 
     def __init__(self, config: CCMConfig):
         p, n = config.psi_channels, config.hyper_channels
         super().__init__(
-            nn.Conv2d(config.latent_channels, p, 3, padding=1),
+            nn.Conv2d(config.coarse_channels, p, 3, padding=1),
             nn.LeakyReLU(),
             nn.Conv2d(p, p, 5, stride=2, padding=2),
             nn.LeakyReLU(),
@@ -97,6 +136,7 @@ class HyperAnalysis(nn.Sequential):
 
     def forward(self, y: Tensor) -> Tensor:
         h, w = y.shape[-2:]
+        y = y[:, : self[0].in_channels]
         # Edge replication, not zeros: the values beyond the border are never coded, they only shape z.
         return super().forward(F.pad(y, (0, -w % 4, 0, -h % 4), mode="replicate"))
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from ..models import CrossChannelContextModel
+from ..models import CCMConfig, CrossChannelContextModel
+from .grow import grow
 
 __all__ = ["Progress", "initial", "read", "restore", "write"]
 
@@ -110,8 +113,11 @@ def restore(state: dict, model, ema, optimizer, crops, processes) -> Progress:
     return _progress(state)
 
 
-def initial(path: str, model: CrossChannelContextModel) -> Progress:
+def initial(path: str, model: CrossChannelContextModel, images: Sequence[np.ndarray]) -> Progress:
     """Load the weights of a checkpoint (its averaged ones) or of a shipped file, as far as they fit.
+
+    A model with a fine group takes a trained one without as its coarse part, and starts the group on ``images``
+    (:func:`ccm_fast.train.grow.grow`).
 
     Returns:
         The training that is in them, as far as it is known; a new run counts on from it, in stages of its own.
@@ -122,15 +128,21 @@ def initial(path: str, model: CrossChannelContextModel) -> Progress:
     before = Progress()
     if path.endswith(".pt"):
         state = read(path)
-        weights, before = state["ema"], _progress(state)
+        weights, config, before = state["ema"], CCMConfig.from_dict(state["config"]), _progress(state)
         before.stage = before.stage_step = 0
         before.stage_hours = 0.0
     else:
-        from ..weights import load_float_state, read_meta
+        from ..weights import load, read_meta
 
-        weights = load_float_state(path)
+        source = load(path)
+        weights, config = source.state_dict(), source.config
         known = {k: v for k, v in read_meta(path).items() if k in ("step", "patches", "hours", "cpu_hours")}
         before = Progress(**known)
+    if model.config.fine and not config.fine:
+        old = CrossChannelContextModel(config)
+        old.load_state_dict(weights)
+        grow(model, old.eval(), images)
+        return before
     own = model.state_dict()
     fitting = {name: t for name, t in weights.items() if name in own and own[name].shape == t.shape}
     if not fitting:

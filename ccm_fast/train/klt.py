@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from ..models import CrossChannelContextModel
 from ..models.entropy import NUM_SCALES, SCALE_MAX, SCALE_MIN
 from ..models.quality import lagrange_multiplier
-from ..models.transforms import ResidualBlock
+from ..models.transforms import ResidualBlock, main_path
 
-__all__ = ["fit_synthesis", "groups_in_turn", "initialise"]
+__all__ = ["fit_synthesis", "groups_in_turn", "initialise", "quantization_steps"]
 
 # Blocks of 64x64 pixels taken of every image: 16 vectors of the last stage each, so that two thousand images give 80
 # for each of its 448 dimensions.
@@ -57,7 +57,7 @@ def groups_in_turn(sizes: tuple[int, ...]) -> list[int]:
 
 
 def _convolutions(transform: nn.Sequential) -> list[nn.Conv2d]:
-    return [m for m in transform if isinstance(m, nn.Conv2d)]
+    return [m for m in main_path(transform) if isinstance(m, nn.Conv2d)]
 
 
 def _clear(conv: nn.Conv2d, outputs: int, inputs: int) -> None:
@@ -65,6 +65,18 @@ def _clear(conv: nn.Conv2d, outputs: int, inputs: int) -> None:
     conv.weight[:outputs] = 0
     conv.weight[:, inputs:] = 0
     conv.bias.zero_()
+
+
+def quantization_steps(qualities: int) -> Tensor:
+    """Steps [qualities] of an orthonormal transform of pixels as g_a scales them (4 for the range of 0 to 255).
+
+    Bits -log2(step) and error step^2 / 12 of each coefficient balance at step^2 = 18 / (ln 2 * 255^2 * lambda) in units
+    of [0, 1] (three colours), 16 times that in ours. That is for many bits a coefficient; with few, larger steps are
+    better (searched on validation images).
+    """
+    quality = torch.arange(1, qualities + 1, dtype=torch.float32)
+    step = (16 * 18 / (np.log(2) * 255**2 * lagrange_multiplier(quality))).sqrt()
+    return step * _COARSER ** ((qualities - quality) / max(qualities - 1, 1))
 
 
 @torch.no_grad()
@@ -96,6 +108,7 @@ def fit_synthesis(
         x = torch.from_numpy(images[n][:h, :w].copy()).permute(2, 0, 1)[None].float() / 255
         quality = torch.tensor([1 + (levels - 1) * (k % 16 + 0.5) / 16], device=device)
         y = torch.round(model.analysis(x.to(device), quality)) * model.inverse_gain(quality)
+        y = y[:, : model.config.coarse_channels]
         seen = nn.functional.unfold(first(y)[:, :inputs].cpu(), 3, padding=1)[0]
         seen = torch.cat([seen, torch.ones(1, seen.shape[1])])
         wanted = (x - 0.5) * 4.0  # the components of 8x8 blocks, four to a position
@@ -145,7 +158,7 @@ def initialise(model: CrossChannelContextModel, images: list[np.ndarray], seed: 
         x = nn.functional.conv2d(x, basis[:, :, None, None])
         parts.append(basis)
     for transform in (model.g_a, model.g_s):
-        for block in transform:
+        for block in main_path(transform):
             if isinstance(block, ResidualBlock):
                 block.conv2.weight.zero_()
                 block.conv2.bias.zero_()
@@ -167,8 +180,8 @@ def initialise(model: CrossChannelContextModel, images: list[np.ndarray], seed: 
         conv.weight[: basis.shape[1], :rows, 1, 1] = basis.T
 
     # The components' places among the latents, and a zero mean.
-    M = model.config.latent_channels
-    places = groups_in_turn(model.config.groups)[: min(M, previous)]
+    M, coarse = model.config.coarse_channels, model.config.groups[: -1 if model.config.fine else None]
+    places = groups_in_turn(coarse)[: min(M, previous)]
     _clear(down[3], M, previous)
     _clear(up[0], previous, M)
     mean = x.mean((0, 2, 3))
@@ -178,12 +191,7 @@ def initialise(model: CrossChannelContextModel, images: list[np.ndarray], seed: 
         up[0].weight[component, place, 1, 1] = 1
         up[0].bias[component] = mean[component]
 
-    # Steps: bits -log2(step) and error step^2 / 12 of each coefficient of an orthonormal transform balance at
-    # step^2 = 18 / (ln 2 * 255^2 * lambda) in units of [0, 1] (three colours), 16 times that in ours.
-    quality = torch.arange(1, model.config.qualities + 1, dtype=torch.float32)
-    step = (16 * 18 / (np.log(2) * 255**2 * lagrange_multiplier(quality))).sqrt()
-    # That is for many bits a coefficient. With few, larger steps are better: searched on validation images.
-    step *= _COARSER ** ((model.config.qualities - quality) / max(model.config.qualities - 1, 1))
+    step = quantization_steps(model.config.qualities)
     model.log_gain.copy_(-step.log()[:, None].expand_as(model.log_gain))
     model.log_inverse_gain.copy_(step.log()[:, None].expand_as(model.log_gain))
 
@@ -191,6 +199,6 @@ def initialise(model: CrossChannelContextModel, images: list[np.ndarray], seed: 
     sigma = torch.full((M,), SCALE_MIN)
     sigma[places] = (x.std((0, 2, 3)) / step.log().mean().exp())[: len(places)]
     index = (sigma / SCALE_MIN).log() * (NUM_SCALES - 1) / math.log(SCALE_MAX / SCALE_MIN)
-    for group, own in zip(model.contexts, index.split(model.config.groups), strict=True):
+    for group, own in zip(model.contexts, index.split(coarse), strict=False):  # the fine one: start_fine
         group.head.bias[group.channels :] = own.clamp(0, NUM_SCALES - 1) / group.INDEX_GAIN
     return parts

@@ -18,6 +18,7 @@ from ..models.config import PRESETS
 from . import checkpoint
 from .convolutions import fast_convolutions
 from .data import CropDataset, ImageFiles, load_images
+from .fine import start_fine
 from .klt import fit_synthesis, initialise
 from .loss import psnr, rate_distortion_loss, rate_loss
 from .parallel import Processes
@@ -194,11 +195,13 @@ class _Run:
     def _start(self) -> checkpoint.Progress:
         """Weights to start from; returns the training that is already in them."""
         if self.cfg.init:
-            return checkpoint.initial(self.cfg.init, self.model)
+            return checkpoint.initial(self.cfg.init, self.model, self.crops.images)
         if self.cfg.start == "klt":
             bases = initialise(self.model, self.crops.images, self.cfg.seed)
             with fast_convolutions(self.model.g_a):
                 fit_synthesis(self.model, self.crops.images, bases)
+                if self.model.config.fine:
+                    start_fine(self.model, self.crops.images)
         elif self.cfg.start != "random":
             raise ValueError(f"start must be klt or random, not {self.cfg.start!r}")
         silence_contexts(self.model)

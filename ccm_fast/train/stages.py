@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..models import CrossChannelContextModel
-from ..models.context import CONTEXT_LIMIT
+from ..models.context import CONTEXT_LIMIT, GroupContext
 from ..models.inference import inference
 from .data import CropDataset, to_tensor
 
@@ -107,11 +107,17 @@ def silence_contexts(model: CrossChannelContextModel) -> None:
     The stacks over earlier groups are silent through and through, for :func:`revive_stacks` to fit to the latents.
     """
     for group in model.contexts:
-        for layer in (group.spatial, group.skip, *group.stack):
-            if layer is not None:
-                layer.weight.zero_()
-                if layer.bias is not None:
-                    layer.bias.zero_()
+        silence_group(group)
+
+
+@torch.no_grad()
+def silence_group(group: GroupContext) -> None:
+    """Make what one group's contexts add zero."""
+    for layer in (group.spatial, group.skip, *group.stack):
+        if layer is not None:
+            layer.weight.zero_()
+            if layer.bias is not None:
+                layer.bias.zero_()
 
 
 #: Of the last layer of a new stack: it then says something, and little.
