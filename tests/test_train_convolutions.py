@@ -3,6 +3,7 @@
 import copy
 from collections import Counter
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -144,12 +145,34 @@ def test_gradients_of_the_transforms():
         close(a, b, 1e-4)
 
 
+def test_gradients_of_the_contexts():
+    """Stacks without a bias in their last layer, on planes of 2x2 tiles; the mask's kernel has three rows of five."""
+    torch.manual_seed(5)
+    config = replace(CONFIG, cross_kernels=(5, 3, 3), cross_width=16, parameter_widths=(16, 8))
+    group = CrossChannelContextModel(config).contexts[1]
+    exact = copy.deepcopy(group).double()
+    psi, earlier, own = (torch.randn(4, n, 12, 12) for n in (config.psi_channels, 16, 16))
+
+    def gradients(group, *planes):
+        mean, index = group(*planes)
+        return mean.detach(), torch.autograd.grad((mean.sin() + index.sin()).sum(), list(group.parameters()))
+
+    with Calls() as calls, fast_convolutions(group):
+        out, found = gradients(group, psi, earlier, own)
+    assert calls.names["conv3x3"] == sum(k == 3 for k in config.cross_kernels) > 1
+    wanted_out, wanted = gradients(exact, *(p.double() for p in (psi, earlier, own)))
+    close(out, wanted_out)
+    for a, b in zip(found, wanted, strict=True):
+        close(a, b, 1e-4)
+    masked = F.conv2d(own, group.spatial.weight * group.spatial.taps[0, 0], padding=2)
+    assert torch.allclose(group.spatial(own), masked, atol=1e-6)
+
+
 def test_what_does_not_fit_runs_as_it_is():
     torch.manual_seed(4)
     large = torch.randn(2, 16, 49, 48)
     cases = [
         (nn.Conv2d(16, 12, 3, padding=1), large),
-        (nn.Conv2d(16, 16, 3, padding=1, bias=False), large),
         (nn.Conv2d(16, 16, 3), large),
         (nn.Conv2d(16, 16, 5, padding=2), large),
         (nn.Conv2d(16, 16, 3, stride=2, padding=1), large),  # odd sides

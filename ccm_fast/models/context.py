@@ -25,11 +25,15 @@ class SpatialContext(nn.Conv2d):
         super().__init__(channels, out_channels, kernel, padding=kernel // 2, bias=False)
         self.schedule = schedule
         self.register_buffer("taps", torch.from_numpy(schedule.class_taps(kernel)), persistent=False)
+        # The rows of the kernel down to its last tap: three of five for the causal mask.
+        self.rows = 1 + max((di + kernel // 2 for di, _ in schedule.taps(kernel)), default=0)
 
     def forward(self, y: Tensor) -> Tensor:
         ph, pw = self.schedule.period
         if ph == pw == 1:
-            return F.conv2d(y, self.weight * self.taps[0, 0], padding=self.padding)
+            above, beside = self.padding
+            weight = (self.weight * self.taps[0, 0])[:, :, : self.rows]
+            return F.conv2d(F.pad(y, (0, 0, above, self.rows - 1 - above)), weight, padding=(0, beside))
         out = y.new_zeros(y.shape[0], self.out_channels, *y.shape[2:])
         for a in range(ph):
             for b in range(pw):

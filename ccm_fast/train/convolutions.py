@@ -1,4 +1,4 @@
-"""Training on a CPU: the transforms' 3x3 convolutions and their gradients by Winograd's F(6x6, 3x3).
+"""Training on a CPU: 3x3 convolutions and their gradients by Winograd's F(6x6, 3x3).
 
 A fifth of the multiplications of torch's convolutions on whole tiles, forward and backward; the operators are in
 csrc/cpu/transform*.
@@ -133,7 +133,6 @@ def _suits(conv: nn.Module) -> bool:
         and conv.dilation == (1, 1)
         and conv.groups == 1
         and conv.padding_mode == "zeros"
-        and conv.bias is not None
         and conv.in_channels % 8 == conv.out_channels % 8 == 0
         and conv.weight.dtype == torch.float32
         and conv.weight.device.type == "cpu"
@@ -146,7 +145,8 @@ def _forward(module: nn.Module, x: Tensor) -> Tensor:
         if x.shape[2] % stride == x.shape[3] % stride == 0 and _pays(x, stride):
             if isinstance(module, ResidualBlock):
                 return residual_block(x, module)
-            return conv3x3(x, module.weight, module.bias, stride)
+            bias = x.new_zeros(module.out_channels) if module.bias is None else module.bias
+            return conv3x3(x, module.weight, bias, stride)
     return type(module).forward(module, x)
 
 
@@ -155,7 +155,7 @@ def fast_convolutions(*modules: nn.Module) -> Iterator[None]:
     """Inside, the 3x3 convolutions and residual blocks of some modules are fast, with gradients and without.
 
     Args:
-        modules: g_a, g_s, or what has such layers; their ``forward`` is replaced for as long as the context lasts, so
+        modules: a model, or what has such layers; their ``forward`` is replaced for as long as the context lasts, so
             that several threads must not share one. Inputs that do not suit (see :func:`conv3x3`) go to torch.
     """
     changed, inner = [], set()

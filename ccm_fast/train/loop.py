@@ -144,7 +144,7 @@ def validate(
             i, j = ((s - min(s, 256)) // 2 for s in image.shape[:2])
             x = torch.from_numpy(image[i : i + 256, j : j + 256].copy()).permute(2, 0, 1)[None].float().div_(255)
             x = x.to(device)
-            with fast_convolutions(model.g_a, model.g_s):
+            with fast_convolutions(model):
                 out = model(x, q, context)
             out["x_hat"] = out["x_hat"].clamp(0, 1)
             terms = rate_distortion_loss(x, out, torch.tensor([q], device=device), metric)
@@ -274,7 +274,7 @@ class _Run:
         """One step at a share of the peak rates; returns the loss terms and the gradient's norm."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * share
-        with fast_convolutions(self.model.g_a, self.model.g_s):
+        with fast_convolutions(self.model):
             terms = self.loss(kind)
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
