@@ -4,7 +4,8 @@
 
 Processor time and not the clock: training is meant to run beside other work. "first release" is its loop (all of the
 model in every step, Adam unfused) on ``ccm-small``. Stages are measured with torch's convolutions and with
-``ccm_fast.train.convolutions``; those on fixed transforms with their latents cached, as from the second epoch on. All count their pixels in patches of 128x128.
+``ccm_fast.train.convolutions``; those on fixed transforms with their latents cached, as from the second epoch on. All
+count their pixels in patches of 128x128.
 """
 
 from __future__ import annotations
