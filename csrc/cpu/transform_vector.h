@@ -165,7 +165,8 @@ class Winograd {
         s_(a.shape),
         down_((a.height + kTile - 1) / kTile),
         across_((a.width + kTile - 1) / kTile),
-        pad_(padded(s_.out)) {
+        pad_(padded(s_.out)),
+        stream_(beyond_caches<kLanes>(a.after, a.y, a.batch * a.height * a.width * a.shape.out_phases, a.shape.out)) {
     // Packed: masks, then panels in the order of phases and points.
     int64_t at = kPoints * s_.out_phases;
     for (int32_t q = 0; q < kPoints * s_.out_phases; ++q) {
@@ -263,7 +264,7 @@ class Winograd {
       for (int k = 0; k < kPixels; ++k, rows += pad_) {
         const int64_t y = at.i + k / kTile, x = at.j + k % kTile;
         if (y < a_.height && x < a_.width)
-          put_row<kLanes>(a_.after, rows, a_.y, origin + y * s * row + x * s * s_.out, s_.out);
+          put_row<kLanes>(a_.after, rows, a_.y, origin + y * s * row + x * s * s_.out, s_.out, stream_);
       }
     }
   }
@@ -272,6 +273,7 @@ class Winograd {
   const WinogradShape s_;
   const int64_t down_, across_;
   const int32_t pad_;
+  const bool stream_;
   std::vector<int64_t> start_;
   std::vector<std::vector<int32_t>> taps_;
   uint64_t wanted_[4] = {};  // points with products, by input phase
@@ -298,6 +300,7 @@ void in_blocks(int threads, int64_t total, int64_t piece, int64_t unit, Body bod
     Scratch scratch;
     for (int64_t k; (k = next.fetch_add(1)) < blocks;)
       if (edge(k) < edge(k + 1)) body(edge(k), edge(k + 1), scratch);
+    store_fence();
   });
 }
 
@@ -346,6 +349,7 @@ template <int kLanes, int kRows>
 void direct(const DirectArgs& a, int threads) {
   using V = Vector<kLanes>;
   const int32_t depth = a.kernel * a.kernel * a.in, pad = padded(a.out), zero = 0;
+  const bool stream = beyond_caches<kLanes>(a.after, a.y, a.batch * a.out_height * a.out_width, a.out);
   const bool gdn = a.after.activation == kGdn || a.after.activation == kInverseGdn;
   in_blocks(threads, a.batch * a.out_height * a.out_width, kPixels, kRows,
             [&](int64_t first, int64_t last, Scratch& scratch) {
@@ -371,7 +375,7 @@ void direct(const DirectArgs& a, int threads) {
                 }
               if (gdn) gdn_rows<kLanes, kRows>(e, rows, n, a.out, scratch.squares);
               for (int32_t r = 0; r < n; ++r)
-                put_row<kLanes>(a.after, rows + static_cast<int64_t>(r) * pad, a.y, (first + r) * a.out, a.out);
+                put_row<kLanes>(a.after, rows + static_cast<int64_t>(r) * pad, a.y, (first + r) * a.out, a.out, stream);
             });
 }
 
