@@ -268,16 +268,18 @@ class WeightGradient {
     const int64_t b = tile / (down_ * across_), top = tile / across_ % down_ * kTile, left = tile % across_ * kTile;
     const int64_t s = c_.stride, row = c_.width * s * c_.in;
     for (int32_t q = 0; q < c_.phases(); ++q) {
-      const float* from[kPoints];
+      // In order of channels, so that `next` is the next panel of them.
+      Inputs in{{}, kPanel, nullptr, in_point_, ~uint64_t{0}};
       const float* plane = x_ + (b * c_.height * s + q / 2) * row + q % 2 * c_.in;
       for (int k = 0; k < kPoints; ++k) {
         const int64_t i = top + k / kSide - 1, j = left + k % kSide - 1;
         const bool inside = i >= 0 && i < c_.height && j >= 0 && j < c_.width;
-        from[k] = inside ? plane + i * s * row + j * s * c_.in : zeros_.data();
+        in.from[k] = inside ? plane + i * s * row + j * s * c_.in : zeros_.data();
       }
       for (int32_t c = 0; c < c_.in; c += kPanel) {
-        input_tile<kLanes>(from, std::min(kPanel, c_.in - c), in_.data + (q * pad_ + c) * most + t * kPanel, in_point_);
-        for (const float*& f : from) f += kPanel;
+        in.to = in_.data + (q * pad_ + c) * most + t * kPanel;
+        input_tile<kLanes>(in, std::min(kPanel, c_.in - c));
+        for (const float*& f : in.from) f += kPanel;
       }
     }
     const float* from[kTile * kTile];

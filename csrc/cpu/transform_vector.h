@@ -21,7 +21,7 @@ constexpr int kTile = 6, kSide = 8, kPoints = kSide * kSide;
 // tiles, 189 by 96; 16 columns 30 ms by 24 tiles, 33 by 96.
 inline int block_tiles(int32_t columns) { return columns <= 2 * kPanel ? 24 : 72; }
 // Tiles whose outputs are normalized together: gamma's panels are worth their way for the rows of some.
-constexpr int kGroup = 4;
+constexpr int kGroup = 2;
 
 // 8 inputs -> values at the points.
 template <class R>
@@ -51,29 +51,44 @@ inline void from_points(const R (&m)[8], R (&y)[6]) {
   y[5] = m[7] + b + d * 32.0f + f * 0.03125f;
 }
 
-// kWide vectors of channels of a tile: inputs to points.
-template <int kLanes, int kWide>
-inline void input_columns(const float* const (&from)[kPoints], int32_t c, float* to, int64_t point, uint64_t wanted) {
+// Where a tile's inputs are and where their values at the points go. 128 lines of 16 channels come from another cache
+// than the first: inputs are asked for a tile or a phase ahead, places of points and products some groups of channels
+// ahead, which took a sixth off the transforms' time.
+struct Inputs {
+  const float* from[kPoints];
+  int64_t next;     // to what follows, floats: the next phase, or the tile at the right
+  float* to;        // of the first channel
+  int64_t point;    // from point to point, floats
+  uint64_t wanted;  // bit p is set for the points that are
+};
+constexpr int kPlacesAhead = 64, kProductsAhead = 32;  // floats
+
+// kWide vectors of channels of a tile: inputs to points; kAll: all points.
+template <int kLanes, int kWide, bool kAll>
+inline void input_columns(const Inputs& in, int32_t c) {
   using V = Vector<kLanes>;
   using R = typename V::Reg;
   R half[kWide][kSide][kSide];
   for (int i = 0; i < kSide; ++i) {
+    // The tile at the right shares two columns, and of the next phase the tile at the left had them.
 #pragma GCC unroll 8
-    for (int j = 0; j < kSide; ++j) __builtin_prefetch(from[kSide * i + j] + c + kWide * kLanes);
+    for (int j = 2; j < kSide; ++j) __builtin_prefetch(in.from[kSide * i + j] + in.next + c, 0, 2);
 #pragma GCC unroll 1
     for (int w = 0; w < kWide; ++w) {
       R d[kSide];
 #pragma GCC unroll 8
-      for (int j = 0; j < kSide; ++j) d[j] = V::load(from[kSide * i + j] + c + w * kLanes);
+      for (int j = 0; j < kSide; ++j) d[j] = V::load(in.from[kSide * i + j] + c + w * kLanes);
       to_points(d, half[w][i]);
     }
   }
   for (int j = 0; j < kSide; ++j) {
-    const uint64_t column = wanted >> j;
-    if (!(column & 0x0101010101010101)) continue;
+    const uint64_t column = in.wanted >> j;
+    if (!kAll && !(column & 0x0101010101010101)) continue;
+    const auto wanted = [&](int i) { return kAll || column >> (kSide * i) & 1; };
+    float* to = in.to + j * in.point + c;
 #pragma GCC unroll 8
     for (int i = 0; i < kSide; ++i)
-      if (column >> (kSide * i) & 1) __builtin_prefetch(to + (kSide * i + j) * point + c + kWide * kLanes, 1);
+      if (wanted(i)) __builtin_prefetch(to + kSide * i * in.point + kPlacesAhead, 1);
 #pragma GCC unroll 1
     for (int w = 0; w < kWide; ++w) {
       R d[kSide], v[kSide];
@@ -82,19 +97,19 @@ inline void input_columns(const float* const (&from)[kPoints], int32_t c, float*
       to_points(d, v);
 #pragma GCC unroll 8
       for (int i = 0; i < kSide; ++i)
-        if (column >> (kSide * i) & 1) V::store(to + (kSide * i + j) * point + c + w * kLanes, v[i]);
+        if (wanted(i)) V::store(to + kSide * i * in.point + w * kLanes, v[i]);
     }
   }
 }
 
-// `wanted`: bit p is set for the points that are.
 template <int kLanes>
-void input_tile(const float* const (&from)[kPoints], int32_t channels, float* to, int64_t point,
-                uint64_t wanted = ~uint64_t{0}) {
+void input_tile(const Inputs& in, int32_t channels) {
   constexpr int kWide = 16 / kLanes;  // whole cache lines
   int32_t c = 0;
-  for (; c + kWide * kLanes <= channels; c += kWide * kLanes) input_columns<kLanes, kWide>(from, c, to, point, wanted);
-  for (; c < channels; c += kLanes) input_columns<kLanes, 1>(from, c, to, point, wanted);
+  if (in.wanted == ~uint64_t{0})
+    for (; c + kWide * kLanes <= channels; c += kWide * kLanes) input_columns<kLanes, kWide, true>(in, c);
+  for (; c + kWide * kLanes <= channels; c += kWide * kLanes) input_columns<kLanes, kWide, false>(in, c);
+  for (; c < channels; c += kLanes) input_columns<kLanes, 1, false>(in, c);
 }
 
 // kWide vectors of channels of a tile: products to rows.
@@ -105,7 +120,7 @@ inline void output_columns(const Epilogue& e, const float* from, int64_t point, 
   R half[kWide][kTile][kSide];
   for (int j = 0; j < kSide; ++j) {
 #pragma GCC unroll 8
-    for (int i = 0; i < kSide; ++i) __builtin_prefetch(from + (kSide * i + j) * point + c + kWide * kLanes);
+    for (int i = 0; i < kSide; ++i) __builtin_prefetch(from + (kSide * i + j) * point + c + kProductsAhead);
 #pragma GCC unroll 1
     for (int w = 0; w < kWide; ++w) {
       R m[kSide], y[kTile];
@@ -150,7 +165,8 @@ class Winograd {
         s_(a.shape),
         down_((a.height + kTile - 1) / kTile),
         across_((a.width + kTile - 1) / kTile),
-        pad_(padded(s_.out)) {
+        pad_(padded(s_.out)),
+        stream_(beyond_caches<kLanes>(a.after, a.y, a.batch * a.height * a.width * a.shape.out_phases, a.shape.out)) {
     // Packed: masks, then panels in the order of phases and points.
     int64_t at = kPoints * s_.out_phases;
     for (int32_t q = 0; q < kPoints * s_.out_phases; ++q) {
@@ -180,9 +196,12 @@ class Winograd {
     const float* zeros = scratch.zeros.data;
     for (int32_t t = 0; t < count; ++t)
       for (int32_t i = 0; i < s_.in_phases; ++i) {
-        const float* from[kPoints];
-        sources(first + t, i, zeros, from);
-        input_tile<kLanes>(from, s_.in, points + t * wide + i * s_.in, point, wanted_[i]);
+        Inputs in;
+        sources(first + t, i, zeros, in);
+        in.to = points + t * wide + i * s_.in;
+        in.point = point;
+        in.wanted = wanted_[i];
+        input_tile<kLanes>(in, s_.in);
       }
     for (int32_t o = 0; o < s_.out_phases; ++o) {
       float* products = o + 1 < s_.out_phases ? scratch.products.fit(kPoints * point) : last;
@@ -211,15 +230,17 @@ class Winograd {
     return {tile / (down_ * across_), tile / across_ % down_ * kTile, tile % across_ * kTile};
   }
 
-  void sources(int64_t tile, int32_t phase, const float* zeros, const float* (&from)[kPoints]) const {
+  void sources(int64_t tile, int32_t phase, const float* zeros, Inputs& in) const {
     const Place at = place(tile);
     const int64_t s = s_.in_phases == 4 ? 2 : 1, row = a_.width * s * s_.in;
-    const float* plane = a_.x + (at.b * a_.height * s + phase / 2) * row + phase % 2 * s_.in;
+    const auto origin = [&](int32_t i) { return i / 2 * row + i % 2 * s_.in; };
+    const float* plane = a_.x + at.b * a_.height * s * row + origin(phase);
+    in.next = (phase + 1 < s_.in_phases ? origin(phase + 1) : kTile * s * s_.in) - origin(phase);
     for (int i = 0; i < kSide; ++i)
       for (int j = 0; j < kSide; ++j) {
         const int64_t y = at.i + i - 1, x = at.j + j - 1;
         const bool inside = y >= 0 && y < a_.height && x >= 0 && x < a_.width;
-        from[kSide * i + j] = inside ? plane + y * s * row + x * s * s_.in : zeros;
+        in.from[kSide * i + j] = inside ? plane + y * s * row + x * s * s_.in : zeros;
       }
   }
 
@@ -243,7 +264,7 @@ class Winograd {
       for (int k = 0; k < kPixels; ++k, rows += pad_) {
         const int64_t y = at.i + k / kTile, x = at.j + k % kTile;
         if (y < a_.height && x < a_.width)
-          put_row<kLanes>(a_.after, rows, a_.y, origin + y * s * row + x * s * s_.out, s_.out);
+          put_row<kLanes>(a_.after, rows, a_.y, origin + y * s * row + x * s * s_.out, s_.out, stream_);
       }
     }
   }
@@ -252,6 +273,7 @@ class Winograd {
   const WinogradShape s_;
   const int64_t down_, across_;
   const int32_t pad_;
+  const bool stream_;
   std::vector<int64_t> start_;
   std::vector<std::vector<int32_t>> taps_;
   uint64_t wanted_[4] = {};  // points with products, by input phase
@@ -278,6 +300,7 @@ void in_blocks(int threads, int64_t total, int64_t piece, int64_t unit, Body bod
     Scratch scratch;
     for (int64_t k; (k = next.fetch_add(1)) < blocks;)
       if (edge(k) < edge(k + 1)) body(edge(k), edge(k + 1), scratch);
+    store_fence();
   });
 }
 
@@ -320,12 +343,13 @@ inline void gather(const DirectArgs& a, int64_t b, int64_t i, int64_t j, float* 
 }
 
 // Outputs of a block.
-constexpr int kPixels = 144;
+constexpr int kPixels = 96;
 
 template <int kLanes, int kRows>
 void direct(const DirectArgs& a, int threads) {
   using V = Vector<kLanes>;
   const int32_t depth = a.kernel * a.kernel * a.in, pad = padded(a.out), zero = 0;
+  const bool stream = beyond_caches<kLanes>(a.after, a.y, a.batch * a.out_height * a.out_width, a.out);
   const bool gdn = a.after.activation == kGdn || a.after.activation == kInverseGdn;
   in_blocks(threads, a.batch * a.out_height * a.out_width, kPixels, kRows,
             [&](int64_t first, int64_t last, Scratch& scratch) {
@@ -351,7 +375,7 @@ void direct(const DirectArgs& a, int threads) {
                 }
               if (gdn) gdn_rows<kLanes, kRows>(e, rows, n, a.out, scratch.squares);
               for (int32_t r = 0; r < n; ++r)
-                put_row<kLanes>(a.after, rows + static_cast<int64_t>(r) * pad, a.y, (first + r) * a.out, a.out);
+                put_row<kLanes>(a.after, rows + static_cast<int64_t>(r) * pad, a.y, (first + r) * a.out, a.out, stream);
             });
 }
 
