@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import ccm_fast
 from ccm_fast.bench import coders, kernels, material, timing
 from ccm_fast.bench.run import BENCHMARKS
 from ccm_fast.cli import main
@@ -79,7 +80,8 @@ def test_command_line(tmp_path, capsys, monkeypatch):
         result = json.loads((tmp_path / f"{name}.json").read_text())
         assert result["environment"]
         assert f"{name}.json" in out
-    assert result["cases"][0]["latents"] == 3 * 4 * 192 and result["cases"][0]["peak_bytes"] > 2**20
+    channels = ccm_fast.load("ccm-small").config.latent_channels
+    assert result["cases"][0]["latents"] == 3 * 4 * channels and result["cases"][0]["peak_bytes"] > 2**20
     assert main(["bench", "nonsense"]) == 2
     assert "dropin, coders, kernels, scaling" in capsys.readouterr().err
     if not torch.cuda.is_available():
