@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 
 from ccm_fast.models import CCMConfig, CrossChannelContextModel
 from ccm_fast.models.context import SpatialContext
-from ccm_fast.models.entropy import NUM_SCALES, SCALE_MAX, SCALE_MIN
 from ccm_fast.models.schedule import Schedule
 from ccm_fast.train.data import ImageFiles
 from ccm_fast.train.klt import groups_in_turn
@@ -141,10 +139,8 @@ def build(
     last.bias.copy_(last.bias[order])
     first.weight.copy_(first.weight[:, order])
     # All start from every channel's own sigma, as a training does (train/klt.py).
-    octaves = (NUM_SCALES - 1) / math.log(SCALE_MAX / SCALE_MIN)
-    index = ((strengths[order] - math.log(SCALE_MIN)) * octaves).clamp(0, NUM_SCALES - 1)
-    for group, own in zip(model.contexts, index.split(config.groups), strict=True):
-        group.head.bias[group.channels :] = own / group.INDEX_GAIN
+    for group, own in zip(model.contexts, strengths[order].exp().split(config.groups), strict=True):
+        group.start_from(own)
     for name, p in model.named_parameters():
         p.requires_grad_(not name.startswith(TRANSFORMS))
     return model

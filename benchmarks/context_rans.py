@@ -89,12 +89,11 @@ def main() -> None:
         groups=c.groups,
         hyper_channels=c.hyper_channels,
         psi_channels=c.psi_channels,
-        cross_kernels=c.cross_kernels,
+        cross_kernels=[c.stack_kernels(g) for g in range(len(c.groups))],
         cross_width=c.cross_width,
         skip_kernel=c.cross_skip_kernel,
         widths=c.parameter_widths,
         scale_centre=args.scale,
-        fine=c.fine,
     )
     z, y = sample_latents(rng, plan, h, w)
     packed = ops.pack_plan(torch.frombuffer(bytearray(plan.to_bytes()), dtype=torch.uint8), "")

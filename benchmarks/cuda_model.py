@@ -53,13 +53,12 @@ class Model:
     taps: int
     width: int  # of the base
     hidden: tuple[int, ...]
-    stack: tuple[int, ...]  # kernels
+    stacks: tuple[tuple[int, ...], ...]  # kernels, group by group
     cross_width: int
     psi: int
     hyper_channels: int
     payload: float  # bytes of y for 768 x 512
     z_payload: float
-    fine: bool = False  # the last group's stack lacks the first kernel
 
     @property
     def channels(self) -> int:
@@ -67,14 +66,14 @@ class Model:
 
     @property
     def shift(self) -> int:
-        """Of the last layer's tiles, as DeviceGroup::shift."""
-        return sum(k // 2 for k in self.stack[1:])
+        """Of the last layer's tiles, as DeviceGroup::shift: the most of all groups."""
+        return max(sum(k // 2 for k in stack[1:]) for stack in self.stacks)
 
     def chain(self, g: int) -> list[tuple[int, int, int]]:
         before = sum(self.groups[:g])
         if not before:
             return []
-        stack = self.stack[1:] if self.fine and g == len(self.groups) - 1 else self.stack
+        stack = self.stacks[g]
         dims = [before, *[self.cross_width] * (len(stack) - 1), self.width]
         return [(k, a, b) for k, (a, b) in zip(stack, pairwise(dims), strict=True)]
 
@@ -91,11 +90,12 @@ def models() -> dict[str, Model]:
     for name in ("ccm-small", "ccm-base"):
         c = PRESETS[name]
         found[name] = Model(
-            name, c.groups, c.context_kernel**2 // 2, c.parameter_widths[0], c.parameter_widths[1:], c.cross_kernels,
-            c.cross_width, c.psi_channels, c.hyper_channels, payload, 0.003 * 768 * 512 / 8, c.fine,
+            name, c.groups, c.context_kernel**2 // 2, c.parameter_widths[0], c.parameter_widths[1:],
+            tuple(c.stack_kernels(g) for g in range(len(c.groups))),
+            c.cross_width, c.psi_channels, c.hyper_channels, payload, 0.003 * 768 * 512 / 8,
         )  # fmt: skip
     # 34,628 bytes: CompressAI's net on one 768 x 512 photograph. Its z takes about a twentieth; assumed.
-    found["mbt2018"] = Model("mbt2018", (192,), 12, 640, (512,), (), 0, 384, 192, 34628, 1700)
+    found["mbt2018"] = Model("mbt2018", (192,), 12, 640, (512,), ((),), 0, 384, 192, 34628, 1700)
     return found
 
 
@@ -226,7 +226,7 @@ class Costs:
         t: Counter = Counter()
         channels = max(self.model.groups)
         each = -(-channels // 32)
-        if not first_group and self.model.stack:  # two looks at the positions, the known tiles
+        if not first_group and any(self.model.stacks):  # two looks at the positions, the known tiles
             t["ready"] += 3 * self.l1 + 3 * self.shared + 2 * self.barrier + 60
         for at in range(0, count, CHUNK):
             n = min(CHUNK, count - at)

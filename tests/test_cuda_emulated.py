@@ -33,7 +33,7 @@ CASES = {
     "no stack": ({"groups": (4, 5), "cross_kernels": ()}, (6, 6)),
     "no skip": ({"groups": (4, 5), "skip_kernel": 0, "cross_kernels": (5, 3, 3)}, (9, 19)),
     "alone": ({"groups": (4, 5), "skip_kernel": 0, "cross_kernels": ()}, (4, 7)),
-    "fine": ({"groups": (4, 3, 11), "cross_kernels": (5, 3, 3), "fine": True}, (8, 15)),
+    "fine": ({"groups": (4, 3, 11), "cross_kernels": [(), (5, 3, 3), (3, 3)]}, (8, 15)),
     "1x1": ({"groups": (8, 4)}, (1, 1)),
     "row": ({"groups": (8, 4)}, (1, 40)),
     "column": ({"groups": (8, 4)}, (33, 1)),

@@ -8,7 +8,7 @@ import torch
 
 from ccm_fast.models import PRESETS, CCMConfig, CrossChannelContextModel, Schedule
 from ccm_fast.models.context import GroupContext
-from ccm_fast.models.entropy import FactorizedPrior, gaussian_likelihood, scale_from_index
+from ccm_fast.models.entropy import FactorizedPrior, gaussian_likelihood, index_from_scale, scale_from_index
 
 SMALL = {
     "widths": (8, 8, 8),
@@ -177,3 +177,16 @@ def test_rates_are_those_of_the_symbols():
     value, mean, scale = rate()
     expected = torch.autograd.grad(gaussian_likelihood(symbols, mean, scale).log().sum(), symbols)[0]
     assert torch.allclose(torch.autograd.grad(value, y)[0], expected)
+
+
+def test_scale_indexes_have_an_inverse():
+    """Indexes to sigmas and back; sigmas beyond the table's ends become the ends; a group's head starts from them."""
+    index = torch.linspace(0, 63, 200)
+    assert torch.allclose(index_from_scale(scale_from_index(index)), index, atol=1e-3)
+    assert index_from_scale(torch.tensor([0.0, 1e-3, 1e4])).tolist() == [0, 0, 63]
+    group = CrossChannelContextModel(CCMConfig(groups=(3,))).contexts[0]
+    scales = torch.tensor([0.2, 1.0, 30.0])
+    group.start_from(scales)
+    group.head.weight.data.zero_()
+    mean, start = group.parameters_from(torch.randn(1, group.hidden[0].in_channels, 2, 2))
+    assert not mean.any() and torch.allclose(scale_from_index(start[0, :, 0, 0]), scales, rtol=1e-4)

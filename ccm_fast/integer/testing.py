@@ -90,7 +90,7 @@ def random_plan(
     kernel: int = 5,
     psi_channels: int = 8,
     hyper_layers: tuple[tuple[int, int], ...] = ((3, 1), (3, 2), (3, 2)),
-    cross_kernels: tuple[int, ...] = (3, 3),
+    cross_kernels: tuple[int, ...] | list[tuple[int, ...]] = (3, 3),
     cross_width: int = 8,
     skip_kernel: int = 1,
     widths: tuple[int, ...] = (16, 12),
@@ -100,7 +100,6 @@ def random_plan(
     direct: bool = False,
     residual: bool = False,
     scaled: bool = False,
-    fine: bool = False,
 ) -> Plan:
     """A valid random plan.
 
@@ -112,7 +111,7 @@ def random_plan(
         kernel: spatial context kernel (3, 5 or 7).
         psi_channels: P, and the width of h_s.
         hyper_layers: (kernel, upsampling) of each layer of h_s.
-        cross_kernels: kernels of the stack over the earlier groups; () for none.
+        cross_kernels: kernels of the stack over the earlier groups; () for none; a list: of each group's.
         cross_width: channels inside it.
         skip_kernel: kernel of the linear path beside it; 0 for none.
         widths: D and the hidden widths.
@@ -122,7 +121,6 @@ def random_plan(
         direct: the sum of contexts is the head; of ``widths`` nothing is used.
         residual: a model of residuals.
         scaled: contexts see requantized latents.
-        fine: the last group's stack lacks the first kernel.
     """
     if isinstance(schedule, str):
         schedule = Schedule.from_name(schedule, kernel)
@@ -151,7 +149,7 @@ def random_plan(
             base_centre, base_spread = centre / unit, spread / unit
         mult, shift = fixed_point(np.broadcast_to(unit, D))
         stack, zero = [], 0
-        kernels = cross_kernels[1:] if fine and g == len(groups) - 1 else cross_kernels
+        kernels = cross_kernels[g] if isinstance(cross_kernels, list) else cross_kernels
         dims = [before, *[cross_width] * (len(kernels) - 1), D]
         if before:
             for k, size in enumerate(kernels):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import CCMConfig
-from .entropy import NUM_SCALES
+from .entropy import NUM_SCALES, index_from_scale
 from .schedule import Schedule
 
 __all__ = ["CONTEXT_LIMIT", "GroupContext"]
@@ -92,6 +92,12 @@ class GroupContext(nn.Module):
 
     #: The network's second output times this is the scale index: its natural unit is then about one octave of sigma.
     INDEX_GAIN = NUM_SCALES / 8
+
+    @torch.no_grad()
+    def start_from(self, scale: Tensor) -> None:
+        """Let the head say these sigmas [C] and a mean of 0 wherever nothing is known; its biases are overwritten."""
+        self.head.bias[: self.channels] = 0
+        self.head.bias[self.channels :] = index_from_scale(scale) / self.INDEX_GAIN
 
     def base(self, psi: Tensor, earlier: Tensor | None) -> Tensor:
         """Dense part: [B, widths[0], h, w] from psi [B, P, h, w] and the earlier groups [B, sum, h, w]."""

@@ -18,6 +18,7 @@ __all__ = [
     "FactorizedPrior",
     "centroid",
     "gaussian_likelihood",
+    "index_from_scale",
     "scale_from_index",
     "ste_round",
 ]
@@ -58,6 +59,12 @@ def scale_from_index(t: Tensor) -> Tensor:
     """sigma of a (fractional) scale index t in [0, 63]: SCALE_MIN * (SCALE_MAX / SCALE_MIN) ** (t / 63)."""
     t = -lower_bound(-lower_bound(t, 0.0), -(NUM_SCALES - 1.0))
     return SCALE_MIN * torch.exp(t * (math.log(SCALE_MAX / SCALE_MIN) / (NUM_SCALES - 1)))
+
+
+def index_from_scale(scale: Tensor) -> Tensor:
+    """The fractional scale index in [0, 63] of a sigma >= 0, of any shape: the inverse of :func:`scale_from_index`."""
+    share = (scale / SCALE_MIN).log() / math.log(SCALE_MAX / SCALE_MIN)
+    return (share * (NUM_SCALES - 1)).clamp(0, NUM_SCALES - 1)
 
 
 def _normal_cdf(x: Tensor) -> Tensor:

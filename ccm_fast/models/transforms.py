@@ -30,7 +30,12 @@ class ResidualBlock(nn.Module):
 
 
 class Split(nn.Module):
-    """Coarse and fine channels from the same features: cat(coarse(x), fine(x))."""
+    """Coarse and fine channels from the same features [B, C, h, w]: cat(coarse(x), fine(x)).
+
+    Args:
+        coarse: to [B, M - F, h / 4, w / 4].
+        fine: to [B, F, h / 4, w / 4].
+    """
 
     def __init__(self, coarse: nn.Sequential, fine: nn.Module):
         super().__init__()
@@ -44,7 +49,7 @@ class Merge(nn.Module):
     """The same features from coarse channels and from the fine ones after them: coarse(a) + fine(b).
 
     Args:
-        coarse: from the first ``channels`` channels.
+        coarse: from the first ``channels`` channels of [B, M, h, w] to [B, C, 4 h, 4 w].
         fine: from the others, to the same shape.
         channels: how many are coarse.
     """

@@ -7,7 +7,6 @@ of it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models import CrossChannelContextModel
-from ..models.entropy import NUM_SCALES, SCALE_MAX, SCALE_MIN
 from ..models.transforms import Split
 from .data import to_tensor
 from .klt import quantization_steps
@@ -106,5 +104,4 @@ def start_fine(model: CrossChannelContextModel, images: Sequence[np.ndarray]) ->
     group = model.contexts[-1]
     silence_group(group)
     sigma = ((down.T @ covariance) * down.T).sum(1).clamp(min=0).sqrt().float() / steps.log().mean().exp()
-    index = (sigma.clamp(min=SCALE_MIN) / SCALE_MIN).log() * (NUM_SCALES - 1) / math.log(SCALE_MAX / SCALE_MIN)
-    group.head.bias[fine:] = index.clamp(0, NUM_SCALES - 1) / group.INDEX_GAIN
+    group.start_from(sigma)

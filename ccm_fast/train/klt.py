@@ -8,14 +8,12 @@ the blocks and switches on the residual blocks, which start as identities.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..models import CrossChannelContextModel
-from ..models.entropy import NUM_SCALES, SCALE_MAX, SCALE_MIN
+from ..models.entropy import SCALE_MIN
 from ..models.quality import lagrange_multiplier
 from ..models.transforms import ResidualBlock, main_path
 
@@ -198,7 +196,6 @@ def initialise(model: CrossChannelContextModel, images: list[np.ndarray], seed: 
     # What the entropy model says before it has learned anything: each channel's sigma at the middle quality.
     sigma = torch.full((M,), SCALE_MIN)
     sigma[places] = (x.std((0, 2, 3)) / step.log().mean().exp())[: len(places)]
-    index = (sigma / SCALE_MIN).log() * (NUM_SCALES - 1) / math.log(SCALE_MAX / SCALE_MIN)
-    for group, own in zip(model.contexts, index.split(coarse), strict=False):  # the fine one: start_fine
-        group.head.bias[group.channels :] = own.clamp(0, NUM_SCALES - 1) / group.INDEX_GAIN
+    for group, own in zip(model.contexts, sigma.split(coarse), strict=False):  # the fine one: start_fine
+        group.start_from(own)
     return parts

@@ -15,7 +15,16 @@ from ..models.context import CONTEXT_LIMIT, GroupContext
 from ..models.inference import inference
 from .data import CropDataset, to_tensor
 
-__all__ = ["STAGES", "TRANSFORMS", "LatentCache", "Stage", "parse_stages", "revive_stacks", "silence_contexts"]
+__all__ = [
+    "STAGES",
+    "TRANSFORMS",
+    "LatentCache",
+    "Stage",
+    "parse_stages",
+    "revive_stacks",
+    "silence_contexts",
+    "silence_group",
+]
 
 
 class Kind(NamedTuple):
