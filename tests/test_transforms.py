@@ -207,3 +207,15 @@ def test_wrong_arguments():
         OPS.direct(x, OPS.pack_panels(torch.randn(8 * 81, 4)), 9, 1, 0, bias, *more)
     with pytest.raises(RuntimeError, match="weights has size"):
         OPS.direct(x, OPS.pack_panels(torch.randn(8, 4)), 3, 1, 1, bias, *more)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("residual", [False, True])
+def test_planes_larger_than_the_caches(kernel, residual):
+    """Above 48 MB rows are stored past the caches: every one of them arrives, with a residual and without."""
+    layer = conv(32, 32, kernel, padding=kernel // 2)
+    fast = inference.fast_conv(layer)
+    x = torch.randn(1, 32, 648, 641).contiguous(memory_format=torch.channels_last)
+    y = fast.added(x, x if residual else None)
+    assert y.numel() > 12 << 20
+    assert (y - layer(x) - (x if residual else 0)).abs().max() < 1e-4
