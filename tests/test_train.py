@@ -140,6 +140,29 @@ def test_crops():
     assert torch.equal(crops.batch(5), first)
 
 
+def test_varied_crops():
+    # Red grows to the right, green downwards; blue is constant. Then a crop's slopes tell how it lies and its scale.
+    side, slope = 96, 2
+    ramp = np.arange(side, dtype=np.uint8) * slope
+    image = np.stack(np.broadcast_arrays(ramp[None, :], ramp[:, None], np.uint8(7)), -1)
+    crops = CropDataset([image, image[:80]], 48, seed=3, vary=1.5)
+    state = crops.state()
+    first = crops.batch(200)
+    crops.restore(state)
+    assert torch.equal(crops.batch(200), first)
+    assert torch.equal(first[:, 2], torch.full((200, 48, 48), 7 / 255))
+    inner = first[:, :2, 8:40, 8:40] * 255
+    across = (inner[..., -1] - inner[..., 0]).mean(-1) / 31 / slope  # [200, red and green]
+    down = (inner[..., -1, :] - inner[..., 0, :]).mean(-1) / 31 / slope
+    scale = across.abs().amax(1)
+    assert (scale - down.abs().amax(1)).abs().max() < 0.02
+    assert 60 < (scale == 1).sum() < 140
+    assert 1 / 1.5 - 0.02 < scale.min() < 0.8
+    assert 1.25 < scale.max() < 1.5 + 0.02
+    places = {tuple(row) for row in (torch.cat([across, down], 1) / scale[:, None]).round().int().tolist()}
+    assert len(places) == 8, "four turns, mirrored or not"
+
+
 def test_lagrange_multipliers():
     lam = lagrange_multiplier(torch.tensor([1.0, 8.0]))
     assert torch.allclose(lam, torch.tensor([0.0018, 0.18]))
