@@ -10,6 +10,7 @@
 #include "ccm/model.h"
 #include "cpu/context_cpu.h"
 #include "cpu/kernels.h"
+#include "cpu/memory.h"
 #include "cpu/pack.h"
 #include "cpu/threads.h"
 #include "ops_common.h"
@@ -70,6 +71,7 @@ Tensor pack_plan(Tensor plan, std::string isa) {
   check(kernels, "instruction set '" + isa + "' is unknown or not usable on this machine");
   const std::vector<uint8_t> packed = ccm::pack_plan(data<uint8_t>(plan), static_cast<size_t>(plan.numel()), *kernels);
   Tensor out = torch::stable::new_empty(plan, {static_cast<int64_t>(packed.size())}, ScalarType::Byte);
+  ccm::want_huge_pages(out.data_ptr(), packed.size());
   std::memcpy(out.data_ptr(), packed.data(), packed.size());
   return out;
 }

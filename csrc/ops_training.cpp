@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/memory.h"
 #include "cpu/transform_gradient.h"
 #include "ops_common.h"
 

@@ -4,6 +4,7 @@
 #include <tuple>
 #include <vector>
 
+#include "cpu/memory.h"
 #include "cpu/transform.h"
 #include "ops_common.h"
 

@@ -1,5 +1,7 @@
 """The C++ engine against the oracle: same bytes, same latents, for every schedule, lane count, thread count and ISA."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -192,3 +194,28 @@ def test_int8_product():
     w = torch.randint(-127, 128, (37, 64), dtype=torch.int8)
     for isa in ISAS:
         assert torch.equal(ops.int8_product(x, w, isa, 1), x.int() @ w.int().T)
+
+
+@pytest.mark.parametrize("width", [115, 120])
+@pytest.mark.parametrize("isa", ISAS)
+def test_sums_at_the_limit_of_winograd(isa, width):
+    """With 115 channels of extreme bytes and weights sums just fit the 26 bits that Winograd's way leaves; then not."""
+    rng = np.random.default_rng(width)
+    plan = random_plan(rng, (4,), 4, psi_channels=width, hyper_layers=((1, 2), (3, 2)))
+    first, second = plan.hyper_synthesis
+    tenth = {"mult": np.full_like(first.mult, 2**30), "shift": np.full_like(first.shift, 40)}  # acc >> 10
+    # Bytes of 255, whatever z is.
+    first = replace(first, weight=np.zeros_like(first.weight), bias=np.full_like(first.bias, 2**30), **tenth)
+    # Inside of the plane all terms of a sum have one sign, and with its bias 0 to 199 steps remain.
+    largest = width * 9 * 127 * 255
+    assert (largest < 2**25) == (width == 115)
+    channel = np.arange(second.outputs)
+    sign, steps = np.where(channel % 2, -1, 1), channel % 200
+    weight = np.broadcast_to(127 * sign[:, None, None, None], second.weight.shape).astype(np.int8)
+    second = replace(second, weight=weight, bias=(steps * 2**10 - sign * largest).astype(np.int32), **tenth)
+    plan = replace(plan, hyper_synthesis=[first, second])
+    z = np.zeros((4, 5, 4), np.int32)
+    packed = ops.pack_plan(torch.frombuffer(bytearray(plan.to_bytes()), dtype=torch.uint8), isa)
+    psi = ops.hyper(packed, torch.from_numpy(z.astype(np.int16))[None], 16, 20, 1)[0].numpy()
+    assert np.array_equal(psi[4, 4], steps.reshape(-1, 4)[:, 0])
+    assert np.array_equal(psi, reference.hyper(plan, z, 16, 20))

@@ -29,7 +29,7 @@ def programs(request, tmp_path_factory):
     includes = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc/include'}"]
     objects = []
     # The VNNI kernels with their one instruction emulated: layout and bias of byte planes are then tested everywhere.
-    checks = [ROOT / f"tests/cpp/{name}_check.cpp" for name in ("engine", "transform")]
+    checks = [ROOT / f"tests/cpp/{name}_check.cpp" for name in ("engine", "transform", "winograd_int")]
     for source in [*sorted((ROOT / "csrc/cpu").glob("*.cpp")), *checks]:
         own = []
         if source.stem.endswith(("_avx2", "_avxvnni")):
@@ -90,3 +90,9 @@ def test_sanitized_transforms(programs):
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-4000:]
     assert result.stdout.split() == ["ok", "2" if "avx2" in ISAS else "1"]
+
+
+def test_sanitized_integer_winograd(programs):
+    result = subprocess.run([str(programs["winograd_int_check"])], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert result.stdout.split() == ["ok", "10" if "avx2" in ISAS else "0"]

@@ -8,6 +8,7 @@
 #include "cpu/group_cpu.h"
 #include "cpu/rans_cpu.h"
 #include "cpu/threads.h"
+#include "cpu/winograd_int.h"
 
 namespace ccm {
 namespace {
@@ -294,6 +295,7 @@ void known_parameters(const PackedModel& m, const Kernels& k, int32_t g, const P
   offsets.resize(n);
   StepScratch scratch;
   if (m.uniform_taps) {
+    group.all_own(context);
     group.parameters(context, order.row.data(), order.col.data(), h * w, scratch, rows.data(), offsets.data());
     return;
   }
@@ -356,10 +358,13 @@ void hyper(const PackedModel& m, const int16_t* z, int32_t hz, int32_t wz, int32
     const ConvDesc& d = m.hs[l];
     const int32_t channels = d.cout / (d.upsample * d.upsample);
     Plane out(k, rows * d.upsample, cols * d.upsample, (channels + 3) / 4 * 4, d.zero);
-    const int64_t strips = std::max<int64_t>(1, std::min<int64_t>(rows, static_cast<int64_t>(threads) * 4));
+    // At Winograd's points: strips of whole tiles, and few, since each reads all weights.
+    const int64_t unit = d.points ? kTileRows : 1, units = (rows + unit - 1) / unit;
+    const int64_t strips = std::min<int64_t>(units, d.points ? threads : threads * int64_t{4});
     parallel_for(threads, strips, [&](int64_t s) {
-      conv_byte_rows(m, k, d, in, static_cast<int32_t>(rows * s / strips),
-                     static_cast<int32_t>(rows * (s + 1) / strips), cols, out);
+      const int64_t first = units * s / strips * unit, last = units * (s + 1) / strips * unit;
+      conv_byte_rows(m, k, d, in, static_cast<int32_t>(first), static_cast<int32_t>(std::min<int64_t>(last, rows)),
+                     cols, out);
     });
     in = std::move(out);
     rows *= d.upsample;

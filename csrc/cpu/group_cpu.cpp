@@ -96,6 +96,12 @@ void Group::all_dense(const Plane& context, const uint8_t* psi) {
   }
 }
 
+void Group::all_own(const Plane& context) {
+  if (!d_.points) return;
+  add_context(m_, k_, d_, context, w_, h_, base_.data());
+  own_added_ = true;
+}
+
 void Group::hyper_rows(const uint8_t* psi, int32_t first, int32_t last) {
   const int32_t* init = m_.at<int32_t>(d_.base_init);
   // psi comes without a border and as bytes: a strip with room for the kernel's halo makes a plane of it.
@@ -136,7 +142,7 @@ void Group::tile(const Plane& context, const int32_t* row, const int32_t* col, i
   const int32_t* shift = m_.at<int32_t>(d_.shift);
   const int32_t pad = d_.base_pad;
   int from = 0;
-  if (d_.taps) {
+  if (d_.taps && !own_added_) {
     int32_t offsets[kMaxTaps];
     for (int32_t t = 0; t < d_.taps; ++t) offsets[t] = context.offset(d_.tap_di[t], d_.tap_dj[t]);
     k_.gemm({a, offsets, m_.at<uint8_t>(d_.weights), inits, acc, pad, count, d_.taps, (d_.channels + 3) / 4 * 4, pad});

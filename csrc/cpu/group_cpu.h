@@ -50,6 +50,10 @@ class Group {
   // Everything at once.
   void all_dense(const Plane& context, const uint8_t* psi);
 
+  // For encoders: adds what the group's own latents, which `context` then holds, give to all bases, if there is a fast
+  // way to. To be called after all_dense; contexts are then only read from the bases.
+  void all_own(const Plane& context);
+
   // Rows of the tables and offsets (residual models: mean codes) of all symbols of `count` positions:
   // out_rows/out_offsets [count][channels].
   void parameters(const Plane& context, const int32_t* row, const int32_t* col, int32_t count, StepScratch& scratch,
@@ -75,6 +79,7 @@ class Group {
   const GroupDesc& d_;
   int32_t h_, w_;
   std::vector<int32_t> base_;    // [h][w][base_pad]
+  bool own_added_ = false;       // all_own
   std::vector<Plane> features_;  // outputs of the stack's layers but the last
   // Of each feature plane, and last of the base:
   std::vector<int32_t> claimed_, done_;      // rows handed out; rows complete from the top

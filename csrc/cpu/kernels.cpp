@@ -1,8 +1,12 @@
 // Which kernels this machine can run, and the proof that they compute what the scalar ones do.
 #include "cpu/kernels.h"
 
+#include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <vector>
+
+#include "cpu/winograd_int.h"
 
 namespace ccm {
 namespace {
@@ -36,9 +40,49 @@ const Kernels* available(Isa isa) {
   }
 }
 
+// A small convolution by way of Winograd's points, with operands as large as there are, against plain sums.
+bool points_check(const Kernels& k, int32_t columns) {
+  constexpr int32_t kHeight = 5, kWidth = 7, kRows = 3, kIn = 12;
+  const int32_t n = k.n_block, left = columns / 2;
+  uint32_t seed = 7;
+  auto sign = [&seed] { return seed = seed * 1664525u + 1013904223u, seed >> 31 ? 1 : -1; };
+  Plane plane(k, kHeight, kWidth, kIn, 0);
+  for (int32_t i = 0; i < kHeight; ++i)
+    for (int32_t j = 0; j < kWidth; ++j)
+      for (int32_t c = 0; c < kIn; ++c)
+        *reinterpret_cast<int16_t*>(plane.at(i, j, c)) = static_cast<int16_t>(255 * sign());
+  std::vector<int8_t> w(static_cast<size_t>(n) * kRows * columns * kIn);
+  for (int8_t& v : w) v = static_cast<int8_t>(127 * sign());
+  std::vector<int32_t> source(kIn), init(n, 5), sums(static_cast<size_t>(kPatch) * kPatch * n);
+  std::iota(source.begin(), source.end(), 0);
+  std::vector<int16_t> packed(static_cast<size_t>(point_elements(kRows, kIn, n)));
+  pack_points(w.data(), n, kRows, columns, kIn, kIn, n, source.data(), packed.data());
+  const PointConv conv{packed.data(), kIn, n, kRows, columns, 1, left};
+  PointBatch batch(k, conv, {plane, 0, 0, kHeight, kWidth});
+  if (batch.capacity() < batch.tiles()) return false;
+  batch.products(0, batch.tiles());
+  for (int32_t t = 0; t < batch.tiles(); ++t) {
+    batch.sums(t, init.data(), sums.data(), static_cast<int64_t>(kPatch) * n, n);
+    const int32_t top = t / batch.across() * kTileRows, first = t % batch.across() * conv.tile_columns();
+    for (int32_t i = top; i < std::min(top + kTileRows, kHeight); ++i)
+      for (int32_t j = first; j < std::min(first + conv.tile_columns(), kWidth); ++j)
+        for (int32_t o = 0; o < n; ++o) {
+          int32_t sum = init[o];
+          for (int32_t u = 0; u < kRows; ++u)
+            for (int32_t v = 0; v < columns; ++v)
+              for (int32_t c = 0; c < kIn; ++c)
+                sum += *reinterpret_cast<const int16_t*>(plane.at(i - 1 + u, j - left + v, c)) *
+                       w[((static_cast<size_t>(o) * kRows + u) * columns + v) * kIn + c];
+          if (sums[(static_cast<size_t>(i - top) * kPatch + j - first) * n + o] != sum) return false;
+        }
+  }
+  return true;
+}
+
 // A small product with extreme operands and all row counts, and every requantization, against plain arithmetic. It
 // takes some microseconds and means that kernels are never trusted on a processor on which nobody has tested them.
 bool self_check(const Kernels& k) {
+  if (k.to_points && !(points_check(k, 3) && points_check(k, 5))) return false;
   constexpr int kTaps = 3, kK = 12, kRows = 29;
   const int n = 2 * k.n_block;
   uint32_t seed = 1;

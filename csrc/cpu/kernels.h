@@ -32,6 +32,24 @@ struct RequantizeArgs {
   int32_t rows, n;       // n: a multiple of 8
 };
 
+// Winograd's transforms (winograd_int.h): channels of a patch of 6x6 elements, to the 36 points, `stride` apart.
+struct ToPointsArgs {
+  const void* const* pixel;  // [36]
+  int32_t channels;          // a multiple of 4
+  int16_t* to;
+  int64_t stride;
+};
+
+// And n products at the 36 points to a tile of sums, init added.
+struct FromPointsArgs {
+  const int32_t* from;
+  int64_t stride;
+  const int32_t* init;  // [n]
+  int32_t* to;
+  int64_t row_stride, column_stride;
+  int32_t n;  // a multiple of 8
+};
+
 struct Kernels {
   const char* name;
   Isa isa;
@@ -44,6 +62,10 @@ struct Kernels {
   void (*leaky8)(const RequantizeArgs&, const int32_t* below, int32_t zero, void* out);
   void (*accumulate)(const RequantizeArgs&, int32_t* out);  // out += requantize(acc)
   void (*rescale)(const RequantizeArgs&, int32_t* out);     // out = requantize(acc)
+  // Null where products of bytes are faster than fewer products of words (VNNI), and in the scalar definition.
+  void (*to_points)(const ToPointsArgs&) = nullptr;
+  void (*from_points3)(const FromPointsArgs&) = nullptr;  // of kernels with 3 columns: tiles of 4 x 4
+  void (*from_points5)(const FromPointsArgs&) = nullptr;  // 5 columns: 4 x 2
 };
 
 const Kernels& scalar_kernels();

@@ -4,6 +4,7 @@
 #include "cpu/kernels.h"
 #include "cpu/kernels_vector.h"
 #include "cpu/lanes_avx2.h"
+#include "cpu/winograd_int_vector.h"
 
 namespace ccm {
 namespace {
@@ -41,8 +42,19 @@ void leaky8_words(const RequantizeArgs& g, const int32_t* below, int32_t zero, v
 }  // namespace
 
 const Kernels& avx2_kernels() {
-  static const Kernels k{"avx2",       kIsaAvx2,        16,          2, 2, gemm_vector<Avx2>, relu8_words,
-                         leaky8_words, accumulate_avx2, rescale_avx2};
+  static const Kernels k{"avx2",
+                         kIsaAvx2,
+                         16,
+                         2,
+                         2,
+                         gemm_vector<Avx2>,
+                         relu8_words,
+                         leaky8_words,
+                         accumulate_avx2,
+                         rescale_avx2,
+                         to_points_vector,
+                         from_points_vector<4>,
+                         from_points_vector<2>};
   return k;
 }
 

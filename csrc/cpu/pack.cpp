@@ -8,6 +8,7 @@
 
 #include "ccm/fixed_point.h"
 #include "cpu/sections.h"
+#include "cpu/winograd_int.h"
 
 namespace ccm {
 namespace {
@@ -60,28 +61,41 @@ class Reader {
 };
 
 // Weights [out][taps][in] (int8) -> panels of n_block columns; element (tap, k) of a column lies k_block apart.
-// `where` maps input channels to channels of the padded plane.
-void pack_weights(const Kernels& kernels, const int8_t* w, int32_t out, int32_t taps, int32_t in, int32_t in_pad,
-                  const std::vector<int32_t>& where, uint8_t* to) {
-  const int kb = kernels.k_block, nb = kernels.n_block;
-  for (int32_t n = 0; n < out; ++n)
+// `source`: the input channel of each of the in_pad channels of the padded plane, -1 where there is none.
+template <class Element>
+void pack_weights(const Kernels& kernels, const int8_t* w, int32_t out, int32_t taps, int32_t in, int32_t n_pad,
+                  const std::vector<int32_t>& source, Element* to) {
+  const int32_t kb = kernels.k_block, nb = kernels.n_block, in_pad = static_cast<int32_t>(source.size());
+  const int64_t next = static_cast<int64_t>(taps) * in;  // from column to column
+  for (int32_t first = 0; first < n_pad; first += nb)
     for (int32_t t = 0; t < taps; ++t)
-      for (int32_t c = 0; c < in; ++c) {
-        const int8_t v = w[(static_cast<size_t>(n) * taps + t) * in + c];
-        const size_t k = static_cast<size_t>(t) * in_pad + where[c];
-        const size_t i = ((static_cast<size_t>(n / nb) * taps * in_pad / kb + k / kb) * nb + n % nb) * kb + k % kb;
-        if (kernels.element_bytes == 2) {
-          const int16_t wide = v;
-          std::memcpy(to + 2 * i, &wide, 2);
-        } else {
-          to[i] = static_cast<uint8_t>(v);
+      for (int32_t k = 0; k < in_pad; k += kb, to += nb * kb)
+        for (int32_t e = 0; e < kb; ++e) {
+          if (source[k + e] < 0) continue;
+          const int8_t* from = w + first * next + static_cast<int64_t>(t) * in + source[k + e];
+          const int32_t columns = std::min(nb, out - first);
+          for (int32_t n = 0; n < columns; ++n) to[n * kb + e] = from[n * next];
         }
-      }
+}
+
+void pack_weights(const Kernels& kernels, const int8_t* w, int32_t out, int32_t taps, int32_t in, int32_t n_pad,
+                  const std::vector<int32_t>& source, uint8_t* to) {
+  if (kernels.element_bytes == 2)
+    pack_weights(kernels, w, out, taps, in, n_pad, source, reinterpret_cast<int16_t*>(to));
+  else
+    pack_weights(kernels, w, out, taps, in, n_pad, source, reinterpret_cast<int8_t*>(to));
 }
 
 std::vector<int32_t> in_order(int32_t n) {
   std::vector<int32_t> v(n);
   std::iota(v.begin(), v.end(), 0);
+  return v;
+}
+
+// The input channel of each channel of a padded plane, from the places of the channels in it.
+std::vector<int32_t> sources(const std::vector<int32_t>& where, int32_t in_pad) {
+  std::vector<int32_t> v(in_pad, -1);
+  for (size_t c = 0; c < where.size(); ++c) v[where[c]] = static_cast<int32_t>(c);
   return v;
 }
 
@@ -91,6 +105,8 @@ class Packer {
       : in_(plan, size), size_(size), k_(k), out_(sizeof(PackedModel)) {}
 
   std::vector<uint8_t> run() {
+    // 3x3 kernels of words take ten bytes a weight, their weights at Winograd's points among them; others take less.
+    out_.expect(sizeof(PackedModel) + size_ * (k_.to_points ? 11 : k_.element_bytes + 1));
     PackedModel m{};
     m.magic = kPackedMagic;
     m.isa = k_.isa;
@@ -173,19 +189,60 @@ class Packer {
     for (int i = 0; i < s.ph * s.pw; ++i) s.pattern[i] = in_.number(0, 255, "a pattern entry");
   }
 
-  int64_t weights(const int8_t* w, int32_t out, int32_t taps, int32_t in, int32_t in_pad, int32_t n_pad,
-                  const std::vector<int32_t>& where) {
-    const int64_t at = out_.reserve(static_cast<size_t>(taps) * in_pad * n_pad * k_.element_bytes);
-    pack_weights(k_, w, out, taps, in, in_pad, where, out_.data() + at);
+  int64_t weights(const int8_t* w, int32_t out, int32_t taps, int32_t in, int32_t n_pad,
+                  const std::vector<int32_t>& source) {
+    const int64_t at = out_.reserve(static_cast<size_t>(taps) * source.size() * n_pad * k_.element_bytes);
+    pack_weights(k_, w, out, taps, in, n_pad, source, out_.data() + at);
     return at;
   }
 
-  static std::vector<int64_t> row_sums(const int8_t* w, int32_t out, size_t per, bool absolute) {
-    std::vector<int64_t> s(out);
-    for (int32_t n = 0; n < out; ++n)
-      for (size_t i = 0; i < per; ++i) s[n] += absolute ? std::abs(w[n * per + i]) : w[n * per + i];
-    return s;
+  // The same at Winograd's points; 0 where that would not be exact, or of no use. sizes: sums of |w| per output.
+  int64_t points(const int8_t* w, int32_t out, int32_t rows, int32_t columns, int32_t in, int32_t n_pad,
+                 const std::vector<int32_t>& source, const std::vector<int64_t>& sizes, int64_t max_x) {
+    if (!k_.to_points || *std::max_element(sizes.begin(), sizes.end()) * max_x >= kPointLimit) return 0;
+    const int32_t in_pad = static_cast<int32_t>(source.size());
+    const int64_t at = out_.reserve(static_cast<size_t>(point_elements(rows, in_pad, n_pad)) * sizeof(int16_t));
+    pack_points(w, out, rows, columns, in, in_pad, n_pad, source.data(), reinterpret_cast<int16_t*>(out_.data() + at));
+    return at;
   }
+
+  static std::vector<int32_t> own_source(const GroupDesc& d) {
+    return sources(in_order(d.channels), round_up(d.channels, 4));
+  }
+
+  // Those of a group's context, as 3 rows of 5 taps.
+  int64_t context_points(const GroupDesc& d, const int8_t* w, const std::vector<int64_t>& sizes) {
+    constexpr int32_t kRows = 3, kColumns = 5, kLeastTaps = 9;  // the points take 4.5 products a sum
+    if (d.taps < kLeastTaps) return 0;
+    std::vector<int8_t> window(static_cast<size_t>(d.base_width) * kRows * kColumns * d.channels);
+    for (int32_t t = 0; t < d.taps; ++t) {
+      const int32_t i = d.tap_di[t] + 2, j = d.tap_dj[t] + 2;
+      if (i < 0 || i >= kRows || j < 0 || j >= kColumns) return 0;
+      for (int32_t n = 0; n < d.base_width; ++n)
+        std::copy_n(w + (static_cast<int64_t>(n) * d.taps + t) * d.channels, d.channels,
+                    &window[(static_cast<int64_t>(n) * kRows * kColumns + i * kColumns + j) * d.channels]);
+    }
+    return points(window.data(), d.base_width, kRows, kColumns, d.channels, d.base_pad, own_source(d), sizes,
+                  kContextLimit);
+  }
+
+  // Of each output's weights, and of their magnitudes.
+  struct Sums {
+    std::vector<int64_t> plain, absolute;
+
+    Sums(const int8_t* w, int32_t out, size_t per) : plain(out), absolute(out) {
+      for (int32_t n = 0; n < out; ++n) {
+        int32_t sum = 0, size = 0;  // at most 49 * 4096 * 128
+        for (size_t i = 0; i < per; ++i) {
+          const int32_t v = w[n * per + i];
+          sum += v;
+          size += v < 0 ? -v : v;
+        }
+        plain[n] = sum;
+        absolute[n] = size;
+      }
+    }
+  };
 
   // What planes of biased bytes need: sum w (x + zero) = sum w x + zero sum w.
   int64_t byte_bias(int64_t sum, int32_t zero) const { return k_.element_bytes == 1 ? -zero * sum : 0; }
@@ -265,16 +322,20 @@ class Packer {
     const int32_t taps = d.kernel * d.kernel;
     const size_t per = static_cast<size_t>(taps) * d.cin;
     const auto* w = reinterpret_cast<const int8_t*>(in_.bytes(per * d.cout));
-    d.weights = weights(w, d.cout, taps, d.cin, d.cin_pad, d.n_pad, where);
+    const std::vector<int32_t> source = sources(where, d.cin_pad);
+    d.weights = weights(w, d.cout, taps, d.cin, d.n_pad, source);
     d.in_zero = zero;
     std::vector<int32_t> bias = in_.numbers(d.cout);
     const Factors f = factors(d.cout, d.n_pad, d.output, d.mult, d.shift, d.below, d.zero);
-    const std::vector<int64_t> sums = row_sums(w, d.cout, per, false), sizes = row_sums(w, d.cout, per, true);
+    const Sums sums(w, d.cout, per);
     std::vector<int64_t> limits(d.cout);
+    const int64_t max_x = is_signed ? kContextLimit : std::max(zero, 255 - zero);
+    if (d.kernel == 3 || d.kernel == 5)
+      d.points = points(w, d.cout, d.kernel, d.kernel, d.cin, d.n_pad, source, sums.absolute, max_x);
     for (int32_t n = 0; n < d.cout; ++n) {
       // The biased form's intermediate sums may wrap; its result is the true accumulator modulo 2^32.
-      limits[n] = bound(sizes[n], is_signed ? kContextLimit : std::max(zero, 255 - zero), bias[n], f, n);
-      bias[n] = static_cast<int32_t>(static_cast<uint32_t>(bias[n] + byte_bias(sums[n], zero)));
+      limits[n] = bound(sums.absolute[n], max_x, bias[n], f, n);
+      bias[n] = static_cast<int32_t>(static_cast<uint32_t>(bias[n] + byte_bias(sums.plain[n], zero)));
     }
     bias.resize(d.n_pad, 0);
     d.bias = out_.put(bias);
@@ -306,13 +367,13 @@ class Packer {
     if (direct && d.base_width != 2 * d.channels) fail("a direct head of the wrong width");
     const size_t per = static_cast<size_t>(d.taps) * d.channels;
     const auto* w = reinterpret_cast<const int8_t*>(in_.bytes(per * d.base_width));
-    d.weights = weights(w, d.base_width, d.taps, d.channels, round_up(d.channels, 4), d.base_pad, in_order(d.channels));
+    d.weights = weights(w, d.base_width, d.taps, d.channels, d.base_pad, own_source(d));
     const Factors f = factors(d.base_width, d.base_pad, d.f_output, d.mult, d.shift, d.below, d.f_zero);
-    const std::vector<int64_t> sums = row_sums(w, d.base_width, per, false),
-                               sizes = row_sums(w, d.base_width, per, true);
+    const Sums sums(w, d.base_width, per);
     std::vector<int32_t> init(d.base_pad, 0);
-    for (int32_t n = 0; n < d.base_width; ++n) init[n] = static_cast<int32_t>(byte_bias(sums[n], kLatentZero));
+    for (int32_t n = 0; n < d.base_width; ++n) init[n] = static_cast<int32_t>(byte_bias(sums.plain[n], kLatentZero));
     d.base_init = out_.put(init);
+    d.points = context_points(d, w, sums.absolute);
 
     std::vector<int64_t> total = conv(d.hyper, {}, m.psi_channels, kAccumulate, false, psi_zero(m));
     check_width(d.hyper, d.base_width);
@@ -334,7 +395,7 @@ class Packer {
     if (index == 0 && d.has_skip) fail("a skip path in the first group");
     if (d.has_skip)
       add(total, conv(d.skip, where, d.first_channel, kAccumulate, true, kLatentZero), d.skip, d.base_width);
-    for (int32_t n = 0; n < d.base_width; ++n) bound(sizes[n], kContextLimit, total[n], f, n);
+    for (int32_t n = 0; n < d.base_width; ++n) bound(sums.absolute[n], kContextLimit, total[n], f, n);
     if (direct) return;
 
     d.hidden_layers = in_.number(0, kMaxLayers, "hidden layers");
@@ -391,7 +452,7 @@ std::vector<int32_t> int8_product(const Kernels& kernels, const uint8_t* x, cons
                                   int32_t n, int64_t repeats) {
   const int32_t n_pad = round_up(n, kernels.n_block);
   std::vector<uint8_t> packed(static_cast<size_t>(k) * n_pad * kernels.element_bytes);
-  pack_weights(kernels, w, n, 1, k, k, in_order(k), packed.data());
+  pack_weights(kernels, w, n, 1, k, n_pad, in_order(k), packed.data());
   std::vector<uint8_t> elements(static_cast<size_t>(m) * k * kernels.element_bytes);
   for (size_t i = 0; i < static_cast<size_t>(m) * k; ++i) elements[i * kernels.element_bytes] = x[i];
   const std::vector<int32_t> zeros(n_pad);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cpu/memory.h"
 #include "cpu/transform.h"
 
 namespace ccm {

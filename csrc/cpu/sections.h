@@ -6,12 +6,19 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/memory.h"
+
 namespace ccm {
 
 template <size_t kAlignment>
 class Sections {
  public:
   explicit Sections(size_t head) : data_(head) {}
+  // Takes room for so many bytes in all, which costs nothing until they are used.
+  void expect(size_t n) {
+    data_.reserve(n);
+    want_huge_pages(data_.data(), n);
+  }
   // Offset of a new section of n zero bytes.
   int64_t reserve(size_t n) {
     const size_t at = (data_.size() + kAlignment - 1) / kAlignment * kAlignment;

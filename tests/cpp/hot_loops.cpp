@@ -57,6 +57,27 @@ void kernels(const ccm::Kernels& k) {
   report("rescale " + isa, kRows * kN);
 }
 
+// Winograd's integer transforms: per input, and per sum.
+void points(const ccm::Kernels& k) {
+  if (!k.to_points) return;
+  constexpr int kChannels = 64, kPoints = 36;
+  const std::string isa = k.name;
+  std::vector<int16_t> patch(kPoints * kChannels), at(kPoints * kChannels);
+  for (int16_t& v : patch) v = static_cast<int16_t>(next() & 255);
+  std::vector<const void*> pixels;
+  for (int p = 0; p < kPoints; ++p) pixels.push_back(&patch[p * kChannels]);
+  count([&] { k.to_points({pixels.data(), kChannels, at.data(), kChannels}); });
+  report("to_points " + isa, kPoints * kChannels);
+  std::vector<int32_t> products(kPoints * kChannels), init(kChannels), sums(16 * kChannels);
+  for (int32_t& v : products) v = static_cast<int32_t>(next());
+  const ccm::FromPointsArgs args{products.data(), kChannels, init.data(), sums.data(),
+                                 4 * kChannels,   kChannels, kChannels};
+  count([&] { k.from_points3(args); });
+  report("from_points 3x3 " + isa, 16 * kChannels);
+  count([&] { k.from_points5(args); });
+  report("from_points 5x5 " + isa, 8 * kChannels);
+}
+
 // Rows of two-sided geometric decay, from sharp (nine in ten symbols the same) to wide, with up to 200 entries.
 ccm::OwnedRows make_rows() {
   std::vector<int32_t> lo, n;
@@ -136,7 +157,10 @@ void coder() {
 
 int main() {
   for (int isa = 0; isa < ccm::kIsaCount; ++isa)
-    if (const ccm::Kernels* k = ccm::kernels_for(static_cast<ccm::Isa>(isa))) kernels(*k);
+    if (const ccm::Kernels* k = ccm::kernels_for(static_cast<ccm::Isa>(isa))) {
+      kernels(*k);
+      points(*k);
+    }
   coder();
   return 0;
 }

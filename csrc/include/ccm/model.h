@@ -21,6 +21,7 @@ struct ConvDesc {
   int32_t cin, cin_pad, cout, n_pad;
   int32_t kernel, upsample, output, is_signed;
   int64_t weights, bias, mult, shift;
+  int64_t points;  // weights at Winograd's points (cpu/winograd_int.h); 0: none
   // leaky8 outputs: the byte that stands for 0, and the multipliers of negative accumulators. relu8: 0 and zeros.
   int32_t zero, in_zero;  // in_zero: the byte that stands for 0 in the input plane where elements are biased bytes
   int64_t below;
@@ -32,6 +33,7 @@ struct GroupDesc {
   int32_t taps, base_width, base_pad;
   int32_t tap_di[kMaxTaps], tap_dj[kMaxTaps];
   int64_t weights, base_init, mult, shift;  // spatial context; base_init: what every base starts from
+  int64_t points;                           // its weights at Winograd's points, as 3 rows of 5 taps; 0: none
   int32_t f_output, f_zero;                 // kRelu8, kLeaky8, or kHead: pre is the head, no layers follow
   int64_t below;
   int32_t stack_layers, has_skip, hidden_layers;

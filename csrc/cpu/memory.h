@@ -1,0 +1,17 @@
+// Memory that costs little to take.
+#pragma once
+#include <cstddef>
+
+namespace ccm {
+
+// Memory for what a call needs besides its operands, kept for later calls: with pages fresh from the system, forward
+// and backward of a small convolution (64 channels, 64 tiles) took 6.8 ms instead of 2.7. take_floats gives at least n
+// floats and writes back how many; give_floats takes them back.
+float* take_floats(size_t& n);
+void give_floats(float* data, size_t n);
+
+// Asks for large pages behind memory that is about to be written for the first time: a plane of 75 MB has 18,000 small
+// ones, and their faults take a tenth of a convolution's time. No more than a hint.
+void want_huge_pages(void* memory, size_t bytes);
+
+}  // namespace ccm
