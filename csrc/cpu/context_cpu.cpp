@@ -1,6 +1,8 @@
 #include "cpu/context_cpu.h"
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -21,6 +23,19 @@ constexpr int32_t kStepsPerTask = 16;
 // Rows of a layer of the dense part per task (about 0.2 ms each for ccm-small at 48 columns).
 constexpr int32_t kRowsPerTask = 4;
 
+// Multiply-adds of a step (about 30 us) from which on other threads are asked to help, and the positions that are worth
+// a thread's while: products of fewer rows wait for their own sums.
+#if !defined(CCM_SHARE_ALL)
+constexpr int64_t kSharedStep = 2000000;
+constexpr int32_t kSharedPositions = 4;
+#else  // tests
+constexpr int64_t kSharedStep = 0;
+constexpr int32_t kSharedPositions = 1;
+#endif
+// How long a thread with nothing to do looks for steps to help with before it sleeps. The next step of mbt2018 comes
+// after 30 to 100 us, when the symbols of this one are decoded; what sleeps would miss it.
+constexpr std::chrono::microseconds kLookout{200};
+
 // Latents of one group at one position, as contexts see them.
 void put_y(const PackedModel& m, const GroupDesc& d, Plane& plane, int32_t i, int32_t j, const int16_t* values) {
   if (m.scaled_context)
@@ -30,8 +45,11 @@ void put_y(const PackedModel& m, const GroupDesc& d, Plane& plane, int32_t i, in
     plane.put_latents(i, j, d.plane_channel, values, d.channels);
 }
 
+struct Share;
+
 // Buffers of one thread for the symbols of a step.
 struct Buffers {
+  Share* share = nullptr;
   StepScratch scratch;
   std::vector<uint16_t> rows;
   std::vector<int16_t> offsets, symbols, zeros;  // offsets: mean codes in residual models
@@ -40,6 +58,14 @@ struct Buffers {
     if (rows.size() < n) rows.resize(n), offsets.resize(n), symbols.resize(n), zeros.resize(n);
   }
 };
+
+// Multiply-adds of a position.
+int64_t step_products(const GroupDesc& d) {
+  int64_t n = int64_t{d.taps} * d.channels * d.base_pad;
+  if (d.f_output == kHead) return n;
+  for (int32_t l = 0; l < d.hidden_layers; ++l) n += int64_t{d.hidden[l].cin_pad} * d.hidden[l].n_pad;
+  return n + int64_t{d.head.cin_pad} * d.head.n_pad;
+}
 
 // An image to be decoded, or to be encoded with a residual model: the same steps in the same order.
 struct Job {
@@ -82,6 +108,39 @@ struct Task {
   Group::DenseTask dense{};
 };
 
+// The positions of a step, of which its thread and others that have nothing to do take pieces. Several threads inside
+// of one step are all that makes a model with a single group faster.
+struct Share {
+  std::atomic<int32_t> tickets{0};  // pieces that nobody has taken
+  std::atomic<int32_t> done{0};
+  std::atomic<bool> failed{false};
+  // Written only while no ticket is out.
+  const Image* image = nullptr;
+  int32_t group = 0, pieces = 0, count = 0;
+  const int32_t *row = nullptr, *col = nullptr;
+  uint16_t* rows = nullptr;
+  int16_t* offsets = nullptr;
+
+  // Takes a piece and computes it; false when there is none.
+  bool help(StepScratch& scratch) {
+    if (tickets.load(std::memory_order_relaxed) <= 0) return false;
+    const int32_t piece = tickets.fetch_sub(1, std::memory_order_acquire) - 1;
+    if (piece < 0) return false;
+    try {
+      const Group& g = image->groups[group];
+      const int64_t first = int64_t{count} * piece / pieces, last = int64_t{count} * (piece + 1) / pieces;
+      g.parameters(image->context, row + first, col + first, static_cast<int32_t>(last - first), scratch,
+                   rows + first * g.channels(), offsets + first * g.channels());
+    } catch (...) {  // out of memory
+      failed.store(true, std::memory_order_relaxed);
+      done.fetch_add(1, std::memory_order_release);
+      throw;
+    }
+    done.fetch_add(1, std::memory_order_release);
+    return true;
+  }
+};
+
 class BatchCoder {
  public:
   // lanes: for encoders.
@@ -93,12 +152,16 @@ class BatchCoder {
         lanes_(lanes),
         threads_(threads),
         order_(m.schedule, h, w),
-        jobs_(std::move(jobs)) {}
+        jobs_(std::move(jobs)),
+        shares_(threads > 1 ? static_cast<size_t>(threads) : 0) {
+    const int32_t longest = std::min(h, w);  // no step has more positions, or hardly any
+    for (int32_t g = 0; g < m.groups; ++g) sharing_ |= threads > 1 && worth_sharing(g, longest);
+  }
 
   void run() {
     images_.resize(jobs_.size());
     open_images();
-    run_threads(threads_, [this](int) { work(); });
+    run_threads(threads_, [this](int thread) { work(thread); });
   }
 
  private:
@@ -139,8 +202,9 @@ class BatchCoder {
     return false;
   }
 
-  void work() {
+  void work(int thread) {
     Buffers buffers;
+    if (threads_ > 1) buffers.share = &shares_[thread];
     std::unique_lock<std::mutex> lock(mutex_);
     try {
       while (step(lock, buffers)) {
@@ -148,9 +212,15 @@ class BatchCoder {
     } catch (...) {  // out of memory: without this the others would wait for ever for what this thread had taken
       if (!lock.owns_lock()) lock.lock();
       aborted_ = true;
-      changed_.notify_all();
+      tell();
       throw;
     }
+  }
+
+  // Something has changed. Under the lock.
+  void tell() {
+    changes_.fetch_add(1, std::memory_order_relaxed);
+    changed_.notify_all();
   }
 
   // One task; false when there will be none any more.
@@ -158,7 +228,13 @@ class BatchCoder {
     Task task;
     while (aborted_ || !pick(task)) {
       if (aborted_ || (open_ == 0 && next_ == jobs_.size())) return false;
-      changed_.wait(lock);
+      const uint32_t seen = changes_.load(std::memory_order_relaxed);
+      if (sharing_) {
+        lock.unlock();
+        help_others(seen, buffers.scratch);
+        lock.lock();
+      }
+      changed_.wait(lock, [&] { return changes_.load(std::memory_order_relaxed) != seen; });
     }
     lock.unlock();
     bool good = true;
@@ -168,8 +244,61 @@ class BatchCoder {
       good = run_steps(task, buffers);
     lock.lock();
     finish(task, good);
-    changed_.notify_all();
+    tell();
     return true;
+  }
+
+  // Until there is something else to do, or nobody has needed help for a while.
+  void help_others(uint32_t seen, StepScratch& scratch) {
+    auto last = std::chrono::steady_clock::now();
+    while (changes_.load(std::memory_order_relaxed) == seen) {
+      bool helped = false;
+      for (Share& share : shares_) helped |= share.help(scratch);
+      const auto now = std::chrono::steady_clock::now();
+      if (helped)
+        last = now;
+      else if (now - last > kLookout)
+        return;
+      else
+        relax();
+    }
+  }
+
+  bool worth_sharing(int32_t g, int32_t count) const {
+    return count >= 2 * kSharedPositions && count * step_products(m_.group[g]) >= kSharedStep;
+  }
+
+  // Rows and offsets of the positions of a step, with the help of others if it is long.
+  void step_parameters(Image& image, int32_t g, int32_t first, int32_t count, Buffers& b) {
+    const int32_t *row = &order_.row[first], *col = &order_.col[first];
+    if (!sharing_ || !worth_sharing(g, count))
+      return image.groups[g].parameters(image.context, row, col, count, b.scratch, b.rows.data(), b.offsets.data());
+    Share& s = *b.share;
+    s.image = &image;
+    s.group = g;
+    s.pieces = std::min(threads_, count / kSharedPositions);
+    s.count = count;
+    s.row = row;
+    s.col = col;
+    s.rows = b.rows.data();
+    s.offsets = b.offsets.data();
+    s.done.store(0, std::memory_order_relaxed);
+    s.tickets.store(s.pieces, std::memory_order_release);
+    // What others have taken takes them no longer than a piece takes, unless the system has stopped them.
+    const auto wait = [&s] {
+      for (int tries = 0; s.done.load(std::memory_order_acquire) < s.pieces; ++tries)
+        tries < 1000 ? relax() : std::this_thread::yield();
+    };
+    try {
+      while (s.help(b.scratch)) {
+      }
+    } catch (...) {  // nobody may go on with buffers that this thread is about to give up
+      s.done.fetch_add(std::max(0, s.tickets.exchange(0, std::memory_order_acquire)), std::memory_order_relaxed);
+      wait();
+      throw;
+    }
+    wait();
+    if (s.failed.load(std::memory_order_relaxed)) throw std::bad_alloc();
   }
 
   bool run_steps(const Task& task, Buffers& b) {
@@ -179,8 +308,7 @@ class BatchCoder {
       const int32_t first = order_.first[s], count = order_.first[s + 1] - first;
       const size_t n = static_cast<size_t>(count) * d.channels;
       b.fit(n);
-      image.groups[task.group].parameters(image.context, &order_.row[first], &order_.col[first], count, b.scratch,
-                                          b.rows.data(), b.offsets.data());
+      step_parameters(image, task.group, first, count, b);
       if (image.job.latents)
         quantize(image, task.group, first, count, b);
       else if (!decode(image.streams[task.group], n, b))
@@ -281,6 +409,9 @@ class BatchCoder {
   bool aborted_ = false;
   std::mutex mutex_;
   std::condition_variable changed_;
+  std::atomic<uint32_t> changes_{0};
+  std::vector<Share> shares_;  // of each thread
+  bool sharing_ = false;       // some steps are long enough
 };
 
 // Rows and offsets of one group for an encoder that knows all of y; symbols in coding order.

@@ -45,6 +45,7 @@ class Group {
   void run_dense(const DenseTask& task, const Plane& context, const uint8_t* psi);
   // Marks it as done; not thread-safe.
   void complete_dense(const DenseTask& task);
+  int32_t channels() const { return d_.channels; }
   // Complete rows of the base.
   int32_t dense_rows() const { return done_.back(); }
   // Everything at once.

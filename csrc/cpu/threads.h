@@ -1,5 +1,5 @@
-// Threads for coarse tasks. Workers sleep while there is nothing to do: spinning at every small step is what makes
-// OpenMP codecs stall for seconds when another process holds a core.
+// Threads for coarse tasks. Workers sleep while there is nothing to do: waiting for each other at every small step is
+// what makes OpenMP codecs stall for seconds when another process holds a core.
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -12,6 +12,15 @@
 #include <vector>
 
 namespace ccm {
+
+// For loops that wait: lets the other thread of a core go ahead.
+inline void relax() {
+#if defined(__x86_64__) || defined(_M_X64)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ __volatile__("yield");
+#endif
+}
 
 // Runs work(thread index) on at most `threads` threads, the caller's (index 0) among them, and rethrows the first
 // exception.
