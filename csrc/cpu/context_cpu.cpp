@@ -25,10 +25,14 @@ constexpr int32_t kRowsPerTask = 4;
 
 // Multiply-adds of a step (about 30 us) from which on other threads are asked to help, and the positions that are worth
 // a thread's while: products of fewer rows wait for their own sums.
+// Multiply-adds of a layer of h_s that are worth a thread, 1 to 2 ms. Where torch's threads have just been at work they
+// keep their cores busy for some milliseconds more: h_s of ccm-small, 0.7 ms on one thread, took 7 on two.
 #if !defined(CCM_SHARE_ALL)
+constexpr int64_t kThreadsProducts = 100000000;
 constexpr int64_t kSharedStep = 2000000;
 constexpr int32_t kSharedPositions = 4;
 #else  // tests
+constexpr int64_t kThreadsProducts = 1;
 constexpr int64_t kSharedStep = 0;
 constexpr int32_t kSharedPositions = 1;
 #endif
@@ -489,10 +493,12 @@ void hyper(const PackedModel& m, const int16_t* z, int32_t hz, int32_t wz, int32
     const ConvDesc& d = m.hs[l];
     const int32_t channels = d.cout / (d.upsample * d.upsample);
     Plane out(k, rows * d.upsample, cols * d.upsample, (channels + 3) / 4 * 4, d.zero);
+    const int64_t products = int64_t{d.kernel} * d.kernel * d.cin_pad * d.n_pad * rows * cols;
+    const int useful = static_cast<int>(std::clamp<int64_t>(products / kThreadsProducts, 1, threads));
     // At Winograd's points: strips of whole tiles, and few, since each reads all weights.
     const int64_t unit = d.points ? kTileRows : 1, units = (rows + unit - 1) / unit;
-    const int64_t strips = std::min<int64_t>(units, d.points ? threads : threads * int64_t{4});
-    parallel_for(threads, strips, [&](int64_t s) {
+    const int64_t strips = std::min<int64_t>(units, d.points ? useful : useful * int64_t{4});
+    parallel_for(useful, strips, [&](int64_t s) {
       const int64_t first = units * s / strips * unit, last = units * (s + 1) / strips * unit;
       conv_byte_rows(m, k, d, in, static_cast<int32_t>(first), static_cast<int32_t>(std::min<int64_t>(last, rows)),
                      cols, out);
