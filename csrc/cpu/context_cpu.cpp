@@ -23,18 +23,18 @@ constexpr int32_t kStepsPerTask = 16;
 // Rows of a layer of the dense part per task (about 0.2 ms each for ccm-small at 48 columns).
 constexpr int32_t kRowsPerTask = 4;
 
+#if !defined(CCM_SHARE_ALL)
 // Multiply-adds of a step (about 30 us) from which on other threads are asked to help, and the positions that are worth
 // a thread's while: products of fewer rows wait for their own sums.
-// Multiply-adds of a layer of h_s that are worth a thread, 1 to 2 ms. Where torch's threads have just been at work they
-// keep their cores busy for some milliseconds more: h_s of ccm-small, 0.7 ms on one thread, took 7 on two.
-#if !defined(CCM_SHARE_ALL)
-constexpr int64_t kThreadsProducts = 100000000;
 constexpr int64_t kSharedStep = 2000000;
 constexpr int32_t kSharedPositions = 4;
-#else  // tests
-constexpr int64_t kThreadsProducts = 1;
+// Multiply-adds of a layer of h_s that are worth a thread, 1 to 2 ms. Where torch's threads have just been at work they
+// keep their cores busy for some milliseconds more: h_s of ccm-small, 0.7 ms on one thread, took 7 on two.
+constexpr int64_t kThreadsProducts = 100000000;
+#else  // tests, whose planes are small
 constexpr int64_t kSharedStep = 0;
 constexpr int32_t kSharedPositions = 1;
+constexpr int64_t kThreadsProducts = 1;
 #endif
 // How long a thread with nothing to do looks for steps to help with before it sleeps. The next step of mbt2018 comes
 // after 30 to 100 us, when the symbols of this one are decoded; what sleeps would miss it.
@@ -158,7 +158,8 @@ class BatchCoder {
         order_(m.schedule, h, w),
         jobs_(std::move(jobs)),
         shares_(threads > 1 ? static_cast<size_t>(threads) : 0) {
-    const int32_t longest = std::min(h, w);  // no step has more positions, or hardly any
+    int32_t longest = 0;
+    for (int32_t s = 0; s < order_.steps(); ++s) longest = std::max(longest, order_.first[s + 1] - order_.first[s]);
     for (int32_t g = 0; g < m.groups; ++g) sharing_ |= threads > 1 && worth_sharing(g, longest);
   }
 
