@@ -1,4 +1,4 @@
-"""How far the decoder's context + rANS part is from the arithmetic it cannot avoid.
+"""The decoder's context + rANS part beside its multiply-adds as one dense product, which it may beat (Winograd).
 
 Three things in turns, in one run, on one thread by default:
 

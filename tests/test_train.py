@@ -140,12 +140,12 @@ def test_crops():
     assert torch.equal(crops.batch(5), first)
 
 
-def test_varied_crops():
+def test_augmented_crops():
     # Red grows to the right, green downwards; blue is constant. Then a crop's slopes tell how it lies and its scale.
     side, slope = 96, 2
     ramp = np.arange(side, dtype=np.uint8) * slope
     image = np.stack(np.broadcast_arrays(ramp[None, :], ramp[:, None], np.uint8(7)), -1)
-    crops = CropDataset([image, image[:80]], 48, seed=3, vary=1.5)
+    crops = CropDataset([image, image[:80]], 48, seed=3, augment=1.5)
     state = crops.state()
     first = crops.batch(200)
     crops.restore(state)

@@ -20,7 +20,7 @@ __all__ = ["main"]
 _LIMITS = {
     "batch": (1,),
     "crop": (16,),  # one position of y
-    "vary": (1,),
+    "augment": (1,),
     "lr": (0,),
     "entropy_lr": (0,),
     "warmup": (0,),

@@ -88,7 +88,7 @@ def load_images(paths: Sequence[str | Path]) -> list[np.ndarray]:
 
 
 class CropDataset(Dataset):
-    """Endless random crops: images in shuffled epochs, a random crop of each, mirrored at random or varied more.
+    """Endless random crops: images in shuffled epochs, a random crop of each, mirrored at random or augmented further.
 
     Crop number n depends on the seed and n alone, so that a run's place in the data is one number, workers need no
     common state, and the processes of a distributed run take every world-th crop.
@@ -98,7 +98,7 @@ class CropDataset(Dataset):
         crop: side of the square crops, pixels.
         seed: seed of the order and of the crops.
         rank, world: this process and their number.
-        vary: 1 or more. Above 1, crops come turned and mirrored in all eight ways, and every second one is resampled
+        augment: 1 or more. Above 1, crops come turned and mirrored in all eight ways, and every second one is resampled
             from a window that is up to so many times larger or smaller. Small sets are learned by heart otherwise.
     """
 
@@ -109,14 +109,14 @@ class CropDataset(Dataset):
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
-        vary: float = 1.0,
+        augment: float = 1.0,
     ):
         self.sizes = images.sizes if isinstance(images, ImageFiles) else [im.shape[:2] for im in images]
         self.images = images
         self.usable = [k for k, size in enumerate(self.sizes) if min(size) >= crop]
         if not self.usable:
             raise ValueError(f"no image is as large as the crop of {crop}x{crop} pixels")
-        self.crop, self.seed, self.rank, self.world, self.vary = crop, seed, rank, world, vary
+        self.crop, self.seed, self.rank, self.world, self.augment = crop, seed, rank, world, augment
         self.position = 0  # crops that all processes together have taken
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
@@ -131,24 +131,17 @@ class CropDataset(Dataset):
         """Crop n, uint8 [crop, crop, 3]."""
         k, rng = self.where(n)
         image = self.images[k]
-        if self.vary > 1:
-            return self._varied(image, rng)
-        i, j = (int(rng.integers(s - self.crop + 1)) for s in image.shape[:2])
-        patch = image[i : i + self.crop, j : j + self.crop]
-        return patch[:, ::-1] if rng.random() < 0.5 else patch
-
-    def _varied(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A crop, turned, mirrored, and every second time of another scale, uint8 [crop, crop, 3]."""
-        scale = self.vary ** rng.uniform(-1, 1) if rng.random() < 0.5 else 1.0
-        side = min(self.crop * scale, *image.shape[:2])
+        scale = self.augment ** rng.uniform(-1, 1) if self.augment > 1 and rng.random() < 0.5 else 1.0
         if scale == 1:
             i, j = (int(rng.integers(s - self.crop + 1)) for s in image.shape[:2])
             patch = image[i : i + self.crop, j : j + self.crop]
         else:
+            side = min(self.crop * scale, *image.shape[:2])
             y, x = (rng.uniform(0, s - side) for s in image.shape[:2])
             size, box = (self.crop, self.crop), (x, y, x + side, y + side)
             patch = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS, box))
-        patch = np.rot90(patch, rng.integers(4))
+        if self.augment > 1:
+            patch = np.rot90(patch, rng.integers(4))
         return patch[:, ::-1] if rng.random() < 0.5 else patch
 
     def take(self, size: int) -> list[int]:
@@ -169,7 +162,7 @@ class CropDataset(Dataset):
         if not workers:
             while True:
                 yield self.batch(size)
-        ahead = CropDataset(self.images, self.crop, self.seed, self.rank, self.world, self.vary)
+        ahead = CropDataset(self.images, self.crop, self.seed, self.rank, self.world, self.augment)
         ahead.position = self.position
         numbers = iter(lambda: ahead.take(size), None)
         loader = DataLoader(self, batch_sampler=numbers, num_workers=workers, collate_fn=to_tensor)

@@ -68,7 +68,7 @@ class TrainConfig:
         metric: "mse" or "ms-ssim".
         batch: crops per step and process.
         crop: side of the crops, pixels.
-        vary: above 1, crops are also turned, and every second one is scaled by up to this factor, up or down (where
+        augment: above 1, crops are also turned, and every second one is scaled by up to this factor, up or down (where
             transforms are trained; latents are cached as they are).
         lr: peak learning rate of Adam for the transforms.
         entropy_lr: that of everything else, as a multiple of lr.
@@ -99,7 +99,7 @@ class TrainConfig:
     metric: str = "mse"
     batch: int = 8
     crop: int = 128
-    vary: float = 1.0
+    augment: float = 1.0
     lr: float = 3e-4
     entropy_lr: float = 2.0
     warmup: int = 100
@@ -165,7 +165,7 @@ class _Run:
         self.cfg, self.processes = cfg, processes
         device = processes.device
         self.crops = CropDataset(
-            ImageFiles(cfg.data, cfg.memory * 2**30), cfg.crop, cfg.seed, processes.rank, processes.world, cfg.vary
+            ImageFiles(cfg.data, cfg.memory * 2**30), cfg.crop, cfg.seed, processes.rank, processes.world, cfg.augment
         )
         torch.manual_seed(cfg.seed)
         last = Path(cfg.out, "last.pt")
@@ -307,7 +307,7 @@ def train(cfg: TrainConfig, progress: bool = True, stop: Callable[[], bool] = la
     if isinstance(cfg.preset, str) and cfg.preset not in PRESETS:
         raise ValueError(f"unknown preset {cfg.preset!r}: choose from {', '.join(PRESETS)}")
     learning_rate(cfg.schedule, 0.0, cfg.final_lr)
-    for name in ("batch", "crop", "vary"):
+    for name in ("batch", "crop", "augment"):
         if getattr(cfg, name) < 1:
             raise ValueError(f"{name} must be at least 1, not {getattr(cfg, name)!r}")
     if cfg.bf16 not in ("auto", "on", "off"):

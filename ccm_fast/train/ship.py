@@ -35,7 +35,9 @@ def load_checkpoint(path: str | Path) -> tuple[CrossChannelContextModel, dict]:
     train = state["train"]
     model.metric = train.get("metric", model.metric)
     meta = {key: state[key] for key in ("step", "hours", "cpu_hours", "patches") if key in state}
-    meta.update({key: train[key] for key in ("metric", "crop", "batch", "lr", "seed", "stages") if key in train})
+    meta.update(
+        {key: train[key] for key in ("metric", "crop", "augment", "batch", "lr", "seed", "stages") if key in train}
+    )
     return model.eval(), meta
 
 

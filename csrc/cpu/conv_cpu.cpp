@@ -103,8 +103,8 @@ void conv_accumulate_rows(const PackedModel& m, const Kernels& k, const ConvDesc
   });
 }
 
-void add_context(const PackedModel& m, const Kernels& k, const GroupDesc& d, const Plane& in, int32_t width,
-                 int32_t height, int32_t* base) {
+void add_context(const PackedModel& m, const Kernels& k, const GroupDesc& d, const Plane& in, int32_t height,
+                 int32_t width, int32_t* base) {
   const PointConv c{m.at<int16_t>(d.points), (d.channels + 3) / 4 * 4, d.base_pad, 3, 5, 2, 2};
   const PointRows rows{in, d.plane_channel, 0, height, width};
   PointBatch batch(k, c, rows);

@@ -23,7 +23,7 @@ void conv_accumulate_rows(const PackedModel& m, const Kernels& k, const ConvDesc
 
 // base += the masked convolution over a group's own latents, all of which are known; by way of the points, which the
 // group must have.
-void add_context(const PackedModel& m, const Kernels& k, const GroupDesc& d, const Plane& in, int32_t width,
-                 int32_t height, int32_t* base);
+void add_context(const PackedModel& m, const Kernels& k, const GroupDesc& d, const Plane& in, int32_t height,
+                 int32_t width, int32_t* base);
 
 }  // namespace ccm

@@ -39,6 +39,20 @@ StepOrder::StepOrder(const Schedule& schedule, int32_t h, int32_t w) {
   }
 }
 
+std::vector<int32_t> StepOrder::symbols(int32_t channels) const {
+  std::vector<int32_t> n(steps());
+  for (int32_t s = 0; s < steps(); ++s) n[s] = positions(s) * channels;
+  return n;
+}
+
+void put_y(const PackedModel& m, const GroupDesc& d, Plane& plane, int32_t i, int32_t j, const int16_t* values) {
+  if (m.scaled_context)
+    plane.put_scaled(i, j, d.plane_channel, values, d.channels, m.at<int32_t>(m.context_mult) + d.plane_channel,
+                     m.at<int32_t>(m.context_shift) + d.plane_channel);
+  else
+    plane.put_latents(i, j, d.plane_channel, values, d.channels);
+}
+
 Group::Group(const PackedModel& m, const Kernels& k, int32_t index, int32_t h, int32_t w)
     : m_(m), k_(k), d_(m.group[index]), h_(h), w_(w) {
   for (int32_t s = 0; s + 1 < d_.stack_layers; ++s)
@@ -98,7 +112,7 @@ void Group::all_dense(const Plane& context, const uint8_t* psi) {
 
 void Group::all_own(const Plane& context) {
   if (!d_.points) return;
-  add_context(m_, k_, d_, context, w_, h_, base_.data());
+  add_context(m_, k_, d_, context, h_, w_, base_.data());
   own_added_ = true;
 }
 

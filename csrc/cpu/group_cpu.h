@@ -20,7 +20,20 @@ struct StepOrder {
 
   StepOrder(const Schedule& schedule, int32_t h, int32_t w);
   int32_t steps() const { return static_cast<int32_t>(first.size()) - 1; }
+  int32_t positions(int32_t step) const { return first[step + 1] - first[step]; }
+  // Symbols of every step of a group with so many channels.
+  std::vector<int32_t> symbols(int32_t channels) const;
 };
+
+inline const Kernels& kernels_of(const PackedModel& m) { return *kernels_for(static_cast<Isa>(m.isa)); }
+
+// Where a group's channels at the p-th position of the coding order lie in a plane [h][w][M].
+inline int64_t place(const PackedModel& m, const GroupDesc& d, const StepOrder& order, size_t p, int32_t w) {
+  return (static_cast<int64_t>(order.row[p]) * w + order.col[p]) * m.latent_channels + d.first_channel;
+}
+
+// Latents of a group at one position, as contexts see them.
+void put_y(const PackedModel& m, const GroupDesc& d, Plane& plane, int32_t i, int32_t j, const int16_t* values);
 
 // Buffers of one thread for the positions of a tile.
 struct StepScratch {

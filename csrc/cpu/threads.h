@@ -1,5 +1,6 @@
 // Threads for coarse tasks. Workers sleep while there is nothing to do: waiting for each other at every small step is
-// what makes OpenMP codecs stall for seconds when another process holds a core.
+// what makes OpenMP codecs stall for seconds when another process holds a core. (Where steps are shared, share.h,
+// nobody waits for a thread that has taken nothing.)
 #pragma once
 #include <atomic>
 #include <condition_variable>

@@ -32,15 +32,15 @@ void at_points(const Weights* w, int32_t n, int32_t step, Weights* to, int32_t t
 }
 
 // Bytes of inputs and products that one batch may take. Decoding 32x48 latents of ccm-small took 31 ms with 0.5, 1 and
-// 2 MB, and 35 with 6; h_s of mbt2018, which reads 35 MB of weights for every batch, took 11 ms with any of 2, 6
-// and 16.
+// 2 MB, and 35 with 6; h_s of mbt2018, whose layers have 8 to 16 MB of weights to read for every batch, took 11 ms with
+// any of 2, 6 and 16.
 constexpr int64_t kBatchBytes = 2 << 20;
 
 // Tiles are done by so many at once at least, a multiple of the rows of the products' own tiles.
-constexpr int32_t kLeastTiles = 12;
+constexpr int32_t kLeastBatch = 12;
 
 // With one tile, weights are read for too little: h_s of mbt2018 on 8x8 latents then took 1.60 ms instead of 1.46.
-constexpr int32_t kFewTiles = 2;
+constexpr int32_t kLeastTiles = 2;
 
 }  // namespace
 
@@ -67,21 +67,18 @@ void pack_points(const int8_t* w, int32_t out, int32_t rows, int32_t columns, in
       }
 }
 
-bool PointBatch::pays(const PointConv& c, const PointRows& rows) {
-  const int64_t across = (rows.width + c.tile_columns() - 1) / c.tile_columns();
-  return (rows.last - rows.first + kTileRows - 1) / kTileRows * across >= kFewTiles;
-}
+bool PointBatch::pays(const PointConv& c, const PointRows& rows) { return rows.down() * rows.across(c) >= kLeastTiles; }
 
 PointBatch::PointBatch(const Kernels& k, const PointConv& c, const PointRows& rows)
     : k_(k),
       c_(c),
       rows_(rows),
-      across_((rows.width + c.tile_columns() - 1) / c.tile_columns()),
-      tiles_((rows.last - rows.first + kTileRows - 1) / kTileRows * across_),
+      across_(rows.across(c)),
+      tiles_(rows.down() * across_),
       zeros_(new int16_t[c.cin_pad]()),
       no_init_(new int32_t[c.n_pad]()) {
   const int64_t bytes = int64_t{kPoints} * (2 * c.depth() + 4 * c.n_pad);
-  capacity_ = std::min(tiles_, std::max(kLeastTiles, static_cast<int32_t>(kBatchBytes / bytes)));
+  capacity_ = std::min(tiles_, std::max(kLeastBatch, static_cast<int32_t>(kBatchBytes / bytes)));
   // Not cleared: every element is written before it is read.
   const size_t inputs = static_cast<size_t>(kPoints) * capacity_ * c.depth();
   const size_t products = static_cast<size_t>(kPoints) * capacity_ * c.n_pad;

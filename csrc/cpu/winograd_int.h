@@ -1,4 +1,4 @@
-// Integer convolutions by Winograd's minimal filtering, to the bit.
+// Integer convolutions by Winograd's minimal filtering, F(4x4, 3x3) and F(4x2, 3x5), to the bit.
 //
 // A tile of 4 rows by 4 columns of sums (3-wide kernels) or by 2 (5-wide ones) comes from a patch of 6x6 inputs: both
 // are evaluated at the 36 pairs of the points 0, 1, -1, 2, -2 and infinity, and multiplied there. That is 2.25 products
@@ -50,6 +50,10 @@ void pack_points(const int8_t* w, int32_t out, int32_t rows, int32_t columns, in
 struct PointRows {
   const Plane& in;
   int32_t channel, first, last, width;
+
+  // Tiles beside and above each other.
+  int32_t across(const PointConv& c) const { return (width + c.tile_columns() - 1) / c.tile_columns(); }
+  int32_t down() const { return (last - first + kTileRows - 1) / kTileRows; }
 };
 
 // Tiles on their way through the points, in raster order of the rows' tiles, so many at once.

@@ -19,15 +19,15 @@ struct Lanes {
 
 // Six inputs at the points.
 template <class Reg>
-inline void inputs_at_points(const Reg* d, int step, Reg* to, int to_step) {
-  const Reg even = d[4 * step] - 4 * d[2 * step], odd = d[3 * step] - 4 * d[step];
-  const Reg even2 = d[4 * step] - d[2 * step], odd2 = 2 * (d[3 * step] - d[step]);
-  to[0] = 4 * d[0] - 5 * d[2 * step] + d[4 * step];
+inline void inputs_at_points(const Reg* d, Reg* to, int to_step) {
+  const Reg even = d[4] - 4 * d[2], odd = d[3] - 4 * d[1];
+  const Reg even2 = d[4] - d[2], odd2 = 2 * (d[3] - d[1]);
+  to[0] = 4 * d[0] - 5 * d[2] + d[4];
   to[to_step] = even + odd;
   to[2 * to_step] = even - odd;
   to[3 * to_step] = even2 + odd2;
   to[4 * to_step] = even2 - odd2;
-  to[5 * to_step] = 4 * d[step] - 5 * d[3 * step] + d[5 * step];
+  to[5 * to_step] = 4 * d[1] - 5 * d[3] + d[5];
 }
 
 template <int kLanes>
@@ -37,11 +37,11 @@ inline void to_points_lanes(const ToPointsArgs& g, int32_t c) {
   for (int j = 0; j < 6; ++j) {
     typename L::Reg d[6];
     for (int i = 0; i < 6; ++i) d[i] = L::load(static_cast<const uint16_t*>(g.pixel[6 * i + j]) + c);
-    inputs_at_points(d, 1, half + j, 6);
+    inputs_at_points(d, half + j, 6);
   }
   for (int i = 0; i < 6; ++i) {
     typename L::Reg out[6];
-    inputs_at_points(half + 6 * i, 1, out, 1);
+    inputs_at_points(half + 6 * i, out, 1);
     for (int j = 0; j < 6; ++j) L::store(g.to + (6 * i + j) * g.stride + c, out[j]);
   }
 }
@@ -55,16 +55,15 @@ void to_points_vector(const ToPointsArgs& g) {
 
 // Four sums (kernels of three) or two (of five) from six products, times 3 << kShift[i].
 template <int kOut, class Reg>
-inline void sums_from_points(const Reg* m, int step, Reg* to, int to_step) {
-  const Reg a = m[step] + m[2 * step], b = m[step] - m[2 * step];
-  const Reg c = m[3 * step] + m[4 * step], d = m[3 * step] - m[4 * step];
+inline void sums_from_points(const Reg* m, Reg* to, int to_step) {
+  const Reg a = m[1] + m[2], b = m[1] - m[2], c = m[3] + m[4], d = m[3] - m[4];
   to[0] = 6 * m[0] + 4 * a + c;
   if constexpr (kOut == 4) {
     to[to_step] = 2 * b + d;
     to[2 * to_step] = a + c;
-    to[3 * to_step] = b + 2 * d + 6 * m[5 * step];
+    to[3 * to_step] = b + 2 * d + 6 * m[5];
   } else {
-    to[to_step] = 2 * b + d + 12 * m[5 * step];
+    to[to_step] = 2 * b + d + 12 * m[5];
   }
 }
 constexpr int kShift[4] = {3, 2, 1, 1};
@@ -82,13 +81,13 @@ void from_points_vector(const FromPointsArgs& g) {
     for (int j = 0; j < 6; ++j) {
       typename L::Reg m[6];
       for (int i = 0; i < 6; ++i) m[i] = L::load(g.from + (6 * i + j) * g.stride + n);
-      sums_from_points<4>(m, 1, half + j, 6);
+      sums_from_points<4>(m, half + j, 6);
     }
     const typename L::Reg init = L::load(g.init + n);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
       typename L::Reg out[kColumns];
-      sums_from_points<kColumns>(half + 6 * i, 1, out, 1);
+      sums_from_points<kColumns>(half + 6 * i, out, 1);
 #pragma GCC unroll 4
       for (int j = 0; j < kColumns; ++j) {
         const Signed sum = reinterpret_cast<Signed>(out[j] * kInverseOf9) >> (kShift[i] + kShift[j]);
