@@ -15,6 +15,8 @@ _EXPORTS = {
     "load": "ccm_fast.weights",
     "freeze": "ccm_fast.integer.freeze",
     "accelerate": "ccm_fast.interop.compressai",
+    "set_transform_precision": "ccm_fast.models.precision",
+    "transform_precision": "ccm_fast.models.precision",
     "encode_file": "ccm_fast.files",
     "decode_file": "ccm_fast.files",
     "CrossChannelContextModel": "ccm_fast.models",

@@ -28,7 +28,7 @@ TILE_PIXELS = 8 << 20
 def _input_span(module: nn.Module, low: int, high: int) -> tuple[int, int]:
     """The input positions that output positions low..high depend on (one axis), for a chain of layers."""
     if isinstance(module, (Split, Merge)):
-        spans = [_input_span(path, low, high) for path in (module.coarse, module.fine)]
+        spans = [_input_span(path, low, high) for path in module.paths()]
         return min(s[0] for s in spans), max(s[1] for s in spans)
     if children := list(module.children()):
         for child in reversed(children):

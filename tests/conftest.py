@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from ccm_fast.integer import tensors
+from ccm_fast.models import precision
 
 
 @pytest.fixture
@@ -28,6 +29,12 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def float_transforms(monkeypatch):
+    """Transforms multiply floats: fast ones then agree with torch's own to the last bits."""
+    monkeypatch.setattr(precision, "_precision", "float32")
 
 
 @pytest.fixture

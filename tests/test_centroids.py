@@ -72,6 +72,7 @@ def test_parameters_by_torch_are_the_engines(model, shape):
             assert torch.equal(found, wanted)
 
 
+@pytest.mark.usefixtures("float_transforms")
 def test_decoders_agree_and_read_centroids(model):
     x = torch.from_numpy(tiny.photo(50, 70)).permute(2, 0, 1)[None] / 255
     out = codec.compress(model, x, 5.0)

@@ -59,6 +59,7 @@ def test_latents_are_coded_to_the_golden_bytes(model, name):
 # In memory
 
 
+@pytest.mark.usefixtures("float_transforms")
 @pytest.mark.parametrize("height, width", [(1, 1), (1, 70), (33, 2), (16, 16), (40, 56), (63, 65)])
 def test_own_size_and_the_readable_decoder(model, height, width):
     x = batch(1, 2, height=height, width=width)

@@ -201,6 +201,7 @@ def test_fine_tuning_mends_a_bad_calibration(monkeypatch):
     assert bad[0] > 2 * good[0] and bad[-1] < 0.8 * bad[0]
 
 
+@pytest.mark.usefixtures("float_transforms")
 def test_transforms():
     for kind, h in (("mbt2018", 40), ("cheng2020-attn", 36)):
         nets.models()

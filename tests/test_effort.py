@@ -134,6 +134,7 @@ def test_more_effort_lowers_the_lagrangian_of_real_files(shipped, quality, quick
         before = found
 
 
+@pytest.mark.usefixtures("float_transforms")
 def test_effort_one_is_plain_rounding(shipped):
     x = batch(5, height=64, width=80)
     out = compress(shipped, x, 5, effort=1)

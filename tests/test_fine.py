@@ -68,6 +68,7 @@ def tensor(image):
 Q = torch.tensor([8.0])
 
 
+@pytest.mark.usefixtures("float_transforms")
 def test_fast_forms_and_tiles(grown, images):
     """The same images and latents, in one piece and in tiles, as from torch's own layers in double precision."""
     x = tensor(images[0])
@@ -163,6 +164,7 @@ def test_training_grows_and_starts(tmp_path, images):
         assert fine["g_s.0.fine.0.weight"].norm() > 0.5  # directions of length 1
 
 
+@pytest.mark.usefixtures("float_transforms")
 def test_codes_and_decodes(grown, images):
     """Frozen, the group goes through files like every other, and raises the best quality."""
     model = CrossChannelContextModel(FINE).eval().requires_grad_(False)

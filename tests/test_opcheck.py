@@ -43,13 +43,14 @@ def test_opcheck(tensors):
     }
     x, bias, after = torch.randn(1, 4, 6, 8), torch.zeros(16), (1, 0.1, None, None, None)
     kernel = torch.randn(16, 8, 3, 3)
-    calls["pack_panels"] = (torch.randn(8, 16),)
-    calls["pack_winograd"] = (kernel, 1, 4)
+    calls["pack_panels"] = (torch.randn(8, 16), False, False)  # integers, as floats, may be NaN: never equal
+    calls["pack_winograd"] = (kernel, 1, 4, False)
     calls["huge_pages"] = (x,)
-    calls["winograd"] = (x, ops.pack_winograd(kernel, 1, 4), 1, 4, bias, *after, torch.zeros(1, 8, 12, 4), False, 1)
+    y = torch.zeros(1, 8, 12, 4)
+    calls["winograd"] = (x, ops.pack_winograd(kernel, 1, 4, False), 1, 4, bias, *after, y, False, False, 1)
     calls["direct"] = (
         x,
-        ops.pack_panels(torch.randn(72, 16)),
+        ops.pack_panels(torch.randn(72, 16), False, False),
         3,
         2,
         1,
@@ -57,6 +58,7 @@ def test_opcheck(tensors):
         *after,
         torch.zeros(1, 2, 3, 16),
         True,
+        False,
         1,
     )
     weight = torch.randn(16, 3, 3, 8)

@@ -33,6 +33,8 @@ class CCMConfig:
         fine: whether the last group holds fine details, which only high qualities code. It is cheap: strided 4x4
             convolutions of the features at 1/4, added to the image by a linear map of 16x16 pixels, not looked at by
             h_a, with a stack over the earlier groups that lacks the first kernel.
+        fine_deep: whether the fine channels are also told of the features at 1/8, behind the residual blocks there.
+        synthesis_blocks: residual blocks of g_s, where they are not those of g_a; () for the same.
     """
 
     name: str = "ccm-small"
@@ -50,14 +52,20 @@ class CCMConfig:
     qualities: int = 8
     reconstruction: str = "integer"
     fine: bool = False
+    fine_deep: bool = False
+    synthesis_blocks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for key in ("widths", "blocks", "groups", "cross_kernels", "parameter_widths"):
+        for key in ("widths", "blocks", "groups", "cross_kernels", "parameter_widths", "synthesis_blocks"):
             object.__setattr__(self, key, tuple(int(v) for v in getattr(self, key)))
         if not self.groups or min(self.groups) < 1:
             raise ValueError("groups must name at least one group of at least one channel")
         if self.fine and len(self.groups) < 2:
             raise ValueError("a fine group needs a coarse one before it")
+        if self.fine_deep and not self.fine:
+            raise ValueError("fine_deep needs a fine group")
+        if len(self.synthesis_blocks) not in (0, len(self.blocks)):
+            raise ValueError("synthesis_blocks needs a number for each resolution")
         if not self.parameter_widths:
             raise ValueError("parameter_widths needs at least one hidden layer: the contexts are added there")
         if self.reconstruction not in ("integer", "centroid"):
@@ -107,6 +115,8 @@ PRESETS: dict[str, CCMConfig] = {
         psi_channels=64,
         reconstruction="centroid",
         fine=True,
+        fine_deep=True,
+        synthesis_blocks=(1, 3, 0),
     ),
     "ccm-small-192": CCMConfig(
         name="ccm-small-192",

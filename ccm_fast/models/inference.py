@@ -6,6 +6,8 @@
 - Every other convolution as one matrix product of gathered rows.
 - Bias, activation, (inverse) GDN and residuals are applied to rows that are still in the cache.
 - Planes are used again, and a residual is added in its own place, where nobody else needs it.
+- Where the processor has AVX2, products are of 16-bit integers with a scale for every row and column
+  (:mod:`ccm_fast.models.precision`).
 
 The operators are in csrc/cpu/transform*. What is not recognised runs as it is. ``benchmarks/transforms.py`` compares
 with torch's own convolutions, layer by layer.
@@ -27,11 +29,15 @@ from torch import Tensor, nn
 
 from ccm_fast import _backend
 
+from .precision import transform_precision
+
 __all__ = ["Residual", "Then", "fast_conv", "fast_transform", "inference", "pointwise", "rebuild", "subpixel_weight"]
 
 _LINEAR, _LEAKY, _GDN, _INVERSE_GDN = range(4)  # csrc/cpu/transform.h
 # Fewer input channels than this: gathering costs less than transforming. The operator takes multiples of 8.
 _CHANNELS_MIN = 32
+# Up to so many output channels a convolution's time is its way to the points, which integers make longer.
+_INT16_OUTPUTS_MIN = 33
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,14 @@ class Then:
     slope: float = 0.0
     gamma: Tensor | None = None
     beta: Tensor | None = None
+    int16: bool = False
+
+
+def _takes_int16(outputs: int, then: Then) -> bool:
+    """Whether a convolution's products are of integers; those of a GDN after it are then, too."""
+    if then.gamma is not None:
+        return then.int16
+    return transform_precision() == "int16" and outputs >= _INT16_OUTPUTS_MIN
 
 
 def pointwise(m: nn.Module) -> Then | None:
@@ -49,7 +63,9 @@ def pointwise(m: nn.Module) -> Then | None:
     if type(m).__name__ == "GDN" and hasattr(m, "beta_reparam") and hasattr(m, "gamma_reparam"):  # CompressAI's
         gamma = m.gamma_reparam(m.gamma).detach().T.contiguous()
         beta = m.beta_reparam(m.beta).detach().clone()
-        return Then(_INVERSE_GDN if m.inverse else _GDN, 0.0, _backend.load().ops.pack_panels(gamma), beta)
+        int16 = transform_precision() == "int16" and len(beta) % 8 == 0
+        packed = _backend.load().ops.pack_panels(gamma, int16, True)
+        return Then(_INVERSE_GDN if m.inverse else _GDN, 0.0, packed, beta, int16)
     if isinstance(m, nn.LeakyReLU):
         return Then(_LEAKY, m.negative_slope)
     return Then(_LEAKY) if isinstance(m, nn.ReLU) else None
@@ -113,9 +129,9 @@ class Fast(nn.Module):
 class _Conv(Fast, ABC):
     """A convolution with what follows it."""
 
-    def __init__(self, packed: Tensor, bias: Tensor, then: Then):
+    def __init__(self, packed: Tensor, bias: Tensor, then: Then, int16: bool):
         super().__init__()
-        self.then = then
+        self.then, self.int16 = then, int16
         self.register_buffer("packed", packed)
         self.register_buffer("bias", bias.detach().clone())
 
@@ -128,8 +144,8 @@ class _Conv(Fast, ABC):
         own = own and added.data_ptr() == residual.data_ptr()
         x = _rows(x)
         y = added if own else _planes.take(*self._shape(x))
-        t = self.then
-        last = (t.activation, t.slope, t.gamma, t.beta, None if own else added, y, own, torch.get_num_threads())
+        t, added = self.then, None if own else added
+        last = (t.activation, t.slope, t.gamma, t.beta, added, y, own, self.int16, torch.get_num_threads())
         self._run(x, last)
         return y.permute(0, 3, 1, 2)
 
@@ -154,9 +170,11 @@ class WinogradConv(_Conv):
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, then: Then, in_phases: int = 1, out_phases: int = 1):
-        packed = _backend.load().ops.pack_winograd(weight.detach().contiguous(), in_phases, out_phases)
-        super().__init__(packed, bias, then)
-        self.shape = (len(bias) // out_phases, in_phases, out_phases)
+        channels = len(bias) // out_phases
+        int16 = _takes_int16(channels, then)
+        packed = _backend.load().ops.pack_winograd(weight.detach().contiguous(), in_phases, out_phases, int16)
+        super().__init__(packed, bias, then, int16)
+        self.shape = (channels, in_phases, out_phases)
 
     def added(self, x: Tensor, residual: Tensor | None = None, own: bool = False) -> Tensor:
         if self.shape[1] == 4 and (x.shape[2] % 2 or x.shape[3] % 2):
@@ -176,8 +194,10 @@ class DirectConv(_Conv):
 
     def __init__(self, conv: nn.Conv2d, then: Then):
         K, _, kernel, _ = conv.weight.shape
-        packed = _backend.load().ops.pack_panels(conv.weight.detach().permute(2, 3, 1, 0).reshape(-1, K).contiguous())
-        super().__init__(packed, conv.weight.new_zeros(K) if conv.bias is None else conv.bias, then)
+        matrix = conv.weight.detach().permute(2, 3, 1, 0).reshape(-1, K).contiguous()
+        int16 = _takes_int16(K, then)
+        packed = _backend.load().ops.pack_panels(matrix, int16, False)
+        super().__init__(packed, conv.weight.new_zeros(K) if conv.bias is None else conv.bias, then, int16)
         self.shape = (K, kernel, conv.stride[0], conv.padding[0])
 
     def _shape(self, x: Tensor) -> tuple[int, int, int, int]:
@@ -225,14 +245,17 @@ class Residual(Fast):
 
 
 class _Split(Fast):
-    """Coarse and fine channels from the same features."""
+    """Coarse and fine channels from the same features: see Split, whose ``coarse`` is in two pieces here."""
 
-    def __init__(self, coarse: nn.Module, fine: nn.Module):
+    def __init__(self, before: nn.Module, after: nn.Module, fine: nn.Module, deep: _Conv | None):
         super().__init__()
-        self.coarse, self.fine = coarse, fine
+        self.before, self.after, self.fine, self.deep = before, after, fine, deep
 
     def forward(self, x: Tensor, own: bool = False) -> Tensor:
-        parts = self.coarse(x), self.fine(x)
+        features, fine = self.before(x), self.fine(x)
+        if self.deep is not None:
+            fine = self.deep.added(features, fine, own=True)
+        parts = self.after(features), fine
         y = torch.cat(parts, 1)
         for part in parts:
             if part.data_ptr() != x.data_ptr():
@@ -418,6 +441,7 @@ _copies: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 def inference(module: nn.Module) -> nn.Module:
     """The fast copy of one of this package's own transforms, made anew when its parameters have changed."""
     state = tuple((p.data_ptr(), 0 if p.is_inference() else p._version, p.dtype) for p in module.parameters())
+    state = (transform_precision(), *state)
     if module not in _copies or _copies[module][0] != state:
         _copies[module] = state, fast_transform(module, _own_block)
     return _copies[module][1]
@@ -427,7 +451,8 @@ def _own_block(m: nn.Module) -> nn.Module | None:
     from .transforms import Merge, ResidualBlock, Split
 
     if isinstance(m, Split):
-        return _Split(rebuild(m.coarse, _own_block), rebuild(m.fine, _own_block))
+        before, after = (rebuild(part, _own_block) for part in (m.coarse[: m.depth], m.coarse[m.depth :]))
+        return _Split(before, after, rebuild(m.fine, _own_block), m.deep and fast_conv(m.deep))
     if isinstance(m, Merge):
         conv, shuffle = m.fine
         return _Merge(rebuild(m.coarse, _own_block), conv, shuffle.upscale_factor, m.channels)

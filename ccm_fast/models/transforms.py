@@ -35,14 +35,24 @@ class Split(nn.Module):
     Args:
         coarse: to [B, M - F, h / 4, w / 4].
         fine: to [B, F, h / 4, w / 4].
+        deep: to the same shape as ``fine``, and added to it, from what the first ``depth`` modules of ``coarse`` give.
+        depth: see ``deep``.
     """
 
-    def __init__(self, coarse: nn.Sequential, fine: nn.Module):
+    def __init__(self, coarse: nn.Sequential, fine: nn.Module, deep: nn.Module | None = None, depth: int = 0):
         super().__init__()
-        self.coarse, self.fine = coarse, fine
+        self.coarse, self.fine, self.deep, self.depth = coarse, fine, deep, depth
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self.coarse(x), self.fine(x)], 1)
+        if self.deep is None:
+            return torch.cat([self.coarse(x), self.fine(x)], 1)
+        features = self.coarse[: self.depth](x)
+        return torch.cat([self.coarse[self.depth :](features), self.fine(x) + self.deep(features)], 1)
+
+    def paths(self) -> list[nn.Module]:
+        """What leads from the input to the output, each in a row."""
+        deep = [] if self.deep is None else [nn.Sequential(self.coarse[: self.depth], self.deep)]
+        return [self.coarse, self.fine, *deep]
 
 
 class Merge(nn.Module):
@@ -60,6 +70,10 @@ class Merge(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.coarse(x[:, : self.channels]) + self.fine(x[:, self.channels :])
+
+    def paths(self) -> list[nn.Module]:
+        """What leads from the input to the output, each in a row."""
+        return [self.coarse, self.fine]
 
 
 def _stage(channels: int, blocks: int) -> list[nn.Module]:
@@ -80,7 +94,12 @@ class AnalysisTransform(nn.Sequential):
             nn.Conv2d(n16, config.coarse_channels, 3, padding=1),
         ]
         if config.fine:
-            coarse = [Split(nn.Sequential(*coarse), nn.Conv2d(n4, config.fine_channels, 4, stride=4))]
+            deep = None
+            if config.fine_deep:
+                deep = nn.Conv2d(n8, config.fine_channels, 2, stride=2, bias=False)
+                nn.init.zeros_(deep.weight)  # the fine channels start linear: train/fine.py, train/grow.py
+            fine = nn.Conv2d(n4, config.fine_channels, 4, stride=4)
+            coarse = [Split(nn.Sequential(*coarse), fine, deep, 1 + b8)]
         super().__init__(nn.PixelUnshuffle(4), nn.Conv2d(48, n4, 3, padding=1), *_stage(n4, b4), *coarse)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,7 +116,7 @@ class SynthesisTransform(nn.Sequential):
 
     def __init__(self, config: CCMConfig):
         n4, n8, n16 = config.widths
-        b4, b8, b16 = config.blocks
+        b4, b8, b16 = config.synthesis_blocks or config.blocks
         coarse = [
             nn.Conv2d(config.coarse_channels, n16, 3, padding=1),
             *_stage(n16, b16),

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..models import CCMConfig, CrossChannelContextModel
-from .grow import grow
+from .grow import deepen, grow
 
 __all__ = ["Progress", "initial", "read", "restore", "write"]
 
@@ -117,7 +117,8 @@ def initial(path: str, model: CrossChannelContextModel, images: Sequence[np.ndar
     """Load the weights of a checkpoint (its averaged ones) or of a shipped file, as far as they fit.
 
     A model with a fine group takes a trained one without as its coarse part, and starts the group on ``images``
-    (:func:`ccm_fast.train.grow.grow`).
+    (:func:`ccm_fast.train.grow.grow`). One with deeper transforms starts as the shallower one
+    (:func:`ccm_fast.train.grow.deepen`).
 
     Returns:
         The training that is in them, as far as it is known; a new run counts on from it, in stages of its own.
@@ -142,6 +143,12 @@ def initial(path: str, model: CrossChannelContextModel, images: Sequence[np.ndar
         old = CrossChannelContextModel(config)
         old.load_state_dict(weights)
         grow(model, old.eval(), images)
+        return before
+    deeper = [getattr(model.config, key) != getattr(config, key) for key in ("blocks", "synthesis_blocks", "fine_deep")]
+    if any(deeper):
+        old = CrossChannelContextModel(config)
+        old.load_state_dict(weights)
+        deepen(model, old)
         return before
     own = model.state_dict()
     fitting = {name: t for name, t in weights.items() if name in own and own[name].shape == t.shape}

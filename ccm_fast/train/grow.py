@@ -1,4 +1,4 @@
-"""From a trained model to one with a fine group and a smaller hyperprior, without starting anew."""
+"""From a trained model to a larger one, without starting anew: a fine group and a smaller hyperprior, or more layers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ..models import CrossChannelContextModel
-from ..models.transforms import main_path
+from ..models.transforms import ResidualBlock, main_path
 from .data import to_tensor
 from .fine import start_fine
 
-__all__ = ["grow"]
+__all__ = ["deepen", "grow"]
 
 # Images that statistics of the hyperprior are taken of, and their largest side.
 _IMAGES, _SIDE = 240, 256
@@ -51,6 +51,45 @@ def grow(model: CrossChannelContextModel, old: CrossChannelContextModel, images:
     _shrink_hyperprior(small, y, b.hyper_channels, b.psi_channels)
     _take_over(model, small)
     start_fine(model, images)
+
+
+@torch.no_grad()
+def deepen(model: CrossChannelContextModel, old: CrossChannelContextModel) -> None:
+    """Fill a model whose transforms have more residual blocks, or ``fine_deep``, so that it does what the old one does.
+
+    Further blocks come last at their resolution, with second convolutions of zeros.
+
+    Args:
+        model: the larger one. Overwritten.
+        old: the trained one; it differs in ``name``, ``blocks``, ``synthesis_blocks`` and ``fine_deep`` only.
+
+    Raises:
+        ValueError: they differ in other ways, or a stage has fewer blocks than it had.
+    """
+    a, b = old.config.to_dict(), model.config.to_dict()
+    differ = [key for key in a if a[key] != b[key] and key not in ("name", "blocks", "synthesis_blocks", "fine_deep")]
+    if differ or old.config.fine_deep > model.config.fine_deep:
+        raise ValueError(f"{b['name']} is not {a['name']} with deeper transforms: {', '.join(differ) or 'fine_deep'}")
+    weights = old.state_dict()
+    model.load_state_dict({k: v for k, v in weights.items() if not k.startswith(("g_a.", "g_s."))}, strict=False)
+    for mine, its in ((model.g_a, old.g_a), (model.g_s, old.g_s)):
+        known = main_path(its)
+        for layer in main_path(mine):
+            if known and type(layer) is type(known[0]):
+                layer.load_state_dict(known.pop(0).state_dict())
+            elif isinstance(layer, ResidualBlock):
+                layer.conv2.weight.zero_()
+                layer.conv2.bias.zero_()
+            else:
+                raise ValueError(f"{b['name']} has fewer residual blocks than {a['name']}")
+    if model.config.fine:
+        for mine, its in ((model.g_a, old.g_a), (model.g_s, old.g_s)):
+            branch, known = (next(m for m in t if hasattr(m, "fine")) for t in (mine, its))
+            branch.fine.load_state_dict(known.fine.state_dict())
+            if getattr(branch, "deep", None) is not None:
+                branch.deep.weight.zero_() if known.deep is None else branch.deep.load_state_dict(
+                    known.deep.state_dict()
+                )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -20,10 +20,22 @@ struct Vector {
   static inline Reg all(float v) { return v - Reg{}; }
 };
 
+// How a step of a product multiplies: words of 32 bits of a row by kLanes words of a panel's row.
+template <int kLanes>
+struct Floats {
+  static constexpr bool kCarry = true;  // sums go on from tap to tap
+  using Reg = typename Vector<kLanes>::Reg;
+  static inline Reg load(const float* p) { return Vector<kLanes>::load(p); }
+  static inline void store(float* p, Reg v) { Vector<kLanes>::store(p, v); }
+  static inline Reg all(const float* p) { return Vector<kLanes>::all(*p); }
+  static inline Reg step(Reg sum, Reg x, Reg w) { return sum + x * w; }
+};
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Products
 
-// c[m][n] = sum over taps t, k of a[m][tap[t] + k] * b[t][k][n], for panels b of kPanel columns.
+// c[m][n] = sum over taps t, k of a[m][tap[t] + k] * b[t][k][n], for panels b of kPanel columns. Where words are pairs,
+// all lengths count words.
 struct Product {
   const float* a;
   int64_t lda;
@@ -37,11 +49,11 @@ struct Product {
   int64_t next_floats = 0;
 };
 
-// What becomes of finished sums: nothing, they go to c.
+// What becomes of finished sums, or of every tap's if they are not carried: nothing, they go to c.
 template <int kLanes>
 struct Keep {
   using V = Vector<kLanes>;
-  inline void operator()(const Product& g, typename V::Reg sum, int32_t row, int32_t column) const {
+  inline void operator()(const Product& g, typename V::Reg sum, int32_t row, int32_t column, int32_t) const {
     V::store(g.c + row * g.ldc + column, sum);
   }
 };
@@ -65,29 +77,29 @@ struct Ahead {
 };
 
 // Not inline: the inner loop takes all vector registers and most of the others.
-template <int kLanes, int kRows, class Finish>
+template <int kLanes, int kRows, class M, class Finish>
 __attribute__((noinline)) void product_tile(const Product& g, int32_t row, int32_t column, int32_t t, const float* b,
                                             const Ahead& ahead, const Finish& finish) {
-  using V = Vector<kLanes>;
+  using Reg = typename M::Reg;
   constexpr int kWide = kPanel / kLanes;
   float* c = g.c + row * g.ldc + column;
-  typename V::Reg acc[kRows][kWide];
+  Reg acc[kRows][kWide];
 #pragma GCC unroll 8
   for (int m = 0; m < kRows; ++m)
 #pragma GCC unroll 4
-    for (int n = 0; n < kWide; ++n) acc[m][n] = t == 0 ? typename V::Reg{} : V::load(c + m * g.ldc + n * kLanes);
+    for (int n = 0; n < kWide; ++n) acc[m][n] = t == 0 || !M::kCarry ? Reg{} : M::load(c + m * g.ldc + n * kLanes);
   const float* a[kRows];
 #pragma GCC unroll 8
   for (int m = 0; m < kRows; ++m) a[m] = g.a + (row + m) * g.lda + g.tap[t];
   const auto step = [&](int32_t k) __attribute__((always_inline)) {
-    typename V::Reg w[kWide];
+    Reg w[kWide];
 #pragma GCC unroll 4
-    for (int n = 0; n < kWide; ++n) w[n] = V::load(b + n * kLanes);
+    for (int n = 0; n < kWide; ++n) w[n] = M::load(b + n * kLanes);
 #pragma GCC unroll 8
     for (int m = 0; m < kRows; ++m) {
-      const typename V::Reg x = V::all(a[m][k]);
+      const Reg x = M::all(a[m] + k);
 #pragma GCC unroll 4
-      for (int n = 0; n < kWide; ++n) acc[m][n] += x * w[n];
+      for (int n = 0; n < kWide; ++n) acc[m][n] = M::step(acc[m][n], x, w[n]);
     }
     b += kPanel;
   };
@@ -100,30 +112,30 @@ __attribute__((noinline)) void product_tile(const Product& g, int32_t row, int32
     for (int i = 0; i < kOften; ++i) step(k + i);
   }
   for (; k < g.k; ++k) step(k);
-  if (t + 1 == g.taps) {
+  if (t + 1 == g.taps || !M::kCarry) {
 #pragma GCC unroll 8
     for (int m = 0; m < kRows; ++m)
 #pragma GCC unroll 4
-      for (int n = 0; n < kWide; ++n) finish(g, acc[m][n], row + m, column + n * kLanes);
+      for (int n = 0; n < kWide; ++n) finish(g, acc[m][n], row + m, column + n * kLanes, t);
   } else {
 #pragma GCC unroll 8
     for (int m = 0; m < kRows; ++m)
 #pragma GCC unroll 4
-      for (int n = 0; n < kWide; ++n) V::store(c + m * g.ldc + n * kLanes, acc[m][n]);
+      for (int n = 0; n < kWide; ++n) M::store(c + m * g.ldc + n * kLanes, acc[m][n]);
   }
 }
 
-template <int kLanes, int kRows, class Finish>
+template <int kLanes, int kRows, class M, class Finish>
 inline void product_rows(const Product& g, int32_t row, int32_t count, int32_t column, int32_t t, const float* b,
                          const Ahead& ahead, const Finish& finish) {
   if (count == kRows)
-    product_tile<kLanes, kRows>(g, row, column, t, b, ahead, finish);
+    product_tile<kLanes, kRows, M>(g, row, column, t, b, ahead, finish);
   else if constexpr (kRows > 1)
-    product_rows<kLanes, kRows - 1>(g, row, count, column, t, b, ahead, finish);
+    product_rows<kLanes, kRows - 1, M>(g, row, count, column, t, b, ahead, finish);
 }
 
 // Tap by tap, so that what is used of a panel stays in the first-level cache while the rows pass.
-template <int kLanes, int kRows, class Finish = Keep<kLanes>>
+template <int kLanes, int kRows, class Finish = Keep<kLanes>, class M = Floats<kLanes>>
 void product(const Product& g, const Finish& finish = Finish()) {
   const int64_t part = static_cast<int64_t>(g.k) * kPanel;
   const int32_t tiles = (g.rows + kRows - 1) / kRows;
@@ -144,7 +156,7 @@ void product(const Product& g, const Finish& finish = Finish()) {
         soon = end;
         const int32_t top = static_cast<int32_t>(static_cast<int64_t>(g.rows) * m / tiles);
         const int32_t bottom = static_cast<int32_t>(static_cast<int64_t>(g.rows) * (m + 1) / tiles);
-        product_rows<kLanes, kRows>(g, top, bottom - top, column, t, b, ahead, finish);
+        product_rows<kLanes, kRows, M>(g, top, bottom - top, column, t, b, ahead, finish);
       }
 }
 
@@ -206,7 +218,7 @@ template <int kLanes>
 struct Normalize {
   using V = Vector<kLanes>;
   const Epilogue& e;
-  inline void operator()(const Product& g, typename V::Reg sum, int32_t row, int32_t column) const {
+  inline void operator()(const Product& g, typename V::Reg sum, int32_t row, int32_t column, int32_t) const {
     float* at = g.c + row * g.ldc + column;
     const typename V::Reg s = sum + V::load(e.beta + column), y = V::load(at) * inverse_root<kLanes>(s);
     V::store(at, e.activation == kInverseGdn ? y * s : y);

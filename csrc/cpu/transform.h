@@ -21,9 +21,10 @@ struct Epilogue {
   const float* bias;  // [columns]
   int32_t activation = kLinear;
   float slope = 0;                  // kLeaky: of negative values
-  const float* gamma = nullptr;     // GDN: panels of the transposed matrix, see pack_panels
+  const float* gamma = nullptr;     // GDN: panels of the transposed matrix, see pack_panels and pack_int16
   const float* beta = nullptr;      // GDN
   const float* residual = nullptr;  // of the result's shape, added last
+  bool int16 = false;               // whether gamma is of pack_int16
 };
 
 // Columns of a weight panel: consecutive columns that lie together, row after row.
@@ -34,6 +35,29 @@ inline int64_t panel_floats(int64_t rows, int64_t columns) { return rows * ((col
 // Matrix [rows][columns], element (r, c) at from[r * row_step + c * column_step] -> panels.
 void pack_panels(const float* from, int32_t rows, int32_t columns, int64_t row_step, int64_t column_step, float* to);
 
+// Panels of 16-bit integers, for products of half the words: first a line of kInt16Head floats that starts with the
+// limit of rows, the root of the sum of squares that one may have; then every column's scale, padded to panels; then the
+// panels, whose words are pairs of rows. With rows within the limit no sum over `chunk` of them leaves 32 bits: it is at
+// most the product of both roots. rows: a multiple of chunk, which is even.
+constexpr int32_t kInt16Head = 16;
+inline int64_t int16_floats(int64_t rows, int64_t columns) {
+  return rows ? kInt16Head + panel_floats(1, columns) + panel_floats(rows / 2, columns) : 0;
+}
+void pack_int16(const float* from, int32_t rows, int32_t columns, int64_t row_step, int64_t column_step, int32_t chunk,
+                float* to);
+
+// Rows of a matrix of so many, with the rows of zeros that fill up words and vectors.
+inline int32_t int16_depth(int32_t rows) { return (rows + 7) / 8 * 8; }
+
+// Channels that a convolution's products add in integers, of `in`: few, so that all operands have more bits, but enough
+// for what comes after each sum to be little beside it; a divisor and a multiple of 8.
+inline int32_t int16_chunk(int32_t in) {
+  constexpr int32_t kMost = 192, kLeast = 64;
+  for (int32_t parts = 1; in / parts >= kLeast; ++parts)
+    if (in % (8 * parts) == 0 && in / parts <= kMost) return in / parts;
+  return in;
+}
+
 // A 3x3 convolution, padding 1, of planes whose pixels are `in_phases` blocks of `in` channels, to `out_phases` blocks
 // of `out` channels. Phases are 1, or 4 for the pixels (0,0), (0,1), (1,0), (1,1) of a plane twice as large each way.
 struct WinogradShape {
@@ -42,11 +66,11 @@ struct WinogradShape {
 };
 
 // Packed kernel: for every output phase and point the input phases with products that are not zero, then their panels.
-// weight [out_phases * out][in_phases * in][3][3], phase-major.
-std::vector<float> pack_winograd(const WinogradShape& s, const float* weight);
+// weight [out_phases * out][in_phases * in][3][3], phase-major. int16: panels of pack_int16.
+std::vector<float> pack_winograd(const WinogradShape& s, const float* weight, bool int16);
 
 // Whether `packed` (n floats) is a kernel of that shape.
-bool winograd_fits(const WinogradShape& s, const float* packed, int64_t n);
+bool winograd_fits(const WinogradShape& s, const float* packed, int64_t n, bool int16);
 
 struct WinogradArgs {
   WinogradShape shape;
@@ -60,7 +84,7 @@ struct WinogradArgs {
 // Any other convolution: y[i][j] = sum over u, v of w[u][v] x[i * stride - padding + u][...].
 struct DirectArgs {
   const float* x;        // [B][H][W][in]
-  const float* weights;  // panels of [kernel * kernel * in][out]
+  const float* weights;  // panels of [kernel * kernel * in][out]; or of pack_int16, to int16_depth rows
   float* y;              // [B][OH][OW][out]
   int64_t batch, height, width, out_height, out_width;
   int32_t in, out, kernel, stride, padding;
@@ -69,7 +93,9 @@ struct DirectArgs {
 
 struct TransformKernels {
   void (*winograd)(const WinogradArgs&, int threads);
+  void (*winograd_int16)(const WinogradArgs&, int threads);  // null: this machine has none, nor the other
   void (*direct)(const DirectArgs&, int threads);
+  void (*direct_int16)(const DirectArgs&, int threads);
 };
 
 const TransformKernels& plain_transform_kernels();

@@ -4,7 +4,7 @@
 namespace ccm {
 
 const TransformKernels& plain_transform_kernels() {
-  static const TransformKernels k{winograd<4, 2>, direct<4, 2>};
+  static const TransformKernels k{winograd<4, 2, false>, nullptr, direct<4, 2, false>, nullptr};
   return k;
 }
 

@@ -7,6 +7,9 @@
 
 #include "cpu/product_vector.h"
 #include "cpu/threads.h"
+#if defined(__AVX2__)
+#include "cpu/int16_vector.h"
+#endif
 
 namespace ccm {
 namespace {
@@ -154,10 +157,22 @@ void output_tile(const Epilogue& e, const float* from, int64_t point, float* row
 
 // Buffers of one thread.
 struct Scratch {
-  Buffer points, products, rows, squares, zeros, bias, beta;
+  Buffer points, products, rows, squares, zeros, bias, beta, tile, scales;
 };
 
+// (Inverse) GDN of rows [n][padded(columns)], in place.
 template <int kLanes, int kRows>
+inline void normalize_rows(const Epilogue& e, float* rows, int32_t n, int32_t columns, Scratch& scratch) {
+  if (e.activation != kGdn && e.activation != kInverseGdn) return;
+#if defined(__AVX2__)
+  if constexpr (kLanes == 8)
+    if (e.int16) return gdn_rows_int16<kRows>(e, rows, n, columns, scratch.squares);
+#endif
+  gdn_rows<kLanes, kRows>(e, rows, n, columns, scratch.squares);
+}
+
+// kInt16: the products' operands are 16-bit integers.
+template <int kLanes, int kRows, bool kInt16>
 class Winograd {
  public:
   explicit Winograd(const WinogradArgs& a)
@@ -166,9 +181,11 @@ class Winograd {
         down_((a.height + kTile - 1) / kTile),
         across_((a.width + kTile - 1) / kTile),
         pad_(padded(s_.out)),
+        chunk_(kInt16 ? int16_chunk(s_.in) : s_.in),
         stream_(beyond_caches<kLanes>(a.after, a.y, a.batch * a.height * a.width * a.shape.out_phases, a.shape.out)) {
     // Packed: masks, then panels in the order of phases and points.
     int64_t at = kPoints * s_.out_phases;
+    std::fill(limit_, limit_ + kPoints, 32767.0f);
     for (int32_t q = 0; q < kPoints * s_.out_phases; ++q) {
       int32_t mask;
       std::memcpy(&mask, a.packed + q, sizeof mask);
@@ -176,10 +193,12 @@ class Winograd {
       std::vector<int32_t> taps;
       for (int32_t i = 0; i < s_.in_phases; ++i)
         if (mask >> i & 1) {
-          taps.push_back(i * s_.in);
+          for (int32_t c = 0; c < s_.in; c += chunk_) taps.push_back((i * s_.in + c) / kPack);
           wanted_[i] |= uint64_t{1} << (q % kPoints);
         }
-      at += static_cast<int64_t>(taps.size()) * s_.in * pad_;
+      const int64_t rows = static_cast<int64_t>(taps.size()) * chunk_;
+      if (kInt16 && rows) limit_[q % kPoints] = std::min(limit_[q % kPoints], a.packed[at]);
+      at += kInt16 ? int16_floats(rows, s_.out) : rows * pad_;
       taps_.push_back(std::move(taps));
     }
   }
@@ -189,20 +208,43 @@ class Winograd {
   void block(int64_t first, int32_t count, Scratch& scratch) const {
     const int64_t wide = static_cast<int64_t>(s_.in_phases) * s_.in;
     // A cache line more between points: without it all 64 would fall into one set of the cache.
-    const int64_t point = count * std::max<int64_t>(wide, pad_) + 16;
+    const int64_t words = wide / kPack, point = count * std::max<int64_t>(words, pad_) + 16;
     // The last phase's products take the place of the inputs of the point before, which nothing reads any more.
     float* last = scratch.points.fit((kPoints + 1) * point);
     float* points = last + point;
-    const float* zeros = scratch.zeros.data;
+    // Where integers are wanted, the floats of a tile's chunk stay in the first-level cache until all of them are known.
+    const int64_t apart = chunk_ + 16;
+    [[maybe_unused]] float* tile = kInt16 ? scratch.tile.fit(kPoints * apart) : nullptr;
+    // Scales [points][chunks][count].
+    [[maybe_unused]] float* scales = kInt16 ? scratch.scales.fit(kPoints * wide / chunk_ * count) : nullptr;
     for (int32_t t = 0; t < count; ++t)
       for (int32_t i = 0; i < s_.in_phases; ++i) {
         Inputs in;
-        sources(first + t, i, zeros, in);
-        in.to = points + t * wide + i * s_.in;
-        in.point = point;
+        sources(first + t, i, scratch.zeros.data, in);
         in.wanted = wanted_[i];
-        input_tile<kLanes>(in, s_.in);
+        if constexpr (!kInt16) {
+          in.to = points + t * wide + i * s_.in;
+          in.point = point;
+          input_tile<kLanes>(in, s_.in);
+        }
+#if defined(__AVX2__)
+        if constexpr (kInt16) {
+          in.to = tile;
+          in.point = apart;
+          for (int32_t c = 0; c < s_.in; c += chunk_) {
+            input_tile<kLanes>(in, chunk_);
+            for (const float*& from : in.from) from += chunk_;
+            const int64_t at = i * s_.in + c, chunks = wide / chunk_;
+            float* scale = scales + at / chunk_ * count + t;
+            float* row = points + t * words + at / kPack;
+            for (int32_t p = 0; p < kPoints; ++p)
+              if (in.wanted >> p & 1)
+                scale[p * chunks * count] = quantize_row(tile + p * apart, chunk_, limit_[p], row + p * point);
+          }
+        }
+#endif
       }
+    [[maybe_unused]] std::vector<int32_t> of;
     for (int32_t o = 0; o < s_.out_phases; ++o) {
       float* products = o + 1 < s_.out_phases ? scratch.products.fit(kPoints * point) : last;
       for (int32_t p = 0; p < kPoints; ++p) {
@@ -212,9 +254,21 @@ class Winograd {
           std::fill(c, c + static_cast<int64_t>(count) * pad_, 0.0f);
           continue;
         }
-        product<kLanes, kRows>({points + p * point, wide, taps.data(), static_cast<int32_t>(taps.size()), s_.in,
-                                a_.packed + start_[kPoints * o + p], c, pad_, count, pad_,
-                                points + (p + 1) % kPoints * point, count * wide});
+        const float* packed = a_.packed + start_[kPoints * o + p];
+        Product g{points + p * point, words, taps.data(), static_cast<int32_t>(taps.size()), chunk_ / kPack,
+                  packed, c, pad_, count, pad_, points + (p + 1) % kPoints * point, count * words};
+#if defined(__AVX2__)
+        if constexpr (kInt16) {
+          const Int16Matrix matrix(packed, s_.out);
+          g.b = matrix.panels;
+          of.clear();
+          for (const int32_t tap : taps)
+            of.push_back(static_cast<int32_t>((p * wide + tap * kPack) / chunk_ * count));
+          product<kLanes, kRows, Added, Int16>(g, {scales, matrix.scales, of.data()});
+          continue;
+        }
+#endif
+        product<kLanes, kRows>(g);
       }
       for (int32_t t = 0; t < count; t += kGroup)
         output(first + t, std::min(kGroup, count - t), o, products + static_cast<int64_t>(t) * pad_, point, scratch);
@@ -222,6 +276,8 @@ class Winograd {
   }
 
  private:
+  static constexpr int32_t kPack = kInt16 ? 2 : 1;  // values in a word
+
   // Image, first row and first column of a tile.
   struct Place {
     int64_t b, i, j;
@@ -254,9 +310,7 @@ class Winograd {
     e.beta = scratch.beta.data;
     for (int32_t t = 0; t < count; ++t)
       output_tile<kLanes>(e, from + static_cast<int64_t>(t) * pad_, point, rows + kPixels * t * pad_, pad_);
-    if (e.activation == kGdn || e.activation == kInverseGdn) {
-      gdn_rows<kLanes, kRows>(e, rows, count * kPixels, s_.out, scratch.squares);
-    }
+    normalize_rows<kLanes, kRows>(e, rows, count * kPixels, s_.out, scratch);
     const int64_t s = s_.out_phases == 4 ? 2 : 1, row = a_.width * s * s_.out;
     for (int32_t t = 0; t < count; ++t) {
       const Place at = place(tile + t);
@@ -272,11 +326,12 @@ class Winograd {
   const WinogradArgs& a_;
   const WinogradShape s_;
   const int64_t down_, across_;
-  const int32_t pad_;
+  const int32_t pad_, chunk_;
   const bool stream_;
   std::vector<int64_t> start_;
   std::vector<std::vector<int32_t>> taps_;
   uint64_t wanted_[4] = {};  // points with products, by input phase
+  float limit_[kPoints];     // of rows, see pack_int16
 };
 
 // Values [phases][columns] -> [phases][padded(columns)]; what is added is `with`.
@@ -304,9 +359,9 @@ void in_blocks(int threads, int64_t total, int64_t piece, int64_t unit, Body bod
   });
 }
 
-template <int kLanes, int kRows>
+template <int kLanes, int kRows, bool kInt16>
 void winograd(const WinogradArgs& a, int threads) {
-  const Winograd<kLanes, kRows> w(a);
+  const Winograd<kLanes, kRows, kInt16> w(a);
   in_blocks(threads, w.tiles(), block_tiles(a.shape.out), kRows, [&](int64_t first, int64_t last, Scratch& scratch) {
     if (!scratch.zeros.size) {
       spread(nullptr, 1, a.shape.in, 0, scratch.zeros);
@@ -345,12 +400,13 @@ inline void gather(const DirectArgs& a, int64_t b, int64_t i, int64_t j, float* 
 // Outputs of a block.
 constexpr int kPixels = 96;
 
-template <int kLanes, int kRows>
+// kInt16: see Winograd.
+template <int kLanes, int kRows, bool kInt16>
 void direct(const DirectArgs& a, int threads) {
   using V = Vector<kLanes>;
-  const int32_t depth = a.kernel * a.kernel * a.in, pad = padded(a.out), zero = 0;
+  const int32_t depth = a.kernel * a.kernel * a.in, pad = padded(a.out);
+  [[maybe_unused]] const int32_t zero = 0;
   const bool stream = beyond_caches<kLanes>(a.after, a.y, a.batch * a.out_height * a.out_width, a.out);
-  const bool gdn = a.after.activation == kGdn || a.after.activation == kInverseGdn;
   in_blocks(threads, a.batch * a.out_height * a.out_width, kPixels, kRows,
             [&](int64_t first, int64_t last, Scratch& scratch) {
               if (!scratch.bias.size) {
@@ -358,12 +414,37 @@ void direct(const DirectArgs& a, int threads) {
                 spread(a.after.beta, 1, a.out, 1, scratch.beta);
               }
               const int32_t n = static_cast<int32_t>(last - first);
-              float* in = scratch.points.fit(static_cast<size_t>(n) * depth);
+              float* in = scratch.points.fit(static_cast<size_t>(n) * (depth + 8));
               float* rows = scratch.rows.fit(static_cast<size_t>(n) * pad);
-              for (int64_t p = first; p < last; ++p)
-                gather(a, p / (a.out_height * a.out_width), p / a.out_width % a.out_height, p % a.out_width,
-                       in + (p - first) * depth);
-              product<kLanes, kRows>({in, depth, &zero, 1, depth, a.weights, rows, pad, n, pad});
+              const auto read = [&](int64_t p, float* to) {
+                gather(a, p / (a.out_height * a.out_width), p / a.out_width % a.out_height, p % a.out_width, to);
+              };
+              if constexpr (!kInt16) {
+                for (int64_t p = first; p < last; ++p) read(p, in + (p - first) * depth);
+                product<kLanes, kRows>({in, depth, &zero, 1, depth, a.weights, rows, pad, n, pad});
+              }
+#if defined(__AVX2__)
+              if constexpr (kInt16) {
+                const int32_t words = int16_depth(depth) / 2, chunk = int16_chunk(2 * words);
+                const Int16Matrix matrix(a.weights, a.out);
+                float* row = scratch.tile.fit(2 * words);
+                float* scales = scratch.scales.fit(static_cast<size_t>(2 * words / chunk) * n);
+                std::fill(row + depth, row + 2 * words, 0.0f);
+                std::vector<int32_t> taps, of;
+                for (int32_t k = 0; k < 2 * words; k += chunk) {
+                  taps.push_back(k / 2);
+                  of.push_back(k / chunk * n);
+                }
+                for (int32_t r = 0; r < n; ++r) {
+                  read(first + r, row);
+                  for (size_t k = 0; k < taps.size(); ++k)
+                    scales[of[k] + r] = quantize_row(row + 2 * taps[k], chunk, matrix.limit, in + r * words + taps[k]);
+                }
+                product<kLanes, kRows, Added, Int16>({in, words, taps.data(), static_cast<int32_t>(taps.size()),
+                                                      chunk / 2, matrix.panels, rows, pad, n, pad},
+                                                     {scales, matrix.scales, of.data()});
+              }
+#endif
               Epilogue e = a.after;
               e.beta = scratch.beta.data;
               const float* bias = scratch.bias.data;
@@ -373,7 +454,7 @@ void direct(const DirectArgs& a, int threads) {
                   const typename V::Reg v = V::load(at) + V::load(bias + c);
                   V::store(at, e.activation == kLeaky ? leaky<V>(v, e.slope) : v);
                 }
-              if (gdn) gdn_rows<kLanes, kRows>(e, rows, n, a.out, scratch.squares);
+              normalize_rows<kLanes, kRows>(e, rows, n, a.out, scratch);
               for (int32_t r = 0; r < n; ++r)
                 put_row<kLanes>(a.after, rows + static_cast<int64_t>(r) * pad, a.y, (first + r) * a.out, a.out, stream);
             });

@@ -1,0 +1,42 @@
+"""What the transforms multiply on CPUs."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from ccm_fast import _backend
+
+__all__ = ["set_transform_precision", "transform_precision"]
+
+_PRECISIONS = ("int16", "float32")
+_precision = os.environ.get("CCM_FAST_TRANSFORMS", "int16")
+
+
+def set_transform_precision(precision: str) -> None:
+    """Choose what g_a, h_a and g_s multiply on CPUs: floats, or 16-bit integers that stand for them.
+
+    Models of this package change at their next call; CompressAI nets keep what they were accelerated or loaded with.
+    The environment variable ``CCM_FAST_TRANSFORMS`` sets the choice at the start. Files decode to the same latents
+    either way: the entropy path knows no floats.
+
+    Args:
+        precision: "int16" (the default), where the processor has AVX2, or "float32"; docs/compressai.md has what the former
+            gains and costs.
+
+    Raises:
+        ValueError: no such precision.
+    """
+    global _precision
+    if precision not in _PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(_PRECISIONS)}, not {precision!r}")
+    _precision = precision
+
+
+def transform_precision() -> str:
+    """What g_a, h_a and g_s multiply on this machine: "int16" or "float32"."""
+    if _precision not in _PRECISIONS:
+        raise ValueError(f"CCM_FAST_TRANSFORMS must be one of {', '.join(_PRECISIONS)}, not {_precision!r}")
+    _backend.load()
+    return _precision if torch.ops.ccm_fast.has_int16_transforms() else "float32"
