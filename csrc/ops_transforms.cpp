@@ -127,8 +127,8 @@ void direct(Tensor x, Tensor weights, int64_t kernel, int64_t stride, int64_t pa
   const int64_t oh = (h + 2 * padding - kernel) / stride + 1, ow = (w + 2 * padding - kernel) / stride + 1;
   check(h + 2 * padding >= kernel && w + 2 * padding >= kernel, "x is smaller than the kernel");
   const int64_t depth = kernel * kernel * in;
-  const int64_t floats = int16 ? ccm::int16_floats(ccm::int16_depth(static_cast<int32_t>(depth)), out)
-                               : ccm::panel_floats(depth, out);
+  const int64_t floats =
+      int16 ? ccm::int16_floats(ccm::int16_depth(static_cast<int32_t>(depth)), out) : ccm::panel_floats(depth, out);
   check_tensor(weights, ScalarType::Float, {floats}, "weights");
   const std::vector<int64_t> shape{x.size(0), oh, ow, out};
   const std::optional<Tensor> last = added(x, y, shape, add, residual);

@@ -22,8 +22,8 @@ def set_transform_precision(precision: str) -> None:
     either way: the entropy path knows no floats.
 
     Args:
-        precision: "int16" (the default), where the processor has AVX2, or "float32"; docs/compressai.md has what the former
-            gains and costs.
+        precision: "int16" (the default), where the processor has AVX2, or "float32"; docs/compressai.md has what
+            the former gains and costs.
 
     Raises:
         ValueError: no such precision.

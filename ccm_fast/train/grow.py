@@ -1,4 +1,4 @@
-"""From a trained model to a larger one, without starting anew: a fine group and a smaller hyperprior, or more layers."""
+"""From a trained model to a larger one without starting anew: a fine group and a smaller hyperprior, or more layers."""
 
 from __future__ import annotations
 

@@ -78,9 +78,7 @@ inline float quantize_row(const float* x, int32_t n, float limit, float* words) 
   // operands, one of them not a number, the maximum is the second.
   const float by = limit * _mm_cvtss_f32(_mm_rsqrt_ss(_mm_max_ss(_mm_set_ss(1e-30f), power)));
   const __m256 scale = _mm256_set1_ps(by);
-  const auto integers = [&](int32_t at) {
-    return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + at), scale));
-  };
+  const auto integers = [&](int32_t at) { return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + at), scale)); };
   int32_t* to = reinterpret_cast<int32_t*>(words);
   for (k = 0; k + 16 <= n; k += 16) {
     const __m256i packed = _mm256_packs_epi32(integers(k), integers(k + 8));

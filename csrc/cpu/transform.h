@@ -36,9 +36,9 @@ inline int64_t panel_floats(int64_t rows, int64_t columns) { return rows * ((col
 void pack_panels(const float* from, int32_t rows, int32_t columns, int64_t row_step, int64_t column_step, float* to);
 
 // Panels of 16-bit integers, for products of half the words: first a line of kInt16Head floats that starts with the
-// limit of rows, the root of the sum of squares that one may have; then every column's scale, padded to panels; then the
-// panels, whose words are pairs of rows. With rows within the limit no sum over `chunk` of them leaves 32 bits: it is at
-// most the product of both roots. rows: a multiple of chunk, which is even.
+// limit of rows, the root of the sum of squares that one may have; then every column's scale, padded to panels; then
+// the panels, whose words are pairs of rows. With rows within the limit no sum over `chunk` of them leaves 32 bits: it
+// is at most the product of both roots. rows: a multiple of chunk, which is even.
 constexpr int32_t kInt16Head = 16;
 inline int64_t int16_floats(int64_t rows, int64_t columns) {
   return rows ? kInt16Head + panel_floats(1, columns) + panel_floats(rows / 2, columns) : 0;

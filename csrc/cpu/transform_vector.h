@@ -212,7 +212,8 @@ class Winograd {
     // The last phase's products take the place of the inputs of the point before, which nothing reads any more.
     float* last = scratch.points.fit((kPoints + 1) * point);
     float* points = last + point;
-    // Where integers are wanted, the floats of a tile's chunk stay in the first-level cache until all of them are known.
+    // Where integers are wanted, the floats of a tile's chunk stay in the first-level cache until all of them are
+    // known.
     const int64_t apart = chunk_ + 16;
     [[maybe_unused]] float* tile = kInt16 ? scratch.tile.fit(kPoints * apart) : nullptr;
     // Scales [points][chunks][count].
@@ -255,15 +256,24 @@ class Winograd {
           continue;
         }
         const float* packed = a_.packed + start_[kPoints * o + p];
-        Product g{points + p * point, words, taps.data(), static_cast<int32_t>(taps.size()), chunk_ / kPack,
-                  packed, c, pad_, count, pad_, points + (p + 1) % kPoints * point, count * words};
+        Product g{points + p * point,
+                  words,
+                  taps.data(),
+                  static_cast<int32_t>(taps.size()),
+                  chunk_ / kPack,
+                  packed,
+                  c,
+                  pad_,
+                  count,
+                  pad_,
+                  points + (p + 1) % kPoints * point,
+                  count * words};
 #if defined(__AVX2__)
         if constexpr (kInt16) {
           const Int16Matrix matrix(packed, s_.out);
           g.b = matrix.panels;
           of.clear();
-          for (const int32_t tap : taps)
-            of.push_back(static_cast<int32_t>((p * wide + tap * kPack) / chunk_ * count));
+          for (const int32_t tap : taps) of.push_back(static_cast<int32_t>((p * wide + tap * kPack) / chunk_ * count));
           product<kLanes, kRows, Added, Int16>(g, {scales, matrix.scales, of.data()});
           continue;
         }

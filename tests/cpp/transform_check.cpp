@@ -95,10 +95,8 @@ bool check(const ccm::TransformKernels& kernels, const Case& c, bool winograd, b
     ccm::pack_panels(gamma.data(), c.out, c.out, c.out, 1, panels.data());
   else if (gdn)
     ccm::pack_int16(gamma.data(), c.out, c.out, c.out, 1, c.out, panels.data());
-  const ccm::Epilogue after{bias.data(),  c.activation,
-                            0.25f,        panels.data(),
-                            beta.data(),  c.residual ? residual.data() : nullptr,
-                            int16};
+  const ccm::Epilogue after{
+      bias.data(), c.activation, 0.25f, panels.data(), beta.data(), c.residual ? residual.data() : nullptr, int16};
   if (winograd) {
     const ccm::WinogradShape shape{c.in, c.out, c.in_phases, c.out_phases};
     packed = ccm::pack_winograd(shape, w.data(), int16);
