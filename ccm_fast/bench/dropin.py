@@ -2,8 +2,9 @@
 
 N = M = 192, one picture of 768x512. The nets are untrained, but coded with what they would be coded with: y and z are
 scaled to the spread of trained ones. In turns, with one thread and with two: CompressAI's ``compress`` and
-``decompress``, ours, of ours the autoregressive part (the y string to y_hat, psi given), and CompressAI's own strings
-by the exact path. Every round trip is checked, and the exact path has to give CompressAI's own picture, bit for bit.
+``decompress``, ours (with transforms as :func:`ccm_fast.set_transform_precision` has them, and with floats), of ours
+the autoregressive part (the y string to y_hat, psi given), and CompressAI's own strings by the exact path. Every round
+trip is checked, and the exact path has to give CompressAI's own picture, bit for bit.
 
 Limits: the autoregressive part's multiply-adds as one dense int8 product of our own kernel; the direct multiply-adds of
 g_s at the speed of torch's largest float product.
@@ -23,6 +24,7 @@ from ccm_fast._backend import load
 from ccm_fast.decoding import parse_packets
 from ccm_fast.engines import torch_threads
 from ccm_fast.integer.plan import Plan
+from ccm_fast.models.precision import set_transform_precision, transform_precision
 
 from .peers import compressai
 from .timing import statistics_of, table
@@ -92,7 +94,11 @@ class _Case:
         self.net = lively(kind, width)
         small = torch.rand(1, 3, max(2, h // 16), max(2, w // 16))
         self.x = torch.nn.functional.interpolate(small, (h, w), mode="bicubic").clamp(0, 1)
-        self.fast = accelerate(self.net, torch.rand(2, 3, 128, 128), steps=0)
+        self.precision, images = transform_precision(), torch.rand(2, 3, 128, 128)
+        set_transform_precision("float32")
+        self.floats = accelerate(self.net, images, steps=0)
+        set_transform_precision(self.precision)
+        self.fast = accelerate(self.net, images, steps=0)
         self.frozen = self.fast.frozen
         self.seconds: dict[int, dict[str, list[float]]] = {}
         self.loop: list[float] = []
@@ -118,7 +124,8 @@ class _Case:
             for name, repeats in (("product", 1), ("packing", 0)):  # packing is in both, and taken off
                 self.products[f"{name} {k}"] = functools.partial(load().ops.int8_product, a, b, "", repeats)
             self.scale[k] = self.context_macs / (positions * k * n)
-        self.fast.decompress(*self.fast.compress(self.x).values())  # warm
+        for fast in (self.floats, self.fast):
+            fast.decompress(*fast.compress(self.x).values())  # warm
 
     def timed(self, count: int, name: str, call: Callable, /, *arguments, **more):
         start = time.perf_counter()
@@ -139,6 +146,8 @@ class _Case:
                 parts: dict[str, float] = {}
                 ours = timed("compress", fast.compress, self.x, threads=threads)
                 found = timed("decompress", fast.decompress, *ours.values(), threads=threads, timings=parts)
+                timed("compress, floats", self.floats.compress, self.x, threads=threads)
+                floats = timed("decompress, floats", self.floats.decompress, *ours.values(), threads=threads)
                 for name, value in parts.items():
                     self.seconds[threads].setdefault(f"decompress: {name}", []).append(value)
                 packets = parse_packets(self.frozen, ours["strings"], ours["shape"])
@@ -154,6 +163,7 @@ class _Case:
             raise RuntimeError(f"{self.kind}: the exact path gives another picture")
         if not bool((found["x_hat"] - expected).square().mean() < 1e-3):
             raise RuntimeError(f"{self.kind}: the accelerated net gives another picture")
+        self.apart = float((found["x_hat"] - floats["x_hat"]).square().mean().sqrt())
         self.bytes = {"compressai": sum(len(s[0]) for s in theirs["strings"]), "ours": sum(map(len, ours_of(ours)))}
 
     def result(self, threads: int, size: Sequence[int]) -> dict:
@@ -169,6 +179,8 @@ class _Case:
             "size": list(size),
             "threads": threads,
             "isa": load().ops.isa_list().split(",")[0],
+            "transforms": self.precision,
+            "levels_apart": 255 * self.apart,
             "bits_per_latent": 8 * self.bytes["ours"] / (self.net.M * math.prod(self.latent)),
             "bytes": self.bytes,
             "seconds": times,
@@ -176,6 +188,8 @@ class _Case:
                 "loop": ratio("compressai loop", "y to y_hat"),
                 "decompress": ratio("compressai decompress", "decompress"),
                 "compress": ratio("compressai compress", "compress"),
+                "decompress, floats": ratio("compressai decompress", "decompress, floats"),
+                "compress, floats": ratio("compressai compress", "compress, floats"),
                 "g_s": ratio("g_s of the net", "decompress: g_s"),
                 "exact path": ratio("compressai decompress", "exact path"),
             },
@@ -238,8 +252,8 @@ def report(result: dict) -> str:
     limits: list[list] = [["net", "threads", "what", "ms", "its limit ms", "ratio"]]
     for c in result["cases"]:
         t = {name: v["median"] for name, v in c["seconds"].items()}
-        parts = (("compress", "compress"), ("decompress", "decompress"), ("loop", "y to y_hat"))
-        for theirs, ours in (*parts, ("decompress", "exact path")):
+        whole = [(name, name + way) for name in ("compress", "decompress") for way in ("", ", floats")]
+        for theirs, ours in (*whole, ("loop", "y to y_hat"), ("decompress", "exact path")):
             slow, quick = t[f"compressai {theirs}"], t[ours]
             rows.append([c["kind"], c["threads"], ours, slow, f"{quick:.4f}", slow / quick])
         rows.append([c["kind"], c["threads"], "g_s", t["g_s of the net"], f"{t['decompress: g_s']:.4f}", None])
