@@ -66,7 +66,7 @@ Tensor pack_panels(Tensor matrix, bool int16, bool whole) {
   std::vector<float> padded(static_cast<size_t>(depth) * columns);
   std::copy(from, from + static_cast<size_t>(rows) * columns, padded.begin());
   Tensor out = torch::stable::new_empty(matrix, {ccm::int16_floats(depth, columns)});
-  ccm::pack_int16(padded.data(), depth, columns, columns, 1, whole ? depth : ccm::int16_chunk(depth), data<float>(out));
+  ccm::pack_int16(padded.data(), depth, columns, whole ? depth : ccm::int16_chunk(depth), data<float>(out));
   return out;
 }
 

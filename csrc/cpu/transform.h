@@ -43,8 +43,7 @@ constexpr int32_t kInt16Head = 16;
 inline int64_t int16_floats(int64_t rows, int64_t columns) {
   return rows ? kInt16Head + panel_floats(1, columns) + panel_floats(rows / 2, columns) : 0;
 }
-void pack_int16(const float* from, int32_t rows, int32_t columns, int64_t row_step, int64_t column_step, int32_t chunk,
-                float* to);
+void pack_int16(const float* from, int32_t rows, int32_t columns, int32_t chunk, float* to);
 
 // Rows of a matrix of so many, with the rows of zeros that fill up words and vectors.
 inline int32_t int16_depth(int32_t rows) { return (rows + 7) / 8 * 8; }

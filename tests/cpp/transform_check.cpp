@@ -94,7 +94,7 @@ bool check(const ccm::TransformKernels& kernels, const Case& c, bool winograd, b
   if (!int16)
     ccm::pack_panels(gamma.data(), c.out, c.out, c.out, 1, panels.data());
   else if (gdn)
-    ccm::pack_int16(gamma.data(), c.out, c.out, c.out, 1, c.out, panels.data());
+    ccm::pack_int16(gamma.data(), c.out, c.out, c.out, panels.data());
   const ccm::Epilogue after{
       bias.data(), c.activation, 0.25f, panels.data(), beta.data(), c.residual ? residual.data() : nullptr, int16};
   if (winograd) {
@@ -111,7 +111,7 @@ bool check(const ccm::TransformKernels& kernels, const Case& c, bool winograd, b
         for (int t = 0; t < taps; ++t) rows[(t * c.in + q) * c.out + k] = w[(k * c.in + q) * taps + t];
     packed.resize(int16 ? ccm::int16_floats(depth, c.out) : ccm::panel_floats(depth, c.out));
     if (int16)
-      ccm::pack_int16(rows.data(), depth, c.out, c.out, 1, ccm::int16_chunk(depth), packed.data());
+      ccm::pack_int16(rows.data(), depth, c.out, ccm::int16_chunk(depth), packed.data());
     else
       ccm::pack_panels(rows.data(), depth, c.out, c.out, 1, packed.data());
     (int16 ? kernels.direct_int16 : kernels.direct)({x.data(), packed.data(), y.data(), c.batch, c.height, c.width, oh,
