@@ -27,6 +27,8 @@ KINDS = {
     "mbt2018": ("JointAutoregressiveHierarchicalPriors", (48, 64), 4, 3000, 400),
     "cheng2020-anchor": ("Cheng2020Anchor", (32,), 4, 1000, 150),
     "mbt2018-mean": ("MeanScaleHyperprior", (48, 64), 4, 1500, 200),
+    "checkerboard": ("Cheng2020AnchorCheckerboard", (32,), 4, 1000, 150),
+    "elic2022-chandelier": ("Elic2022Chandelier", (24, 32, [4, 4, 8, 16]), 4, 1500, 200),
 }
 
 

@@ -56,7 +56,7 @@ def measure(pictures: list[torch.Tensor], code, decode, **who) -> dict:
         apart.append(float((other - x_hat).square().mean()))
     row = mean_row(results, apart, **who)
     change = [100 * (row["int16"]["bpp"] / row["float32"]["bpp"] - 1), row["int16"]["psnr"] - row["float32"]["psnr"]]
-    print(f"{who}: bytes {change[0]:+.4f} %, PSNR {change[1]:+.5f} dB, {row['levels_apart']:.4f} levels apart", flush=True)
+    print(f"{who}: bytes {change[0]:+.4f} %, PSNR {change[1]:+.5f} dB, apart {row['levels_apart']:.4f}", flush=True)
     return row
 
 

@@ -120,8 +120,8 @@ std::vector<float> pack_winograd(const WinogradShape& s, const float* weight, bo
   for (int32_t o = 0; o < s.out_phases; ++o) {
     to_points(weight + o * s.out * in_all * 9, in_all, s.out, points.data());
     for (int32_t p = 0; p < kPoints; ++p) {
-      // The input phases' blocks that are not zero, moved together. Kernels of fewer than three taps have no products at
-      // infinity, or at 0.
+      // The input phases' blocks that are not zero, moved together. Kernels of fewer than three taps have no products
+      // at infinity, or at 0.
       float* block = points.data() + p * in_all * s.out;
       int32_t mask = 0, rows = 0;
       for (int32_t i = 0; i < s.in_phases; ++i) {
