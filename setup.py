@@ -49,6 +49,11 @@ ISA = {
     "_avx2": ("CCM_HAVE_AVX2", ["-mavx2"]),
     # Square roots need no errno; with it they are a branch each.
     "_fma": ("CCM_HAVE_FMA", ["-mavx2", "-mfma", "-fno-math-errno"]),
+    "_fmavnni": ("CCM_HAVE_FMAVNNI", ["-mavx2", "-mfma", "-mavxvnni", "-fno-math-errno"]),
+    "_fma512vnni": (
+        "CCM_HAVE_FMA512VNNI",
+        ["-mavx2", "-mfma", "-mavx512f", "-mavx512vl", "-mavx512vnni", "-fno-math-errno"],
+    ),
     "_avxvnni": ("CCM_HAVE_AVXVNNI", ["-mavx2", "-mavxvnni"]),
     "_avx512vnni": (
         "CCM_HAVE_AVX512VNNI",

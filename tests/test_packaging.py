@@ -131,7 +131,8 @@ def test_special_instruction_sets_stay_in_their_files():
     The whole library would then need that instruction set. So these objects must define no weak function: their helpers
     belong into an anonymous namespace, and they use no std:: containers.
     """
-    objects = [o for o in ROOT.glob("build/native-*/cpu/*_avx*.o") if (ROOT / f"csrc/cpu/{o.stem}.cpp").exists()]
+    objects = [o for kind in ("avx", "fma") for o in ROOT.glob(f"build/native-*/cpu/*_{kind}*.o")]
+    objects = [o for o in objects if (ROOT / f"csrc/cpu/{o.stem}.cpp").exists()]
     if not objects:
         pytest.skip("no such kernel has been built here")
     weak = {}

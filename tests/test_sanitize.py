@@ -37,7 +37,7 @@ def programs(request, tmp_path_factory):
             own = ["-mavx2"]
         elif source.stem.endswith("_fma"):
             own = ["-mavx2", "-mfma"]
-        elif source.stem.endswith("_avx512vnni"):
+        elif source.stem.endswith(("_avx512vnni", "_fmavnni", "_fma512vnni")):
             continue
         if own and not X86:
             continue

@@ -22,8 +22,14 @@ struct Int16 {
   static inline void store(float* p, Reg v) { *reinterpret_cast<Loose*>(p) = v; }
   static inline Reg all(const float* p) { return *reinterpret_cast<const Word*>(p) - Reg{}; }
   static inline Reg step(Reg sum, Reg x, Reg w) {
-    const __m256i pairs = _mm256_madd_epi16(reinterpret_cast<__m256i>(x), reinterpret_cast<__m256i>(w));
-    return sum + reinterpret_cast<Reg>(pairs);
+    const __m256i a = reinterpret_cast<__m256i>(x), b = reinterpret_cast<__m256i>(w);
+#if defined(__AVXVNNI__)
+    return reinterpret_cast<Reg>(_mm256_dpwssd_avx_epi32(reinterpret_cast<__m256i>(sum), a, b));
+#elif defined(__AVX512VNNI__)
+    return reinterpret_cast<Reg>(_mm256_dpwssd_epi32(reinterpret_cast<__m256i>(sum), a, b));
+#else
+    return sum + reinterpret_cast<Reg>(_mm256_madd_epi16(a, b));
+#endif
   }
 };
 

@@ -101,6 +101,12 @@ const TransformKernels& plain_transform_kernels();
 #if defined(CCM_HAVE_FMA)
 const TransformKernels& fma_transform_kernels();
 #endif
+#if defined(CCM_HAVE_FMAVNNI)
+const TransformKernels& fmavnni_transform_kernels();
+#endif
+#if defined(CCM_HAVE_FMA512VNNI)
+const TransformKernels& fma512vnni_transform_kernels();
+#endif
 
 // The fastest this machine has.
 const TransformKernels& transform_kernels();

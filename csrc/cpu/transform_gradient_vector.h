@@ -5,7 +5,6 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
-#include <vector>
 
 #include "cpu/threads.h"
 #include "cpu/transform_gradient.h"
@@ -112,10 +111,10 @@ template <int kLanes>
 void pack_kernel(const Conv3x3& c, const float* weight, bool gradient, float* packed, int threads) {
   const WinogradShape s = c.shape(gradient);
   // First and number of input phases' blocks of every output phase and point.
-  std::vector<int64_t> start;
-  std::vector<int32_t> count;
-  std::vector<PhaseTaps> phases;
-  for (int32_t q = 0; q < c.phases(); ++q) phases.emplace_back(c, q, gradient);
+  Array<int64_t> start;
+  Array<int32_t> count;
+  Array<PhaseTaps> phases;
+  for (int32_t q = 0; q < c.phases(); ++q) phases.push_back(PhaseTaps(c, q, gradient));
   int64_t floats = kPoints * static_cast<int64_t>(s.out_phases);
   for (int32_t o = 0; o < s.out_phases; ++o)
     for (int32_t p = 0; p < kPoints; ++p) {
@@ -130,7 +129,7 @@ void pack_kernel(const Conv3x3& c, const float* weight, bool gradient, float* pa
   const int64_t panels = (s.out + kPanel - 1) / kPanel, row = static_cast<int64_t>(9) * c.in;
   parallel_for(threads, panels, [&](int64_t panel) {
     const int32_t first = static_cast<int32_t>(panel) * kPanel, wide = std::min(kPanel, s.out - first);
-    std::vector<float> rows(static_cast<size_t>(s.in) * 9 * kPanel);  // [in][9][panel's columns]
+    Array<float> rows(static_cast<int64_t>(s.in) * 9 * kPanel, 0);  // [in][9][panel's columns]
     for (int32_t r = 0; r < s.in; ++r)
       for (int32_t t = 0; t < 9; ++t) {
         float* to = rows.data() + (static_cast<int64_t>(r) * 9 + t) * kPanel;
@@ -238,8 +237,8 @@ class WeightGradient {
         down_((c.height + kTile - 1) / kTile),
         across_((c.width + kTile - 1) / kTile),
         pad_(padded(c.in)),
-        zeros_(std::max(c.in, c.out)) {
-    for (int32_t q = 0; q < c.phases(); ++q) taps_.emplace_back(c, q, false);
+        zeros_(std::max(c.in, c.out), 0) {
+    for (int32_t q = 0; q < c.phases(); ++q) taps_.push_back(PhaseTaps(c, q, false));
   }
 
   void run(float* dw, int threads) {
@@ -336,8 +335,8 @@ class WeightGradient {
   const float* dy_;
   const int64_t down_, across_;
   const int32_t pad_;
-  const std::vector<float> zeros_;
-  std::vector<PhaseTaps> taps_;
+  const Array<float> zeros_;
+  Array<PhaseTaps> taps_;
   int64_t in_point_ = 0, out_point_ = 0, sum_point_ = 0;
   Buffer in_, out_, sums_;
 };

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cpu/array.h"
 #include "cpu/product_vector.h"
 #include "cpu/threads.h"
 #if defined(__AVX2__)
@@ -190,17 +191,18 @@ class Winograd {
       int32_t mask;
       std::memcpy(&mask, a.packed + q, sizeof mask);
       start_.push_back(at);
-      std::vector<int32_t> taps;
+      const int64_t before = taps_.size();
+      first_tap_.push_back(static_cast<int32_t>(before));
       for (int32_t i = 0; i < s_.in_phases; ++i)
         if (mask >> i & 1) {
-          for (int32_t c = 0; c < s_.in; c += chunk_) taps.push_back((i * s_.in + c) / kPack);
+          for (int32_t c = 0; c < s_.in; c += chunk_) taps_.push_back((i * s_.in + c) / kPack);
           wanted_[i] |= uint64_t{1} << (q % kPoints);
         }
-      const int64_t rows = static_cast<int64_t>(taps.size()) * chunk_;
+      const int64_t rows = (taps_.size() - before) * chunk_;
       if (kInt16 && rows) limit_[q % kPoints] = std::min(limit_[q % kPoints], a.packed[at]);
       at += kInt16 ? int16_floats(rows, s_.out) : rows * pad_;
-      taps_.push_back(std::move(taps));
     }
+    first_tap_.push_back(static_cast<int32_t>(taps_.size()));
   }
 
   int64_t tiles() const { return a_.batch * down_ * across_; }
@@ -245,35 +247,28 @@ class Winograd {
         }
 #endif
       }
-    [[maybe_unused]] std::vector<int32_t> of;
+    [[maybe_unused]] Array<int32_t> of;
     for (int32_t o = 0; o < s_.out_phases; ++o) {
       float* products = o + 1 < s_.out_phases ? scratch.products.fit(kPoints * point) : last;
       for (int32_t p = 0; p < kPoints; ++p) {
-        const std::vector<int32_t>& taps = taps_[kPoints * o + p];
+        const int32_t first_tap = first_tap_[kPoints * o + p], n = first_tap_[kPoints * o + p + 1] - first_tap;
+        const int32_t* taps = taps_.data() + first_tap;
         float* c = products + p * point;
-        if (taps.empty()) {
+        if (!n) {
           std::fill(c, c + static_cast<int64_t>(count) * pad_, 0.0f);
           continue;
         }
         const float* packed = a_.packed + start_[kPoints * o + p];
-        Product g{points + p * point,
-                  words,
-                  taps.data(),
-                  static_cast<int32_t>(taps.size()),
-                  chunk_ / kPack,
-                  packed,
-                  c,
-                  pad_,
-                  count,
-                  pad_,
-                  points + (p + 1) % kPoints * point,
+        const float* next = points + (p + 1) % kPoints * point;
+        Product g{points + p * point, words, taps, n, chunk_ / kPack, packed, c, pad_, count, pad_, next,
                   count * words};
 #if defined(__AVX2__)
         if constexpr (kInt16) {
           const Int16Matrix matrix(packed, s_.out);
           g.b = matrix.panels;
           of.clear();
-          for (const int32_t tap : taps) of.push_back(static_cast<int32_t>((p * wide + tap * kPack) / chunk_ * count));
+          for (int32_t k = 0; k < n; ++k)
+            of.push_back(static_cast<int32_t>((p * wide + taps[k] * kPack) / chunk_ * count));
           product<kLanes, kRows, Added, Int16>(g, {scales, matrix.scales, of.data()});
           continue;
         }
@@ -338,8 +333,9 @@ class Winograd {
   const int64_t down_, across_;
   const int32_t pad_, chunk_;
   const bool stream_;
-  std::vector<int64_t> start_;
-  std::vector<std::vector<int32_t>> taps_;
+  // By output phases and points: where weights start; taps lie from the first of it to that of the next.
+  Array<int64_t> start_;
+  Array<int32_t> first_tap_, taps_;
   uint64_t wanted_[4] = {};  // points with products, by input phase
   float limit_[kPoints];     // of rows, see pack_int16
 };
@@ -440,14 +436,14 @@ void direct(const DirectArgs& a, int threads) {
                 float* row = scratch.tile.fit(2 * words);
                 float* scales = scratch.scales.fit(static_cast<size_t>(2 * words / chunk) * n);
                 std::fill(row + depth, row + 2 * words, 0.0f);
-                std::vector<int32_t> taps, of;
+                Array<int32_t> taps, of;
                 for (int32_t k = 0; k < 2 * words; k += chunk) {
                   taps.push_back(k / 2);
                   of.push_back(k / chunk * n);
                 }
                 for (int32_t r = 0; r < n; ++r) {
                   read(first + r, row);
-                  for (size_t k = 0; k < taps.size(); ++k)
+                  for (int64_t k = 0; k < taps.size(); ++k)
                     scales[of[k] + r] = quantize_row(row + 2 * taps[k], chunk, matrix.limit, in + r * words + taps[k]);
                 }
                 product<kLanes, kRows, Added, Int16>({in, words, taps.data(), static_cast<int32_t>(taps.size()),

@@ -77,7 +77,7 @@ def sources(kind):
     if kind == "micro":
         return [*emulator, HERE / "micro.cu"]
     x86 = platform.machine() in ("x86_64", "AMD64")
-    skipped = ("_avx512vnni", "_avxvnni", "_fma", *(() if x86 else ("_avx2",)))
+    skipped = ("_avx512vnni", "_avxvnni", "_fma", "_fmavnni", "_fma512vnni", *(() if x86 else ("_avx2",)))
     cpu = [p for p in sorted((ROOT / "csrc/cpu").glob("*.cpp")) if not p.stem.endswith(skipped)]
     cuda = sorted([*(ROOT / "csrc/cuda").glob("*.cu"), *(ROOT / "csrc/cuda").glob("*.cpp")])
     return [*emulator, *cpu, *cuda, HERE / "emu_api.cpp"]

@@ -1,0 +1,12 @@
+// The convolutions with AVX2, FMA and AVX512-VNNI, vectors of 256 bits: a step of integers is one instruction in place
+// of two.
+#include "cpu/transform_vector.h"
+
+namespace ccm {
+
+const TransformKernels& fma512vnni_transform_kernels() {
+  static const TransformKernels k{winograd<8, 6, false>, winograd<8, 6, true>, direct<8, 6, false>, direct<8, 6, true>};
+  return k;
+}
+
+}  // namespace ccm
