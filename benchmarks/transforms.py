@@ -1,10 +1,10 @@
-"""Layers of transforms: torch's own convolutions against ours, with the distance from the machine's peak.
+"""Layers of transforms: torch's own convolutions against ours, floats and integers, and the machine's peak.
 
     python benchmarks/transforms.py [--threads 1] [--repeats 5]
 
-Every layer in turns, processor time of the process; results are compared. The peak is a matrix product of torch's on
-operands in the cache, the best of several sizes. Of whole transforms, those of CompressAI's nets among them where it is
-installed, the multiply-adds that are left after Winograd are counted and divided by the time at the peak.
+Every layer in turns, processor time of the process; results are compared with torch's. The peak is a matrix product of
+torch's on operands in the cache, the best of several sizes. Of whole transforms, those of CompressAI's nets among them
+where it is installed, the multiply-adds that are left after Winograd are counted and divided by the time at the peak.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import ccm_fast
 from ccm_fast.bench import dropin
 from ccm_fast.interop.compressai.synthesis import fast_transform
 from ccm_fast.models import inference
+from ccm_fast.models.precision import set_transform_precision
 
 N = 192  # channels of the nets that CompressAI trains for its higher rates
 LAYERS = {
@@ -57,7 +58,7 @@ def peak() -> float:
 
 
 def multiply_adds(fast: nn.Module, x: torch.Tensor) -> int:
-    """Of a fast copy, as they are computed."""
+    """Of a fast copy with floats, as they are computed."""
     total = 0
 
     def counted(m: inference.WinogradConv | inference.DirectConv, inner):
@@ -84,16 +85,30 @@ def multiply_adds(fast: nn.Module, x: torch.Tensor) -> int:
     return total
 
 
-def compare(module: nn.Module, x: torch.Tensor, repeats: int, fast: nn.Module | None = None) -> dict:
-    """Seconds of a module and of its fast copy."""
-    fast = fast or inference.inference(module)
-    expected, found = module(x), fast(x)
-    assert (found - expected).square().mean() < 1e-8 * expected.square().mean()
-    times = {"torch": [], "ours": []}
+PRECISIONS = {"float32": 1e-4, "int16": 2e-2}  # and the error that stops the benchmark, relative to the result
+
+
+def compare(module: nn.Module, x: torch.Tensor, repeats: int, fast_copy=inference.inference) -> tuple[dict, nn.Module]:
+    """Seconds of a module and of its fast copies, their relative errors, and the copy with floats."""
+    expected, calls, row = module(x), {"torch": module}, {}
+    for name, limit in PRECISIONS.items():
+        set_transform_precision(name)
+        calls[name] = fast_copy(module)
+        error = (calls[name](x) - expected).square().mean().sqrt() / expected.square().mean().sqrt()
+        assert error < limit, f"{name}: wrong by {float(error):.2g}"
+        row[f"error_{name}"] = float(error)
+    times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
-        times["torch"].append(seconds(module, x))
-        times["ours"].append(seconds(fast, x))
-    return {name: median(v) for name, v in times.items()}
+        for name, call in calls.items():
+            times[name].append(seconds(call, x))
+    return {**{name: median(v) for name, v in times.items()}, **row}, calls["float32"]
+
+
+def said(name: str, row: dict) -> str:
+    """Times of a layer, ms, and the error of integers."""
+    ms = {k: 1e3 * row[k] for k in ("torch", *PRECISIONS)}
+    times = ", ".join(f"{k} {v:7.1f}" for k, v in ms.items())
+    return f"{name:32} {times} ms: {ms['torch'] / ms['int16']:5.2f} times faster, error {row['error_int16']:.1e}"
 
 
 def main() -> None:
@@ -113,39 +128,34 @@ def main() -> None:
             weight = next(module.parameters())
             first = module[0] if isinstance(module, nn.Sequential) else module
             x = torch.randn(1, first.in_channels, *size).contiguous(memory_format=torch.channels_last)
-            row = compare(module, x, args.repeats)
+            row, _ = compare(module, x, args.repeats)
             # Multiply-adds of the plain form; the positions at which all taps are used.
             where = size[0] * size[1]
             if not isinstance(first, nn.ConvTranspose2d):
                 where //= first.stride[0] ** 2
-            row["gmacs"] = where * weight.numel() / row["ours"] / 1e9
+            row["gmacs"] = where * weight.numel() / row["int16"] / 1e9
             result["layers"][name] = row
-            print(
-                f"{name:32} torch {1e3 * row['torch']:8.1f} ms, ours {1e3 * row['ours']:7.1f} ms:"
-                f" {row['torch'] / row['ours']:5.2f} times faster, {row['gmacs']:6.1f} G plain multiply-adds/s"
-            )
+            print(f"{said(name, row)}, {row['gmacs']:6.1f} G plain multiply-adds/s")
         model = ccm_fast.load("ccm-small")
         channels = model.config.latent_channels
         picture = torch.rand(1, 3, 512, 768)
         whole = [
-            ("g_a of ccm-small", model.g_a, picture, inference.inference(model.g_a)),
-            ("g_s of ccm-small", model.g_s, torch.randn(1, channels, 32, 48), inference.inference(model.g_s)),
+            ("g_a of ccm-small", model.g_a, picture, inference.inference),
+            ("g_s of ccm-small", model.g_s, torch.randn(1, channels, 32, 48), inference.inference),
         ]
         for kind in dropin.KINDS if compressai_models() else ():
             with torch.inference_mode(False):
                 net = dropin.lively(kind)
             y = torch.randn(1, N, 32, 48)
-            whole += [(f"g_a of {kind}", net.g_a, picture, fast_transform(net.g_a))]
-            whole += [(f"g_s of {kind}", net.g_s, y, fast_transform(net.g_s))]
-        for name, module, x, fast in whole:
-            row = compare(module, x.contiguous(memory_format=torch.channels_last), args.repeats, fast)
+            whole += [(f"g_a of {kind}", net.g_a, picture, fast_transform)]
+            whole += [(f"g_s of {kind}", net.g_s, y, fast_transform)]
+        for name, module, x, fast_copy in whole:
+            row, fast = compare(module, x.contiguous(memory_format=torch.channels_last), args.repeats, fast_copy)
             row["multiply_adds"] = multiply_adds(fast, x)
-            row["of_peak"] = row["multiply_adds"] / 1e9 / result["peak_gmacs"] / row["ours"]
+            row["of_peak"] = {k: row["multiply_adds"] / 1e9 / result["peak_gmacs"] / row[k] for k in PRECISIONS}
             result["layers"][name] = row
-            print(
-                f"{name:32} torch {1e3 * row['torch']:8.1f} ms, ours {1e3 * row['ours']:7.1f} ms:"
-                f" {row['multiply_adds'] / 1e9:5.1f} G multiply-adds left, at {100 * row['of_peak']:3.0f} % of the peak"
-            )
+            peaks = " and ".join(f"{100 * v:.0f} %" for v in row["of_peak"].values())
+            print(f"{said(name, row)}, {row['multiply_adds'] / 1e9:5.1f} G multiply-adds at {peaks} of floats' peak")
     print("written to", save(f"transforms_{args.threads}t", result))
 
 

@@ -69,7 +69,7 @@ def _int8_product(x: Tensor, w: Tensor, isa: str, repeats: int) -> Tensor:
 
 def _pack_panels(matrix: Tensor, int16: bool, whole: bool) -> Tensor:
     rows, pad = matrix.shape[0], (matrix.shape[1] + 15) // 16 * 16
-    return matrix.new_empty([16 + pad + (rows + 7) // 8 * 4 * pad if int16 else rows * pad])
+    return matrix.new_empty([pad + (rows + 7) // 8 * 4 * pad if int16 else rows * pad])
 
 
 def _pack_winograd(weight: Tensor, in_phases: int, out_phases: int, int16: bool) -> Tensor:

@@ -58,15 +58,13 @@ struct Added {
 
 // A packed matrix (pack_int16) in its parts.
 struct Int16Matrix {
-  Int16Matrix(const float* packed, int32_t columns)
-      : limit(*packed), scales(packed + kInt16Head), panels(scales + (columns + kPanel - 1) / kPanel * kPanel) {}
-  float limit;
+  Int16Matrix(const float* packed, int32_t columns) : scales(packed), panels(packed + padded(columns)) {}
   const float *scales, *panels;
 };
 
-// A row of n floats (a multiple of 8) as words: integers round(x / scale), whose root of the sum of squares is `limit`
-// before they are rounded. Returns the scale.
-inline float quantize_row(const float* x, int32_t n, float limit, float* words) {
+// A row of n floats (a multiple of 8) as words: integers round(x / scale), whose root of the sum of squares is
+// kInt16Root before they are rounded. Returns the scale.
+inline float quantize_row(const float* x, int32_t n, float* words) {
   using V = Vector<8>;
   V::Reg a{}, b{};
   int32_t k = 0;
@@ -82,7 +80,7 @@ inline float quantize_row(const float* x, int32_t n, float limit, float* words) 
   const __m128 power = _mm_add_ss(pairs, _mm_shuffle_ps(pairs, pairs, 1));
   // The estimate is at most 1.5 * 2^-12 too large, for which pack_int16 leaves room. Rows of zeros stay zeros; of two
   // operands, one of them not a number, the maximum is the second.
-  const float by = limit * _mm_cvtss_f32(_mm_rsqrt_ss(_mm_max_ss(_mm_set_ss(1e-30f), power)));
+  const float by = kInt16Root * _mm_cvtss_f32(_mm_rsqrt_ss(_mm_max_ss(_mm_set_ss(1e-30f), power)));
   const __m256 scale = _mm256_set1_ps(by);
   const auto integers = [&](int32_t at) { return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + at), scale)); };
   int32_t* to = reinterpret_cast<int32_t*>(words);
@@ -109,7 +107,7 @@ void gdn_rows_int16(const Epilogue& e, float* rows, int32_t n, int32_t columns, 
   for (int32_t r = 0; r < n; ++r) {
     const float* from = rows + static_cast<int64_t>(r) * pad;
     for (int32_t c = 0; c < columns; c += 8) V::store(row + c, V::load(from + c) * V::load(from + c));
-    scales[r] = quantize_row(row, columns, gamma.limit, square + static_cast<int64_t>(r) * words);
+    scales[r] = quantize_row(row, columns, square + static_cast<int64_t>(r) * words);
   }
   product<8, kRows, Rescaled<Normalize<8>>, Int16>({square, words, &zero, 1, words, gamma.panels, rows, pad, n, pad},
                                                    {{e}, scales, gamma.scales});

@@ -35,13 +35,13 @@ inline int64_t panel_floats(int64_t rows, int64_t columns) { return rows * ((col
 // Matrix [rows][columns], element (r, c) at from[r * row_step + c * column_step] -> panels.
 void pack_panels(const float* from, int32_t rows, int32_t columns, int64_t row_step, int64_t column_step, float* to);
 
-// Panels of 16-bit integers, for products of half the words: first a line of kInt16Head floats that starts with the
-// limit of rows, the root of the sum of squares that one may have; then every column's scale, padded to panels; then
-// the panels, whose words are pairs of rows. With rows within the limit no sum over `chunk` of them leaves 32 bits: it
-// is at most the product of both roots. rows: a multiple of chunk, which is even.
-constexpr int32_t kInt16Head = 16;
+// Panels of 16-bit integers, for products of half the words: every column's scale, padded to panels; then the panels,
+// whose words are pairs of rows. No sum over `chunk` of them leaves 32 bits, which is at most the product of both roots
+// of sums of squares (Cauchy and Schwarz): a row's may be kInt16Root, and columns have what that leaves them. rows: a
+// multiple of chunk, which is even.
+constexpr float kInt16Root = 32767;
 inline int64_t int16_floats(int64_t rows, int64_t columns) {
-  return rows ? kInt16Head + panel_floats(1, columns) + panel_floats(rows / 2, columns) : 0;
+  return rows ? panel_floats(1, columns) + panel_floats(rows / 2, columns) : 0;
 }
 void pack_int16(const float* from, int32_t rows, int32_t columns, int32_t chunk, float* to);
 

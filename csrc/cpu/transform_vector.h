@@ -186,7 +186,6 @@ class Winograd {
         stream_(beyond_caches<kLanes>(a.after, a.y, a.batch * a.height * a.width * a.shape.out_phases, a.shape.out)) {
     // Packed: masks, then panels in the order of phases and points.
     int64_t at = kPoints * s_.out_phases;
-    std::fill(limit_, limit_ + kPoints, 32767.0f);
     for (int32_t q = 0; q < kPoints * s_.out_phases; ++q) {
       int32_t mask;
       std::memcpy(&mask, a.packed + q, sizeof mask);
@@ -199,7 +198,6 @@ class Winograd {
           wanted_[i] |= uint64_t{1} << (q % kPoints);
         }
       const int64_t rows = (taps_.size() - before) * chunk_;
-      if (kInt16 && rows) limit_[q % kPoints] = std::min(limit_[q % kPoints], a.packed[at]);
       at += kInt16 ? int16_floats(rows, s_.out) : rows * pad_;
     }
     first_tap_.push_back(static_cast<int32_t>(taps_.size()));
@@ -242,7 +240,7 @@ class Winograd {
             float* row = points + t * words + at / kPack;
             for (int32_t p = 0; p < kPoints; ++p)
               if (in.wanted >> p & 1)
-                scale[p * chunks * count] = quantize_row(tile + p * apart, chunk_, limit_[p], row + p * point);
+                scale[p * chunks * count] = quantize_row(tile + p * apart, chunk_, row + p * point);
           }
         }
 #endif
@@ -337,7 +335,6 @@ class Winograd {
   Array<int64_t> start_;
   Array<int32_t> first_tap_, taps_;
   uint64_t wanted_[4] = {};  // points with products, by input phase
-  float limit_[kPoints];     // of rows, see pack_int16
 };
 
 // Values [phases][columns] -> [phases][padded(columns)]; what is added is `with`.
@@ -444,7 +441,7 @@ void direct(const DirectArgs& a, int threads) {
                 for (int32_t r = 0; r < n; ++r) {
                   read(first + r, row);
                   for (int64_t k = 0; k < taps.size(); ++k)
-                    scales[of[k] + r] = quantize_row(row + 2 * taps[k], chunk, matrix.limit, in + r * words + taps[k]);
+                    scales[of[k] + r] = quantize_row(row + 2 * taps[k], chunk, in + r * words + taps[k]);
                 }
                 product<kLanes, kRows, Added, Int16>({in, words, taps.data(), static_cast<int32_t>(taps.size()),
                                                       chunk / 2, matrix.panels, rows, pad, n, pad},
