@@ -150,6 +150,8 @@ DROPIN = [
     ("loop", "loop", "y to y_hat", "autoregressive part"),
     ("decompress", "decompress", "decompress", "decompress"),
     ("compress", "compress", "compress", "compress"),
+    ("decompress, floats", "decompress", "decompress, floats", "decompress, float32"),
+    ("compress, floats", "compress", "compress, floats", "compress, float32"),
     ("exact path", "decompress", "exact path", "exact path"),
 ]
 
@@ -169,8 +171,39 @@ def dropin() -> str:
         {**r, "ratio": ratio, "theirs": r["seconds"][f"compressai {theirs}"], "ours": r["seconds"][ours], "part": part}
         for r in found
         for ratio, theirs, ours, part in DROPIN
+        if ours in r["seconds"]  # an older run has no floats
     ]
     return _table(items, columns, f"768x512, medians of one interleaved run. {_machine(found[0])}") if found else ""
+
+
+def precision() -> str:
+    """What transforms in 16-bit integers gain and cost."""
+    times, costs = _load("transforms_1t.json"), _load("precision.json")
+    if not times or not costs:
+        return ""
+    rows = [
+        {"name": name, **row} for name, row in times["layers"].items() if " of " in name and not name.startswith("5x5")
+    ]
+    columns = {
+        "one thread, 768x512": "{name}",
+        "torch, ms": lambda i: _ms(i["torch"]),
+        "float32, ms": lambda i: _ms(i["float32"]),
+        "int16, ms": lambda i: _ms(i["int16"]),
+        "error, of the result's size": "{error_int16:.1e}",
+    }
+    text = _table(rows, columns, "") + "\n"
+    items = [{"net": net["net"], "images": net["images"], **row} for net in costs["nets"] for row in net["rows"]]
+    columns = {
+        "net": "{net}",
+        "quality, or lambda": lambda i: f"{i.get('quality', i.get('lambda')):g}",
+        "bpp": lambda i: f"{i['float32']['bpp']:.3f}",
+        "PSNR, dB": lambda i: f"{i['float32']['psnr']:.2f}",
+        "bits with int16": lambda i: f"{100 * (i['int16']['bpp'] / i['float32']['bpp'] - 1):+.3f} %",
+        "PSNR with int16": lambda i: f"{i['int16']['psnr'] - i['float32']['psnr']:+.4f} dB",
+        "pictures apart, levels": "{levels_apart:.3f}",
+    }
+    rates = ", ".join(f"{n['net']} {n['bd_rate_percent']:+.2f} % ({n['images']} pictures)" for n in costs["nets"])
+    return text + _table(items, columns, f"BD-rate of int16 against float32: {rates}. {_machine(times)}")
 
 
 def limits() -> str:
@@ -321,7 +354,7 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
         "scaling": scaling,
         "kernels": kernels,
     },
-    "docs/compressai.md": {"dropin": dropin},
+    "docs/compressai.md": {"dropin": dropin, "precision": precision},
     "docs/effort.md": {"effort": effort},
     "docs/model_card.md": {"rates": rates, "card": card},
 }

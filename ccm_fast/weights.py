@@ -1,6 +1,7 @@
 """Weights files: one safetensors file with the float transforms, the frozen entropy model, and what they are.
 
     tensors   "plan"         uint8: the frozen entropy model (FORMAT.md section 7)
+              "shifts"       fp16, optional: what symbols stand for (:mod:`ccm_fast.integer.centroids`)
               "float.NAME"   fp16: the parameters of the transforms, the gains and the prior of z
     metadata  "format"       "ccm_fast weights 1"
               "config"       JSON: the CCMConfig
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ccm_fast.errors import ModelError, NotFrozenError
+from ccm_fast.integer.centroids import REACH
 from ccm_fast.integer.frozen import FrozenEntropyModel
 from ccm_fast.integer.plan import Plan
 from ccm_fast.integer.thaw import thaw
@@ -30,6 +32,7 @@ __all__ = ["available", "find", "load", "read_meta", "save"]
 
 FORMAT = "ccm_fast weights 1"
 PREFIX = "float."
+SHIFTS = "shifts"
 FROZEN = ("h_s.", "contexts.")  # parameters that the plan holds
 FOLDER = Path(__file__).resolve().parent / "weights_data"
 # Beyond this a file is not read: 40 times the shipped one.
@@ -74,6 +77,8 @@ def save(model: CrossChannelContextModel, path: str | Path, meta: dict | None = 
     if model.frozen is None:
         raise NotFrozenError("the model has no integer entropy model: call ccm_fast.freeze(model, images) first")
     tensors = {"plan": torch.frombuffer(bytearray(model.frozen.to_bytes()), dtype=torch.uint8)}
+    if model.frozen.shifts is not None:
+        tensors[SHIFTS] = model.frozen.shifts.contiguous()
     for name, value in model.state_dict().items():
         if name.startswith(FROZEN):
             continue
@@ -131,7 +136,7 @@ def _build(path: Path) -> CrossChannelContextModel:
         raise ModelError(f"{path.name}: bad configuration: {error}") from error
     expected = {name: t for name, t in model.state_dict().items() if not name.startswith(FROZEN)}
     found = {name.removeprefix(PREFIX): t for name, t in tensors.items() if name.startswith(PREFIX)}
-    unknown = [name for name in tensors if name != "plan" and not name.startswith(PREFIX)]
+    unknown = [name for name in tensors if name not in ("plan", SHIFTS) and not name.startswith(PREFIX)]
     plan = tensors.get("plan")
     if plan is None or plan.dtype != torch.uint8 or plan.ndim != 1:
         raise ModelError(f"{path.name}: the frozen entropy model is missing, or not a row of bytes")
@@ -146,8 +151,13 @@ def _build(path: Path) -> CrossChannelContextModel:
         if not bool(torch.isfinite(t).all()):
             raise ModelError(f"{path.name}: {name} has values that are not finite")
     model.load_state_dict({name: t.float() for name, t in found.items()}, strict=False)
-    model.frozen = FrozenEntropyModel.from_bytes(plan.contiguous().numpy().tobytes())
+    shifts = tensors.get(SHIFTS)
+    model.frozen = FrozenEntropyModel.from_bytes(plan.contiguous().numpy().tobytes(), shifts)
     _check_fit(model.frozen.plan, model.config, path)
+    if shifts is not None:
+        wanted = (len(model.frozen.plan.y_rows), 2 * REACH + 1)
+        if shifts.dtype != torch.float16 or shifts.shape != wanted or not bool((shifts.abs() <= 1).all()):
+            raise ModelError(f"{path.name}: {SHIFTS} must be torch.float16 {wanted}, at most 1 in magnitude")
     try:
         thaw(model, model.frozen.plan)
     except ValueError as error:

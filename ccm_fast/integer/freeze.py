@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ccm_fast.integer.cost import image_tensor, latents
+from ccm_fast.integer.cost import image_tensor
+from ccm_fast.integer.fitting import Latents, fit_to_symbols
 from ccm_fast.integer.frozen import FrozenEntropyModel
 from ccm_fast.integer.layers import SUM_STEPS, WEIGHT_MAX, Layer, fill, fine_tune, flat, mean_square, quantize_weight
 from ccm_fast.integer.layers import round_ste as _round
@@ -304,15 +305,17 @@ def _best_calibration(
 @torch.no_grad()
 def _collect(
     model: CrossChannelContextModel, images: Sequence[Tensor | np.ndarray], crop: int, generator: torch.Generator
-) -> list[tuple[Tensor, Tensor]]:
-    """Latents (y_hat, z_hat) of one random crop per image, at qualities spread evenly over the trained range."""
+) -> list[Latents]:
+    """Latents of one random crop per image, at qualities spread evenly over the trained range."""
     data = []
     spread = torch.randperm(len(images), generator=generator).tolist()
     for image, k in zip(images, spread, strict=True):
         x = image_tensor(image)
         i, j = (int(torch.randint(max(1, s - crop + 1), (1,), generator=generator)) for s in x.shape[1:])
         quality = 1.0 + (model.config.qualities - 1) * (k + 0.5) / len(images)
-        data.append(latents(model, x[None, :, i : i + crop, j : j + crop], quality))
+        y = model.analysis(x[None, :, i : i + crop, j : j + crop], torch.tensor([quality]))
+        y_hat = torch.round(y)
+        data.append(Latents(y_hat, torch.round(model.h_a(y)), (y - y_hat).half(), quality))
     return data
 
 
@@ -335,7 +338,9 @@ def freeze(
 ) -> FrozenEntropyModel:
     """Give a trained model its integer entropy model; sets ``model.frozen`` and returns it.
 
-    The float parameters are not touched. All qualities are calibrated together, over the whole trained range.
+    The float parameters are not touched. All qualities are calibrated together, over the whole trained range. With
+    enough images the tables of y take the shapes of what is coded with them, and centroids its means
+    (:mod:`ccm_fast.integer.fitting`).
 
     Args:
         model: the trained model; put into evaluation mode.
@@ -359,7 +364,8 @@ def freeze(
         raise ValueError("freezing needs calibration images")
     model.eval()
     generator = torch.Generator().manual_seed(seed)
-    data = _collect(model, images, crop, generator)
+    crops = _collect(model, images, crop, generator)
+    data = [(c.y_hat, c.z_hat) for c in crops]
     with torch.no_grad():
         expected = [max(1.0, float(_bits(y, *model.entropy_parameters(y, z)))) for y, z in data]
     network = _best_calibration(model, data[:CALIBRATION_IMAGES], expected[:CALIBRATION_IMAGES])
@@ -377,4 +383,4 @@ def freeze(
         if history is not None:
             history += found
     model.frozen = FrozenEntropyModel(network.export(model))
-    return model.frozen
+    return fit_to_symbols(model, crops)

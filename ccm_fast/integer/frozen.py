@@ -30,10 +30,13 @@ class FrozenEntropyModel:
 
     Args:
         plan: the frozen model's numbers.
+        shifts: what symbols stand for beside themselves, see :class:`ccm_fast.integer.centroids.Centroids`; no part of
+            what files depend on.
     """
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: Plan, shifts: Tensor | None = None):
         self.plan = plan
+        self.shifts = shifts
         self._bytes = plan.to_bytes()  # validates and proves
         self._fingerprint = plan.fingerprint
         self._made: dict[tuple[str, ...], object] = {}  # what is made from the plan once, by kind and place
@@ -59,19 +62,19 @@ class FrozenEntropyModel:
         return self._bytes
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> FrozenEntropyModel:
+    def from_bytes(cls, data: bytes, shifts: Tensor | None = None) -> FrozenEntropyModel:
         """Read a plan; raises :class:`ccm_fast.integer.plan.PlanError` on a bad one."""
-        return cls(Plan.from_bytes(data))
+        return cls(Plan.from_bytes(data), shifts)
 
     def __repr__(self) -> str:
         p = self.plan
         return f"FrozenEntropyModel({self.fingerprint.hex()}, groups={p.group_channels}, N={p.hyper_channels})"
 
     def __getstate__(self) -> dict:
-        return {"data": self._bytes}
+        return {"data": self._bytes, "shifts": self.shifts}
 
     def __setstate__(self, state: dict) -> None:
-        self.__init__(Plan.from_bytes(state["data"]))
+        self.__init__(Plan.from_bytes(state["data"]), state["shifts"])
 
     def __deepcopy__(self, memo: dict) -> FrozenEntropyModel:
         return self  # immutable
@@ -175,7 +178,7 @@ class FrozenEntropyModel:
         from ccm_fast.integer.centroids import Centroids
 
         where = str(y_hat.device)
-        return self._once(("centroids", where), lambda: Centroids(self.plan, where))(y_hat, offset, row)
+        return self._once(("centroids", where), lambda: Centroids(self.plan, where, self.shifts))(y_hat, offset, row)
 
     def encode_z(
         self,
