@@ -84,14 +84,19 @@ def kodak(result: dict) -> str:
 @_made_of("kodak_ccm-small.json")
 def overhead(result: dict) -> str:
     """Distance from the ideal code length, and the cost of the integers."""
-    cost = _load("ccm-small.json", WEIGHTS)["integer_cost_percent"]
+    evaluation = _load("ccm-small.json", WEIGHTS)
+    cost = evaluation["integer_cost_percent"]
+    fitted = evaluation.get("with_shapes_percent")  # weights of before have none
     worst = "worst_overhead_percent_from_10kB"
     columns = {
         "quality": "{quality:g}",
         "files over ideal code length": "{overhead_percent:+.2f} %",
         "worst file of 10 kB and more": lambda i: "-" if math.isnan(i[worst]) else f"{i[worst]:+.2f} %",
         "integers against the float model": lambda i: f"{cost[format(i['quality'], 'g')]:+.2f} %",
+        "with fitted tables": lambda i: f"{fitted[format(i['quality'], 'g')]:+.2f} %",
     }
+    if not fitted:
+        del columns["with fitted tables"]
     return _table(result["summary"], columns)
 
 

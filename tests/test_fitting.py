@@ -91,7 +91,7 @@ def test_shifts_are_means_of_what_was_coded(rows):
     # What never came up has the Gaussian's centroid.
     assert torch.equal(ShiftFit(PLAN).result(), gaussian_shifts(PLAN).half())
     wide = torch.tensor([SIGMAS.argmax()])
-    far = FrozenEntropyModel(PLAN, shifts).centroids(torch.tensor([200], dtype=torch.int16), torch.zeros(1, dtype=torch.int16), wide)
+    far = FrozenEntropyModel(PLAN, shifts).centroids(torch.tensor([200]).short(), torch.zeros(1).short(), wide)
     assert abs(float(far) - 200) < 1
 
 
@@ -158,5 +158,5 @@ def test_wrong_shifts(fitted, tmp_path, wrong):
     tensors = load_file(path)
     tensors["shifts"] = wrong(tensors["shifts"]).contiguous()
     save_file(tensors, path, metadata)
-    with pytest.raises(ModelError, match="shifts must be torch.float16"):
+    with pytest.raises(ModelError, match=r"shifts must be torch\.float16"):
         ccm_fast.load(path)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ccm_fast.integer.plan import RELU8, GroupPlan, IntConv, Plan, TableRows
 from ccm_fast.integer.reference_streams import NB_BITS
-from ccm_fast.integer.tables import PRECISION
+from ccm_fast.integer.tables import PRECISION, gaussian_rows
 from ccm_fast.models.ccm import CrossChannelContextModel
 from ccm_fast.models.context import CONTEXT_LIMIT
 from ccm_fast.models.entropy import NUM_SCALES, gaussian_likelihood, scale_from_index
@@ -236,7 +236,8 @@ class Cost(NamedTuple):
         float_bits: part ("z", "y0", "y1", ...) -> bits of the float model.
         integer_bits: the same of the frozen model.
         causes: cause -> added bits of all parts: "tables" (grids of mean and scale, 16-bit probabilities, escapes),
-            "weights" (8-bit weights) and "activations" (rounding and saturation of activations); they add up.
+            "weights" (8-bit weights), "activations" (rounding and saturation of activations) and "shapes" (tables that
+            fit better than the float model's Gaussians: less than none); they add up.
     """
 
     quality: float
@@ -249,6 +250,11 @@ class Cost(NamedTuple):
     def growth(self) -> float:
         """Relative growth of the code length."""
         return sum(self.integer_bits.values()) / sum(self.float_bits.values()) - 1.0
+
+    @property
+    def integer_growth(self) -> float:
+        """The same with tables of Gaussians: what integers alone cost."""
+        return self.growth - self.causes["shapes"] / sum(self.float_bits.values())
 
     def __str__(self) -> str:
         total = sum(self.float_bits.values())
@@ -270,6 +276,9 @@ class _Meter:
         self.model, self.plan = model, plan
         self.exact, self.smooth = IntegerNetwork(plan), IntegerNetwork(plan, exact=False)
         self.y_cost, self.z_cost = TableCost(plan.y_rows), TableCost(plan.z_rows)
+        # Plans have the rows of `gaussian_rows`, or of the same lengths: see freeze.
+        own = len(plan.y_rows) != len(gaussian_rows()) or (plan.y_rows.n != gaussian_rows().n).any()
+        self.gaussian_cost = self.y_cost if own else TableCost(gaussian_rows())
 
     def __call__(self, y_hat: Tensor, z_hat: Tensor) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
         plan, h, w = self.plan, *y_hat.shape[-2:]
@@ -289,7 +298,8 @@ class _Meter:
         bits = {}
         for name, (m, s) in variants.items():
             offset, row = offsets_and_rows(plan, m, s)
-            bits[name] = self.y_cost(row, y - offset)
+            bits[name] = self.gaussian_cost(row, y - offset)
+        bits["shapes"] = self.y_cost(row, y - offset)  # of the last variant, what is coded
         channel = torch.arange(plan.hyper_channels)[None, :, None, None].expand_as(z)
         coded_z = float(self.z_cost(channel, z).sum())
 
@@ -303,7 +313,7 @@ class _Meter:
         for name, value in bits.items():
             after = float(value.sum()) + coded_z
             causes[name], before = after - before, after
-        return parts(real, float(real_z.sum())), parts(bits["activations"], coded_z), causes
+        return parts(real, float(real_z.sum())), parts(bits["shapes"], coded_z), causes
 
 
 def _added(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:

@@ -117,7 +117,8 @@ def ship(
         report["images"] = len(photographs)
         # The float model's latents and likelihoods against the integers', from the same float parameters.
         costs = integer_cost(model, model.frozen, photographs, cost_qualities)
-        report["integer_cost_percent"] = {f"{c.quality:g}": 100 * c.growth for c in costs}
+        report["integer_cost_percent"] = {f"{c.quality:g}": 100 * c.integer_growth for c in costs}
+        report["with_shapes_percent"] = {f"{c.quality:g}": 100 * c.growth for c in costs}
         report["results"] = evaluate(load(out), photographs, qualities, progress)
     out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
