@@ -119,7 +119,7 @@ def encode_packets(
         threads: of torch and of the entropy coder; None: torch's setting.
         engine: "cpu", "cuda" or "reference"; None: as :func:`engine_for` says.
         effort: 1 to 9, see :func:`compress`.
-        progress: called with (steps done, steps in all) by efforts that take steps, 3 and above.
+        progress: called with (steps done, steps in all) by efforts that take steps, 4 and above.
         timings: if given, seconds are added to its keys ``g_a``, ``h_a``, ``h_s``, ``effort`` and ``entropy`` (context
             and rANS).
         tile_pixels: larger batches and images are transformed in pieces of so many pixels.

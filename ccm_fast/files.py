@@ -149,7 +149,7 @@ def encode_file(
         engine: "cpu", "cuda" or "reference" (slow): the same bytes from the same latents; None: by the model's device.
         effort: 1 to 9, None: the default; as for :func:`ccm_fast.compress`.
         max_pixels: larger images are refused; None: no limit.
-        progress: called with (steps done, steps in all) by efforts that take steps, 3 and above.
+        progress: called with (steps done, steps in all) by efforts that take steps, 4 and above.
         timings: if given, seconds are added to its keys ``read``, ``g_a``, ``h_a``, ``h_s``, ``effort``, ``entropy``.
 
     Returns:

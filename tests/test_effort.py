@@ -9,7 +9,17 @@ import torch
 from PIL import Image
 
 from ccm_fast import compress, decompress, errors, files, weights
-from ccm_fast.effort import DEFAULT_EFFORT, LEVELS, EffortWarning, distortion, level_for, levels, rate, search
+from ccm_fast.effort import (
+    DEFAULT_EFFORT,
+    LEVELS,
+    EffortWarning,
+    correction,
+    distortion,
+    level_for,
+    levels,
+    rate,
+    search,
+)
 from ccm_fast.integer import reference_streams
 from ccm_fast.models.quality import lagrange_multiplier
 
@@ -28,7 +38,7 @@ def shipped():
 def quick(monkeypatch):
     """Efforts of fewer steps, of the same parts."""
     for effort, rounds in ((5, 1), (9, 2)):
-        level = levels.Level(rounding=True, passes=2, rounds=rounds, iterations=3)
+        level = levels.Level(rounding=True, corrections=1, passes=2, rounds=rounds, iterations=3)
         monkeypatch.setitem(LEVELS, effort, level)
 
 
@@ -186,6 +196,40 @@ def test_pillow_saves_with_effort(shipped, tmp_path):
     assert sizes[3] < sizes[1]
 
 
+def test_corrections_bring_pictures_nearer(shipped):
+    """A step towards latents whose picture is analysed to y: those of unrounded latents, too, are then nearer to x."""
+    torch.manual_seed(0)
+    x = torch.nn.functional.interpolate(torch.rand(2, 3, 24, 32), (96, 128), mode="bicubic").clamp(0, 1)
+    quality = torch.tensor([8.0, 3.0])
+    y = shipped.analysis(x, quality)
+
+    def error(latents):
+        return (shipped.synthesis(latents, quality, (96, 128)) - x).square().flatten(1).mean(1)
+
+    step = correction.correction(shipped, y, quality, (96, 128), False, 1 << 20)
+    assert (error(y + step) < 0.95 * error(y)).all()
+    alone = correction.correction(shipped, y[1:], quality[1:], (96, 128), False, 1 << 20)
+    assert (alone - step[1:]).abs().max() < 1e-4
+    grey = correction.correction(shipped, y, quality, (96, 128), True, 1 << 20)
+    assert (grey - step).abs().max() > 1e-3
+
+
+@pytest.mark.usefixtures("float_transforms")
+def test_corrections_see_edges_as_encoders_do(shipped):
+    """Beyond the image edges are repeated; what g_s makes there is not looked at."""
+    x = batch(3, height=50, width=70)
+    y = shipped.analysis(x, torch.tensor([8.0]))
+    step = correction.correction(shipped, y, torch.tensor([8.0]), (50, 70), False, 1 << 20)
+    decoded = shipped.synthesis(y, torch.tensor([8.0]), (50, 70))
+    wanted = correction.share(torch.tensor([8.0])) * (y - shipped.analysis(decoded, torch.tensor([8.0])))
+    assert (step - wanted).abs().max() < 0.02 * wanted.abs().max()
+
+
+def test_untrained_models_are_not_corrected(model):
+    y = torch.randn(1, model.config.latent_channels, 3, 4)
+    assert not correction.correction(model, y, torch.tensor([4.0]), (48, 64), False, 1 << 20).any()
+
+
 def test_progress_and_tiles(model, quick):
     x = batch(1, height=90, width=130)
     seen = []
@@ -211,7 +255,7 @@ def test_wrong_efforts(model, monkeypatch):
         compress(broken, x, effort=3)
     monkeypatch.setattr(levels, "SEARCH_PIXELS", 1000)
     with pytest.warns(EffortWarning, match="too many"):
-        assert level_for(model, 9, 1001) == LEVELS[2]
+        assert level_for(model, 9, 1001) == LEVELS[DEFAULT_EFFORT]
     assert level_for(model, 9, 1000) == LEVELS[9] and level_for(model, 2, 1001) == LEVELS[2]
 
 
@@ -220,7 +264,7 @@ def test_the_command_line(tmp_path, capsys, quick, monkeypatch):
 
     Image.fromarray(tiny.photo(48, 64)).save(tmp_path / "a.png")
     sizes = {}
-    for effort in (1, 2, 5):
+    for effort in (1, 2, 3, 5):
         command = ["encode", str(tmp_path / "a.png"), str(tmp_path / f"{effort}.ccm"), "--effort", str(effort)]
         assert main(command) == 0
         sizes[effort] = (tmp_path / f"{effort}.ccm").stat().st_size
@@ -241,10 +285,10 @@ def test_evaluation_of_efforts():
     from ccm_fast.evaluate.codecs import model_codec
 
     path = str(tiny.GOLDEN / "tiny.safetensors")
-    codecs = [model_codec(path, (4.0,), 1, effort) for effort in (1, 3)]
+    codecs = [model_codec(path, (4.0,), 1, effort) for effort in (1, 4)]
     pixels = tiny.photo(48, 64)
-    plain, better = (len(codec.encode(pixels, 4.0)) for codec in codecs)
-    assert codecs[1].name == "tiny-e3" and plain != better
+    plain, better = (codec.encode(pixels, 4.0) for codec in codecs)
+    assert codecs[1].name == "tiny-e4" and plain != better
     with pytest.raises(ValueError, match="effort must be"):
         model_codec(path, None, None, 11)
 

@@ -1,6 +1,6 @@
 """The search for better symbols: rounding, passes of integer moves, and refinement by gradient before them.
 
-    y --+-- rounding towards the mean (tables, sensitivities) -------------------------+--> passes of +-1 moves --> best
+    y --+-- rounding towards the mean (tables, sensitivities) -- y corrected, again ---+--> passes of +-1 moves --> best
         '-- gradient steps through soft rounding, g_s and the float entropy model -----'
 
 Everything is judged by what a file would hold: bits of the integer tables, error of the decoded picture.
@@ -18,6 +18,7 @@ from ..integer.cost import TableCost
 from ..models import CrossChannelContextModel
 from ..models.entropy import gaussian_likelihood, scale_from_index
 from ..models.quality import lagrange_multiplier
+from .correction import correction
 from .distortion import SquaredError, sensitivities
 from .levels import Level
 from .rate import tables_of
@@ -287,7 +288,7 @@ def better_symbols(
         tile_pixels: of all images, that g_s is run on at a time.
         engine: of the integer networks: "reference", or any other for "cpu".
         threads: of the same.
-        progress: called with (steps done, steps in all) after each pass and iteration.
+        progress: called with (steps done, steps in all) after each pass and iteration of level 4 and above.
 
     Returns:
         y_hat int16 [B, h, w, M], z_hat int16 [B, hz, wz, N] and psi, on the CPU.
@@ -311,6 +312,11 @@ def better_symbols(
         problem = Problem(model, quality, error, grey, engine, threads)
         plain = Candidate(torch.round(y), z_hat.cpu().clone(), psi.cpu().clone())
         found = _rounded(problem, y, plain)
+        for _ in range(level.corrections):
+            v = _first(problem.restored(*problem.parameters(found)), y)
+            y = y + correction(model, v, quality, size, grey, tile_pixels)
+            nearest = torch.round(y).clamp(-SYMBOL_MAX, SYMBOL_MAX)
+            found = _rounded(problem, y, Candidate(nearest, plain.z_hat, plain.psi))
         if level.passes:
             best = _Best()
             _offer(problem, plain, best)

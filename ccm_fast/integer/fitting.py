@@ -17,15 +17,17 @@ from torch import Tensor
 from ccm_fast.integer.centroids import ShiftFit
 from ccm_fast.integer.frozen import FrozenEntropyModel
 from ccm_fast.integer.tables import fit_shapes, shaped_rows
+from ccm_fast.tiles import TILE_PIXELS
 
 if TYPE_CHECKING:
     from ccm_fast.models import CrossChannelContextModel
 
 __all__ = ["Latents", "fit_to_symbols"]
 
-# Symbols less their offsets that are counted for shapes; how many symbols there have to be; crops that are looked at;
-# rounds.
-_COUNTED, _ENOUGH, _CROPS, _ROUNDS = 64, 1 << 20, 480, 2
+#: Crops that are looked at.
+CROPS = 480
+# Symbols less their offsets that are counted for shapes; how many symbols there have to be; rounds.
+_COUNTED, _ENOUGH, _ROUNDS = 64, 1 << 20, 2
 
 
 class Latents(NamedTuple):
@@ -36,12 +38,14 @@ class Latents(NamedTuple):
         z_hat: float32 [1, N, hz, wz], z rounded.
         rest: float16, y - y_hat.
         quality: 1 to 8.
+        size: (H, W) of the crop.
     """
 
     y_hat: Tensor
     z_hat: Tensor
     rest: Tensor
     quality: float
+    size: tuple[int, int]
 
 
 def _symbols(model: CrossChannelContextModel, data: Latents) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -53,8 +57,7 @@ def _symbols(model: CrossChannelContextModel, data: Latents) -> tuple[Tensor, Te
     z_hat = z.permute(0, 2, 3, 1).short().contiguous()
     psi = model.frozen.hyper(z_hat, *y.shape[2:])
     if level.rounding:
-        size = (16 * y.shape[2], 16 * y.shape[3])
-        options = {"read": _no_pixels, "size": size, "grey": False, "tile_pixels": 1 << 20, "engine": "cpu"}
+        options = {"read": _no_pixels, "size": data.size, "grey": False, "tile_pixels": TILE_PIXELS, "engine": "cpu"}
         quality = torch.tensor([data.quality])
         y_hat, _, _ = better_symbols(model, y, z, z_hat, psi, quality, level, threads=1, **options)
     else:
@@ -72,9 +75,9 @@ def fit_to_symbols(model: CrossChannelContextModel, crops: Sequence[Latents]) ->
 
     Args:
         model: with ``frozen``, which is left as the result.
-        crops: of varied photographs and all qualities; no more than 480 are taken.
+        crops: of varied photographs and all qualities; no more than CROPS are taken.
     """
-    crops = crops[:_CROPS]
+    crops = crops[:CROPS]
     if sum(c.y_hat.numel() for c in crops) < _ENOUGH:
         return model.frozen
     size = 2 * _COUNTED + 1

@@ -313,9 +313,10 @@ def _collect(
         x = image_tensor(image)
         i, j = (int(torch.randint(max(1, s - crop + 1), (1,), generator=generator)) for s in x.shape[1:])
         quality = 1.0 + (model.config.qualities - 1) * (k + 0.5) / len(images)
-        y = model.analysis(x[None, :, i : i + crop, j : j + crop], torch.tensor([quality]))
+        x = x[None, :, i : i + crop, j : j + crop]
+        y = model.analysis(x, torch.tensor([quality]))
         y_hat = torch.round(y)
-        data.append(Latents(y_hat, torch.round(model.h_a(y)), (y - y_hat).half(), quality))
+        data.append(Latents(y_hat, torch.round(model.h_a(y)), (y - y_hat).half(), quality, tuple(x.shape[2:])))
     return data
 
 
