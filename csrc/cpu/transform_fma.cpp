@@ -1,5 +1,6 @@
 // The float convolutions with AVX2 and FMA: 6 x 16 tiles take 12 accumulators, 2 weights, 1 broadcast of 16 registers
 // (integers also 1 product).
+#include "cpu/direct_vector.h"
 #include "cpu/transform_vector.h"
 
 namespace ccm {

@@ -1,5 +1,6 @@
 // The convolutions with AVX2, FMA and AVX512-VNNI, vectors of 256 bits: a step of integers is one instruction in place
 // of two.
+#include "cpu/direct_vector.h"
 #include "cpu/transform_vector.h"
 
 namespace ccm {

@@ -1,4 +1,5 @@
 // The convolutions with AVX2, FMA and AVX-VNNI: a step of integers is one instruction in place of two.
+#include "cpu/direct_vector.h"
 #include "cpu/transform_vector.h"
 
 namespace ccm {

@@ -1,4 +1,5 @@
 // The float convolutions for any processor: vectors of four.
+#include "cpu/direct_vector.h"
 #include "cpu/transform_vector.h"
 
 namespace ccm {
