@@ -196,7 +196,7 @@ def precision() -> str:
         "int16, ms": lambda i: _ms(i["int16"]),
         "error, of the result's size": "{error_int16:.1e}",
     }
-    text = _table(rows, columns, "") + "\n"
+    text = _table(rows, columns, "") + "\n\n"
     items = [{"net": net["net"], "images": net["images"], **row} for net in costs["nets"] for row in net["rows"]]
     columns = {
         "net": "{net}",
