@@ -268,7 +268,8 @@ def test_the_command_line(tmp_path, capsys, quick, monkeypatch):
         command = ["encode", str(tmp_path / "a.png"), str(tmp_path / f"{effort}.ccm"), "--effort", str(effort)]
         assert main(command) == 0
         sizes[effort] = (tmp_path / f"{effort}.ccm").stat().st_size
-    assert sizes[5] <= sizes[2] < sizes[1]
+    # More effort may spend bits where the picture gains more by them, but never as many as plain rounding.
+    assert max(sizes[2], sizes[3], sizes[5]) < sizes[1]
     assert main(["encode", str(tmp_path / "a.png"), str(tmp_path / "b.ccm")]) == 0
     assert (tmp_path / "b.ccm").read_bytes() == (tmp_path / f"{DEFAULT_EFFORT}.ccm").read_bytes()
     monkeypatch.setattr(levels, "SEARCH_PIXELS", 1000)
