@@ -12,23 +12,27 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import bjontegaard
 import compressai_nets as nets
 import torch
 from common import save
 from compressai_rate import psnr, read
 
 import ccm_fast
+from ccm_fast.evaluate.curves import Curve, bd_rate
 from ccm_fast.train.data import load_images
 
 PRECISIONS = ("float32", "int16")
-LIKE = 4  # pictures that nets of CompressAI's are compared on; they have no quality to spare for 24
+CROPPED = 4  # pictures that CompressAI's nets are compared on
 
 
-def bd_rate(rows: list[dict]) -> float:
+def more_bits(rows: list[dict]) -> float | None:
     """Percent of bits that integers take more at equal PSNR."""
-    curves = [[[row[kind][what] for row in rows] for what in ("bpp", "psnr")] for kind in PRECISIONS]
-    return float(bjontegaard.bd_rate(*curves[0], *curves[1], method="akima"))
+
+    def curve(kind: str) -> Curve:
+        points = {what: [row[kind][what] for row in rows] for what in ("bpp", "psnr")}
+        return Curve(kind, kind, points["bpp"], {"psnr": points["psnr"]}, kind)
+
+    return bd_rate(*map(curve, PRECISIONS)).percent
 
 
 def mean_row(results: dict[str, list[tuple[float, float]]], apart: list[float], **who) -> dict:
@@ -84,14 +88,14 @@ def main() -> None:
             return ccm_fast.decompress(model, **out)["x_hat"]
 
         rows.append(measure(pictures, code, decode, quality=quality))
-    result = {"nets": [{"net": args.preset, "images": len(pictures), "rows": rows, "bd_rate_percent": bd_rate(rows)}]}
+    result = {"nets": [{"net": args.preset, "images": len(pictures), "rows": rows, "bd_rate_percent": more_bits(rows)}]}
     photographs = load_images(args.train) if args.train else []
     # Of the others, layers have at most 32 channels, which floats are faster for.
     for kind in ("mbt2018", "mbt2018-mean") if photographs else ():
         if not all(nets.path_of(kind, x).exists() for x in nets.LAMBDAS):
             print(f"{kind}: skipped, not trained (compressai_nets.py)")
             continue
-        crops = [read(p, 512) for p in paths[:: len(paths) // LIKE]]
+        crops = [read(p, 512) for p in paths[:: len(paths) // CROPPED]]
         rows = []
         for x in nets.LAMBDAS:
             net, fast = nets.load(kind, x), {}
@@ -106,7 +110,7 @@ def main() -> None:
                     **{"lambda": x},
                 )
             )
-        result["nets"].append({"net": kind, "images": len(crops), "rows": rows, "bd_rate_percent": bd_rate(rows)})
+        result["nets"].append({"net": kind, "images": len(crops), "rows": rows, "bd_rate_percent": more_bits(rows)})
     for net in result["nets"]:
         print(f"{net['net']}: BD-rate {net['bd_rate_percent']:+.4f} %")
     print("written to", save("precision", result))

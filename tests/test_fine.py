@@ -10,8 +10,9 @@ import torch.nn.functional as F
 import ccm_fast
 from ccm_fast import tiles
 from ccm_fast.models import CCMConfig, CrossChannelContextModel, inference
+from ccm_fast.train.checkpoint import initial
 from ccm_fast.train.fine import start_fine
-from ccm_fast.train.grow import grow
+from ccm_fast.train.grow import deepen, grow, is_deeper
 from ccm_fast.train.klt import fit_synthesis, initialise
 from ccm_fast.train.loop import TrainConfig, train
 
@@ -28,6 +29,7 @@ COARSE = CCMConfig(
     reconstruction="centroid",
 )
 FINE = replace(COARSE, name="fine", groups=(6, 10, 24), hyper_channels=3, psi_channels=8, fine=True)
+DEEP = replace(FINE, name="deep", fine_deep=True, blocks=(1, 1, 2), synthesis_blocks=(1, 3, 1))
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +90,13 @@ def test_fast_forms_and_tiles(grown, images):
     assert len(tiles.plan_tiles(6, 7, tiles.margin(grown.g_s, "synthesis"), 25)) > 1
 
 
-def test_margins_cover_all_paths():
+@pytest.mark.parametrize("config", [FINE, DEEP])
+def test_margins_cover_all_paths(config):
     """What a latent's pixels depend on lies within the margins, by gradients."""
     torch.manual_seed(0)
-    model, n = CrossChannelContextModel(FINE), 17
+    model, n = CrossChannelContextModel(config), 17
+    if config.fine_deep:
+        torch.nn.init.normal_(model.g_a[-1].deep.weight)
     for transform, size, kind in ((model.g_a, (3, 16 * n), "analysis"), (model.g_s, (40, n), "synthesis")):
         x = torch.randn(1, size[0], size[1], size[1], requires_grad=True)
         out = transform(x)
@@ -176,3 +181,66 @@ def test_codes_and_decodes(grown, images):
     reference = model.decompress(out["strings"], out["shape"])["x_hat"]
     assert (x_hat - reference).abs().max() < 1e-4
     assert (x_hat - x).square().mean() < 1e-3
+
+
+@pytest.fixture(scope="module")
+def deeper(grown):
+    model = CrossChannelContextModel(DEEP).eval().requires_grad_(False)
+    deepen(model, grown)
+    return model
+
+
+@pytest.mark.usefixtures("float_transforms")
+def test_deeper_models_start_as_the_old_one(grown, deeper, images):
+    x = tensor(images[0])
+    y = grown.analysis(x, Q)
+    assert torch.equal(deeper.analysis(x, Q), y)
+    assert torch.equal(deeper.synthesis(y, Q, x.shape[2:]), grown.synthesis(y, Q, x.shape[2:]))
+    for name, value in grown.likelihoods(y).items():
+        assert torch.equal(deeper.likelihoods(y)[name], value)
+    # Fast forms and margins, once the new layers say something.
+    busy = CrossChannelContextModel(DEEP).eval().requires_grad_(False)
+    busy.load_state_dict(deeper.state_dict())
+    for name, weight in busy.named_parameters():
+        if name.endswith(("conv2.weight", "deep.weight")):
+            torch.nn.init.normal_(weight, std=0.02)
+    y = busy.g_a(x)
+    assert (y - deeper.g_a(x)).abs().max() > 1e-2
+    fast = inference.inference(busy.g_a)
+    for _ in range(2):  # planes go round
+        assert (fast(x) - y).abs().max() < 1e-3
+    assert (inference.inference(busy.g_s)(y) - busy.g_s(y)).abs().max() < 1e-3
+
+
+def test_even_deeper_models_keep_what_they_have(deeper, images):
+    deeper.g_a[-1].deep.weight += 0.01
+    more = CrossChannelContextModel(replace(DEEP, blocks=(2, 1, 2))).eval().requires_grad_(False)
+    deepen(more, deeper)
+    assert torch.equal(more.g_a(tensor(images[1])), deeper.g_a(tensor(images[1])))
+
+
+def test_what_is_no_deeper_model(grown, deeper):
+    for config in (FINE, replace(DEEP, cross_width=8), replace(DEEP, blocks=(1, 0, 1)), replace(FINE, name="same")):
+        assert not is_deeper(config, FINE)
+        with pytest.raises(ValueError, match="deeper transforms"):
+            deepen(CrossChannelContextModel(config), grown)
+    assert is_deeper(DEEP, FINE) and not is_deeper(FINE, DEEP)
+    with pytest.raises(ValueError, match="fine_deep needs a fine group"):
+        replace(COARSE, fine_deep=True)
+    with pytest.raises(ValueError, match="each resolution"):
+        replace(COARSE, synthesis_blocks=(1, 2))
+
+
+def test_training_starts_from_weights_of_other_models(tmp_path, images):
+    """Deeper ones start as what is there; of anything else is taken what fits."""
+    from PIL import Image
+
+    for k, image in enumerate(images[:6]):
+        Image.fromarray(image).save(tmp_path / f"{k}.png")
+    options = {"batch": 2, "crop": 64, "threads": 1, "lr": 0.0, "stages": "joint=1"}
+    path = train(TrainConfig(str(tmp_path / "a"), [str(tmp_path)], preset=FINE, **options), progress=False)
+    weights = torch.load(path, weights_only=True)["ema"]
+    for config in (DEEP, replace(COARSE, blocks=(2, 1, 1))):
+        model = CrossChannelContextModel(config)
+        initial(str(path), model, [])
+        assert torch.equal(model.g_a[1].weight, weights["g_a.1.weight"])

@@ -15,7 +15,7 @@ from ccm_fast import codec, weights
 from ccm_fast.errors import ModelError
 from ccm_fast.integer import fitting
 from ccm_fast.integer.centroids import REACH, ShiftFit, gaussian_shifts
-from ccm_fast.integer.cost import TableCost
+from ccm_fast.integer.cost import TableCost, integer_cost
 from ccm_fast.integer.frozen import FrozenEntropyModel
 from ccm_fast.integer.tables import COMPONENTS, fit_shapes, gaussian_rows, row_means, shaped_rows
 
@@ -128,6 +128,18 @@ def test_freezing_fits(fitted):
             length[name] += float(TableCost(frozen.plan.y_rows)(row, y_hat.int() - offset).sum())
             error[name] += float((frozen.centroids(y_hat, offset, row) - y).square().sum())
     assert length["fitted"] < length["plain"] and error["fitted"] < error["plain"]
+
+
+def test_the_cost_of_integers_is_told_apart(fitted):
+    """With Gaussian rows in the fitted ones' place the code length grows by what shapes had saved."""
+    model, _ = fitted
+    images = [tiny.photo(64, 64, k) for k in range(30, 34)]
+    (cost,) = integer_cost(model, model.frozen, images, (5.0,))
+    plain = replace(model.frozen.plan, y_rows=gaussian_rows())
+    (gaussian,) = integer_cost(model, plain, images, (5.0,))
+    assert cost.integer_growth == pytest.approx(gaussian.growth, abs=1e-9)
+    assert gaussian.causes["shapes"] == 0 and gaussian.integer_growth == gaussian.growth
+    assert cost.growth == pytest.approx(cost.integer_growth + cost.causes["shapes"] / sum(cost.float_bits.values()))
 
 
 def test_weights_files_hold_shifts(fitted, tmp_path):

@@ -2,18 +2,19 @@
 
 import pytest
 import torch
-from test_transforms import GDN, conv
+from test_transforms import GDN, OPS, conv
 from torch import nn
 
 import ccm_fast
 from ccm_fast.models import inference, precision
 
+# Processors without AVX2 have nothing that these could test.
+pytestmark = pytest.mark.skipif(not OPS.has_int16_transforms(), reason="int16 transforms need AVX2")
+
 
 @pytest.fixture(autouse=True)
 def int16(monkeypatch):
     monkeypatch.setattr(precision, "_precision", "int16")
-    if precision.transform_precision() != "int16":
-        pytest.skip("this processor has no int16 transforms (no AVX2)")
 
 
 def near(found, expected):

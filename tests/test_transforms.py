@@ -32,13 +32,11 @@ LAYERS = {
 }
 
 
-@pytest.fixture(autouse=True, params=["float32", "int16"])
+@pytest.fixture(autouse=True, params=["float32", "int16"] if OPS.has_int16_transforms() else ["float32"])
 def kind(request, monkeypatch):
-    """Every test with floats and with integers, those of few outputs included."""
+    """Every test with floats and with integers where the processor has them, those of few outputs included."""
     monkeypatch.setattr(precision, "_precision", request.param)
     monkeypatch.setattr(inference, "_INT16_OUTPUTS_MIN", 1)
-    if precision.transform_precision() != request.param:
-        pytest.skip("this processor has no int16 transforms (no AVX2)")
     return request.param
 
 

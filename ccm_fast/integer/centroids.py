@@ -56,7 +56,14 @@ class ShiftFit:
         self.sum = torch.zeros_like(self.count)
 
     def add(self, y: Tensor, y_hat: Tensor, offset: Tensor, row: Tensor) -> None:
-        """Float y, symbols, and their parameters, of one shape."""
+        """Count symbols.
+
+        Args:
+            y: float, what was coded, any shape.
+            y_hat: int16 of that shape, as what.
+            offset: of each symbol, from ``parameters``.
+            row: of each symbol, too.
+        """
         v = y_hat.int() - offset.int()
         near = v.abs() <= REACH
         at = row[near].long() * (2 * REACH + 1) + v[near] + REACH

@@ -24,10 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Latents", "fit_to_symbols"]
 
-#: Crops that are looked at.
-CROPS = 480
-# Symbols less their offsets that are counted for shapes; how many symbols there have to be; rounds.
-_COUNTED, _ENOUGH, _ROUNDS = 64, 1 << 20, 2
+# Symbols less their offsets that are counted for shapes; how many symbols there have to be; crops that are looked at;
+# rounds.
+_COUNTED, _ENOUGH, _CROPS, _ROUNDS = 64, 1 << 20, 480, 2
 
 
 class Latents(NamedTuple):
@@ -75,9 +74,9 @@ def fit_to_symbols(model: CrossChannelContextModel, crops: Sequence[Latents]) ->
 
     Args:
         model: with ``frozen``, which is left as the result.
-        crops: of varied photographs and all qualities; no more than CROPS are taken.
+        crops: of varied photographs and all qualities; no more than 480 are taken.
     """
-    crops = crops[:CROPS]
+    crops = crops[:_CROPS]
     if sum(c.y_hat.numel() for c in crops) < _ENOUGH:
         return model.frozen
     size = 2 * _COUNTED + 1

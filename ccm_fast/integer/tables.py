@@ -155,8 +155,8 @@ def fit_shapes(counts: np.ndarray) -> np.ndarray:
     """Shapes that code what has been counted in the fewest bits (expectation maximization), float64 [64, components].
 
     A network's scale is the one Gaussian that fits best, but latents with one scale are no Gaussian: some are nearer to
-    their means than it says, and some further away. The mixture costs nothing to decode, since rows are tables anyway:
-    0.3 to 0.6 % fewer bits on Kodak for ``ccm-small``.
+    their means than it says, and some further away. A scale mixture of Gaussians costs nothing to decode, since rows
+    are tables anyway: 0.3 to 0.6 % fewer bits on Kodak for ``ccm-small``.
 
     Args:
         counts: [rows, 2 reach + 1], how often symbols -reach .. reach less their offsets came up in each row of y.

@@ -257,7 +257,7 @@ class _Split(Fast):
             fine = self.deep.added(features, fine, own=True)
         parts = self.after(features), fine
         y = torch.cat(parts, 1)
-        for part in parts:
+        for part in (features, *parts):
             if part.data_ptr() != x.data_ptr():
                 _planes.give(part)
         return y
@@ -452,7 +452,7 @@ def _own_block(m: nn.Module) -> nn.Module | None:
 
     if isinstance(m, Split):
         before, after = (rebuild(part, _own_block) for part in (m.coarse[: m.depth], m.coarse[m.depth :]))
-        return _Split(before, after, rebuild(m.fine, _own_block), m.deep and fast_conv(m.deep))
+        return _Split(before, after, rebuild(m.fine, _own_block), None if m.deep is None else fast_conv(m.deep))
     if isinstance(m, Merge):
         conv, shuffle = m.fine
         return _Merge(rebuild(m.coarse, _own_block), conv, shuffle.upscale_factor, m.channels)

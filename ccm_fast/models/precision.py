@@ -35,7 +35,12 @@ def set_transform_precision(precision: str) -> None:
 
 
 def transform_precision() -> str:
-    """What g_a, h_a and g_s multiply on this machine: "int16" or "float32"."""
+    """What g_a, h_a and g_s multiply on this machine: "int16" or "float32".
+
+    Raises:
+        ValueError: ``CCM_FAST_TRANSFORMS`` names no precision.
+        BuildError: the native library is missing.
+    """
     if _precision not in _PRECISIONS:
         raise ValueError(f"CCM_FAST_TRANSFORMS must be one of {', '.join(_PRECISIONS)}, not {_precision!r}")
     _backend.load()

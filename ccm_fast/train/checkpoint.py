@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..models import CCMConfig, CrossChannelContextModel
-from .grow import deepen, grow
+from .grow import deepen, grow, is_deeper
 
 __all__ = ["Progress", "initial", "read", "restore", "write"]
 
@@ -144,8 +144,7 @@ def initial(path: str, model: CrossChannelContextModel, images: Sequence[np.ndar
         old.load_state_dict(weights)
         grow(model, old.eval(), images)
         return before
-    deeper = [getattr(model.config, key) != getattr(config, key) for key in ("blocks", "synthesis_blocks", "fine_deep")]
-    if any(deeper):
+    if is_deeper(model.config, config):
         old = CrossChannelContextModel(config)
         old.load_state_dict(weights)
         deepen(model, old)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..models import CrossChannelContextModel
-from ..models.transforms import ResidualBlock, main_path
+from ..models import CCMConfig, CrossChannelContextModel
+from ..models.transforms import Merge, Split, main_path
 from .data import to_tensor
 from .fine import start_fine
 
-__all__ = ["deepen", "grow"]
+__all__ = ["deepen", "grow", "is_deeper"]
 
 # Images that statistics of the hyperprior are taken of, and their largest side.
 _IMAGES, _SIDE = 240, 256
@@ -53,23 +54,39 @@ def grow(model: CrossChannelContextModel, old: CrossChannelContextModel, images:
     start_fine(model, images)
 
 
+# What may differ between a model and a deeper one, besides its name.
+_DEPTH = ("blocks", "synthesis_blocks", "fine_deep")
+
+
+def is_deeper(config: CCMConfig, old: CCMConfig) -> bool:
+    """Whether a model of ``config`` is one of ``old`` with more residual blocks, ``fine_deep``, or both."""
+    same = replace(config, name=old.name, **{key: getattr(old, key) for key in _DEPTH}) == old
+    stages = [(config.blocks, old.blocks)]
+    stages.append((config.synthesis_blocks or config.blocks, old.synthesis_blocks or old.blocks))
+    more = all(len(a) == len(b) and all(m >= n for m, n in zip(a, b, strict=True)) for a, b in stages)
+    return (
+        same
+        and more
+        and config.fine_deep >= old.fine_deep
+        and any(getattr(config, key) != getattr(old, key) for key in _DEPTH)
+    )
+
+
 @torch.no_grad()
 def deepen(model: CrossChannelContextModel, old: CrossChannelContextModel) -> None:
-    """Fill a model whose transforms have more residual blocks, or ``fine_deep``, so that it does what the old one does.
+    """Fill a deeper model (:func:`is_deeper`) so that it does what the old one does.
 
     Further blocks come last at their resolution, with second convolutions of zeros.
 
     Args:
-        model: the larger one. Overwritten.
-        old: the trained one; it differs in ``name``, ``blocks``, ``synthesis_blocks`` and ``fine_deep`` only.
+        model: the deeper one. Overwritten.
+        old: the trained one.
 
     Raises:
-        ValueError: they differ in other ways, or a stage has fewer blocks than it had.
+        ValueError: the first is no deeper form of the second.
     """
-    a, b = old.config.to_dict(), model.config.to_dict()
-    differ = [key for key in a if a[key] != b[key] and key not in ("name", "blocks", "synthesis_blocks", "fine_deep")]
-    if differ or old.config.fine_deep > model.config.fine_deep:
-        raise ValueError(f"{b['name']} is not {a['name']} with deeper transforms: {', '.join(differ) or 'fine_deep'}")
+    if not is_deeper(model.config, old.config):
+        raise ValueError(f"{model.config.name} is not {old.config.name} with deeper transforms")
     weights = old.state_dict()
     model.load_state_dict({k: v for k, v in weights.items() if not k.startswith(("g_a.", "g_s."))}, strict=False)
     for mine, its in ((model.g_a, old.g_a), (model.g_s, old.g_s)):
@@ -77,19 +94,18 @@ def deepen(model: CrossChannelContextModel, old: CrossChannelContextModel) -> No
         for layer in main_path(mine):
             if known and type(layer) is type(known[0]):
                 layer.load_state_dict(known.pop(0).state_dict())
-            elif isinstance(layer, ResidualBlock):
+            else:  # a further block
                 layer.conv2.weight.zero_()
                 layer.conv2.bias.zero_()
-            else:
-                raise ValueError(f"{b['name']} has fewer residual blocks than {a['name']}")
-    if model.config.fine:
-        for mine, its in ((model.g_a, old.g_a), (model.g_s, old.g_s)):
-            branch, known = (next(m for m in t if hasattr(m, "fine")) for t in (mine, its))
-            branch.fine.load_state_dict(known.fine.state_dict())
-            if getattr(branch, "deep", None) is not None:
-                branch.deep.weight.zero_() if known.deep is None else branch.deep.load_state_dict(
-                    known.deep.state_dict()
-                )
+        for branch, trained in zip(_branches(mine), _branches(its), strict=True):
+            branch.fine.load_state_dict(trained.fine.state_dict())
+    if old.config.fine_deep:
+        _branches(model.g_a)[0].deep.load_state_dict(_branches(old.g_a)[0].deep.state_dict())
+
+
+def _branches(transform: nn.Sequential) -> list[Split | Merge]:
+    """Where the fine path of g_a or g_s leaves the main one, or joins it; none without a fine group."""
+    return [m for m in transform if isinstance(m, (Split, Merge))]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -16,19 +16,15 @@ class Array {
  public:
   Array() = default;
   Array(int64_t count, T value) {
-    while (size_ < count) push_back(value);
+    reserve(count);
+    for (; size_ < count; ++size_) new (data_ + size_) T(value);
   }
   Array(const Array&) = delete;
   Array& operator=(const Array&) = delete;
   ~Array() { std::free(data_); }
 
   void push_back(const T& value) {
-    if (size_ == room_) {
-      room_ = 2 * room_ + 8;
-      void* grown = std::realloc(data_, static_cast<size_t>(room_) * sizeof(T));
-      if (!grown) throw std::bad_alloc();
-      data_ = static_cast<T*>(grown);
-    }
+    if (size_ == room_) reserve(2 * room_ + 8);
     new (data_ + size_++) T(value);
   }
   void clear() { size_ = 0; }
@@ -39,6 +35,13 @@ class Array {
   const T& operator[](int64_t k) const { return data_[k]; }
 
  private:
+  void reserve(int64_t room) {
+    void* grown = std::realloc(data_, static_cast<size_t>(room) * sizeof(T));
+    if (!grown) throw std::bad_alloc();
+    data_ = static_cast<T*>(grown);
+    room_ = room;
+  }
+
   T* data_ = nullptr;
   int64_t size_ = 0, room_ = 0;
 };
