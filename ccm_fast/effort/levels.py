@@ -22,7 +22,7 @@ class Level:
 
     Attributes:
         rounding: rate-distortion-optimized rounding by the sensitivities of the channels (no transform is run).
-        corrections: of latents by the analysis of what they decode to, each followed by such rounding.
+        corrections: of latents by the analysis of what the nearest integers decode to, before such rounding.
         passes: passes of integer moves by the gradient of the picture's error and of the contexts' bits.
         rounds: of gradient descent on the latents, softly rounded, each followed by as many passes.
         iterations: of a round.

@@ -1,7 +1,7 @@
 """The search for better symbols: rounding, passes of integer moves, and refinement by gradient before them.
 
-    y --+-- rounding towards the mean (tables, sensitivities) -- y corrected, again ---+--> passes of +-1 moves --> best
-        '-- gradient steps through soft rounding, g_s and the float entropy model -----'
+    y --+-- correction -- rounding towards the mean (tables, sensitivities) ----+--> passes of +-1 moves --> best
+        '-- gradient steps through soft rounding, g_s, the float entropy model -'
 
 Everything is judged by what a file would hold: bits of the integer tables, error of the decoded picture.
 """
@@ -311,12 +311,12 @@ def better_symbols(
         engine = "reference" if engine == "reference" else "cpu"
         problem = Problem(model, quality, error, grey, engine, threads)
         plain = Candidate(torch.round(y), z_hat.cpu().clone(), psi.cpu().clone())
-        found = _rounded(problem, y, plain)
+        nearest = plain
         for _ in range(level.corrections):
-            v = _first(problem.restored(*problem.parameters(found)), y)
+            v = _first(problem.restored(*problem.parameters(nearest)), y)
             y = y + correction(model, v, quality, size, grey, tile_pixels)
-            nearest = torch.round(y).clamp(-SYMBOL_MAX, SYMBOL_MAX)
-            found = _rounded(problem, y, Candidate(nearest, plain.z_hat, plain.psi))
+            nearest = Candidate(torch.round(y).clamp(-SYMBOL_MAX, SYMBOL_MAX), plain.z_hat, plain.psi)
+        found = _rounded(problem, y, nearest)
         if level.passes:
             best = _Best()
             _offer(problem, plain, best)
