@@ -17,7 +17,7 @@ from ccm_fast.integer import fitting
 from ccm_fast.integer.centroids import REACH, ShiftFit, gaussian_shifts
 from ccm_fast.integer.cost import TableCost, integer_cost
 from ccm_fast.integer.frozen import FrozenEntropyModel
-from ccm_fast.integer.tables import COMPONENTS, fit_shapes, gaussian_rows, row_means, shaped_rows
+from ccm_fast.integer.tables import COMPONENTS, fit_shapes, gaussian_rows, row_means, shaped_rows, typical_rows
 
 PLAN = tiny.model().frozen.plan
 MEANS, SIGMAS = row_means(PLAN)
@@ -113,8 +113,8 @@ def fitted():
 
 def test_freezing_fits(fitted):
     model, plain = fitted
-    assert plain.frozen.shifts is None and np.array_equal(plain.frozen.plan.y_rows.cdf, gaussian_rows().cdf)
-    assert not np.array_equal(model.frozen.plan.y_rows.cdf, gaussian_rows().cdf)
+    assert plain.frozen.shifts is None and np.array_equal(plain.frozen.plan.y_rows.cdf, typical_rows().cdf)
+    assert not np.array_equal(model.frozen.plan.y_rows.cdf, typical_rows().cdf)
     assert (model.frozen.plan.y_rows.n == gaussian_rows().n).all()
     length, error = {}, {}
     for name, frozen in (("fitted", model.frozen), ("plain", plain.frozen)):
@@ -131,14 +131,14 @@ def test_freezing_fits(fitted):
 
 
 def test_the_cost_of_integers_is_told_apart(fitted):
-    """With Gaussian rows in the fitted ones' place the code length grows by what shapes had saved."""
+    """With rows of the usual shape in the fitted ones' place the code length grows by what shapes had saved."""
     model, _ = fitted
     images = [tiny.photo(64, 64, k) for k in range(30, 34)]
     (cost,) = integer_cost(model, model.frozen, images, (5.0,))
-    plain = replace(model.frozen.plan, y_rows=gaussian_rows())
-    (gaussian,) = integer_cost(model, plain, images, (5.0,))
-    assert cost.integer_growth == pytest.approx(gaussian.growth, abs=1e-9)
-    assert gaussian.causes["shapes"] == 0 and gaussian.integer_growth == gaussian.growth
+    plain = replace(model.frozen.plan, y_rows=typical_rows())
+    (usual,) = integer_cost(model, plain, images, (5.0,))
+    assert cost.integer_growth == pytest.approx(usual.growth, abs=1e-9)
+    assert usual.causes["shapes"] == 0 and usual.integer_growth == usual.growth
     assert cost.growth == pytest.approx(cost.integer_growth + cost.causes["shapes"] / sum(cost.float_bits.values()))
 
 

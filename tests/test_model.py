@@ -8,7 +8,7 @@ import torch
 
 from ccm_fast.models import PRESETS, CCMConfig, CrossChannelContextModel, Schedule
 from ccm_fast.models.context import GroupContext
-from ccm_fast.models.entropy import FactorizedPrior, gaussian_likelihood, index_from_scale, scale_from_index
+from ccm_fast.models.entropy import FactorizedPrior, gaussian_likelihood, index_from_scale, logistic_likelihood, scale_from_index
 
 SMALL = {
     "widths": (8, 8, 8),
@@ -143,8 +143,12 @@ def test_likelihoods_are_probabilities():
     v = torch.arange(-3000, 3001, dtype=torch.double)
     for index in (0.0, 20.0, 63.0):
         sigma = scale_from_index(torch.tensor(index, dtype=torch.double))
-        total = gaussian_likelihood(v, torch.tensor(0.3, dtype=torch.double), sigma).sum()
-        assert abs(float(total) - 1) < 1e-4
+        for likelihood in (gaussian_likelihood, logistic_likelihood):
+            p = likelihood(v, torch.tensor(0.3, dtype=torch.double), sigma)
+            assert abs(float(p.sum()) - 1) < 1e-4
+            # Sheppard: rounding adds 1 / 12 to the variance, but where nearly all lies in one interval.
+            variance = float((p * (v - 0.3).square()).sum())
+            assert index < 20 or variance == pytest.approx(float(sigma) ** 2 + 1 / 12, rel=0.02)
     prior = FactorizedPrior(3).double()
     total = prior(v.reshape(1, 1, 1, -1).expand(1, 3, 1, -1)).sum(-1)
     assert torch.allclose(total, torch.ones_like(total), atol=1e-3)
@@ -160,7 +164,7 @@ def test_rates_are_those_of_the_symbols():
     def rate(context: bool = False) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         torch.manual_seed(1)
         likelihoods, mean, scale = model._entropy(y, context)
-        assert torch.equal(likelihoods["y"], gaussian_likelihood(torch.round(y), mean, scale))
+        assert torch.equal(likelihoods["y"], logistic_likelihood(torch.round(y), mean, scale))
         return likelihoods["y"].log().sum(), mean.detach(), scale.detach()
 
     model.train()
@@ -169,13 +173,13 @@ def test_rates_are_those_of_the_symbols():
     (slope,) = torch.autograd.grad(value, y)
     torch.manual_seed(1)
     torch.rand(model.h_a(y).shape)  # of z
-    noisy = gaussian_likelihood(y + torch.rand_like(y) - 0.5, mean, scale).log().sum()
+    noisy = logistic_likelihood(y + torch.rand_like(y) - 0.5, mean, scale).log().sum()
     assert torch.allclose(slope, torch.autograd.grad(noisy, y)[0], rtol=1e-4, atol=1e-6)
 
     model.eval()  # no noise at all
     symbols = torch.round(y.detach()).requires_grad_()
     value, mean, scale = rate()
-    expected = torch.autograd.grad(gaussian_likelihood(symbols, mean, scale).log().sum(), symbols)[0]
+    expected = torch.autograd.grad(logistic_likelihood(symbols, mean, scale).log().sum(), symbols)[0]
     assert torch.allclose(torch.autograd.grad(value, y)[0], expected)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..models.entropy import gaussian_likelihood
+from ..models.entropy import logistic_likelihood
 
 if TYPE_CHECKING:
     from .search import Problem
@@ -46,7 +46,7 @@ def refine(problem: Problem, y: Tensor, z: Tensor, iterations: int, tick: Callab
             y_soft, z_soft = soft_round(y, softness), soft_round(z, softness)
             mean, scale = problem.float_parameters(y_soft, z_soft)
             _, slope = problem.error.gradient(problem.model.reconstruct(y_soft, mean, scale).detach())
-            bits = -torch.log2(gaussian_likelihood(y_soft, mean, scale)).sum()
+            bits = -torch.log2(logistic_likelihood(y_soft, mean, scale)).sum()
             bits = bits - torch.log2(prior(z_soft.to(dtype)).float()).sum()
             # The error's gradient is known already, tile by tile: a linear term stands for it.
             loss = bits + ((problem.price * slope) * y_soft).sum()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..integer.cost import TableCost
 from ..models import CrossChannelContextModel
-from ..models.entropy import gaussian_likelihood, scale_from_index
+from ..models.entropy import logistic_likelihood, scale_from_index
 from ..models.quality import lagrange_multiplier
 from .correction import correction
 from .distortion import SquaredError, sensitivities
@@ -108,7 +108,7 @@ class Problem:
         with torch.enable_grad():
             known = c.y_hat.detach().clone().requires_grad_(True)
             found = self.float_parameters(known, _first(c.z_hat, c.y_hat))
-            bits = -torch.log2(gaussian_likelihood(c.y_hat, *found)).sum()
+            bits = -torch.log2(logistic_likelihood(c.y_hat, *found)).sum()
             return torch.autograd.grad(bits, known)[0]
 
     def float_parameters(self, known: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from ccm_fast.integer.plan import RELU8, GroupPlan, IntConv, Plan, TableRows
 from ccm_fast.integer.reference_streams import NB_BITS
-from ccm_fast.integer.tables import PRECISION, gaussian_rows
+from ccm_fast.integer.tables import PRECISION, typical_rows
 from ccm_fast.models.ccm import CrossChannelContextModel
 from ccm_fast.models.context import CONTEXT_LIMIT
-from ccm_fast.models.entropy import NUM_SCALES, gaussian_likelihood, scale_from_index
+from ccm_fast.models.entropy import NUM_SCALES, logistic_likelihood, scale_from_index
 
 __all__ = ["Cost", "IntegerNetwork", "TableCost", "image_tensor", "integer_cost", "latents"]
 
@@ -237,7 +237,7 @@ class Cost(NamedTuple):
         integer_bits: the same of the frozen model.
         causes: cause -> added bits of all parts: "tables" (grids of mean and scale, 16-bit probabilities, escapes),
             "weights" (8-bit weights), "activations" (rounding and saturation of activations) and "shapes" (tables that
-            fit better than the float model's Gaussians: less than none); they add up.
+            fit better than the usual shape: less than none); they add up.
     """
 
     quality: float
@@ -253,7 +253,7 @@ class Cost(NamedTuple):
 
     @property
     def integer_growth(self) -> float:
-        """The same with tables of Gaussians: what integers alone cost."""
+        """The same with tables of the usual shape: what integers alone cost."""
         return self.growth - self.causes["shapes"] / sum(self.float_bits.values())
 
     def __str__(self) -> str:
@@ -276,9 +276,9 @@ class _Meter:
         self.model, self.plan = model, plan
         self.exact, self.smooth = IntegerNetwork(plan), IntegerNetwork(plan, exact=False)
         self.y_cost, self.z_cost = TableCost(plan.y_rows), TableCost(plan.z_rows)
-        # Plans have the rows of `gaussian_rows`, or of the same lengths: see freeze.
-        own = len(plan.y_rows) != len(gaussian_rows()) or (plan.y_rows.n != gaussian_rows().n).any()
-        self.gaussian_cost = self.y_cost if own else TableCost(gaussian_rows())
+        # Plans have the rows of `typical_rows`, or of the same lengths: see freeze.
+        own = len(plan.y_rows) != len(typical_rows()) or (plan.y_rows.n != typical_rows().n).any()
+        self.typical_cost = self.y_cost if own else TableCost(typical_rows())
 
     def __call__(self, y_hat: Tensor, z_hat: Tensor) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
         plan, h, w = self.plan, *y_hat.shape[-2:]
@@ -286,7 +286,7 @@ class _Meter:
 
         mean, index = self.model.entropy_parameters(y_hat, z_hat)
         mean, index = mean.double(), index.double()
-        real = -torch.log2(gaussian_likelihood(y_hat.double(), mean, scale_from_index(index)))
+        real = -torch.log2(logistic_likelihood(y_hat.double(), mean, scale_from_index(index)))
         real_z = -torch.log2(self.model.z_prior(z_hat).double())
 
         per_index = (len(plan.scale_table) - 1) / (NUM_SCALES - 1)
@@ -298,7 +298,7 @@ class _Meter:
         bits = {}
         for name, (m, s) in variants.items():
             offset, row = offsets_and_rows(plan, m, s)
-            bits[name] = self.gaussian_cost(row, y - offset)
+            bits[name] = self.typical_cost(row, y - offset)
         bits["shapes"] = self.y_cost(row, y - offset)  # of the last variant, what is coded
         channel = torch.arange(plan.hyper_channels)[None, :, None, None].expand_as(z)
         coded_z = float(self.z_cost(channel, z).sum())

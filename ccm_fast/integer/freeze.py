@@ -22,10 +22,10 @@ from ccm_fast.integer.frozen import FrozenEntropyModel
 from ccm_fast.integer.layers import SUM_STEPS, WEIGHT_MAX, Layer, fill, fine_tune, flat, mean_square, quantize_weight
 from ccm_fast.integer.layers import round_ste as _round
 from ccm_fast.integer.plan import ACCUMULATE, HEAD, NUM_INDEXES, RELU8, GroupPlan, Plan, fixed_point
-from ccm_fast.integer.tables import fraction_bits, gaussian_rows, prior_rows
+from ccm_fast.integer.tables import fraction_bits, prior_rows, typical_rows
 from ccm_fast.models.ccm import CrossChannelContextModel
 from ccm_fast.models.context import CONTEXT_LIMIT, GroupContext
-from ccm_fast.models.entropy import gaussian_likelihood, scale_from_index
+from ccm_fast.models.entropy import logistic_likelihood, scale_from_index
 from ccm_fast.models.schedule import Schedule
 
 __all__ = ["freeze"]
@@ -153,7 +153,7 @@ class _Network(nn.Module):
             [group.export(c.context_kernel) for group in self.groups],
             np.arange(NUM_INDEXES, dtype=np.uint8),
             fraction_bits(),
-            gaussian_rows(),
+            typical_rows(),
             prior_rows(model.z_prior),
         )
 
@@ -272,7 +272,7 @@ def _calibrate_group(group, float_group, psi, psi_unit, earlier, own, scales) ->
 
 def _bits(y_hat: Tensor, mean: Tensor, index: Tensor) -> Tensor:
     """Code length per image, bits [B]."""
-    return -torch.log2(gaussian_likelihood(y_hat, mean, scale_from_index(index))).flatten(1).sum(1)
+    return -torch.log2(logistic_likelihood(y_hat, mean, scale_from_index(index))).flatten(1).sum(1)
 
 
 @torch.no_grad()

@@ -101,6 +101,8 @@ REACH_SIGMAS, REACH_EXTRA = 4.0, 2
 #: Components of a shape: Gaussians around the same mean, of so many times the scale.
 COMPONENTS = (0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.45, 1.8, 2.4, 3.5)
 _PLAIN = tuple(float(c == 1.0) for c in COMPONENTS)
+# What fits all scales of `ccm-small` together; nearly the logistic distribution that networks are trained for.
+_TYPICAL = (0.022, 0.056, 0.157, 0.236, 0.253, 0.18, 0.075, 0.017, 0.002, 0.002)
 
 
 def _fractions(all_bits: np.ndarray) -> list[tuple[int, float]]:
@@ -144,6 +146,12 @@ def shaped_rows(
 def gaussian_rows(reach_sigmas: float = REACH_SIGMAS, reach_extra: int = REACH_EXTRA) -> TableRows:
     """The rows of y where every symbol has its Gaussian."""
     return shaped_rows([_PLAIN] * NUM_SCALES, reach_sigmas, reach_extra)
+
+
+@cache
+def typical_rows() -> TableRows:
+    """The rows of y before they are fitted to anything: latents' usual shape at every scale."""
+    return shaped_rows([_TYPICAL] * NUM_SCALES)
 
 
 # Symbols that a shape's fit looks at, and its iterations; what is known of all scale indexes together counts as so many

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .config import PRESETS, CCMConfig
 from .context import CONTEXT_LIMIT, GroupContext
-from .entropy import FactorizedPrior, centroid, gaussian_likelihood, scale_from_index, ste_round
+from .entropy import FactorizedPrior, centroid, logistic_likelihood, scale_from_index, ste_round
 from .transforms import AnalysisTransform, HyperAnalysis, HyperSynthesis, SynthesisTransform
 
 __all__ = ["CrossChannelContextModel"]
@@ -151,10 +151,10 @@ class CrossChannelContextModel(nn.Module):
         mean, index = (v.float() for v in self.entropy_parameters(y_hat, z_hat, context))
         with torch.autocast(y.device.type, enabled=False):
             scale = scale_from_index(index)
-            likelihood = gaussian_likelihood(y_hat.detach() if self.training else y_hat, mean, scale)
+            likelihood = logistic_likelihood(y_hat.detach() if self.training else y_hat, mean, scale)
             if self.training and y.requires_grad:
                 # y itself moves by the rate under noise, whose slope does not jump between symbols. 1 in value.
-                noisy = gaussian_likelihood(y + torch.rand_like(y) - 0.5, mean.detach(), scale.detach())
+                noisy = logistic_likelihood(y + torch.rand_like(y) - 0.5, mean.detach(), scale.detach())
                 likelihood = likelihood * (noisy / noisy.detach())
         return {"y": likelihood, "z": self.z_prior(z_hat)}, mean, scale
 
