@@ -8,7 +8,13 @@ import torch
 
 from ccm_fast.models import PRESETS, CCMConfig, CrossChannelContextModel, Schedule
 from ccm_fast.models.context import GroupContext
-from ccm_fast.models.entropy import FactorizedPrior, gaussian_likelihood, index_from_scale, logistic_likelihood, scale_from_index
+from ccm_fast.models.entropy import (
+    FactorizedPrior,
+    gaussian_likelihood,
+    index_from_scale,
+    logistic_likelihood,
+    scale_from_index,
+)
 
 SMALL = {
     "widths": (8, 8, 8),
@@ -147,7 +153,8 @@ def test_likelihoods_are_probabilities():
             p = likelihood(v, torch.tensor(0.3, dtype=torch.double), sigma)
             assert abs(float(p.sum()) - 1) < 1e-4
             # Sheppard: rounding adds 1 / 12 to the variance, but where nearly all lies in one interval.
-            variance = float((p * (v - 0.3).square()).sum())
+            near = v.abs() < 12 * sigma + 1  # likelihoods have a floor, which adds up far away
+            variance = float((p * (v - 0.3).square())[near].sum())
             assert index < 20 or variance == pytest.approx(float(sigma) ** 2 + 1 / 12, rel=0.02)
     prior = FactorizedPrior(3).double()
     total = prior(v.reshape(1, 1, 1, -1).expand(1, 3, 1, -1)).sum(-1)
