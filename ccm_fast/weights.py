@@ -2,6 +2,7 @@
 
     tensors   "plan"         uint8: the frozen entropy model (FORMAT.md section 7)
               "shifts"       fp16, optional: what symbols stand for (:mod:`ccm_fast.integer.centroids`)
+              "sensitivities" float32, optional: of g_s (:func:`ccm_fast.effort.distortion.sensitivities`)
               "float.NAME"   fp16: the parameters of the transforms, the gains and the prior of z
     metadata  "format"       "ccm_fast weights 1"
               "config"       JSON: the CCMConfig
@@ -32,7 +33,7 @@ __all__ = ["available", "find", "load", "read_meta", "save"]
 
 FORMAT = "ccm_fast weights 1"
 PREFIX = "float."
-SHIFTS = "shifts"
+SHIFTS, SENSITIVITIES = "shifts", "sensitivities"
 FROZEN = ("h_s.", "contexts.")  # parameters that the plan holds
 FOLDER = Path(__file__).resolve().parent / "weights_data"
 # Beyond this a file is not read: 40 times the shipped one.
@@ -79,6 +80,8 @@ def save(model: CrossChannelContextModel, path: str | Path, meta: dict | None = 
     tensors = {"plan": torch.frombuffer(bytearray(model.frozen.to_bytes()), dtype=torch.uint8)}
     if model.frozen.shifts is not None:
         tensors[SHIFTS] = model.frozen.shifts.contiguous()
+    if model.sensitivities is not None:
+        tensors[SENSITIVITIES] = model.sensitivities.contiguous()
     for name, value in model.state_dict().items():
         if name.startswith(FROZEN):
             continue
@@ -136,7 +139,7 @@ def _build(path: Path) -> CrossChannelContextModel:
         raise ModelError(f"{path.name}: bad configuration: {error}") from error
     expected = {name: t for name, t in model.state_dict().items() if not name.startswith(FROZEN)}
     found = {name.removeprefix(PREFIX): t for name, t in tensors.items() if name.startswith(PREFIX)}
-    unknown = [name for name in tensors if name not in ("plan", SHIFTS) and not name.startswith(PREFIX)]
+    unknown = [name for name in tensors if name not in ("plan", SHIFTS, SENSITIVITIES) and not name.startswith(PREFIX)]
     plan = tensors.get("plan")
     if plan is None or plan.dtype != torch.uint8 or plan.ndim != 1:
         raise ModelError(f"{path.name}: the frozen entropy model is missing, or not a row of bytes")
@@ -158,6 +161,12 @@ def _build(path: Path) -> CrossChannelContextModel:
         wanted = (len(model.frozen.plan.y_rows), 2 * REACH + 1)
         if shifts.dtype != torch.float16 or shifts.shape != wanted or not bool((shifts.abs() <= 1).all()):
             raise ModelError(f"{path.name}: {SHIFTS} must be torch.float16 {wanted}, at most 1 in magnitude")
+    h = tensors.get(SENSITIVITIES)
+    if h is not None:
+        wanted = (2, model.config.latent_channels)
+        if h.dtype != torch.float32 or h.shape != wanted or not bool((torch.isfinite(h) & (h >= 0)).all()):
+            raise ModelError(f"{path.name}: {SENSITIVITIES} must be torch.float32 {wanted}, finite and not negative")
+    model.sensitivities = h
     try:
         thaw(model, model.frozen.plan)
     except ValueError as error:

@@ -1,9 +1,11 @@
 """Encoder effort: what is found is never worse than plain rounding, and every decoder reads it."""
 
+import copy
 import io
 
 import numpy as np
 import pytest
+import skimage.data
 import tiny
 import torch
 from PIL import Image
@@ -72,8 +74,8 @@ def test_code_lengths_are_those_of_the_tables(model):
 def test_sensitivities_are_the_error_of_a_unit_step(shipped):
     """One step of one channel, at many places, really changes the picture so much."""
     M = shipped.config.latent_channels
-    h = distortion.sensitivities(shipped.g_s, M, False)
-    assert distortion.sensitivities(shipped.g_s, M, False) is h  # kept
+    h = distortion.grey_sensitivities(shipped.g_s, M, False)
+    assert distortion.grey_sensitivities(shipped.g_s, M, False) is h  # kept
     with torch.no_grad():
         base = torch.zeros(1, M, 13, 13)
         for channel in (0, M // 2, M - 1):
@@ -81,6 +83,37 @@ def test_sensitivities_are_the_error_of_a_unit_step(shipped):
             step[:, channel, 6, 6] = 0.1
             change = float((shipped.g_s(step) - shipped.g_s(base)).square().sum()) / 0.01
             assert h[channel] == pytest.approx(change, rel=0.35)  # two pictures: an estimate
+
+
+def test_sensitivities_of_photographs(shipped):
+    """Random steps of many symbols of one channel change a decoded photograph by what is in the weights file."""
+    x = torch.from_numpy(skimage.data.astronaut()[:256, 128:384].copy()).permute(2, 0, 1)[None] / 255
+    quality = torch.tensor([4.0])
+    with torch.no_grad():
+        read = torch.round(shipped.analysis(x, quality)) * shipped.inverse_gain(quality)
+        base = shipped.g_s(read)
+        generator = torch.Generator().manual_seed(0)
+        for grey in (False, True):
+            h, ratio = distortion.sensitivities(shipped, grey), []
+            for channel in range(0, shipped.config.latent_channels, 20):
+                step = 0.05 * (torch.randint(0, 2, (10, 10), generator=generator) * 2 - 1)
+                moved = read.clone()
+                moved[0, channel, 3:13, 3:13] += step
+                change = shipped.g_s(moved) - base
+                if grey:
+                    change = change.mean(1, keepdim=True).expand_as(change)
+                ratio.append(float(change.square().sum() / step.square().sum() / h[channel]))
+            # This picture's are not the others'; a grey picture's are half as large.
+            assert 0.8 < np.exp(np.mean(np.log(ratio))) < 1.25
+
+
+def test_sensitivities_nobody_has_measured(model):
+    other = copy.deepcopy(model)
+    other.sensitivities = None
+    M = other.config.latent_channels
+    assert torch.equal(distortion.sensitivities(other, True), 1.5 * distortion.grey_sensitivities(other.g_s, M, True))
+    other.sensitivities = torch.arange(2.0 * M).view(2, M)
+    assert torch.equal(distortion.sensitivities(other, True), other.sensitivities[1])
 
 
 def test_gradient_of_the_error_in_tiles(model):

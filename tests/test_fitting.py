@@ -148,6 +148,7 @@ def test_weights_files_hold_shifts(fitted, tmp_path):
     weights.save(model, tmp_path / "a.safetensors")
     again = ccm_fast.load(tmp_path / "a.safetensors")
     assert torch.equal(again.frozen.shifts, model.frozen.shifts)
+    assert torch.equal(again.sensitivities, model.sensitivities) and bool((again.sensitivities > 0).all())
     assert again.frozen.fingerprint == model.frozen.fingerprint
     out = codec.compress(again, x, 6.0)
     x_hat = codec.decompress(again, **out)["x_hat"]
@@ -156,11 +157,24 @@ def test_weights_files_hold_shifts(fitted, tmp_path):
     again.frozen = FrozenEntropyModel(again.frozen.plan)
     assert not torch.equal(codec.decompress(again, **out)["x_hat"], x_hat)  # the pictures' centroids, no more
     weights.save(plain, tmp_path / "b.safetensors")
-    assert ccm_fast.load(tmp_path / "b.safetensors").frozen.shifts is None
+    without = ccm_fast.load(tmp_path / "b.safetensors")
+    assert without.frozen.shifts is None and without.sensitivities is None
 
 
-@pytest.mark.parametrize("wrong", [lambda s: s.float(), lambda s: s[:-1], lambda s: s + 2, lambda s: s * float("nan")])
-def test_wrong_shifts(fitted, tmp_path, wrong):
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("shifts", lambda s: s.float()),
+        ("shifts", lambda s: s[:-1]),
+        ("shifts", lambda s: s + 2),
+        ("shifts", lambda s: s * float("nan")),
+        ("sensitivities", lambda s: s.half()),
+        ("sensitivities", lambda s: s[:, 1:]),
+        ("sensitivities", lambda s: -s),
+        ("sensitivities", lambda s: s / 0),
+    ],
+)
+def test_wrong_tensors(fitted, tmp_path, name, wrong):
     path = tmp_path / "a.safetensors"
     weights.save(fitted[0], path)
     from safetensors import safe_open
@@ -168,7 +182,7 @@ def test_wrong_shifts(fitted, tmp_path, wrong):
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     tensors = load_file(path)
-    tensors["shifts"] = wrong(tensors["shifts"]).contiguous()
+    tensors[name] = wrong(tensors[name]).contiguous()
     save_file(tensors, path, metadata)
-    with pytest.raises(ModelError, match=r"shifts must be torch\.float16"):
+    with pytest.raises(ModelError, match=rf"{name} must be torch\.float"):
         ccm_fast.load(path)

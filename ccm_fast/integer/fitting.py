@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["Latents", "fit_to_symbols"]
 
 # Symbols less their offsets that are counted for shapes; how many symbols there have to be; crops that are looked at;
-# rounds.
+# rounds; crops that the sensitivities of g_s are measured on.
 _COUNTED, _ENOUGH, _CROPS, _ROUNDS = 64, 1 << 20, 480, 2
+_PROBED = 64
 
 
 class Latents(NamedTuple):
@@ -73,12 +74,16 @@ def fit_to_symbols(model: CrossChannelContextModel, crops: Sequence[Latents]) ->
     """The frozen model with tables and centroids that fit; as it is where there is too little to go by.
 
     Args:
-        model: with ``frozen``, which is left as the result.
+        model: with ``frozen``, which is left as the result; ``sensitivities`` are measured, which the default encoder's
+            rounding needs.
         crops: of varied photographs and all qualities; no more than 480 are taken.
     """
+    from ccm_fast.effort.distortion import photographs_sensitivities
+
     crops = crops[:_CROPS]
     if sum(c.y_hat.numel() for c in crops) < _ENOUGH:
         return model.frozen
+    model.sensitivities = photographs_sensitivities(model, crops[:_PROBED])
     size = 2 * _COUNTED + 1
     for _ in range(_ROUNDS):
         plan = model.frozen.plan

@@ -364,6 +364,7 @@ def freeze(
     if not len(images):
         raise ValueError("freezing needs calibration images")
     model.eval()
+    model.sensitivities = None  # of other transforms, perhaps
     generator = torch.Generator().manual_seed(seed)
     crops = _collect(model, images, crop, generator)
     data = [(c.y_hat, c.z_hat) for c in crops]

@@ -54,6 +54,8 @@ class CrossChannelContextModel(nn.Module):
         self.log_inverse_gain = nn.Parameter(-start.clone())
         #: The integer entropy model (:class:`ccm_fast.integer.FrozenEntropyModel`) after :func:`ccm_fast.freeze`.
         self.frozen = None
+        #: Of g_s, float32 [2, M], once measured (:func:`ccm_fast.effort.distortion.sensitivities`).
+        self.sensitivities: Tensor | None = None
         #: What the weights were trained for, "mse" or "ms-ssim": what an encoder may optimize, too.
         self.metric = "mse"
         for module in (self.g_a, self.g_s):
