@@ -103,8 +103,9 @@ def test_sensitivities_of_photographs(shipped):
                 if grey:
                     change = change.mean(1, keepdim=True).expand_as(change)
                 ratio.append(float(change.square().sum() / step.square().sum() / h[channel]))
-            # This picture's are not the others'; a grey picture's are half as large.
-            assert 0.8 < np.exp(np.mean(np.log(ratio))) < 1.25
+            # This picture's are not the others'. A grey picture's are too small for coarse channels and, times 1.5, too
+            # large for fine ones: deviations of 0.37 and, where decoders average colours, 0.46.
+            assert abs(np.mean(np.log(ratio))) < 0.2 and np.std(np.log(ratio)) < 0.2
 
 
 def test_sensitivities_nobody_has_measured(model):

@@ -30,8 +30,12 @@ def sensitivities(model: CrossChannelContextModel, grey: bool) -> Tensor:
     Those that freezing has measured on photographs, or what can be measured without any.
 
     Args:
-        model: any.
+        model: frozen or not.
         grey: for decoders that average the three colours.
+
+    Returns:
+        Squared error of a picture in [0, 1], summed over pixels and colours, for a unit step of one value that g_s
+        reads (after the inverse gain); on g_s' device.
     """
     if model.sensitivities is not None:
         return model.sensitivities[int(grey)].to(next(model.g_s.parameters()).device)
@@ -45,8 +49,8 @@ def photographs_sensitivities(model: CrossChannelContextModel, crops: Sequence[L
     norm of column i), averaged over positions and crops.
 
     Args:
-        model: its transforms and gains.
-        crops: some dozens.
+        model: its transforms and gains, on the CPU.
+        crops: at least one.
     """
     generator = torch.Generator().manual_seed(0)
     total = torch.zeros(2, model.config.latent_channels)

@@ -162,9 +162,9 @@ _FIT_REACH, _FIT_STEPS, _FIT_PRIOR = 64, 200, 3000
 def fit_shapes(counts: np.ndarray) -> np.ndarray:
     """Shapes that code what has been counted in the fewest bits (expectation maximization), float64 [64, components].
 
-    A network's scale is the one Gaussian that fits best, but latents with one scale are no Gaussian: some are nearer to
-    their means than it says, and some further away. A scale mixture of Gaussians costs nothing to decode, since rows
-    are tables anyway: 0.3 to 0.6 % fewer bits on Kodak for ``ccm-small``.
+    A network's scale is a standard deviation, but latents with one scale are no Gaussian: some are nearer to their
+    means than it says, and some further away. A scale mixture of Gaussians costs nothing to decode, since rows are
+    tables anyway: 0.3 to 0.6 % fewer bits than Gaussians on Kodak for ``ccm-small``.
 
     Args:
         counts: [rows, 2 reach + 1], how often symbols -reach .. reach less their offsets came up in each row of y.
