@@ -10,10 +10,12 @@ from ccm_fast.models import PRESETS, CCMConfig, CrossChannelContextModel, Schedu
 from ccm_fast.models.context import GroupContext
 from ccm_fast.models.entropy import (
     FactorizedPrior,
+    centroid,
     gaussian_likelihood,
     index_from_scale,
     logistic_likelihood,
     scale_from_index,
+    towards_mean,
 )
 
 SMALL = {
@@ -29,10 +31,11 @@ SMALL = {
 @pytest.mark.parametrize("groups", [(6,), (2, 3, 4)])
 @pytest.mark.parametrize("size", [(1, 1), (33, 50), (64, 64)])
 @pytest.mark.parametrize("training", [True, False])
-def test_forward(groups, size, training):
+@pytest.mark.parametrize("shrink", [True, False])
+def test_forward(groups, size, training, shrink):
     model = CrossChannelContextModel(CCMConfig(groups=groups, **SMALL)).train(training)
     x = torch.rand(2, 3, *size)
-    out = model(x, torch.tensor([1.0, 7.3]))
+    out = model(x, torch.tensor([1.0, 7.3]), shrink=shrink)
     h, w = (-(-s // 16) for s in size)
     assert out["x_hat"].shape == x.shape
     assert out["likelihoods"]["y"].shape == (2, sum(groups), h, w)
@@ -63,6 +66,59 @@ def test_every_parameter_is_trained():
     loss.backward()
     without = [name for name, p in model.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
     assert without == []
+
+
+@pytest.mark.parametrize("restored", [lambda y, mean, scale: y, centroid])
+def test_towards_mean_is_the_best_of_the_neighbours(restored):
+    """Of the nearest integer and its neighbour towards the mean the one with the least bits and error; some move."""
+    torch.manual_seed(0)
+    mean, scale = 2 * torch.randn(2, 5, 30, 40), torch.rand(2, 5, 30, 40) * 2 + 0.2
+    y = mean + 1.5 * scale * torch.randn_like(mean)
+    found, nearest = towards_mean(y, mean, scale, restored), torch.round(y)
+
+    def cost(v):
+        return 11.4 * (restored(v, mean, scale) - y).square() - torch.log2(logistic_likelihood(v, mean, scale))
+
+    inner = nearest - torch.sign(nearest - torch.round(mean))
+    assert torch.allclose(cost(found), torch.minimum(cost(nearest), cost(inner)), atol=1e-3)
+    # Steps away from the mean need no look: one in a hundred would gain, since centroids are no straight line.
+    outer = nearest + torch.sign(nearest - torch.round(mean))
+    assert (cost(outer) < cost(found) - 1e-3).float().mean() < 0.02
+    moved = found != nearest
+    assert 0.005 < moved.float().mean() < 0.2
+    assert bool(((found - mean).abs() < (nearest - mean).abs() + 1e-6)[moved].all())
+
+
+def test_shrunk_symbols_take_part_in_everything():
+    """Contexts, likelihoods and pictures are those of the symbols that were moved, and gradients pass through."""
+    torch.manual_seed(0)
+    model = CrossChannelContextModel(CCMConfig(groups=(3, 4), **SMALL)).eval()
+    with torch.no_grad():
+        for group in model.contexts:  # means and scales that tell something
+            group.head.weight.mul_(30)
+            group.spatial.weight.mul_(10)
+        model.log_gain.add_(2.5)
+    x = torch.rand(2, 3, 96, 80)
+    quality = torch.tensor([2.0, 6.0])
+    with torch.no_grad():
+        y = model.analysis(x, quality)
+        z_hat = torch.round(model.h_a(y))
+        y_hat, mean, index = model.shrunk(y, z_hat)
+        assert 0.01 < float((y_hat != torch.round(y)).float().mean()) < 0.9
+        assert torch.equal(y_hat, torch.round(y_hat))
+        # The second group reads what the first one's symbols have become; its own contexts are the nearest symbols.
+        mixed = torch.cat([y_hat[:, :3], torch.round(y)[:, 3:]], 1)
+        for found, wanted in zip((mean, index), model.entropy_parameters(mixed, z_hat), strict=True):
+            assert torch.allclose(found[:, 3:], wanted[:, 3:], atol=1e-4)
+        out, scale = model(x, quality, shrink=True), scale_from_index(index)
+        assert torch.allclose(out["likelihoods"]["y"], logistic_likelihood(y_hat, mean, scale), atol=1e-5)
+        restored = model.reconstruct(y_hat, mean, scale)
+        assert torch.allclose(out["x_hat"], model.synthesis(restored, quality, x.shape[-2:]), atol=1e-4)
+        assert torch.equal(model.coded(y, z_hat), y_hat)
+        model.metric = "ms-ssim"
+        assert torch.equal(model.coded(y, z_hat), torch.round(y))
+    model(x, quality, shrink=True)["x_hat"].square().mean().backward()
+    assert float(model.g_a[1].weight.grad.abs().sum()) > 0
 
 
 @pytest.mark.parametrize("name", ["wavefront", "checkerboard", "single", "multistage2", "multistage4"])
@@ -170,7 +226,7 @@ def test_rates_are_those_of_the_symbols():
 
     def rate(context: bool = False) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         torch.manual_seed(1)
-        likelihoods, mean, scale = model._entropy(y, context)
+        likelihoods, _, mean, scale = model._entropy(y, context, False)
         assert torch.equal(likelihoods["y"], logistic_likelihood(torch.round(y), mean, scale))
         return likelihoods["y"].log().sum(), mean.detach(), scale.detach()
 

@@ -222,9 +222,13 @@ def image_tensor(image: Tensor | np.ndarray) -> Tensor:
 
 @torch.no_grad()
 def latents(model: CrossChannelContextModel, images: Tensor, quality: float) -> tuple[Tensor, Tensor]:
-    """y_hat [B, M, h, w] and z_hat [B, N, hz, wz], rounded, float32, of images [B, 3, H, W] in [0, 1]."""
+    """y_hat [B, M, h, w] and z_hat [B, N, hz, wz] of images [B, 3, H, W] in [0, 1], whole numbers in float32.
+
+    Symbols of y are those that the float model's own encoder would code (:meth:`CrossChannelContextModel.coded`).
+    """
     y = model.analysis(images, torch.full((images.shape[0],), float(quality)))
-    return torch.round(y), torch.round(model.h_a(y))
+    z_hat = torch.round(model.h_a(y))
+    return model.coded(y, z_hat), z_hat
 
 
 class Cost(NamedTuple):
@@ -329,7 +333,7 @@ def integer_cost(
 ) -> list[Cost]:
     """Code lengths of the float model and of its frozen one, summed over images.
 
-    Float: rounded latents, exact likelihoods with continuous means and scales, at least 1e-9. Integer: -log2 of the
+    Float: latents as they are coded, exact likelihoods with continuous means and scales, at least 1e-9. Integer: -log2 of the
     frequencies of the table entries that would be coded, and the raw bits of escapes.
 
     Args:

@@ -34,7 +34,7 @@ class Latents(NamedTuple):
     """Of one crop.
 
     Attributes:
-        y_hat: float32 [1, M, h, w], y rounded.
+        y_hat: float32 [1, M, h, w], y rounded as the float model would code it.
         z_hat: float32 [1, N, hz, wz], z rounded.
         rest: float16, y - y_hat.
         quality: 1 to 8.
@@ -61,7 +61,7 @@ def _symbols(model: CrossChannelContextModel, data: Latents) -> tuple[Tensor, Te
         quality = torch.tensor([data.quality])
         y_hat, _, _ = better_symbols(model, y, z, z_hat, psi, quality, level, threads=1, **options)
     else:
-        y_hat = data.y_hat.permute(0, 2, 3, 1).short().contiguous()
+        y_hat = torch.round(y).permute(0, 2, 3, 1).short().contiguous()
     return y.permute(0, 2, 3, 1), y_hat, *model.frozen.parameters(psi, y_hat)
 
 

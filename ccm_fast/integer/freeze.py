@@ -315,8 +315,9 @@ def _collect(
         quality = 1.0 + (model.config.qualities - 1) * (k + 0.5) / len(images)
         x = x[None, :, i : i + crop, j : j + crop]
         y = model.analysis(x, torch.tensor([quality]))
-        y_hat = torch.round(y)
-        data.append(Latents(y_hat, torch.round(model.h_a(y)), (y - y_hat).half(), quality, tuple(x.shape[2:])))
+        z_hat = torch.round(model.h_a(y))
+        y_hat = model.coded(y, z_hat)
+        data.append(Latents(y_hat, z_hat, (y - y_hat).half(), quality, tuple(x.shape[2:])))
     return data
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .config import PRESETS, CCMConfig
 from .context import CONTEXT_LIMIT, GroupContext
-from .entropy import FactorizedPrior, centroid, logistic_likelihood, scale_from_index, ste_round
+from .entropy import FactorizedPrior, centroid, logistic_likelihood, scale_from_index, ste_round, towards_mean
 from .transforms import AnalysisTransform, HyperAnalysis, HyperSynthesis, SynthesisTransform
 
 __all__ = ["CrossChannelContextModel"]
@@ -106,7 +106,7 @@ class CrossChannelContextModel(nn.Module):
             start += group.channels
         return torch.cat(means, 1), torch.cat(indexes, 1)
 
-    def forward(self, x: Tensor, quality: Tensor | float = 4.0, context: bool = True) -> dict:
+    def forward(self, x: Tensor, quality: Tensor | float = 4.0, context: bool = True, shrink: bool = False) -> dict:
         """Training and evaluation pass.
 
         Contexts, g_s and the likelihoods of y are those of the rounded symbols, as coded, with straight-through
@@ -118,14 +118,15 @@ class CrossChannelContextModel(nn.Module):
             x: images, float [B, 3, H, W] in [0, 1].
             quality: one number, or float [B], from 1 (smallest) to 8 (best).
             context: see :meth:`entropy_parameters`.
+            shrink: symbols are those that the default encoder chooses (:func:`towards_mean`), not the nearest ones.
 
         Returns:
             ``{"x_hat": [B, 3, H, W], "likelihoods": {"y": [B, M, h, w], "z": [B, N, hz, wz]}}``
         """
         quality = torch.as_tensor(quality, dtype=torch.float32, device=x.device).expand(x.shape[0])
         y = self.analysis(x, quality)
-        likelihoods, mean, scale = self._entropy(y, context)
-        y_hat = self.reconstruct(ste_round(y), mean, scale)
+        likelihoods, y_hat, mean, scale = self._entropy(y, context, shrink)
+        y_hat = self.reconstruct(y_hat, mean, scale)
         return {"x_hat": self.synthesis(y_hat, quality, x.shape[-2:]), "likelihoods": likelihoods}
 
     def reconstruct(self, y_hat: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
@@ -139,26 +140,59 @@ class CrossChannelContextModel(nn.Module):
             offset = centroid(y_hat.float(), mean, scale) - y_hat
         return y_hat + offset
 
-    def likelihoods(self, y: Tensor, context: bool = True) -> dict[str, Tensor]:
+    def likelihoods(self, y: Tensor, context: bool = True, shrink: bool = False) -> dict[str, Tensor]:
         """The entropy model's part of :meth:`forward`: ``{"y": [B, M, h, w], "z": [B, N, hz, wz]}`` of y, unrounded."""
-        return self._entropy(y, context)[0]
+        return self._entropy(y, context, shrink)[0]
 
-    def _entropy(self, y: Tensor, context: bool) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Likelihoods of y, unrounded, and mean and scale of every symbol."""
+    def shrunk(self, y: Tensor, z_hat: Tensor, context: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+        """Symbols as the default encoder chooses them (:func:`towards_mean`), with straight-through gradients.
+
+        Groups are rounded one after another, each in the context of what the earlier ones have become and of its own
+        nearest symbols: one run of the network, as for symbols that are known.
+
+        Returns:
+            y_hat, and mean and fractional scale index of every symbol; [B, M, h, w] as ``y``.
+        """
+        psi = self.h_s(z_hat.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT))[..., : y.shape[-2], : y.shape[-1]]
+        y_hat, parts = y[:, :0], []
+        for group in self.contexts:
+            own = y[:, y_hat.shape[1] : y_hat.shape[1] + group.channels]
+            if context:
+                earlier = y_hat.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT) if len(parts) else None
+                found = group(psi, earlier, ste_round(own).clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT))
+            else:
+                found = group.parameters_from(group.hyper(psi))
+            with torch.autocast(y.device.type, enabled=False):
+                mean, scale = found[0].float(), scale_from_index(found[1].float())
+                rounded = towards_mean(own.float(), mean, scale, self.reconstruct)
+            y_hat = torch.cat([y_hat, own + (rounded - own).detach()], 1)
+            parts.append(found)
+        mean, index = (torch.cat(v, 1) for v in zip(*parts, strict=True))
+        return y_hat, mean, index
+
+    def coded(self, y: Tensor, z_hat: Tensor) -> Tensor:
+        """y [B, M, h, w] as the default effort rounds it: :meth:`shrunk`, or to the nearest for other metrics than mse."""
+        return self.shrunk(y, z_hat)[0] if self.metric == "mse" else torch.round(y)
+
+    def _entropy(self, y: Tensor, context: bool, shrink: bool) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
+        """Likelihoods of y, unrounded; y_hat, and mean and scale of every symbol."""
         z = self.h_a(y).float()  # under autocast, what is rounded and what likelihoods are made of is fp32
-        y_hat = ste_round(y)
         # Noise for z, not rounding: early z lies within half a step of zero, and from an input that is rounded to zero
         # everywhere h_s would never learn that it carries anything.
         z_hat = z + torch.rand_like(z) - 0.5 if self.training else torch.round(z)
-        mean, index = (v.float() for v in self.entropy_parameters(y_hat, z_hat, context))
+        if shrink:
+            y_hat, mean, index = self.shrunk(y, z_hat, context)
+        else:
+            y_hat = ste_round(y)
+            mean, index = self.entropy_parameters(y_hat, z_hat, context)
         with torch.autocast(y.device.type, enabled=False):
-            scale = scale_from_index(index)
+            mean, scale = mean.float(), scale_from_index(index.float())
             likelihood = logistic_likelihood(y_hat.detach() if self.training else y_hat, mean, scale)
             if self.training and y.requires_grad:
                 # y itself moves by the rate under noise, whose slope does not jump between symbols. 1 in value.
                 noisy = logistic_likelihood(y + torch.rand_like(y) - 0.5, mean.detach(), scale.detach())
                 likelihood = likelihood * (noisy / noisy.detach())
-        return {"y": likelihood, "z": self.z_prior(z_hat)}, mean, scale
+        return {"y": likelihood, "z": self.z_prior(z_hat)}, y_hat, mean, scale
 
     def compress(self, x: Tensor, quality: Tensor | float = 4.0) -> dict:
         """Strings of images, see :func:`ccm_fast.compress`; needs a frozen model."""
