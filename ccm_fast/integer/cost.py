@@ -333,8 +333,8 @@ def integer_cost(
 ) -> list[Cost]:
     """Code lengths of the float model and of its frozen one, summed over images.
 
-    Float: latents as they are coded, exact likelihoods with continuous means and scales, at least 1e-9. Integer: -log2 of the
-    frequencies of the table entries that would be coded, and the raw bits of escapes.
+    Latents are as the float model codes them. Float: exact likelihoods with continuous means and scales, at least 1e-9.
+    Integer: -log2 of the frequencies of the table entries that would be coded, and the raw bits of escapes.
 
     Args:
         model: the float model, in evaluation mode.

@@ -171,7 +171,7 @@ class CrossChannelContextModel(nn.Module):
         return y_hat, mean, index
 
     def coded(self, y: Tensor, z_hat: Tensor) -> Tensor:
-        """y [B, M, h, w] as the default effort rounds it: :meth:`shrunk`, or to the nearest for other metrics than mse."""
+        """y [B, M, h, w] as the default effort rounds it: :meth:`shrunk`, or for other metrics than mse the nearest."""
         return self.shrunk(y, z_hat)[0] if self.metric == "mse" else torch.round(y)
 
     def _entropy(self, y: Tensor, context: bool, shrink: bool) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
