@@ -31,11 +31,11 @@ SMALL = {
 @pytest.mark.parametrize("groups", [(6,), (2, 3, 4)])
 @pytest.mark.parametrize("size", [(1, 1), (33, 50), (64, 64)])
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("shrink", [True, False])
-def test_forward(groups, size, training, shrink):
+@pytest.mark.parametrize("rdoq", [True, False])
+def test_forward(groups, size, training, rdoq):
     model = CrossChannelContextModel(CCMConfig(groups=groups, **SMALL)).train(training)
     x = torch.rand(2, 3, *size)
-    out = model(x, torch.tensor([1.0, 7.3]), shrink=shrink)
+    out = model(x, torch.tensor([1.0, 7.3]), rdoq=rdoq)
     h, w = (-(-s // 16) for s in size)
     assert out["x_hat"].shape == x.shape
     assert out["likelihoods"]["y"].shape == (2, sum(groups), h, w)
@@ -89,7 +89,7 @@ def test_towards_mean_is_the_best_of_the_neighbours(restored):
     assert bool(((found - mean).abs() < (nearest - mean).abs() + 1e-6)[moved].all())
 
 
-def test_shrunk_symbols_take_part_in_everything():
+def test_rdoq_symbols_take_part_in_everything():
     """Contexts, likelihoods and pictures are those of the symbols that were moved, and gradients pass through."""
     torch.manual_seed(0)
     model = CrossChannelContextModel(CCMConfig(groups=(3, 4), **SMALL)).eval()
@@ -103,21 +103,21 @@ def test_shrunk_symbols_take_part_in_everything():
     with torch.no_grad():
         y = model.analysis(x, quality)
         z_hat = torch.round(model.h_a(y))
-        y_hat, mean, index = model.shrunk(y, z_hat)
+        y_hat, mean, index = model.rdoq(y, z_hat)
         assert 0.01 < float((y_hat != torch.round(y)).float().mean()) < 0.9
         assert torch.equal(y_hat, torch.round(y_hat))
         # The second group reads what the first one's symbols have become; its own contexts are the nearest symbols.
         mixed = torch.cat([y_hat[:, :3], torch.round(y)[:, 3:]], 1)
         for found, wanted in zip((mean, index), model.entropy_parameters(mixed, z_hat), strict=True):
             assert torch.allclose(found[:, 3:], wanted[:, 3:], atol=1e-4)
-        out, scale = model(x, quality, shrink=True), scale_from_index(index)
+        out, scale = model(x, quality, rdoq=True), scale_from_index(index)
         assert torch.allclose(out["likelihoods"]["y"], logistic_likelihood(y_hat, mean, scale), atol=1e-5)
         restored = model.reconstruct(y_hat, mean, scale)
         assert torch.allclose(out["x_hat"], model.synthesis(restored, quality, x.shape[-2:]), atol=1e-4)
         assert torch.equal(model.coded(y, z_hat), y_hat)
         model.metric = "ms-ssim"
         assert torch.equal(model.coded(y, z_hat), torch.round(y))
-    model(x, quality, shrink=True)["x_hat"].square().mean().backward()
+    model(x, quality, rdoq=True)["x_hat"].square().mean().backward()
     assert float(model.g_a[1].weight.grad.abs().sum()) > 0
 
 

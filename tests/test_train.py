@@ -373,25 +373,25 @@ def test_symbols_as_they_are_coded(tmp_path, folder, monkeypatch, metric):
     asked = []
     forward, likelihoods = CrossChannelContextModel.forward, CrossChannelContextModel.likelihoods
 
-    def watched_forward(self, x, quality=4.0, context=True, shrink=False):
-        asked.append((context, shrink))
-        return forward(self, x, quality, context, shrink)
+    def watched_forward(self, x, quality=4.0, context=True, rdoq=False):
+        asked.append((context, rdoq))
+        return forward(self, x, quality, context, rdoq)
 
-    def watched_likelihoods(self, y, context=True, shrink=False):
-        asked.append((context, shrink))
-        return likelihoods(self, y, context, shrink)
+    def watched_likelihoods(self, y, context=True, rdoq=False):
+        asked.append((context, rdoq))
+        return likelihoods(self, y, context, rdoq)
 
     monkeypatch.setattr(CrossChannelContextModel, "forward", watched_forward)
     monkeypatch.setattr(CrossChannelContextModel, "likelihoods", watched_likelihoods)
     stages = "hyper=1,transforms=1,context=1,synthesis=1,joint=1"
     options = {"metric": metric, "crop": 64 if metric == "mse" else 176, "start": "random", "stages": stages}
     options["valid"] = [str(folder / "0.png")]
-    train(config(tmp_path / "a", folder, shrink=True, **options), progress=False)
+    train(config(tmp_path / "a", folder, rdoq=True, **options), progress=False)
     assert {context for context, _ in asked} == {True, False}
-    assert all(shrink == (context and metric == "mse") for context, shrink in asked)
+    assert all(rdoq == (context and metric == "mse") for context, rdoq in asked)
     asked.clear()
     train(config(tmp_path / "b", folder, **options), progress=False)
-    assert not any(shrink for _, shrink in asked)
+    assert not any(rdoq for _, rdoq in asked)
 
 
 def test_synthesis_learns_alone(tmp_path, folder):

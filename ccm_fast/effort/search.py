@@ -32,7 +32,7 @@ SYMBOL_MAX = 32767
 # -0.5, -2.3 and -3.1 %. Where it reads centroids, there is less to gain, and with sensitivities of a grey picture 2.25
 # was best, for want of better ones. With those of photographs (65 validation crops, after 10.9 hours of training,
 # default effort, against 2.25 times grey ones): 1.3 -2.0, 1.6 -2.1, 2.0 -1.9 %. For weights that were trained on such
-# symbols (`ccm-fast train --shrink`) 1.25 and 1.8 are 0.09 and 0.14 % worse than 1.5.
+# symbols (`ccm-fast train --rdoq`) 1.25 and 1.8 are 0.09 and 0.14 % worse than 1.5.
 SHRINK_PENALTY = 1.5
 # Rows of latents that are rounded at a time: bounds the memory, some 50 bytes a symbol.
 CHUNK_SYMBOLS = 1 << 22

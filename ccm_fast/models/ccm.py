@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -87,26 +88,39 @@ class CrossChannelContextModel(nn.Module):
         x = self.g_s((y_hat * self.inverse_gain(quality)).contiguous(memory_format=torch.channels_last))
         return x[..., : size[0], : size[1]]
 
-    def entropy_parameters(self, y_hat: Tensor, z_hat: Tensor, context: bool = True) -> tuple[Tensor, Tensor]:
+    def entropy_parameters(
+        self,
+        y_hat: Tensor,
+        z_hat: Tensor,
+        context: bool = True,
+        choose: Callable[[slice, Tensor, Tensor], Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Mean and fractional scale index [B, M, h, w] of every symbol, given all of y_hat (float, all at once).
 
-        ``context=False`` leaves out what is computed from y_hat: a cheap hyperprior to train the transforms with.
+        Args:
+            y_hat: symbols, float [B, M, h, w].
+            z_hat: float [B, N, ceil(h / 4), ceil(w / 4)].
+            context: False leaves out what is computed from y_hat: a cheap hyperprior to train the transforms with.
+            choose: called for each group with its channels, means and indexes; gives the symbols that later groups see.
         """
         psi = self.h_s(z_hat.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT))[..., : y_hat.shape[-2], : y_hat.shape[-1]]
         known = y_hat.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT)
         means, indexes, start = [], [], 0
         for group in self.contexts:
+            end = start + group.channels
             if context:
-                own = known[:, start : start + group.channels]
-                mean, index = group(psi, known[:, :start] if start else None, own)
+                mean, index = group(psi, known[:, :start] if start else None, known[:, start:end])
             else:
                 mean, index = group.parameters_from(group.hyper(psi))
+            if choose is not None:
+                chosen = choose(slice(start, end), mean, index).clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT)
+                known = torch.cat([known[:, :start], chosen, known[:, end:]], 1)
             means.append(mean)
             indexes.append(index)
-            start += group.channels
+            start = end
         return torch.cat(means, 1), torch.cat(indexes, 1)
 
-    def forward(self, x: Tensor, quality: Tensor | float = 4.0, context: bool = True, shrink: bool = False) -> dict:
+    def forward(self, x: Tensor, quality: Tensor | float = 4.0, context: bool = True, rdoq: bool = False) -> dict:
         """Training and evaluation pass.
 
         Contexts, g_s and the likelihoods of y are those of the rounded symbols, as coded, with straight-through
@@ -118,14 +132,14 @@ class CrossChannelContextModel(nn.Module):
             x: images, float [B, 3, H, W] in [0, 1].
             quality: one number, or float [B], from 1 (smallest) to 8 (best).
             context: see :meth:`entropy_parameters`.
-            shrink: symbols are those that the default encoder chooses (:func:`towards_mean`), not the nearest ones.
+            rdoq: symbols are those of :meth:`rdoq`, as the default encoder chooses them, not the nearest ones.
 
         Returns:
             ``{"x_hat": [B, 3, H, W], "likelihoods": {"y": [B, M, h, w], "z": [B, N, hz, wz]}}``
         """
         quality = torch.as_tensor(quality, dtype=torch.float32, device=x.device).expand(x.shape[0])
         y = self.analysis(x, quality)
-        likelihoods, y_hat, mean, scale = self._entropy(y, context, shrink)
+        likelihoods, y_hat, mean, scale = self._entropy(y, context, rdoq)
         y_hat = self.reconstruct(y_hat, mean, scale)
         return {"x_hat": self.synthesis(y_hat, quality, x.shape[-2:]), "likelihoods": likelihoods}
 
@@ -140,48 +154,56 @@ class CrossChannelContextModel(nn.Module):
             offset = centroid(y_hat.float(), mean, scale) - y_hat
         return y_hat + offset
 
-    def likelihoods(self, y: Tensor, context: bool = True, shrink: bool = False) -> dict[str, Tensor]:
+    def likelihoods(self, y: Tensor, context: bool = True, rdoq: bool = False) -> dict[str, Tensor]:
         """The entropy model's part of :meth:`forward`: ``{"y": [B, M, h, w], "z": [B, N, hz, wz]}`` of y, unrounded."""
-        return self._entropy(y, context, shrink)[0]
+        return self._entropy(y, context, rdoq)[0]
 
-    def shrunk(self, y: Tensor, z_hat: Tensor, context: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-        """Symbols as the default encoder chooses them (:func:`towards_mean`), with straight-through gradients.
+    def rdoq(self, y: Tensor, z_hat: Tensor, context: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+        """Symbols by rate-distortion-optimized quantization (:func:`towards_mean`), with straight-through gradients.
 
         Groups are rounded one after another, each in the context of what the earlier ones have become and of its own
         nearest symbols: one run of the network, as for symbols that are known.
 
+        Args:
+            y: float [B, M, h, w], not rounded.
+            z_hat: float [B, N, ceil(h / 4), ceil(w / 4)].
+            context: see :meth:`entropy_parameters`.
+
         Returns:
-            y_hat, and mean and fractional scale index of every symbol; [B, M, h, w] as ``y``.
+            y_hat, whole numbers, and mean and fractional scale index of every symbol; float, of y's shape.
         """
-        psi = self.h_s(z_hat.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT))[..., : y.shape[-2], : y.shape[-1]]
-        y_hat, parts = y[:, :0], []
-        for group in self.contexts:
-            own = y[:, y_hat.shape[1] : y_hat.shape[1] + group.channels]
-            if context:
-                earlier = y_hat.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT) if len(parts) else None
-                found = group(psi, earlier, ste_round(own).clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT))
-            else:
-                found = group.parameters_from(group.hyper(psi))
+        parts: list[Tensor] = []
+
+        def choose(channels: slice, mean: Tensor, index: Tensor) -> Tensor:
+            own = y[:, channels]
             with torch.autocast(y.device.type, enabled=False):
-                mean, scale = found[0].float(), scale_from_index(found[1].float())
-                rounded = towards_mean(own.float(), mean, scale, self.reconstruct)
-            y_hat = torch.cat([y_hat, own + (rounded - own).detach()], 1)
-            parts.append(found)
-        mean, index = (torch.cat(v, 1) for v in zip(*parts, strict=True))
-        return y_hat, mean, index
+                rounded = towards_mean(own.float(), mean.float(), scale_from_index(index.float()), self.reconstruct)
+            parts.append(own + (rounded - own).detach())
+            return parts[-1]
+
+        mean, index = self.entropy_parameters(ste_round(y), z_hat, context, choose)
+        return torch.cat(parts, 1), mean, index
 
     def coded(self, y: Tensor, z_hat: Tensor) -> Tensor:
-        """y [B, M, h, w] as the default effort rounds it: :meth:`shrunk`, or for other metrics than mse the nearest."""
-        return self.shrunk(y, z_hat)[0] if self.metric == "mse" else torch.round(y)
+        """What the default effort codes, about: y by :meth:`rdoq`, or for other metrics than mse rounded.
 
-    def _entropy(self, y: Tensor, context: bool, shrink: bool) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
+        Args:
+            y: float [B, M, h, w], not rounded.
+            z_hat: float [B, N, ceil(h / 4), ceil(w / 4)].
+
+        Returns:
+            Whole numbers of y's type and shape.
+        """
+        return self.rdoq(y, z_hat)[0] if self.metric == "mse" else torch.round(y)
+
+    def _entropy(self, y: Tensor, context: bool, rdoq: bool) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
         """Likelihoods of y, unrounded; y_hat, and mean and scale of every symbol."""
         z = self.h_a(y).float()  # under autocast, what is rounded and what likelihoods are made of is fp32
         # Noise for z, not rounding: early z lies within half a step of zero, and from an input that is rounded to zero
         # everywhere h_s would never learn that it carries anything.
         z_hat = z + torch.rand_like(z) - 0.5 if self.training else torch.round(z)
-        if shrink:
-            y_hat, mean, index = self.shrunk(y, z_hat, context)
+        if rdoq:
+            y_hat, mean, index = self.rdoq(y, z_hat, context)
         else:
             y_hat = ste_round(y)
             mean, index = self.entropy_parameters(y_hat, z_hat, context)

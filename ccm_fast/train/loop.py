@@ -77,8 +77,8 @@ class TrainConfig:
         final_lr: the share of the rate that is left at the end of a stage.
         z_warmup: steps over which the rate of z comes to count fully; at once, z would be silenced before h_s has
             learned to read it.
-        shrink: let symbols be those that the default encoder chooses, rounded towards their means, where contexts take
-            part (metric "mse"); for a model whose means and scales are worth something.
+        rdoq: let symbols be those that the default encoder chooses, by rate-distortion-optimized quantization, where
+            contexts take part (metric "mse"); for a model whose means and scales are worth something.
         clip: limit of the gradient's norm.
         ema: decay of the averaged weights, which validation uses and which ship.
         bf16: "auto" (where the hardware computes in bf16), "on" or "off": forward and backward under bf16 autocast.
@@ -108,7 +108,7 @@ class TrainConfig:
     schedule: str = "hold"
     final_lr: float = 0.03
     z_warmup: int = 1000
-    shrink: bool = False
+    rdoq: bool = False
     clip: float = 1.0
     ema: float = 0.999
     bf16: str = "auto"
@@ -120,9 +120,9 @@ class TrainConfig:
     seed: int = 1
     device: str = "cpu"
 
-    def shrinks(self, kind: Kind) -> bool:
-        """Whether a stage's symbols are rounded towards their means."""
-        return self.shrink and kind.contexts and self.metric == "mse"
+    def rdoq_in(self, kind: Kind) -> bool:
+        """Whether a stage's symbols are those of rate-distortion-optimized quantization."""
+        return self.rdoq and kind.contexts and self.metric == "mse"
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -143,9 +143,21 @@ def validate(
     qualities=(2.0, 4.0, 6.0, 8.0),
     metric: str = "mse",
     context: bool = True,
-    shrink: bool = False,
+    rdoq: bool = False,
 ) -> dict:
-    """Estimated bits per pixel and PSNR (means over images) at some qualities, centre crops of 256x256."""
+    """Estimated bits per pixel and PSNR (means over images) at some qualities, centre crops of 256x256.
+
+    Args:
+        model: put into evaluation mode.
+        images: uint8 [H, W, 3] each.
+        qualities: where to measure.
+        metric: of the loss.
+        context: as for the model, and
+        rdoq: likewise.
+
+    Returns:
+        ``{"q2": {"bpp", "bpp_z", "psnr" (dB), "loss"}, ...}``.
+    """
     model.eval()
     device = next(model.parameters()).device
     result = {}
@@ -156,7 +168,7 @@ def validate(
             x = torch.from_numpy(image[i : i + 256, j : j + 256].copy()).permute(2, 0, 1)[None].float().div_(255)
             x = x.to(device)
             with fast_convolutions(model):
-                out = model(x, q, context, shrink)
+                out = model(x, q, context, rdoq)
             out["x_hat"] = out["x_hat"].clamp(0, 1)
             terms = rate_distortion_loss(x, out, torch.tensor([q], device=device), metric)
             for key in ("bpp", "bpp_z", "loss"):
@@ -270,14 +282,14 @@ class _Run:
         slots = (torch.randperm(cfg.batch) + torch.rand(cfg.batch)) / cfg.batch
         quality = (1 + slots * (self.model.config.qualities - 1)).to(device)
         self.model.train()
-        shrink = cfg.shrinks(kind)
+        rdoq = cfg.rdoq_in(kind)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             if not kind.transforms:
-                likelihoods = self.model.likelihoods(x * self.model.gain(quality), kind.contexts, shrink)
+                likelihoods = self.model.likelihoods(x * self.model.gain(quality), kind.contexts, rdoq)
                 return rate_loss(likelihoods, 256 * x.shape[-2] * x.shape[-1], quality, cfg.metric, z_weight)
             if not kind.rate:
                 self.model.eval()  # latents as decoders get them, without noise
-            out = self.model(x, quality, context=kind.contexts, shrink=shrink)
+            out = self.model(x, quality, context=kind.contexts, rdoq=rdoq)
             if not kind.rate:
                 out["likelihoods"] = {k: v.detach() for k, v in out["likelihoods"].items()}
             return rate_distortion_loss(x, out, quality, cfg.metric, z_weight)
@@ -350,7 +362,7 @@ def _stages(run: _Run, stages: list, valid: list, log, progress: bool, stop: Cal
                 event="valid",
                 stage=stage.name,
                 **validate(
-                    run.ema, valid, (2.0, 4.0, 6.0, 8.0), cfg.metric, stage.kind.contexts, cfg.shrinks(stage.kind)
+                    run.ema, valid, (2.0, 4.0, 6.0, 8.0), cfg.metric, stage.kind.contexts, cfg.rdoq_in(stage.kind)
                 ),
             )
 
