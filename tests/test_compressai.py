@@ -381,3 +381,17 @@ def test_every_damage_of_ours_is_found(kind):
     for n in range(0, len(z), 1 if kind == "mbt2018-mean" else 7):
         with pytest.raises(errors.BitstreamError):
             model.decompress([[y], [z[:n]]], shape)
+
+
+def test_a_net_that_was_moved_runs_its_own_layers():
+    """The fast copies are for the CPU alone; back there, they are used again."""
+    out = written("mbt2018")[2]
+    net, ours = nets.make("mbt2018"), fast("mbt2018")
+    again = AcceleratedNet(net, read(net), ours.frozen, exact=True, fast=True)
+    expected = again.decompress(**out)["x_hat"]
+    assert again._transform("g_s") is not net.g_s
+    net.to("meta")
+    for name in ("g_a", "h_a", "g_s"):
+        assert again._transform(name) is getattr(net, name)
+    net.to_empty(device="cpu").load_state_dict(ours.net.state_dict())
+    assert torch.equal(again.decompress(**out)["x_hat"], expected)  # back on the CPU: the copies again

@@ -61,9 +61,8 @@ class AcceleratedNet:
         self._constant = int(rows.n[-1]) - 2 if frozen.plan.hyper_channels > entropy.hyper_channels else 0
         self._foreign: ExactDecoder | None = None
         self._foreign_parts = string_lists(net)
-        self._g_a = fast_transform(net.g_a) if fast else net.g_a
-        self._h_a = fast_transform(self._entropy.h_a) if fast else self._entropy.h_a
-        self._g_s = fast_transform(net.g_s) if fast else net.g_s
+        self._own = {"g_a": net.g_a, "h_a": entropy.h_a, "g_s": net.g_s}
+        self._fast = {name: fast_transform(module) for name, module in self._own.items()} if fast else {}
 
     @property
     def accelerated(self) -> AcceleratedNet:
@@ -72,6 +71,11 @@ class AcceleratedNet:
 
     def __repr__(self) -> str:
         return f"AcceleratedNet({type(self.net).__name__}, {self.frozen.fingerprint.hex()})"
+
+    def _transform(self, name: str) -> nn.Module:
+        """The fast copy of g_a, h_a or g_s; of a net that has been moved to a GPU since, its own."""
+        own = self._own[name]
+        return own if next(self.net.parameters()).device.type != "cpu" else self._fast.get(name, own)
 
     # -----------------------------------------------------------------------------------------------------------------
 
@@ -109,9 +113,9 @@ class AcceleratedNet:
             options = {"threads": count, "engine": engine or "cpu"}
             with stage(timings, "g_a"):
                 padded = F.pad(x.to(weight), (0, -W % STRIDE, 0, -H % STRIDE), mode="replicate")
-                y = self._g_a(padded)
+                y = self._transform("g_a")(padded)
             with stage(timings, "h_a"):
-                z_hat = self._z_symbols(self._h_a(y.abs() if self._entropy.kind == "scale" else y))
+                z_hat = self._z_symbols(self._transform("h_a")(y.abs() if self._entropy.kind == "scale" else y))
                 y = y.permute(0, 2, 3, 1).to("cpu")
             with stage(timings, "h_s"):
                 psi = self.frozen.hyper(z_hat, *y.shape[1:3], **options)
@@ -182,7 +186,7 @@ class AcceleratedNet:
         H, W = packets[0].height, packets[0].width
         with torch.inference_mode(), torch_threads(threads), stage(timings, "g_s"):
             y = y_hat.to(next(self.net.parameters())).permute(0, 3, 1, 2) * self.frozen.y_unit
-            x_hat = self._g_s(y)[..., :H, :W].clamp(0, 1).float()
+            x_hat = self._transform("g_s")(y)[..., :H, :W].clamp(0, 1).float()
         return {"x_hat": x_hat.clone(memory_format=torch.contiguous_format)}
 
     # -----------------------------------------------------------------------------------------------------------------
