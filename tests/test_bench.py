@@ -1,6 +1,8 @@
 """``ccm-fast bench``: that the benchmarks run, check what they time, and say what they leave out. Not how fast."""
 
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,9 @@ import ccm_fast
 from ccm_fast.bench import coders, kernels, material, timing
 from ccm_fast.bench.run import BENCHMARKS
 from ccm_fast.cli import main
+
+sys.path.append(str(Path(__file__).resolve().parent / "emu"))
+import build as emulator
 
 
 def test_interleaved_takes_turns():
@@ -63,6 +68,29 @@ def test_a_wrong_result_is_no_timing(monkeypatch):
     monkeypatch.setattr(coders, "PEERS", {})
     with pytest.raises(RuntimeError, match="decodes wrongly"):
         coders.coders(data)
+
+
+def test_operators_of_a_gpu():
+    """What `ccm-fast bench kernels --device cuda` times, on the emulator's operators: it failed on the first GPU."""
+    torch.ops.load_library(str(emulator.build_ops()))
+    ops, cpu = torch.ops.ccm_fast_emu, torch.device("cpu")
+
+    def packed(frozen):
+        return ops.pack_plan_cuda(torch.frombuffer(bytearray(frozen.to_bytes()), dtype=torch.uint8))
+
+    cases = kernels._operators(cpu, 1, 48, 32, ops, packed)
+    assert {"decode_z", "hyper", "parameters", "encode_z", "encode_y"} < {c.name for c in cases}
+
+    class Wrong:
+        def __getattr__(self, name):
+            return getattr(ops, name)
+
+        def encode_y(self, *arguments):
+            data, segments = ops.encode_y(*arguments)
+            return data ^ 1, segments
+
+    with pytest.raises(RuntimeError, match="encode_y 48x32: wrong result"):
+        kernels._operators(cpu, 1, 48, 32, Wrong(), packed)
 
 
 def test_picture():

@@ -179,7 +179,7 @@ def test_from_streams_to_pixels_the_host_waits_for_nothing(grey, reconstruction,
     image = torch.from_numpy(tiny.photo(70, 90)).permute(2, 0, 1)[None] / 255
     packets = parse_packets(model.frozen, **codec.compress(model, image))
     packets[0] = replace(packets[0], grey=grey)
-    monkeypatch.setattr(FrozenEntropyModel, "_packed_for", lambda *_: None)
+    monkeypatch.setattr(FrozenEntropyModel, "packed_for", lambda *_: None)
     monkeypatch.setattr(_backend, "load", lambda: SimpleNamespace(ops=Shapes()))
     decoder = profiler.Decoder.__new__(profiler.Decoder)
     decoder.model, decoder.device, decoder.threads = model, torch.device("meta"), 1

@@ -82,7 +82,7 @@ def test_cuda_operators_check_their_arguments(emulated):
     plan = random_plan(np.random.default_rng(4))
     model = FrozenEntropyModel(plan)
     emulated(True)
-    ops, packed = torch.ops.ccm_fast_emu, model._packed_for("cuda", None)
+    ops, packed = torch.ops.ccm_fast_emu, model.packed_for("cuda", None)
     z = torch.zeros(1, 1, 1, 4, dtype=torch.int16)
     psi = ops.hyper(packed, z, 2, 3, 64)
     data, segments = ops.encode_y(packed, psi, torch.zeros(1, 2, 3, 12, dtype=torch.int16), 0, 64)

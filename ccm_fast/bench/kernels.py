@@ -14,6 +14,7 @@ import torch
 
 from ccm_fast._backend import load
 from ccm_fast.engines import frozen_of
+from ccm_fast.integer.frozen import FrozenEntropyModel
 
 from . import material
 from .coders import make_data
@@ -41,6 +42,12 @@ def _same(got, want, what: str) -> None:
         raise RuntimeError(f"{what}: wrong result")
 
 
+def _streams(data: torch.Tensor, segments: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Each stream's bytes and, last, the numbers of lanes: GPUs leave room between streams."""
+    data, rows = data.cpu(), segments.reshape(-1, 3).cpu()
+    return (*(data[start : start + length] for start, length, _ in rows.tolist()), rows[:, 2])
+
+
 def _products(device: torch.device, quick: bool) -> list[Case]:
     ops, rng, cases = load().ops, np.random.default_rng(0), []
     if device.type != "cpu":
@@ -59,32 +66,37 @@ def _products(device: torch.device, quick: bool) -> list[Case]:
     return cases
 
 
-def _operators(device: torch.device, threads: int, width: int, height: int) -> list[Case]:
+def _operators(
+    device: torch.device, threads: int, width: int, height: int, ops, pack: Callable[[FrozenEntropyModel], torch.Tensor]
+) -> list[Case]:
+    """Operators ``ops`` on a device, with models as ``pack`` gives them; results must be the CPU's scalar ones."""
     from ccm_fast.profile import _first_groups
 
-    ops = load().ops
+    cpu = load().ops
     frozen = frozen_of(material.model())
     z_hat, y_hat = material.latents(width, height)
     h, w = y_hat.shape[1:3]
     hz, wz = z_hat.shape[1:3]
     size, count = f"{width}x{height}", y_hat.numel()
     scalar = frozen.packed("scalar")
-    psi = ops.hyper(scalar, z_hat, h, w, threads)
-    z_data, z_segments = ops.encode_z(scalar, z_hat, 0, threads)
-    data, segments = ops.encode_y(scalar, psi, y_hat, 0, threads)
+    psi = cpu.hyper(scalar, z_hat, h, w, threads)
+    z_data, z_segments = cpu.encode_z(scalar, z_hat, 0, threads)
+    data, segments = cpu.encode_y(scalar, psi, y_hat, 0, threads)
 
     there = functools.partial(torch.Tensor.to, device=device)
-    packed = frozen.packed() if device.type == "cpu" else frozen.packed(device=device)
+    packed = pack(frozen)
     d_z, d_y, d_psi, d_data, d_z_data = map(there, (z_hat, y_hat, psi, data, z_data))
-    # Where the streams lie is read by the host on both devices.
+    d_z_segments, d_segments = there(z_segments), there(segments)
+
+    def parameters() -> tuple[torch.Tensor, torch.Tensor]:
+        if ops is cpu:
+            return ops.parameters(packed, d_psi, d_y, threads)
+        return frozen.parameters_on(d_psi, d_y)  # GPUs have no operator of their own for it
+
     calls = {
-        "decode_z": (lambda: ops.decode_z(packed, d_z_data, z_segments, hz, wz, threads), z_hat, z_hat.numel()),
+        "decode_z": (lambda: ops.decode_z(packed, d_z_data, d_z_segments, hz, wz, threads), z_hat, z_hat.numel()),
         "hyper": (lambda: ops.hyper(packed, d_z, h, w, threads), psi, 0),
-        "parameters": (
-            lambda: ops.parameters(packed, d_psi, d_y, threads),
-            ops.parameters(scalar, psi, y_hat, threads),
-            count,
-        ),
+        "parameters": (parameters, cpu.parameters(scalar, psi, y_hat, threads), count),
         "encode_z": (lambda: ops.encode_z(packed, d_z, 0, threads), (z_data, z_segments), z_hat.numel()),
         "encode_y": (lambda: ops.encode_y(packed, d_psi, d_y, 0, threads), (data, segments), count),
     }
@@ -93,13 +105,14 @@ def _operators(device: torch.device, threads: int, width: int, height: int) -> l
         got = call()
         if name == "decode_z":
             got = got[0]
+        elif name.startswith("encode"):
+            got, want = _streams(*got), _streams(*want)
         _same(got, want, f"{name} {size}")
         cases.append(Case(name, size, call, work / 1e6, "Msym/s" if work else ""))
     groups = len(frozen.plan.groups)
     for g in range(1, groups + 1):
         first = frozen if g == groups else _first_groups(frozen, g)
-        packed_g = first.packed() if device.type == "cpu" else first.packed(device=device)
-        part = segments[:, :g].contiguous()
+        packed_g, part = pack(first), d_segments[:, :g].contiguous()
 
         def call(packed_g=packed_g, part=part):
             return ops.decode_y(packed_g, d_psi, d_data, part, threads)
@@ -141,9 +154,10 @@ def run(
         DeviceError: no such device. RuntimeError: a wrong result.
     """
     where = device_for(device)
+    engine = "cpu" if where.type == "cpu" else "cuda"
     cases = _products(where, quick) + _coder(quick)
     for width, height in ((64, 48),) if quick else SIZES:
-        cases += _operators(where, threads, width, height)
+        cases += _operators(where, threads, width, height, load().ops, lambda frozen: frozen.packed_for(engine, None))
     calls = {str(k): case.call for k, case in enumerate(cases)}
     times = interleaved(calls, repeats or (2 if quick else 9), warmup=1, device=where, cold=cold)
     found = []

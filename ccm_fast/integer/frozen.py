@@ -99,7 +99,7 @@ class FrozenEntropyModel:
             raise ValueError(f"instruction set {isa!r} is not usable here: choose one of {', '.join(known)}")
         return self._once(("cpu", isa), lambda: ops.pack_plan(self._as_tensor(), isa))
 
-    def _packed_for(self, engine: str, isa: str | None) -> Tensor:
+    def packed_for(self, engine: str, isa: str | None) -> Tensor:
         """The model in the layout of "cpu" or "cuda", both in host memory: the CUDA operators upload it themselves."""
         if engine == "cpu":
             return self.packed(isa)
@@ -122,7 +122,7 @@ class FrozenEntropyModel:
         if tuple(z_hat.shape[1:3]) != (-(-h // 4), -(-w // 4)):
             raise ValueError(f"z_hat of {tuple(z_hat.shape[1:3])} positions does not belong to y of {(h, w)}")
         if tensors.native(engine):
-            return _backend.load().ops.hyper(self._packed_for(engine, isa), z_hat, h, w, tensors.threads_for(threads))
+            return _backend.load().ops.hyper(self.packed_for(engine, isa), z_hat, h, w, tensors.threads_for(threads))
         return tensors.stacked([reference.hyper(self.plan, z, h, w) for z in z_hat.numpy()], torch.uint8)
 
     def parameters(
@@ -197,7 +197,7 @@ class FrozenEntropyModel:
         z_hat = tensors.codable(tensors.latents(z_hat, self.plan.hyper_channels, "z_hat", engine), lanes, "z_hat")
         if tensors.native(engine):
             found = _backend.load().ops.encode_z(
-                self._packed_for(engine, isa), z_hat, lanes, tensors.threads_for(threads)
+                self.packed_for(engine, isa), z_hat, lanes, tensors.threads_for(threads)
             )
             return [streams[0] for streams in tensors.split(*found)]
         return [reference.encode_z(self.plan, z, lanes) for z in z_hat.numpy()]
@@ -223,7 +223,7 @@ class FrozenEntropyModel:
         tensors.codable(y_hat, lanes, "y_hat")
         if tensors.native(engine):
             found = _backend.load().ops.encode_y(
-                self._packed_for(engine, isa), psi, y_hat, lanes, tensors.threads_for(threads)
+                self.packed_for(engine, isa), psi, y_hat, lanes, tensors.threads_for(threads)
             )
             return tensors.split(*found)
         return [
@@ -265,7 +265,7 @@ class FrozenEntropyModel:
         if tensors.native(engine):
             ops = _backend.load().ops
             data, segments, y_hat = ops.encode_y_residual(
-                self._packed_for(engine, isa), psi, y, lanes, tensors.threads_for(threads)
+                self.packed_for(engine, isa), psi, y, lanes, tensors.threads_for(threads)
             )
             return tensors.split(data, segments), y_hat
         pairs = zip(tensors.wide(psi), y.numpy(), strict=True)
@@ -291,7 +291,7 @@ class FrozenEntropyModel:
         if tensors.native(engine):
             data, segments = tensors.joined([[s] for s in streams], tensors.device_for(engine, device))
             z_hat, status = _backend.load().ops.decode_z(
-                self._packed_for(engine, isa), data, segments[:, 0].contiguous(), hz, wz, tensors.threads_for(threads)
+                self.packed_for(engine, isa), data, segments[:, 0].contiguous(), hz, wz, tensors.threads_for(threads)
             )
             tensors.raise_for(status, "z")
             return z_hat
@@ -318,7 +318,7 @@ class FrozenEntropyModel:
         if tensors.native(engine):
             data, segments = tensors.joined(streams, psi.device)
             y_hat, status = _backend.load().ops.decode_y(
-                self._packed_for(engine, isa), psi, data, segments, tensors.threads_for(threads)
+                self.packed_for(engine, isa), psi, data, segments, tensors.threads_for(threads)
             )
             tensors.raise_for(status, "y")
             return y_hat
@@ -419,7 +419,7 @@ class FrozenEntropyModel:
             psi uint8 [B, h, w, P], y_hat int16 [B, h, w, M] in units of ``y_unit``, of which nothing is known before
             :meth:`check` has accepted the last, the status of z and of y, int32 [B] each.
         """
-        (h, w), packed, ops = shape, self._packed_for("cuda", None), _backend.load().ops
+        (h, w), packed, ops = shape, self.packed_for("cuda", None), _backend.load().ops
         with stage("z"):
             z_hat, z_status = ops.decode_z(packed, streams.z_data, streams.z_segments, -(-h // 4), -(-w // 4), 1)
         with stage("h_s"):
