@@ -142,6 +142,12 @@ Tensor fresh(const Tensor& like, std::vector<int64_t> shape, ScalarType type) {
 }
 #endif
 
+// For bytes of which only some are written: what lay there before must not leave the device with them.
+Tensor fresh_bytes(const Tensor& like, int64_t size) {
+  Tensor t = fresh(like, {size}, ScalarType::Byte);
+  return torch::stable::zero_(t);
+}
+
 // A model in host memory and its copy on the device of a tensor.
 struct Model {
   Model(const Tensor& packed, const Tensor& like, const Device& device) {
@@ -283,7 +289,7 @@ std::tuple<Tensor, Tensor, Tensor> encode_latents(const Tensor& packed, const Te
   for (int32_t g = 0; g < m.host->groups; ++g) widest = std::max(widest, m.host->group[g].channels);
   const int64_t capacity = ccm::stream_capacity(static_cast<int64_t>(h) * w * widest);
   Tensor y_hat = fresh(psi, {batch, h, w, m.host->latent_channels}, ScalarType::Short);
-  Tensor bytes = fresh(psi, {batch * m.host->groups * capacity}, ScalarType::Byte);
+  Tensor bytes = fresh_bytes(psi, batch * m.host->groups * capacity);
   Tensor segments = fresh(psi, {batch, m.host->groups, 3}, ScalarType::Long);
   Tensor status = fresh(psi, {batch}, ScalarType::Int);
   const Tensor scratch = scratch_of(psi, ccm::encode_y_scratch(*m.host, batch, h, w, options));
@@ -314,7 +320,7 @@ std::tuple<Tensor, Tensor> encode_z(Tensor packed, Tensor z_hat, int64_t lanes, 
              wz = static_cast<int32_t>(z_hat.size(2));
   check_plane(hz, wz, m.host->hyper_channels);
   const int64_t capacity = ccm::stream_capacity(static_cast<int64_t>(hz) * wz * m.host->hyper_channels);
-  Tensor bytes = fresh(z_hat, {batch * capacity}, ScalarType::Byte);
+  Tensor bytes = fresh_bytes(z_hat, batch * capacity);
   Tensor segments = fresh(z_hat, {batch, 3}, ScalarType::Long);
   check_cuda(ccm::encode_z(m.on_device(), data<int16_t>(z_hat), batch, hz, wz, static_cast<int32_t>(lanes),
                            {data<uint8_t>(bytes), capacity, data<int64_t>(segments), nullptr}, device.stream));
