@@ -145,7 +145,8 @@ def towards_mean(
     """
     out = torch.round(y)
     step = torch.sign(out - torch.round(mean))
-    where = step != 0  # a few of a hundred at low qualities, one in three at high ones
+    # Few of a hundred at low qualities, one in three at high ones. GPUs would wait to know how many, and compute all.
+    where = step != 0 if y.device.type == "cpu" else ...
     y, nearest, step, mean, scale = (v[where] for v in (y, out, step, mean, scale))
     moved = nearest - step
     saved = torch.log2(logistic_likelihood(moved, mean, scale) / logistic_likelihood(nearest, mean, scale))

@@ -6,6 +6,7 @@ import io
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import ImageError
 
-__all__ = ["CropDataset", "ImageFiles", "load_images"]
+__all__ = ["CropDataset", "ImageFiles", "Window", "load_images"]
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"}
 
@@ -87,6 +88,25 @@ def load_images(paths: Sequence[str | Path]) -> list[np.ndarray]:
     return list(ImageFiles(paths))
 
 
+class Window(NamedTuple):
+    """Where a crop comes from.
+
+    Attributes:
+        image: number of the image.
+        y, x: the window's upper left corner, pixels; whole where it is not resampled.
+        side: of the window, pixels; resampled where it is not the crop's.
+        turns: quarter turns of the crop, counterclockwise.
+        mirror: whether it is mirrored, left to right, after that.
+    """
+
+    image: int
+    y: float
+    x: float
+    side: float
+    turns: int
+    mirror: bool
+
+
 class CropDataset(Dataset):
     """Endless random crops: images in shuffled epochs, a random crop of each, mirrored at random or augmented further.
 
@@ -127,22 +147,28 @@ class CropDataset(Dataset):
             self._epoch, self._order = epoch, np.random.default_rng((self.seed, 0, epoch)).permutation(self.usable)
         return int(self._order[k]), np.random.default_rng((self.seed, 1, n))
 
+    def window(self, n: int) -> Window:
+        """Where crop n comes from."""
+        k, rng = self.where(n)
+        size = self.sizes[k]
+        scale = self.augment ** rng.uniform(-1, 1) if self.augment > 1 and rng.random() < 0.5 else 1.0
+        side = self.crop if scale == 1 else min(self.crop * scale, *size)
+        draw = rng.integers if scale == 1 else rng.uniform
+        y, x = (draw(0, s - side + (scale == 1)) for s in size)
+        turns = int(rng.integers(4)) if self.augment > 1 else 0
+        return Window(k, y, x, side, turns, bool(rng.random() < 0.5))
+
     def __getitem__(self, n: int) -> np.ndarray:
         """Crop n, uint8 [crop, crop, 3]."""
-        k, rng = self.where(n)
+        k, y, x, side, turns, mirror = self.window(n)
         image = self.images[k]
-        scale = self.augment ** rng.uniform(-1, 1) if self.augment > 1 and rng.random() < 0.5 else 1.0
-        if scale == 1:
-            i, j = (int(rng.integers(s - self.crop + 1)) for s in image.shape[:2])
-            patch = image[i : i + self.crop, j : j + self.crop]
+        if side == self.crop:
+            patch = image[int(y) : int(y) + self.crop, int(x) : int(x) + self.crop]
         else:
-            side = min(self.crop * scale, *image.shape[:2])
-            y, x = (rng.uniform(0, s - side) for s in image.shape[:2])
             size, box = (self.crop, self.crop), (x, y, x + side, y + side)
             patch = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS, box))
-        if self.augment > 1:
-            patch = np.rot90(patch, rng.integers(4))
-        return patch[:, ::-1] if rng.random() < 0.5 else patch
+        patch = np.rot90(patch, turns)
+        return patch[:, ::-1] if mirror else patch
 
     def take(self, size: int) -> list[int]:
         """The numbers of this process's next ``size`` crops."""

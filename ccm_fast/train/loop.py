@@ -22,6 +22,7 @@ from .fine import start_fine
 from .klt import fit_synthesis, initialise
 from .loss import psnr, rate_distortion_loss, rate_loss
 from .parallel import Processes
+from .resident import Replay, ResidentCrops
 from .stages import (
     TRANSFORMS,
     Kind,
@@ -89,6 +90,8 @@ class TrainConfig:
         valid_minutes: interval of validations.
         seed: seed of everything random.
         device: torch device; "cuda" under torchrun: one GPU per process.
+        resident: keep all images in the device's memory, cut crops there, and on a GPU record a step's forward and
+            backward as one CUDA graph: for stages that train transforms, where images fit (0.25 MB each at 288x288).
     """
 
     out: str
@@ -119,6 +122,7 @@ class TrainConfig:
     valid_minutes: float = 15.0
     seed: int = 1
     device: str = "cpu"
+    resident: bool = False
 
     def rdoq_in(self, kind: Kind) -> bool:
         """Whether a stage's symbols are those of rate-distortion-optimized quantization."""
@@ -192,6 +196,9 @@ class _Run:
         state = checkpoint.read(last) if last.exists() else None
         config = CCMConfig.from_dict(state["config"]) if state else cfg.preset
         self.model = CrossChannelContextModel(config).to(device)
+        if device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # all steps have one shape
+            self.model.to(memory_format=torch.channels_last)
         self.progress = checkpoint.Progress()
         if state is None:
             self.progress = self._start()
@@ -214,6 +221,8 @@ class _Run:
             group["peak"] = peak  # a resumed run may be given another rate
         self.bf16 = cfg.bf16 == "on" or (cfg.bf16 == "auto" and has_bf16(device))
         self.latents = None
+        self.resident = ResidentCrops(self.crops, device) if cfg.resident else None
+        self.replay: tuple[Kind, Callable] | None = None
 
     def _start(self) -> checkpoint.Progress:
         """Weights to start from; returns the training that is already in them."""
@@ -263,50 +272,80 @@ class _Run:
                 path, self.model, self.ema, self.optimizer, self.crops, rng, self.progress, asdict(self.cfg)
             )
 
-    def loss(self, kind: Kind) -> dict[str, Tensor]:
-        """Loss terms of the next batch."""
+    def _quality(self) -> Tensor:
+        """Qualities of a batch, stratified: every step sees the whole range."""
+        slots = (torch.randperm(self.cfg.batch) + torch.rand(self.cfg.batch)) / self.cfg.batch
+        return 1 + slots * (self.model.config.qualities - 1)
+
+    def _z_weight(self) -> float:
+        return min(1.0, (self.progress.step + 1) / max(self.cfg.z_warmup, 1))
+
+    def latent_loss(self, kind: Kind) -> dict[str, Tensor]:
+        """Loss terms of the next batch of latents."""
         cfg, device = self.cfg, self.processes.device
-        z_weight = min(1.0, (self.progress.step + 1) / max(cfg.z_warmup, 1))
-        if not kind.transforms:
-            if self.latents is None:
-                # Whole images: a quarter of a 128-pixel crop's contexts would read the zeros outside of it.
-                side = min(min(self.crops.sizes[k]) for k in self.crops.usable) // 16 * 16
-                whole = CropDataset(self.crops.images, side, cfg.seed, self.crops.rank, self.crops.world)
-                self.latents = LatentCache(whole, cfg.memory * 2**30)
-            self.latents.crops.position = self.crops.position  # one number is the place in the data
-            x = self.latents.batch(self.model, cfg.batch, device)
-            self.crops.position = self.latents.crops.position
-        else:
-            x = next(self.stream).to(device, non_blocking=True)
-        # Stratified over the batch: every step sees the whole range of qualities.
-        slots = (torch.randperm(cfg.batch) + torch.rand(cfg.batch)) / cfg.batch
-        quality = (1 + slots * (self.model.config.qualities - 1)).to(device)
+        if self.latents is None:
+            # Whole images: a quarter of a 128-pixel crop's contexts would read the zeros outside of it.
+            side = min(min(self.crops.sizes[k]) for k in self.crops.usable) // 16 * 16
+            whole = CropDataset(self.crops.images, side, cfg.seed, self.crops.rank, self.crops.world)
+            self.latents = LatentCache(whole, cfg.memory * 2**30)
+        self.latents.crops.position = self.crops.position  # one number is the place in the data
+        y = self.latents.batch(self.model, cfg.batch, device)
+        self.crops.position = self.latents.crops.position
+        quality = self._quality().to(device)
         self.model.train()
-        rdoq = cfg.rdoq_in(kind)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-            if not kind.transforms:
-                likelihoods = self.model.likelihoods(x * self.model.gain(quality), kind.contexts, rdoq)
-                return rate_loss(likelihoods, 256 * x.shape[-2] * x.shape[-1], quality, cfg.metric, z_weight)
-            if not kind.rate:
-                self.model.eval()  # latents as decoders get them, without noise
-            out = self.model(x, quality, context=kind.contexts, rdoq=rdoq)
+            likelihoods = self.model.likelihoods(y * self.model.gain(quality), kind.contexts, cfg.rdoq_in(kind))
+            return rate_loss(likelihoods, 256 * y.shape[-2] * y.shape[-1], quality, cfg.metric, self._z_weight())
+
+    def image_loss(self, kind: Kind, x: Tensor, quality: Tensor, z_weight: float | Tensor) -> dict[str, Tensor]:
+        """Loss terms of images [B, 3, H, W]."""
+        # Without rate: latents as decoders get them, without noise.
+        self.model.train(kind.rate)
+        # A CUDA graph must not depend on what autocast has kept from before.
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=self.resident is None):
+            out = self.model(x, quality, context=kind.contexts, rdoq=self.cfg.rdoq_in(kind))
             if not kind.rate:
                 out["likelihoods"] = {k: v.detach() for k, v in out["likelihoods"].items()}
-            return rate_distortion_loss(x, out, quality, cfg.metric, z_weight)
+            return rate_distortion_loss(x, out, quality, self.cfg.metric, z_weight)
+
+    def _resident_terms(self, kind: Kind) -> dict[str, Tensor]:
+        """Loss terms of the next batch, whose gradients are computed: crops, forward and backward on the device."""
+        device = self.processes.device
+
+        def work(places: Tensor, quality: Tensor, z_weight: Tensor) -> dict[str, Tensor]:
+            terms = self.image_loss(kind, self.resident.cut(places), quality, z_weight)
+            self.optimizer.zero_grad(set_to_none=True)
+            terms["loss"].backward()
+            return {name: t.detach() for name, t in terms.items()}
+
+        inputs = self.resident.places(self.cfg.batch), self._quality(), torch.tensor(self._z_weight())
+        if device.type != "cuda":
+            return work(*(t.to(device) for t in inputs))
+        if self.replay is None or self.replay[0] != kind:
+            self.replay = kind, Replay(work, device)
+        return self.replay[1](*inputs)
 
     def step(self, kind: Kind, share: float) -> dict[str, Tensor]:
         """One step at a share of the peak rates; returns the loss terms and the gradient's norm."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * share
         with fast_convolutions(self.model):
-            terms = self.loss(kind)
-        self.optimizer.zero_grad(set_to_none=True)
-        terms["loss"].backward()
+            if self.resident and kind.transforms:
+                terms = self._resident_terms(kind)
+            else:
+                if kind.transforms:
+                    x = next(self.stream).to(self.processes.device, non_blocking=True)
+                    terms = self.image_loss(kind, x, self._quality().to(x.device), self._z_weight())
+                else:
+                    terms = self.latent_loss(kind)
+                self.optimizer.zero_grad(set_to_none=True)
+                terms["loss"].backward()
         trained = [p for p in self.model.parameters() if p.grad is not None]
         self.processes.average_gradients(trained)
         norm = torch.nn.utils.clip_grad_norm_(trained, self.cfg.clip)
-        if torch.isfinite(norm):  # a rare bad batch is dropped instead of destroying the run
-            self.optimizer.step()
+        # A rare bad batch is dropped instead of destroying the run; Adam looks at this without waiting for a GPU.
+        self.optimizer.grad_scale, self.optimizer.found_inf = None, (~torch.isfinite(norm)).float()
+        self.optimizer.step()
         # Short memory at first: early weights are worth nothing.
         decay = min(self.cfg.ema, (1 + self.progress.step) / (10 + self.progress.step))
         with torch.no_grad():
@@ -374,13 +413,13 @@ def _stages(run: _Run, stages: list, valid: list, log, progress: bool, stop: Cal
         while p.stage < len(stages):
             stage = stages[p.stage]
             select(run.model, stage.kind)
-            run.latents = None  # of the transforms as they are now
+            run.latents = run.replay = None  # of the transforms as they are now, and of gradients that are no more
             if not stage.kind.transforms and p.stage_step == 0:
                 run.take_averaged_transforms()
             if stage.kind.contexts and stage.kind.rate and p.stage_step == 0 and (renewed := run.revive_stacks()):
                 note(event="renewed", groups=renewed)
             run.stream = run.crops.stream(cfg.batch, cfg.workers)
-            average: dict[str, float] = {}
+            average: dict[str, Tensor] = {}
             while (done := stage.done(p.stage_hours, p.stage_step)) < 1:
                 clock, cpu = time.monotonic(), time.process_time()
                 mark = torch.get_rng_state(), run.crops.state()
@@ -392,20 +431,16 @@ def _stages(run: _Run, stages: list, valid: list, log, progress: bool, stop: Cal
                 elapsed, stopping = run.processes.largest(time.monotonic() - clock, stop())
                 p.count(cfg.batch * run.processes.world, elapsed, time.process_time() - cpu)
                 for key in ("loss", "bpp", "bpp_z", "mse"):
-                    if key in terms:
-                        value = float(terms[key].detach().mean())
+                    if key in terms:  # tensors: reading them would wait for a GPU
+                        value = terms[key].detach().mean().double()
                         average[key] = value if key not in average else 0.98 * average[key] + 0.02 * value
                 bar.update()
                 if p.step % 50 == 0:
-                    bar.set_postfix({"stage": stage.name, "bpp": f"{average['bpp']:.3f}"})
-                    if "mse" in average:
-                        average["psnr"] = psnr(average["mse"])
-                    note(
-                        stage=stage.name,
-                        lr=share * cfg.lr,
-                        grad=float(terms["grad"]),
-                        **{k: round(v, 6) for k, v in average.items()},
-                    )
+                    means = {k: round(float(v), 6) for k, v in average.items()}
+                    if "mse" in means:
+                        means["psnr"] = round(psnr(average["mse"]), 6)
+                    bar.set_postfix({"stage": stage.name, "bpp": f"{means['bpp']:.3f}"})
+                    note(stage=stage.name, lr=share * cfg.lr, grad=float(terms["grad"]), **means)
                 # The first process's clock decides for all: saving is a collective operation.
                 late, due = run.processes.largest(
                     run.processes.first and time.monotonic() - validated > 60 * cfg.valid_minutes,
