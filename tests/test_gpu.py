@@ -16,6 +16,7 @@ import tiny
 from test_cuda_emulated import CASES, Case, split
 from test_cuda_graph import H, W, material
 
+import ccm_fast
 from ccm_fast import _backend
 from ccm_fast.profile import profile
 
@@ -134,6 +135,7 @@ def test_the_whole_decoding_as_a_graph():
         assert torch.equal(y_hat.cpu(), expected)
 
 
+@pytest.mark.filterwarnings("ignore:The CUDA Graph is empty")  # torch says so when the error leaves the capture
 def test_a_new_model_cannot_be_captured():
     model, (batch,) = material(7, count=1)
     streams = model.upload(*batch[:2])
@@ -166,3 +168,40 @@ def test_many_at_once():
             results += [ops.decode_y(packed, psi, bytes_, parts, 1)[0] for _ in range(10)]
     torch.cuda.synchronize()
     assert all(torch.equal(r.cpu(), y_hat) for r in results)
+
+
+def test_a_net_of_compressai_moves_to_the_gpu():
+    """Accelerated on the CPU, decoded on the GPU: the picture up to the last bits of g_s, and back again."""
+    import compressai_nets as nets
+
+    net = nets.make("mbt2018")
+    fast = ccm_fast.accelerate(net, nets.photos(4, 64, 64, seed=9), steps=0)
+    x = nets.photos(2, 64, 128)
+    out = fast.compress(x)
+    expected = fast.decompress(**out)["x_hat"]
+    net.cuda()
+    found = fast.decompress(**out)["x_hat"]
+    assert found.is_cuda and (found.cpu() - expected).abs().max() < 0.01
+    assert fast.decompress(**fast.compress(x.cuda()))["x_hat"].is_cuda
+    net.cpu()
+    assert torch.equal(fast.decompress(**out)["x_hat"], expected)
+
+
+def test_a_step_of_training_is_replayed(tmp_path, monkeypatch):
+    """The recorded graph, and the same work launched anew for each step: the same training, up to atomics and noise."""
+    from test_train import config, losses
+
+    from ccm_fast.train import resident
+    from ccm_fast.train.loop import train
+
+    Image.fromarray(tiny.photo(96, 96, 1)).save(tmp_path / "a.png")
+    options = {"stages": "joint=200", "lr": 1e-3, "resident": True, "device": "cuda", "rdoq": True, "crop": 64}
+    recorded = train(config(tmp_path / "graph", tmp_path / "a.png", **options), progress=False)
+
+    def launch(self, *inputs):
+        return self.function(*(t.to(self.device) for t in inputs))
+
+    monkeypatch.setattr(resident.Replay, "__call__", launch)
+    launched = train(config(tmp_path / "plain", tmp_path / "a.png", **options), progress=False)
+    a, b = (losses(path.parent) for path in (recorded, launched))
+    assert a[-1] < a[0] and a == pytest.approx(b, rel=0.1)
