@@ -145,9 +145,9 @@ def card() -> str:
     return text + _table(report["results"], columns, f"Means over {report['images']} Kodak images.")
 
 
-def _dropin_results() -> list[dict]:
-    names = [f"dropin_{kind}_{t}t.json" for t in (1, 2) for kind in ("mbt2018", "cheng2020-anchor")]
-    return [r for name in names if (r := _load(name))]
+def _dropin_results(names: str = "dropin_{kind}_{threads}t.json") -> list[dict]:
+    files = [names.format(kind=kind, threads=t) for t in (1, 2) for kind in ("mbt2018", "cheng2020-anchor")]
+    return [r for name in files if (r := _load(name))]
 
 
 # What the drop-in is compared by: the ratio's name in the results, then CompressAI's part, ours, and ours in words.
@@ -161,9 +161,9 @@ DROPIN = [
 ]
 
 
-def dropin() -> str:
+def dropin(names: str = "dropin_{kind}_{threads}t.json") -> str:
     """CompressAI's nets, accelerated, against CompressAI."""
-    found = _dropin_results()
+    found = _dropin_results(names)
     columns = {
         "net, N = M = 192": "{kind}",
         "threads": "{threads}",
@@ -179,6 +179,49 @@ def dropin() -> str:
         if ours in r["seconds"]  # an older run has no floats
     ]
     return _table(items, columns, f"768x512, medians of one interleaved run. {_machine(found[0])}") if found else ""
+
+
+def dropin_avx512() -> str:
+    """The same on a processor with AVX-512 VNNI."""
+    return dropin("dropin_{kind}_{threads}t_avx512.json")
+
+
+@_made_of("dropin_cuda.json")
+def dropin_cuda(result: dict) -> str:
+    """CompressAI's nets, accelerated, on a GPU."""
+    columns = {
+        "net, N = M = 192": "{kind}",
+        "CompressAI's loop, s": "{compressai_loop_s:.2f}",
+        "y string to y_hat, ms": lambda i: f"{i['y_to_y_hat']['median_ms']:.1f}",
+        "faster": lambda i: f"{i['times_faster']['loop']:.0f}x",
+        "CompressAI's decompress, s": "{compressai_decompress_s:.2f}",
+        "accelerated, s": "{decompress_s:.3f}",
+        "faster ": lambda i: f"{i['times_faster']['decompress']:.0f}x",
+    }
+    note = f" ({result['note']})" if "note" in result else ""
+    below = f"768x512, medians. GPU: {result['gpu']}{note}; CompressAI on one core of {result['environment']['cpu']}."
+    return _table(result["cases"], columns, below)
+
+
+@_made_of("gpu_check_h100.json")
+def gpu(result: dict) -> str:
+    """Latents of a GPU against the CPU's, and how long each stage takes."""
+    stages = ("decode_z", "hyper", "decode_y")
+    columns = {
+        "image": "{file}",
+        "quality": "{quality}",
+        "bytes": "{bytes}",
+        "latents": lambda i: "the CPU's" if i["equal"] else "**others**",
+        **{f"{name}, ms": lambda i, name=name: f"{i['stages'][name]['median_ms']:.2f}" for name in stages},
+    }
+    files = []
+    for f in result["profile"]["files"]:
+        files.append(f"{f['name']} {1e3 * f['stages']['total']['median']:.1f} ms")
+        if f["graph"]:
+            files[-1] += f" ({1e3 * f['graph']['median']:.1f} ms as a CUDA graph)"
+    e = result["environment"]
+    below = f"768x512, medians of {result['profile']['repeats']}, caches emptied. From file to picture at quality 4: "
+    return _table(result["images"], columns, below + f"{', '.join(files)}. {e['gpu']}, torch {e['torch']}.")
 
 
 def precision() -> str:
@@ -349,17 +392,21 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
         "context": context,
         "damage": damage,
         "dropin": dropin,
+        "dropin-avx512": dropin_avx512,
         "contexts": contexts,
     },
     "docs/benchmarks.md": {
         "plots": plots,
         "dropin": dropin,
+        "dropin-avx512": dropin_avx512,
+        "dropin-cuda": dropin_cuda,
         "limits": limits,
         "coders": coders,
         "scaling": scaling,
         "kernels": kernels,
     },
     "docs/compressai.md": {"dropin": dropin, "precision": precision},
+    "docs/cuda.md": {"gpu": gpu},
     "docs/effort.md": {"effort": effort},
     "docs/model_card.md": {"rates": rates, "card": card},
 }
