@@ -146,6 +146,28 @@ def test_fine_tuning_takes_more_steps_with_more_images(monkeypatch, images, step
     assert tried == [min(images, 96)]  # every choice of scales is tried on all of them
 
 
+def test_every_group_gets_the_scales_that_suit_it():
+    module = importlib.import_module("ccm_fast.integer.freeze")
+    model = tiny()
+    with torch.no_grad():  # a unit with a range far beyond the others', in one group
+        model.contexts[0].hidden[0].weight[0] *= 300
+        model.contexts[0].head.weight[:, 0] /= 300
+    images = photographs(4)
+    data = [(c.y_hat, c.z_hat) for c in module._collect(model, images, 64, torch.Generator().manual_seed(0))]
+    with torch.no_grad():
+        expected = [float(module._bits(y, *model.entropy_parameters(y, z))) for y, z in data]
+    found = module._relative(module._best_calibration(model, data, expected), data, expected)
+    together, singly = [], []
+    for equalization in module.EQUALIZATIONS:
+        for saturation in module.SATURATIONS:
+            way, network = module._Scales([1e3 / b for b in expected], equalization, saturation), module._Network(model)
+            module._calibrate(network, model, module._calibrate_hyper(network, model, data, way), way)
+            singly.append(module._relative(network, data, expected))
+            together.append(sum(singly[-1]))
+    assert len(found) == len(model.contexts) > 1
+    assert sum(found) < min(together) - 1e-6  # no single way is best for all groups
+
+
 def test_freezing_is_reproducible():
     model, images = tiny(), photographs(5)
     assert freeze(model, images, steps=3).fingerprint == freeze(model, images, steps=3).fingerprint

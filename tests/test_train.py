@@ -18,6 +18,7 @@ from PIL import Image
 from ccm_fast.cli import main
 from ccm_fast.models import CCMConfig, CrossChannelContextModel
 from ccm_fast.models.quality import lagrange_multiplier
+from ccm_fast.train import loop
 from ccm_fast.train.data import CropDataset, load_images
 from ccm_fast.train.klt import fit_synthesis, initialise
 from ccm_fast.train.loop import TrainConfig, train
@@ -405,3 +406,14 @@ def test_synthesis_learns_alone(tmp_path, folder):
     mse = [json.loads(line).get("mse") for line in (tmp_path / "b" / "log.jsonl").read_text().splitlines()]
     first, *_, last = (v for v in mse if v is not None)  # running means, at steps 50 and 150
     assert last < 0.9 * first
+
+
+def test_no_weight_outgrows_the_others(tmp_path, folder, monkeypatch):
+    """Of the hidden layers: as int8 it would leave them no steps."""
+    monkeypatch.setattr(loop, "_HIDDEN_LIMIT", 0.1)
+    preset = replace(TINY, parameter_widths=(16, 12))
+    last = train(replace(config(tmp_path, folder, stages="joint=2"), preset=preset), progress=False)
+    model, _ = load_checkpoint(last)
+    widest = {n: float(p.detach().abs().max()) for n, p in model.named_parameters() if n.startswith("contexts")}
+    hidden = [w for n, w in widest.items() if ".hidden." in n and n.endswith("weight")]
+    assert hidden and max(hidden) < 0.2 < max(widest.values())  # averages over three steps, from wider ones on

@@ -7,6 +7,7 @@ weights across rounding thresholds (in the spirit of AdaRound, Nagel et al. 2020
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -203,10 +204,19 @@ def _activation_scale(batches: list[Tensor], scales: _Scales) -> Tensor:
     return scales.saturation * best**scales.equalization * best.max() ** (1 - scales.equalization) / 255
 
 
+class _Inputs(NamedTuple):
+    """What groups are calibrated on: psi of each image, its units, and y_hat as contexts see it."""
+
+    psi: list[Tensor]
+    unit: Tensor
+    context: list[Tensor]
+
+
 @torch.no_grad()
-def _calibrate(model: CrossChannelContextModel, data: list[tuple[Tensor, Tensor]], scales: _Scales) -> _Network:
-    """The network with scales chosen from the activations of ``data`` (pairs y_hat, z_hat)."""
-    network = _Network(model)
+def _calibrate_hyper(
+    network: _Network, model: CrossChannelContextModel, data: list[tuple[Tensor, Tensor]], scales: _Scales
+) -> _Inputs:
+    """Set h_s by the activations of ``data`` (pairs y_hat, z_hat)."""
     x = [z.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT) for _, z in data]
     unit = None
     for layer, (conv, up) in zip(network.h_s, _hyper_layers(model), strict=True):
@@ -216,14 +226,18 @@ def _calibrate(model: CrossChannelContextModel, data: list[tuple[Tensor, Tensor]
         fill(layer, conv.weight, conv.bias, unit, out_unit.repeat_interleave(up * up), square)
         unit = out_unit
     psi = [p[..., : y.shape[-2], : y.shape[-1]] for p, (y, _) in zip(x, data, strict=True)]
-    context = [y.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT) for y, _ in data]
+    return _Inputs(psi, unit, [y.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT) for y, _ in data])
+
+
+@torch.no_grad()
+def _calibrate(network: _Network, model: CrossChannelContextModel, inputs: _Inputs, scales: _Scales) -> None:
+    """Set all groups by the activations of the inputs."""
     start = 0
     for group, float_group in zip(network.groups, model.contexts, strict=True):
-        earlier = [c[:, :start] for c in context]
-        own = [c[:, start : start + group.channels] for c in context]
-        _calibrate_group(group, float_group, psi, unit, earlier, own, scales)
+        earlier = [c[:, :start] for c in inputs.context]
+        own = [c[:, start : start + group.channels] for c in inputs.context]
+        _calibrate_group(group, float_group, inputs.psi, inputs.unit, earlier, own, scales)
         start += group.channels
-    return network
 
 
 def _calibrate_group(group, float_group, psi, psi_unit, earlier, own, scales) -> None:
@@ -276,9 +290,17 @@ def _bits(y_hat: Tensor, mean: Tensor, index: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _relative(network: _Network, data: list[tuple[Tensor, Tensor]], expected: list[float]) -> float:
-    """Mean over images of the code length relative to the expected one."""
-    return sum(float(_bits(y, *network(y, z))) / bits for (y, z), bits in zip(data, expected, strict=True)) / len(data)
+def _relative(network: _Network, data: list[tuple[Tensor, Tensor]], expected: list[float]) -> list[float]:
+    """The code length of each group, relative to the expected one of all of them; means over images."""
+    sums = [0.0] * len(network.groups)
+    for (y, z), bits in zip(data, expected, strict=True):
+        mean, index = network(y, z)
+        start = 0
+        for g, group in enumerate(network.groups):
+            channels = slice(start, start + group.channels)
+            sums[g] += float(_bits(y[:, channels], mean[:, channels], index[:, channels])) / bits / len(data)
+            start += group.channels
+    return sums
 
 
 def _best_calibration(
@@ -286,17 +308,26 @@ def _best_calibration(
 ) -> _Network:
     """The calibrated network with the least relative code length among a few ways to choose activation scales.
 
-    An activation's error counts by what it does to the relative code length, so an image counts by 1 / its bits.
+    The ways are chosen for h_s, with the groups that then follow, and for each group, which no other one depends on. An
+    activation's error counts by what it does to the relative code length, so an image counts by 1 / its bits.
     """
-    best, least = None, math.inf
-    for equalization in EQUALIZATIONS:
-        for saturation in SATURATIONS:
-            scales = _Scales([1e3 / bits for bits in expected], equalization, saturation)
-            network = _calibrate(model, data, scales)
-            length = _relative(network, data, expected)
-            if length < least:
-                best, least = network, length
-    return best
+    ways = [_Scales([1e3 / bits for bits in expected], e, s) for e in EQUALIZATIONS for s in SATURATIONS]
+    network, best, least = _Network(model), None, math.inf
+    for way in ways:
+        inputs = _calibrate_hyper(network, model, data, way)
+        _calibrate(network, model, inputs, way)
+        lengths = _relative(network, data, expected)
+        if sum(lengths) < least:
+            best, least = way, sum(lengths)
+    inputs = _calibrate_hyper(network, model, data, best)
+    groups, shortest = [None] * len(network.groups), [math.inf] * len(network.groups)
+    for way in ways:
+        _calibrate(network, model, inputs, way)
+        for g, length in enumerate(_relative(network, data, expected)):
+            if length < shortest[g]:
+                groups[g], shortest[g] = copy.deepcopy(network.groups[g]), length
+    network.groups = nn.ModuleList(groups)
+    return network
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -323,7 +354,7 @@ def _collect(
 
 #: Fine-tuning steps from so many images on. Fewer images would rather be learned by heart; what more of both bring
 #: is in train/ship.py.
-FINE_TUNE_STEPS = {0: 0, 32: 300, 256: 1000}
+FINE_TUNE_STEPS = {0: 0, 32: 300, 256: 1000, 3000: 5000}
 #: Images that scales are chosen by: every choice is tried on all of them.
 CALIBRATION_IMAGES = 96
 

@@ -49,6 +49,10 @@ _PROBE = 16
 # Learning rate of those stacks, as a share of the entropy model's: at 1e-3 their units die one by one (30 % of one
 # group's in 150 steps), at 3e-4 none did.
 _STACK_RATE = 0.5
+# Of the weights of the entropy-parameter networks. Adam moves weights of units that hardly ever fire as fast as others:
+# after 35,000 steps at 6e-4 thousands of them were beyond 5, up to 371, which as int8 leave the others no steps
+# (integers cost 1.2 to 1.5 % of the bits). Cut off at 5 they gave 0.02 % more bits.
+_HIDDEN_LIMIT = 5.0
 
 
 @dataclass
@@ -220,6 +224,7 @@ class _Run:
         for group, peak in zip(self.optimizer.param_groups, peaks, strict=True):
             group["peak"] = peak  # a resumed run may be given another rate
         self.bf16 = cfg.bf16 == "on" or (cfg.bf16 == "auto" and has_bf16(device))
+        self.hidden = [p for n, p in self.model.named_parameters() if ".hidden." in n and n.endswith("weight")]
         self.latents = None
         self.resident = ResidentCrops(self.crops, device) if cfg.resident else None
         self.replay: tuple[Kind, Callable] | None = None
@@ -346,6 +351,9 @@ class _Run:
         # A rare bad batch is dropped instead of destroying the run; Adam looks at this without waiting for a GPU.
         self.optimizer.grad_scale, self.optimizer.found_inf = None, (~torch.isfinite(norm)).float()
         self.optimizer.step()
+        with torch.no_grad():
+            for weight in self.hidden:
+                weight.clamp_(-_HIDDEN_LIMIT, _HIDDEN_LIMIT)
         # Short memory at first: early weights are worth nothing.
         decay = min(self.cfg.ema, (1 + self.progress.step) / (10 + self.progress.step))
         with torch.no_grad():
