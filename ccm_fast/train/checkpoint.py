@@ -25,6 +25,7 @@ class Progress:
         step, patches: optimizer steps and crops so far.
         hours: hours of steps (validation and saving not counted).
         cpu_hours: processor time of the first process in them: what counts where the machine does other work, too.
+        gpu_hours: those of them that GPUs took, of all processes together.
         stage, stage_step, stage_hours: the current stage, and what was spent in it.
     """
 
@@ -32,18 +33,20 @@ class Progress:
     patches: int = 0
     hours: float = 0.0
     cpu_hours: float = 0.0
+    gpu_hours: float = 0.0
     stage: int = 0
     stage_step: int = 0
     stage_hours: float = 0.0
 
-    def count(self, patches: int, seconds: float, cpu_seconds: float) -> None:
-        """One more step."""
+    def count(self, patches: int, seconds: float, cpu_seconds: float, gpus: int = 0) -> None:
+        """One more step, on so many GPUs."""
         self.step += 1
         self.stage_step += 1
         self.patches += patches
         self.hours += seconds / 3600
         self.stage_hours += seconds / 3600
         self.cpu_hours += cpu_seconds / 3600
+        self.gpu_hours += gpus * seconds / 3600
 
     def next_stage(self) -> None:
         """The current stage is over."""
@@ -55,6 +58,7 @@ class Progress:
             "step": self.step,
             "hours": round(self.hours, 4),
             "cpu_hours": round(self.cpu_hours, 4),
+            "gpu_hours": round(self.gpu_hours, 4),
             "patches": self.patches,
         }
 
@@ -137,7 +141,8 @@ def initial(path: str, model: CrossChannelContextModel, images: Sequence[np.ndar
 
         source = load(path)
         weights, config = source.state_dict(), source.config
-        known = {k: v for k, v in read_meta(path).items() if k in ("step", "patches", "hours", "cpu_hours")}
+        totals = ("step", "patches", "hours", "cpu_hours", "gpu_hours")
+        known = {k: v for k, v in read_meta(path).items() if k in totals}
         before = Progress(**known)
     if model.config.fine and not config.fine:
         old = CrossChannelContextModel(config)

@@ -437,7 +437,9 @@ def _stages(run: _Run, stages: list, valid: list, log, progress: bool, stop: Cal
                 terms = run.step(stage.kind, share)
                 mark = None
                 elapsed, stopping = run.processes.largest(time.monotonic() - clock, stop())
-                p.count(cfg.batch * run.processes.world, elapsed, time.process_time() - cpu)
+                world = run.processes.world
+                gpus = world if run.processes.device.type == "cuda" else 0
+                p.count(cfg.batch * world, elapsed, time.process_time() - cpu, gpus)
                 for key in ("loss", "bpp", "bpp_z", "mse"):
                     if key in terms:  # tensors: reading them would wait for a GPU
                         value = terms[key].detach().mean().double()

@@ -34,7 +34,7 @@ def load_checkpoint(path: str | Path) -> tuple[CrossChannelContextModel, dict]:
     model.load_state_dict(state["ema"])
     train = state["train"]
     model.metric = train.get("metric", model.metric)
-    meta = {key: state[key] for key in ("step", "hours", "cpu_hours", "patches") if key in state}
+    meta = {key: state[key] for key in ("step", "hours", "cpu_hours", "gpu_hours", "patches") if key in state}
     meta.update(
         {key: train[key] for key in ("metric", "crop", "augment", "batch", "lr", "seed", "stages") if key in train}
     )
