@@ -7,7 +7,6 @@ weights across rounding thresholds (in the spirit of AdaRound, Nagel et al. 2020
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -126,12 +125,16 @@ class _Network(nn.Module):
             self.h_s.append(Layer(RELU8, signed=k == 0, upsample=up))
         self.groups = nn.ModuleList(_Group(c) for c in model.contexts)
 
-    def forward(self, y_hat: Tensor, z_hat: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and scale index [B, M, h, w], rounded to the grids of the codes (1/16 and 1)."""
+    def hyper(self, z_hat: Tensor) -> Tensor:
+        """psi, before it is cropped to the size of y."""
         psi = z_hat.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT)
         for layer in self.h_s:
             psi = layer(psi)
-        psi = psi[..., : y_hat.shape[-2], : y_hat.shape[-1]]
+        return psi
+
+    def forward(self, y_hat: Tensor, z_hat: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and scale index [B, M, h, w], rounded to the grids of the codes (1/16 and 1)."""
+        psi = self.hyper(z_hat)[..., : y_hat.shape[-2], : y_hat.shape[-1]]
         context = y_hat.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT)
         means, indexes, start = [], [], 0
         for group in self.groups:
@@ -205,10 +208,16 @@ def _activation_scale(batches: list[Tensor], scales: _Scales) -> Tensor:
 
 
 class _Inputs(NamedTuple):
-    """What groups are calibrated on: psi of each image, its units, and y_hat as contexts see it."""
+    """What groups are calibrated on.
+
+    Attributes:
+        psi: of each image, as the float model computes it; its channels' ``unit``; and its ``bytes``, by the integers.
+        context: y_hat of each image, as contexts see it.
+    """
 
     psi: list[Tensor]
     unit: Tensor
+    bytes: list[Tensor]
     context: list[Tensor]
 
 
@@ -225,27 +234,36 @@ def _calibrate_hyper(
         out_unit = _activation_scale(x, scales)
         fill(layer, conv.weight, conv.bias, unit, out_unit.repeat_interleave(up * up), square)
         unit = out_unit
-    psi = [p[..., : y.shape[-2], : y.shape[-1]] for p, (y, _) in zip(x, data, strict=True)]
-    return _Inputs(psi, unit, [y.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT) for y, _ in data])
+    parts = []
+    for (y, z), p in zip(data, x, strict=True):
+        inside = (..., slice(y.shape[-2]), slice(y.shape[-1]))
+        parts.append((p[inside], network.hyper(z)[inside], y.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT)))
+    psi, units, context = (list(part) for part in zip(*parts, strict=True))
+    return _Inputs(psi, unit, units, context)
+
+
+def _channels(group: _Group, start: int) -> tuple[slice, slice]:
+    """Channels of y that a group reads: the earlier ones, and its own."""
+    return slice(start), slice(start, start + group.channels)
+
+
+def _activations(group: _Group) -> int:
+    """How many layers of a group give bytes: the sum of contexts, the stack's but for its last, the hidden ones."""
+    return 1 + max(len(group.stack) - 1, 0) + len(group.hidden)
 
 
 @torch.no_grad()
-def _calibrate(network: _Network, model: CrossChannelContextModel, inputs: _Inputs, scales: _Scales) -> None:
-    """Set all groups by the activations of the inputs."""
-    start = 0
-    for group, float_group in zip(network.groups, model.contexts, strict=True):
-        earlier = [c[:, :start] for c in inputs.context]
-        own = [c[:, start : start + group.channels] for c in inputs.context]
-        _calibrate_group(group, float_group, inputs.psi, inputs.unit, earlier, own, scales)
-        start += group.channels
-
-
-def _calibrate_group(group, float_group, psi, psi_unit, earlier, own, scales) -> None:
+def _calibrate_group(
+    group: _Group, float_group: GroupContext, inputs: _Inputs, start: int, ways: Sequence[_Scales]
+) -> None:
+    """Set a group, whose channels begin at ``start``; one of ``ways`` for each of its :func:`_activations`."""
+    psi, psi_unit, ways = inputs.psi, inputs.unit, iter(ways)
+    earlier, own = ([c[:, part] for c in inputs.context] for part in _channels(group, start))
     pre = [float_group.base(p, e if e.shape[1] else None) for p, e in zip(psi, earlier, strict=True)]
     if float_group.spatial is not None:
         pre = [b + float_group.spatial(o) for b, o in zip(pre, own, strict=True)]
     f = [F.relu(b) for b in pre]
-    f_unit = _activation_scale(f, scales)
+    f_unit = _activation_scale(f, next(ways))
 
     # The sum of contexts: in units of the spatial weights, or freely chosen without them.
     sum_unit, value = f_unit / SUM_STEPS, None
@@ -262,7 +280,7 @@ def _calibrate_group(group, float_group, psi, psi_unit, earlier, own, scales) ->
             out_unit = sum_unit
         else:
             x = [F.relu(conv(b)) for b in x]
-            out_unit = _activation_scale(x, scales)
+            out_unit = _activation_scale(x, next(ways))
         fill(layer, conv.weight, conv.bias, unit, out_unit, square)
         unit = out_unit
     if group.skip is not None:
@@ -272,7 +290,7 @@ def _calibrate_group(group, float_group, psi, psi_unit, earlier, own, scales) ->
     for layer, conv in zip(group.hidden, float_group.hidden, strict=True):
         square = mean_square(f, unit)
         f = [F.relu(conv(b)) for b in f]
-        out_unit = _activation_scale(f, scales)
+        out_unit = _activation_scale(f, next(ways))
         fill(layer, conv.weight, conv.bias, unit, out_unit, square)
         unit = out_unit
     C = group.channels
@@ -290,17 +308,14 @@ def _bits(y_hat: Tensor, mean: Tensor, index: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _relative(network: _Network, data: list[tuple[Tensor, Tensor]], expected: list[float]) -> list[float]:
-    """The code length of each group, relative to the expected one of all of them; means over images."""
-    sums = [0.0] * len(network.groups)
-    for (y, z), bits in zip(data, expected, strict=True):
-        mean, index = network(y, z)
-        start = 0
-        for g, group in enumerate(network.groups):
-            channels = slice(start, start + group.channels)
-            sums[g] += float(_bits(y[:, channels], mean[:, channels], index[:, channels])) / bits / len(data)
-            start += group.channels
-    return sums
+def _relative(group: _Group, inputs: _Inputs, start: int, data: list[tuple[Tensor, Tensor]], expected) -> float:
+    """The code length of a group, relative to the expected one of all of them; mean over images."""
+    before, own = _channels(group, start)
+    total = 0.0
+    for psi, context, (y, _), bits in zip(inputs.bytes, inputs.context, data, expected, strict=True):
+        mean, index = group(psi, context[:, before], context[:, own])
+        total += float(_bits(y[:, own], mean / 16, index)) / bits
+    return total / len(data)
 
 
 def _best_calibration(
@@ -308,25 +323,33 @@ def _best_calibration(
 ) -> _Network:
     """The calibrated network with the least relative code length among a few ways to choose activation scales.
 
-    The ways are chosen for h_s, with the groups that then follow, and for each group, which no other one depends on. An
-    activation's error counts by what it does to the relative code length, so an image counts by 1 / its bits.
+    One way for all of h_s and the groups that follow, then one for each group, on which no other one depends, and then
+    for each of its layers, one after another. An activation's error counts by what it does to the relative code length,
+    so an image counts by 1 / its bits.
     """
     ways = [_Scales([1e3 / bits for bits in expected], e, s) for e in EQUALIZATIONS for s in SATURATIONS]
-    network, best, least = _Network(model), None, math.inf
+    network = _Network(model)
+    starts = [sum(model.config.groups[:g]) for g in range(len(network.groups))]
+
+    def length(g: int, inputs: _Inputs, chosen: list[_Scales]) -> float:
+        group = network.groups[g]
+        _calibrate_group(group, model.contexts[g], inputs, starts[g], chosen)
+        return _relative(group, inputs, starts[g], data, expected)
+
+    uniform = []  # for each way, the length of every group
     for way in ways:
         inputs = _calibrate_hyper(network, model, data, way)
-        _calibrate(network, model, inputs, way)
-        lengths = _relative(network, data, expected)
-        if sum(lengths) < least:
-            best, least = way, sum(lengths)
-    inputs = _calibrate_hyper(network, model, data, best)
-    groups, shortest = [None] * len(network.groups), [math.inf] * len(network.groups)
-    for way in ways:
-        _calibrate(network, model, inputs, way)
-        for g, length in enumerate(_relative(network, data, expected)):
-            if length < shortest[g]:
-                groups[g], shortest[g] = copy.deepcopy(network.groups[g]), length
-    network.groups = nn.ModuleList(groups)
+        uniform.append([length(g, inputs, [way] * _activations(group)) for g, group in enumerate(network.groups)])
+    inputs = _calibrate_hyper(network, model, data, ways[min(range(len(ways)), key=lambda k: sum(uniform[k]))])
+    for g, group in enumerate(network.groups):
+        layers = _activations(group)
+        least, chosen = min(((length(g, inputs, [way] * layers), [way] * layers) for way in ways), key=lambda c: c[0])
+        for k in range(layers):
+            for way in ways:
+                tried = [*chosen[:k], way, *chosen[k + 1 :]]
+                if (found := length(g, inputs, tried)) < least:
+                    least, chosen = found, tried
+        length(g, inputs, chosen)
     return network
 
 
