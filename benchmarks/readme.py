@@ -134,8 +134,8 @@ def card() -> str:
     report = _load("ccm-small.json", WEIGHTS)
     t = report["training"]
     gpu = f"{60 * t['gpu_hours']:.0f} minutes of them on a GPU, the others " if t.get("gpu_hours") else ""
-    text = f"{t['patches']:,} crops (128 to 256 pixels a side) in {t['step']:,} steps, {t['hours']:.1f} hours ({gpu}on cores"
-    text += f" that were also used for other work; {t['cpu_hours']:.1f} hours of processor time), after a start from a"
+    text = f"{t['patches']:,} crops (128 to 256 pixels a side) in {t['step']:,} steps, {t['hours']:.1f} hours ({gpu}on"
+    text += f" cores that were also used for other work; {t['cpu_hours']:.1f} hours of processor time), after a start from a"
     text += f" block transform. Weights: {report['file_bytes']:,} bytes, fingerprint"
     text += f" `{report['fingerprint']}`.\n\n"
     columns = {
