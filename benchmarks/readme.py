@@ -135,8 +135,8 @@ def card() -> str:
     t = report["training"]
     gpu = f"{60 * t['gpu_hours']:.0f} minutes of them on a GPU, the others " if t.get("gpu_hours") else ""
     text = f"{t['patches']:,} crops (128 to 256 pixels a side) in {t['step']:,} steps, {t['hours']:.1f} hours ({gpu}on"
-    text += f" cores that were also used for other work; {t['cpu_hours']:.1f} hours of processor time), after a start from a"
-    text += f" block transform. Weights: {report['file_bytes']:,} bytes, fingerprint"
+    text += f" cores that were also used for other work; {t['cpu_hours']:.1f} hours of processor time),"
+    text += f" after a start from a block transform. Weights: {report['file_bytes']:,} bytes, fingerprint"
     text += f" `{report['fingerprint']}`.\n\n"
     columns = {
         "quality": "{quality:g}",
