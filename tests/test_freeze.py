@@ -143,7 +143,7 @@ def test_fine_tuning_takes_more_steps_with_more_images(monkeypatch, images, step
     monkeypatch.setattr(module, "_best_calibration", best_calibration)
     freeze(tiny(), [torch.rand(3, 16, 16)] * images)
     assert taken == ([(images, steps)] if steps else [])
-    assert tried == [min(images, 96)]  # every choice of scales is tried on all of them
+    assert tried == [min(images, 64)]  # every choice of scales is tried on all of them
 
 
 def test_every_group_gets_the_scales_that_suit_it():

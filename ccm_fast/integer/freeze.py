@@ -19,7 +19,17 @@ from torch import Tensor, nn
 from ccm_fast.integer.cost import image_tensor
 from ccm_fast.integer.fitting import Latents, fit_to_symbols
 from ccm_fast.integer.frozen import FrozenEntropyModel
-from ccm_fast.integer.layers import SUM_STEPS, WEIGHT_MAX, Layer, fill, fine_tune, flat, mean_square, quantize_weight
+from ccm_fast.integer.layers import (
+    SUM_STEPS,
+    WEIGHT_MAX,
+    Layer,
+    fill,
+    fine_tune,
+    flat,
+    mean_square,
+    quantize_weight,
+    share_scales,
+)
 from ccm_fast.integer.layers import round_ste as _round
 from ccm_fast.integer.plan import ACCUMULATE, HEAD, NUM_INDEXES, RELU8, GroupPlan, Plan, fixed_point
 from ccm_fast.integer.tables import fraction_bits, prior_rows, typical_rows
@@ -62,6 +72,18 @@ class _Group(nn.Module):
         """value [D, C, k, k] in units of the integer weight; factor [D] turns the sum into bytes."""
         self.spatial = nn.Parameter(value.contiguous()) if value is not None else None
         self.log_factor = nn.Parameter(factor.log())
+        self.log_scale = None
+
+    def share_scales(self) -> None:
+        """See :func:`ccm_fast.integer.layers.share_scales`: in the stack, and from the sum of contexts on."""
+        share_scales(list(self.stack))
+        tail = [*self.hidden, self.head]
+        share_scales(tail)
+        self.log_scale = tail[0].log_scale_in = nn.Parameter(torch.zeros_like(self.log_factor))
+
+    def factor(self) -> Tensor:
+        """log-factors from the sum to its bytes."""
+        return self.log_factor if self.log_scale is None else self.log_factor - self.log_scale
 
     def spatial_sum(self, own: Tensor) -> Tensor:
         weight = _round(self.spatial.clamp(-WEIGHT_MAX, WEIGHT_MAX))
@@ -87,14 +109,14 @@ class _Group(nn.Module):
             pre = pre + self.skip(earlier)
         if self.spatial is not None:
             pre = pre + self.spatial_sum(own)
-        f = _round(pre * self.log_factor.exp()[:, None, None]).clamp(0, 255)
+        f = _round(pre * self.factor().exp()[:, None, None]).clamp(0, 255)
         for layer in self.hidden:
             f = layer(f)
         return self.head(f).chunk(2, dim=1)
 
     @torch.no_grad()
     def export(self, kernel: int) -> GroupPlan:
-        mult, shift = fixed_point(self.log_factor.double().exp().numpy())
+        mult, shift = fixed_point(self.factor().double().exp().numpy())
         D, r = len(mult), kernel // 2
         taps = self.schedule.taps(kernel) if self.schedule is not None else []
         weight = np.zeros((D, len(taps), self.channels), np.int8)
@@ -377,9 +399,9 @@ def _collect(
 
 #: Fine-tuning steps from so many images on. Fewer images would rather be learned by heart; what more of both bring
 #: is in train/ship.py.
-FINE_TUNE_STEPS = {0: 0, 32: 300, 256: 1000, 3000: 5000}
+FINE_TUNE_STEPS = {0: 0, 32: 300, 256: 1000, 3000: 2000}
 #: Images that scales are chosen by: every choice is tried on all of them.
-CALIBRATION_IMAGES = 96
+CALIBRATION_IMAGES = 64
 
 
 def freeze(
@@ -435,6 +457,8 @@ def freeze(
             y_hat, z_hat = tensors
             return (_bits(y_hat, *network(y_hat, z_hat)) / torch.tensor([expected[k] for k in chosen])).mean()
 
+        for group in network.groups:
+            group.share_scales()
         with torch.enable_grad():
             found = fine_tune(network, data, loss, steps, batch, seed=seed)
         if history is not None:

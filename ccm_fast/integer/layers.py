@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ __all__ = [
     "mean_square",
     "quantize_weight",
     "round_ste",
+    "share_scales",
     "to_bytes",
 ]
 
@@ -40,8 +42,9 @@ SUM_STEPS = 64.0
 _FACTOR_MIN, _BIAS_END = 2.0**-20, 2.0**28
 # Weight ranges tried, as shares of a channel's largest weight.
 _RANGES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
-#: Learning rates: of weights in steps of their integers, of log-factors, of biases in steps of the output.
-LEARNING_RATES = {"value": 0.1, "log_factor": 1e-3, "bias": 0.05}
+#: Learning rates: of weights in steps of their integers, of log-factors, of biases in steps of the output, and of the
+#: scales between layers.
+LEARNING_RATES = {"value": 0.1, "log_factor": 1e-3, "bias": 0.05, "log_scale": 3e-3}
 
 
 def round_ste(x: Tensor) -> Tensor:
@@ -77,6 +80,7 @@ class Layer(nn.Module):
     def __init__(self, output: int, signed: bool, upsample: int = 1, slope: float = 0.0):
         super().__init__()
         self.output, self.signed, self.upsample, self.slope, self.zero = output, signed, upsample, slope, 0
+        self.log_scale_in = self.log_scale_out = None
 
     def set(self, value: Tensor, factor: Tensor, bias: Tensor | None) -> None:
         """value [out, in, k, k] in units of the integer weight; factor, bias [out]."""
@@ -84,10 +88,19 @@ class Layer(nn.Module):
         self.log_factor = nn.Parameter(factor.log())
         self.bias = nn.Parameter(bias.clone() if bias is not None else torch.zeros_like(factor))
 
+    def scaled(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights (not rounded), log-factors and biases with the scales of inputs and outputs."""
+        value, log_factor, bias = self.value, self.log_factor, self.bias
+        if self.log_scale_in is not None:
+            value = value * self.log_scale_in.exp()[None, :, None, None]
+        if self.log_scale_out is not None:
+            log_factor, bias = log_factor - self.log_scale_out, bias * (-self.log_scale_out).exp()
+        return value.clamp(-WEIGHT_MAX, WEIGHT_MAX), log_factor, bias
+
     def forward(self, x: Tensor) -> Tensor:
-        weight = round_ste(self.value.clamp(-WEIGHT_MAX, WEIGHT_MAX))
-        factor = self.log_factor.exp()[:, None, None]
-        out = F.conv2d(x, weight, padding=weight.shape[-1] // 2) * factor + self.bias[:, None, None]
+        value, log_factor, bias = self.scaled()
+        weight, factor = round_ste(value), log_factor.exp()[:, None, None]
+        out = F.conv2d(x, weight, padding=weight.shape[-1] // 2) * factor + bias[:, None, None]
         if self.output in (RELU8, LEAKY8):
             out = to_bytes(out, self.output, self.zero, self.slope)
         else:
@@ -97,15 +110,25 @@ class Layer(nn.Module):
     @torch.no_grad()
     def export(self) -> IntConv:
         """The integers."""
-        value = self.value.double().clamp(-WEIGHT_MAX, WEIGHT_MAX)
+        value, log_factor, bias = self.scaled()
         weight = torch.floor(value + 0.5).permute(0, 2, 3, 1).contiguous().numpy().astype(np.int8)
-        factor = self.log_factor.double().exp().numpy()
-        bias = np.rint(self.bias.double().numpy() / factor)
+        factor = log_factor.double().exp().numpy()
+        bias = np.rint(bias.double().numpy() / factor)
         mult, shift = fixed_point(factor)
         conv = IntConv(weight, int32(bias), mult, shift, self.output, self.signed, self.upsample)
         if self.output == LEAKY8:
             conv.zero, conv.below = self.zero, np.rint(self.slope * mult).astype(np.int32)
         return conv
+
+
+def share_scales(layers: list[Layer]) -> None:
+    """Let each layer's bytes have scales, one a channel, that the next one's weights take back; 1 at first.
+
+    In real numbers they change nothing. With rounding and saturation their gradients, straight through both, weigh one
+    against the other, as learned step sizes do (Esser et al. 2020, arXiv 1902.08153).
+    """
+    for before, after in pairwise(layers):
+        before.log_scale_out = after.log_scale_in = nn.Parameter(torch.zeros_like(before.bias))
 
 
 def flat(batches: list[Tensor]) -> Tensor:
@@ -181,7 +204,8 @@ def fine_tune(
     generator = torch.Generator().manual_seed(seed)
     groups = {kind: [] for kind in rates}
     for name, parameter in network.named_parameters():
-        kind = "bias" if name.endswith("bias") else "log_factor" if name.endswith("log_factor") else "value"
+        last = name.rpartition(".")[2]
+        kind = "log_scale" if last.startswith("log_scale") else last if last in rates else "value"
         groups[kind].append(parameter)
     optimizer = torch.optim.Adam([{"params": p, "lr": rates[k]} for k, p in groups.items()], betas=(0.9, 0.99))
     base = [group["lr"] for group in optimizer.param_groups]
