@@ -1,6 +1,7 @@
 """Freezing: the fast integer network is the oracle; the frozen model codes nearly as well as the float one."""
 
 import importlib
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -166,6 +167,39 @@ def test_every_group_gets_the_scales_that_suit_it():
             together.append(sum(singly[-1]))
     assert len(found) == len(model.contexts) > 1
     assert sum(found) < min(together) - 1e-6  # no single way is best for all groups
+
+
+def test_scales_between_layers_change_nothing_but_rounding():
+    module = importlib.import_module("ccm_fast.integer.freeze")
+    model = tiny(cross=(3, 3, 3))
+    y_hat, z_hat = latents(model, image_tensor(photographs(1)[0])[None], 4.0)
+    with torch.no_grad():
+        bits = float(module._bits(y_hat, *model.entropy_parameters(y_hat, z_hat)))
+        network = module._best_calibration(model, [(y_hat, z_hat)], [bits])
+        before = network(y_hat, z_hat)
+        for group in network.groups:
+            group.share_scales()
+        assert all(torch.equal(a, b) for a, b in zip(network(y_hat, z_hat), before, strict=True))
+        scales = {n: p for n, p in network.named_parameters() if "log_scale" in n}
+        assert len(scales) == 2 * 2 + 2  # sum and hidden layer of two groups, the stack of the second
+        for p in scales.values():
+            p.uniform_(-0.5, -0.3)
+        mean, index = network(y_hat, z_hat)
+        for group in network.groups:
+            pairs = [*pairwise(group.stack), *pairwise([*group.hidden, group.head])]
+            plain = [(b.log_factor, b.bias, a.value) for b, a in pairs]
+            scaled = [(*b.scaled()[1:], a.scaled()[0]) for b, a in pairs]
+            plain.append((group.log_factor, group.log_factor.exp(), group.hidden[0].value))
+            scaled.append((group.factor(), group.factor().exp(), group.hidden[0].scaled()[0]))
+            for one, other in zip(plain, scaled, strict=True):
+                assert not torch.allclose(one[0], other[0], atol=0.2)
+                ways = [value * factor.exp()[None, :, None, None] for factor, _, value in (one, other)]
+                assert torch.allclose(*ways, rtol=1e-5) and torch.allclose(
+                    one[1] / one[0].exp(), other[1] / other[0].exp(), rtol=1e-5
+                )
+    integers = IntegerNetwork(network.export(model))
+    m, s = integers.codes(integers.hyper(z_hat, *y_hat.shape[-2:]), y_hat)
+    assert torch.equal(m / 16, mean.double()) and torch.equal(s, index.double())
 
 
 def test_freezing_is_reproducible():
