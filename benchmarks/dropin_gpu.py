@@ -1,4 +1,4 @@
-"""CompressAI's nets, accelerated, on a GPU, beside CompressAI's own loop on the CPU (its loop is slower on a GPU).
+"""CompressAI's nets, accelerated, on a GPU, beside CompressAI's own loop on the CPU.
 
     python benchmarks/dropin_gpu.py [--repeats 20]
 

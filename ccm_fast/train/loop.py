@@ -22,9 +22,9 @@ from .data import CropDataset, ImageFiles, load_images
 from .fine import start_fine
 from .klt import fit_synthesis, initialise
 from .loss import psnr, rate_distortion_loss, rate_loss
+from .noise import quantization_noise
 from .parallel import Processes
 from .resident import Replay, ResidentCrops
-from .rounding import rounding_noise
 from .stages import (
     TRANSFORMS,
     Kind,
@@ -86,8 +86,8 @@ class TrainConfig:
             learned to read it.
         rdoq: let symbols be those that the default encoder chooses, by rate-distortion-optimized quantization, where
             contexts take part (metric "mse"); for a model whose means and scales are worth something.
-        rounding: add noise to the entropy model's weights and activations, as wide as the steps of the bytes that they
-            will be, where contexts take part: for the last stage before freezing.
+        quantization_noise: add noise to the entropy model's weights and activations, as wide as the steps of the bytes
+            that they will be, where contexts take part: for the last stage before freezing.
         clip: limit of the gradient's norm.
         ema: decay of the averaged weights, which validation uses and which ship.
         bf16: "auto" (where the hardware computes in bf16), "on" or "off": forward and backward under bf16 autocast.
@@ -120,7 +120,7 @@ class TrainConfig:
     final_lr: float = 0.03
     z_warmup: int = 1000
     rdoq: bool = False
-    rounding: bool = False
+    quantization_noise: bool = False
     clip: float = 1.0
     ema: float = 0.999
     bf16: str = "auto"
@@ -339,8 +339,8 @@ class _Run:
         """One step at a share of the peak rates; returns the loss terms and the gradient's norm."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * share
-        rounded = self.cfg.rounding and kind.contexts and kind.rate
-        with fast_convolutions(self.model), rounding_noise(self.model) if rounded else nullcontext():
+        noisy = self.cfg.quantization_noise and kind.contexts and kind.rate
+        with fast_convolutions(self.model), quantization_noise(self.model) if noisy else nullcontext():
             if self.resident and kind.transforms:
                 terms = self._resident_terms(kind)
             else:

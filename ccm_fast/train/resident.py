@@ -17,7 +17,8 @@ from .data import CropDataset
 
 __all__ = ["Replay", "ResidentCrops"]
 
-# Half a turn of the sampling points of a shrinking crop, in output pixels: four samples a pixel, spread evenly.
+# How far a shrinking crop's samples, four a pixel, lie from the pixel's centre in either direction, in pixels of the
+# crop: evenly spread.
 _SPREAD = 0.25
 
 

@@ -7,7 +7,7 @@ from test_train import config, folder, losses  # noqa: F401
 from ccm_fast.models import CrossChannelContextModel
 from ccm_fast.train.convolutions import fast_convolutions
 from ccm_fast.train.loop import train
-from ccm_fast.train.rounding import rounding_noise
+from ccm_fast.train.noise import quantization_noise
 
 
 def model():
@@ -27,7 +27,7 @@ def test_noise_is_as_wide_as_the_steps(fast):
     plain = m.entropy_parameters(y, z)
     with fast_convolutions(*[m] if fast else []):
         before = m.entropy_parameters(y, z)
-        with rounding_noise(m):
+        with quantization_noise(m):
             noisy = [m.entropy_parameters(y, z) for _ in range(20)]
         after = m.entropy_parameters(y, z)
     for a, b, c in zip(plain, before, after, strict=True):
@@ -42,7 +42,7 @@ def test_noise_is_as_wide_as_the_steps(fast):
 
 def test_gradients_reach_the_weights():
     m = model()
-    with rounding_noise(m):
+    with quantization_noise(m):
         mean, index = m.entropy_parameters(torch.randn(1, 128, 8, 8), torch.randn(1, 64, 2, 2))
         (mean.sum() + index.sum()).backward()
     missing = [n for n, p in m.named_parameters() if n.startswith(("h_s", "contexts")) and p.grad is None]
@@ -59,12 +59,12 @@ def test_only_where_contexts_learn(tmp_path, folder, monkeypatch):  # noqa: F811
     @contextmanager
     def watched(m):
         entered.append(m)
-        with rounding_noise(m):
+        with quantization_noise(m):
             yield
 
-    monkeypatch.setattr(loop, "rounding_noise", watched)
+    monkeypatch.setattr(loop, "quantization_noise", watched)
     stages = "hyper=3,transforms=3,context=25,synthesis=3,joint=25"
-    train(config(tmp_path / "a", folder, stages=stages, start="random", rounding=True), progress=False)
+    train(config(tmp_path / "a", folder, stages=stages, start="random", quantization_noise=True), progress=False)
     assert len(entered) == 50 and losses(tmp_path / "a")
     train(config(tmp_path / "b", folder, stages=stages, start="random"), progress=False)
     assert len(entered) == 50

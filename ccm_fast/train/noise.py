@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..integer.layers import WEIGHT_MAX
 from ..models import CrossChannelContextModel
 
-__all__ = ["rounding_noise"]
+__all__ = ["quantization_noise"]
 
 
 def _noise(like: Tensor, largest: Tensor, steps: int) -> Tensor:
@@ -47,7 +47,7 @@ def _convolutions(model: CrossChannelContextModel) -> Iterator[tuple[nn.Conv2d, 
 
 
 @contextmanager
-def rounding_noise(model: CrossChannelContextModel) -> Iterator[None]:
+def quantization_noise(model: CrossChannelContextModel) -> Iterator[None]:
     """Inside, the model's h_s and contexts compute with noise in the place of int8's rounding.
 
     Of weights by the largest one of each output; of activations by the largest one of each channel in the batch. Within
