@@ -111,6 +111,14 @@ def _kernels():
     return load().ops.isa_list()
 
 
+def _transforms():
+    """What g_a, h_a and g_s multiply on this CPU, and with which instructions."""
+    from ccm_fast._backend import load
+    from ccm_fast.models.precision import transform_precision
+
+    return f"{transform_precision()} ({load().ops.transform_isa()})"
+
+
 def _version_of(package):
     def probe():
         from importlib.metadata import version
@@ -125,6 +133,7 @@ _PROBES = {
     "native": _native,
     "build": _build,
     "kernels": _kernels,
+    "transforms": _transforms,
     "torch": _torch,
     "gpu": _gpus,
     "python": lambda: f"{sys.version.split()[0]} ({platform.python_implementation()})",

@@ -72,6 +72,11 @@ Tensor pack_panels(Tensor matrix, bool int16, bool whole) {
 
 bool has_int16_transforms() { return ccm::transform_kernels().winograd_int16 != nullptr; }
 
+std::string transform_isa() {
+  constexpr const char* kNames[] = {"scalar", "avx2", "avxvnni", "avx512vnni"};
+  return kNames[ccm::transform_isa()];
+}
+
 Tensor pack_winograd(Tensor weight, int64_t in_phases, int64_t out_phases, bool int16) {
   check_tensor(weight, ScalarType::Float, {-1, -1, 3, 3}, "weight");
   check(in_phases >= 1 && out_phases >= 1, "phases must be 1 or 4");
@@ -146,6 +151,7 @@ void direct(Tensor x, Tensor weights, int64_t kernel, int64_t stride, int64_t pa
 STABLE_TORCH_LIBRARY_FRAGMENT(ccm_fast, m) {
   m.def("huge_pages(Tensor(a!) x) -> ()");
   m.def("has_int16_transforms() -> bool");
+  m.def("transform_isa() -> str");
   m.def("pack_panels(Tensor matrix, bool int16, bool whole) -> Tensor");
   m.def("pack_winograd(Tensor weight, int in_phases, int out_phases, bool int16) -> Tensor");
   m.def(
@@ -158,6 +164,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(ccm_fast, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(ccm_fast, CompositeExplicitAutograd, m) {
   m.impl("has_int16_transforms", TORCH_BOX(&has_int16_transforms));
+  m.impl("transform_isa", TORCH_BOX(&transform_isa));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ccm_fast, CPU, m) {

@@ -6,7 +6,7 @@ import copy
 import json
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from .klt import fit_synthesis, initialise
 from .loss import psnr, rate_distortion_loss, rate_loss
 from .noise import quantization_noise
 from .parallel import Processes
+from .precision import float32_trunk
 from .resident import Replay, ResidentCrops
 from .stages import (
     TRANSFORMS,
@@ -340,7 +341,12 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * share
         noisy = self.cfg.quantization_noise and kind.contexts and kind.rate
-        with fast_convolutions(self.model), quantization_noise(self.model) if noisy else nullcontext():
+        with ExitStack() as inside:
+            inside.enter_context(fast_convolutions(self.model))
+            if self.bf16:
+                inside.enter_context(float32_trunk(self.model))
+            if noisy:
+                inside.enter_context(quantization_noise(self.model))
             if self.resident and kind.transforms:
                 terms = self._resident_terms(kind)
             else:

@@ -13,45 +13,57 @@ namespace ccm {
 namespace {
 
 // Words are pairs of 16-bit integers that follow each other in depth.
+template <int kLanes>
 struct Int16 {
   static constexpr bool kCarry = false;
-  typedef int32_t Reg __attribute__((vector_size(32)));
-  typedef int32_t Loose __attribute__((vector_size(32), aligned(4), may_alias));
+  typedef int32_t Reg __attribute__((vector_size(4 * kLanes)));
+  typedef int32_t Loose __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
   typedef int32_t Word __attribute__((may_alias));
   static inline Reg load(const float* p) { return *reinterpret_cast<const Loose*>(p); }
   static inline void store(float* p, Reg v) { *reinterpret_cast<Loose*>(p) = v; }
   static inline Reg all(const float* p) { return *reinterpret_cast<const Word*>(p) - Reg{}; }
   static inline Reg step(Reg sum, Reg x, Reg w) {
-    const __m256i a = reinterpret_cast<__m256i>(x), b = reinterpret_cast<__m256i>(w);
-#if defined(__AVXVNNI__)
-    return reinterpret_cast<Reg>(_mm256_dpwssd_avx_epi32(reinterpret_cast<__m256i>(sum), a, b));
-#elif defined(__AVX512VNNI__)
-    return reinterpret_cast<Reg>(_mm256_dpwssd_epi32(reinterpret_cast<__m256i>(sum), a, b));
-#else
-    return sum + reinterpret_cast<Reg>(_mm256_madd_epi16(a, b));
+#if defined(__AVX512VNNI__)
+    if constexpr (kLanes == 16) return as<Reg>(_mm512_dpwssd_epi32(as<__m512i>(sum), as<__m512i>(x), as<__m512i>(w)));
 #endif
+    if constexpr (kLanes == 8)
+#if defined(__AVXVNNI__)
+      return as<Reg>(_mm256_dpwssd_avx_epi32(as<__m256i>(sum), as<__m256i>(x), as<__m256i>(w)));
+#else
+      return sum + as<Reg>(_mm256_madd_epi16(as<__m256i>(x), as<__m256i>(w)));
+#endif
+  }
+
+ private:
+  template <class To, class From>
+  static inline To as(From v) {
+    return reinterpret_cast<To>(v);
   }
 };
 
 // Sums as floats, by the scales of their row and column, to what follows.
-template <class Next>
+template <int kLanes, class Next>
 struct Rescaled {
   Next next;
   const float *rows, *columns;
-  inline void operator()(const Product& g, Int16::Reg sum, int32_t row, int32_t column, int32_t t) const {
-    using V = Vector<8>;
-    next(g, __builtin_convertvector(sum, V::Reg) * rows[row] * V::load(columns + column), row, column, t);
+  inline void operator()(const Product& g, typename Int16<kLanes>::Reg sum, int32_t row, int32_t column,
+                         int32_t t) const {
+    using V = Vector<kLanes>;
+    next(g, __builtin_convertvector(sum, typename V::Reg) * rows[row] * V::load(columns + column), row, column, t);
   }
 };
 
 // The same, added up in c; tap t has its rows' scales at rows[of[t]].
+template <int kLanes>
 struct Added {
   const float *rows, *columns;
   const int32_t* of;
-  inline void operator()(const Product& g, Int16::Reg sum, int32_t row, int32_t column, int32_t t) const {
-    using V = Vector<8>;
+  inline void operator()(const Product& g, typename Int16<kLanes>::Reg sum, int32_t row, int32_t column,
+                         int32_t t) const {
+    using V = Vector<kLanes>;
+    using R = typename V::Reg;
     float* at = g.c + row * g.ldc + column;
-    const V::Reg v = __builtin_convertvector(sum, V::Reg) * rows[of[t] + row] * V::load(columns + column);
+    const R v = __builtin_convertvector(sum, R) * rows[of[t] + row] * V::load(columns + column);
     V::store(at, t ? V::load(at) + v : v);
   }
 };
@@ -97,7 +109,7 @@ inline float quantize_row(const float* x, int32_t n, float* words) {
 }
 
 // gdn_rows with a gamma of pack_int16, whose sums go over all columns, a multiple of 8.
-template <int kRows>
+template <int kLanes, int kRows>
 void gdn_rows_int16(const Epilogue& e, float* rows, int32_t n, int32_t columns, Buffer& squares) {
   using V = Vector<8>;
   const int32_t pad = padded(columns), zero = 0, words = columns / 2;
@@ -109,8 +121,8 @@ void gdn_rows_int16(const Epilogue& e, float* rows, int32_t n, int32_t columns, 
     for (int32_t c = 0; c < columns; c += 8) V::store(row + c, V::load(from + c) * V::load(from + c));
     scales[r] = quantize_row(row, columns, square + static_cast<int64_t>(r) * words);
   }
-  product<8, kRows, Rescaled<Normalize<8>>, Int16>({square, words, &zero, 1, words, gamma.panels, rows, pad, n, pad},
-                                                   {{e}, scales, gamma.scales});
+  product<kLanes, kRows, Rescaled<kLanes, Normalize<kLanes>>, Int16<kLanes>>(
+      {square, words, &zero, 1, words, gamma.panels, rows, pad, n, pad}, {{e}, scales, gamma.scales});
 }
 
 }  // namespace

@@ -2,6 +2,10 @@
 // are in the cache; included by one file per instruction set. Everything is in an unnamed namespace: code compiled for
 // one must not be merged with another's.
 #pragma once
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #include <algorithm>
 #include <cstdint>
 
@@ -84,18 +88,18 @@ __attribute__((noinline)) void product_tile(const Product& g, int32_t row, int32
   constexpr int kWide = kPanel / kLanes;
   float* c = g.c + row * g.ldc + column;
   Reg acc[kRows][kWide];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m)
 #pragma GCC unroll 4
     for (int n = 0; n < kWide; ++n) acc[m][n] = t == 0 || !M::kCarry ? Reg{} : M::load(c + m * g.ldc + n * kLanes);
   const float* a[kRows];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m) a[m] = g.a + (row + m) * g.lda + g.tap[t];
   const auto step = [&](int32_t k) __attribute__((always_inline)) {
     Reg w[kWide];
 #pragma GCC unroll 4
     for (int n = 0; n < kWide; ++n) w[n] = M::load(b + n * kLanes);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int m = 0; m < kRows; ++m) {
       const Reg x = M::all(a[m] + k);
 #pragma GCC unroll 4
@@ -113,12 +117,12 @@ __attribute__((noinline)) void product_tile(const Product& g, int32_t row, int32
   }
   for (; k < g.k; ++k) step(k);
   if (t + 1 == g.taps || !M::kCarry) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int m = 0; m < kRows; ++m)
 #pragma GCC unroll 4
       for (int n = 0; n < kWide; ++n) finish(g, acc[m][n], row + m, column + n * kLanes, t);
   } else {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int m = 0; m < kRows; ++m)
 #pragma GCC unroll 4
       for (int n = 0; n < kWide; ++n) M::store(c + m * g.ldc + n * kLanes, acc[m][n]);
@@ -196,7 +200,7 @@ inline typename V::Reg leaky(typename V::Reg v, float slope) {
   return v > typename V::Reg{} ? v : scaled;
 }
 
-// v ** (-1/2), or a large number in place of an infinite one. Eight at once by the processor's estimate and a step of
+// v ** (-1/2), or a large number in place of an infinite one. Vectors by the processor's estimate and a step of
 // Newton's, to 2e-7: square roots and quotients took 3 ms more of a GDN's 81.
 template <int kLanes>
 inline typename Vector<kLanes>::Reg inverse_root(typename Vector<kLanes>::Reg v) {
@@ -205,6 +209,12 @@ inline typename Vector<kLanes>::Reg inverse_root(typename Vector<kLanes>::Reg v)
 #if defined(__AVX__)
   if constexpr (kLanes == 8) {
     const Vector<8>::Reg r = __builtin_ia32_rsqrtps256(v);
+    return r * (1.5f - v * 0.5f * r * r);
+  }
+#endif
+#if defined(__AVX512F__)
+  if constexpr (kLanes == 16) {
+    const Vector<16>::Reg r = _mm512_maskz_rsqrt14_ps(0xffff, v);
     return r * (1.5f - v * 0.5f * r * r);
   }
 #endif
@@ -245,7 +255,7 @@ inline bool beyond_caches([[maybe_unused]] const Epilogue& e, [[maybe_unused]] c
 #if defined(__AVX__)
   constexpr int64_t kFloats = int64_t{12} << 20;
   const bool whole = columns % 16 == 0 && reinterpret_cast<uintptr_t>(y) % 64 == 0;
-  return kLanes == 8 && whole && rows * columns > kFloats && y != e.residual;
+  return kLanes >= 8 && whole && rows * columns > kFloats && y != e.residual;
 #else
   return false;
 #endif
@@ -271,6 +281,11 @@ inline void put_row(const Epilogue& e, const float* from, float* y, int64_t at, 
   if constexpr (kLanes == 8)
     if (stream)
       for (; c < columns; c += kLanes) __builtin_ia32_movntps256(y + at + c, value(c));
+#endif
+#if defined(__AVX512F__)
+  if constexpr (kLanes == 16)
+    if (stream)
+      for (; c < columns; c += kLanes) _mm512_stream_ps(y + at + c, value(c));
 #endif
   for (; c + kLanes <= columns; c += kLanes) V::store(y + at + c, value(c));
   for (; c < columns; ++c) y[at + c] = from[c] + (e.residual ? e.residual[at + c] : 0.0f);

@@ -1,6 +1,8 @@
 #include "cpu/transform.h"
 
 #include <cmath>
+#include <cstdlib>
+#include <cstring>
 
 namespace ccm {
 namespace {
@@ -28,31 +30,54 @@ bool self_check(const TransformKernels& k) {
   return true;
 }
 
-const TransformKernels& best() {
+TransformIsa best() {
   __builtin_cpu_init();
-  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return plain_transform_kernels();
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return kPlain;
+  const char* named = std::getenv("CCM_FAST_ISA");
+  const auto allowed = [&](const char* name) { return !named || !*named || !std::strcmp(named, name); };
 #if defined(CCM_HAVE_FMA512VNNI)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") &&
-      self_check(fma512vnni_transform_kernels()))
-    return fma512vnni_transform_kernels();
+  if (allowed("avx512vnni") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512vnni") && self_check(fma512vnni_transform_kernels()))
+    return kFma512Vnni;
 #endif
 #if defined(CCM_HAVE_FMAVNNI)
-  if (__builtin_cpu_supports("avxvnni") && self_check(fmavnni_transform_kernels())) return fmavnni_transform_kernels();
+  if ((allowed("avxvnni") || allowed("avx512vnni")) && __builtin_cpu_supports("avxvnni") &&
+      self_check(fmavnni_transform_kernels()))
+    return kFmaVnni;
 #endif
-  return fma_transform_kernels();
+  return named && !std::strcmp(named, "scalar") ? kPlain : kFma;
 }
 
 #else
 
-const TransformKernels& best() { return plain_transform_kernels(); }
+TransformIsa best() { return kPlain; }
 
 #endif
 
 }  // namespace
 
+TransformIsa transform_isa() {
+  static const TransformIsa isa = best();
+  return isa;
+}
+
 const TransformKernels& transform_kernels() {
-  static const TransformKernels& k = best();
-  return k;
+  switch (transform_isa()) {
+#if defined(CCM_HAVE_FMA512VNNI)
+    case kFma512Vnni:
+      return fma512vnni_transform_kernels();
+#endif
+#if defined(CCM_HAVE_FMAVNNI)
+    case kFmaVnni:
+      return fmavnni_transform_kernels();
+#endif
+#if defined(CCM_HAVE_FMA)
+    case kFma:
+      return fma_transform_kernels();
+#endif
+    default:
+      return plain_transform_kernels();
+  }
 }
 
 }  // namespace ccm

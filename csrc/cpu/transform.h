@@ -108,7 +108,11 @@ const TransformKernels& fmavnni_transform_kernels();
 const TransformKernels& fma512vnni_transform_kernels();
 #endif
 
-// The fastest this machine has.
+enum TransformIsa { kPlain, kFma, kFmaVnni, kFma512Vnni };
+
+// What the environment variable CCM_FAST_ISA names (scalar, avx2, avxvnni, avx512vnni), as for the integer kernels,
+// where this machine has it; else the fastest.
+TransformIsa transform_isa();
 const TransformKernels& transform_kernels();
 
 }  // namespace ccm

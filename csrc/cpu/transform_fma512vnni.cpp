@@ -1,12 +1,12 @@
-// The convolutions with AVX2, FMA and AVX512-VNNI, vectors of 256 bits: a step of integers is one instruction in place
-// of two.
+// The convolutions with AVX-512 and its VNNI: vectors of 512 bits, a step of integers one instruction in place of two.
 #include "cpu/direct_vector.h"
 #include "cpu/transform_vector.h"
 
 namespace ccm {
 
 const TransformKernels& fma512vnni_transform_kernels() {
-  static const TransformKernels k{winograd<8, 6, false>, winograd<8, 6, true>, direct<8, 6, false>, direct<8, 6, true>};
+  static const TransformKernels k{winograd<16, 12, false>, winograd<16, 12, true>, direct<16, 12, false>,
+                                  direct<16, 12, true>};
   return k;
 }
 

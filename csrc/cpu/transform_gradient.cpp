@@ -13,9 +13,11 @@ int64_t packed_floats(const Conv3x3& c, bool gradient) {
 }
 
 const GradientKernels& gradient_kernels() {
+#if defined(CCM_HAVE_FMA512VNNI)
+  if (transform_isa() == kFma512Vnni) return fma512vnni_gradient_kernels();
+#endif
 #if defined(CCM_HAVE_FMA)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return fma_gradient_kernels();
+  if (transform_isa() != kPlain) return fma_gradient_kernels();
 #endif
   return plain_gradient_kernels();
 }

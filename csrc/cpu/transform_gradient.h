@@ -50,8 +50,11 @@ const GradientKernels& plain_gradient_kernels();
 #if defined(CCM_HAVE_FMA)
 const GradientKernels& fma_gradient_kernels();
 #endif
+#if defined(CCM_HAVE_FMA512VNNI)
+const GradientKernels& fma512vnni_gradient_kernels();
+#endif
 
-// The fastest this machine has.
+// Of transform_isa().
 const GradientKernels& gradient_kernels();
 
 }  // namespace ccm

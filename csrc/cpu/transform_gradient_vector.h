@@ -171,7 +171,7 @@ inline void sum_tile(const float* g, int64_t ldg, const float* x, int32_t count,
   using V = Vector<kLanes>;
   constexpr int kWide = kPanel / kLanes;
   typename V::Reg acc[kRows][kWide];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m)
 #pragma GCC unroll 4
     for (int n = 0; n < kWide; ++n) acc[m][n] = typename V::Reg{};
@@ -179,14 +179,14 @@ inline void sum_tile(const float* g, int64_t ldg, const float* x, int32_t count,
     typename V::Reg w[kWide];
 #pragma GCC unroll 4
     for (int n = 0; n < kWide; ++n) w[n] = V::load(x + n * kLanes);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int m = 0; m < kRows; ++m) {
       const typename V::Reg v = V::all(g[m]);
 #pragma GCC unroll 4
       for (int n = 0; n < kWide; ++n) acc[m][n] += v * w[n];
     }
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m)
 #pragma GCC unroll 4
     for (int n = 0; n < kWide; ++n) {
@@ -205,10 +205,11 @@ inline void sum_rows(int32_t rows, const float* g, int64_t ldg, const float* x, 
 }
 
 template <int kLanes>
-void gradient_tile(const float* const (&from)[kTile * kTile], int32_t channels, float* to, int64_t point) {
+inline void gradient_columns(const float* const (&from)[kTile * kTile], int32_t first, int32_t last, float* to,
+                             int64_t point) {
   using V = Vector<kLanes>;
   using R = typename V::Reg;
-  for (int32_t c = 0; c < channels; c += kLanes) {
+  for (int32_t c = first; c < last; c += kLanes) {
     R half[kTile][kSide];
     for (int i = 0; i < kTile; ++i) {
       R y[kTile];
@@ -225,6 +226,13 @@ void gradient_tile(const float* const (&from)[kTile * kTile], int32_t channels, 
       for (int i = 0; i < kSide; ++i) V::store(to + (kSide * i + j) * point + c, v[i]);
     }
   }
+}
+
+template <int kLanes>
+void gradient_tile(const float* const (&from)[kTile * kTile], int32_t channels, float* to, int64_t point) {
+  const int32_t whole = channels / kLanes * kLanes;
+  gradient_columns<kLanes>(from, 0, whole, to, point);
+  gradient_columns<std::min(kLanes, 8)>(from, whole, channels, to, point);  // channels come by eights
 }
 
 template <int kLanes, int kRows>
@@ -307,27 +315,35 @@ class WeightGradient {
   }
 
   void finish(int64_t row, float* dw) const {
-    using V = Vector<kLanes>;
+    const int32_t whole = c_.in / kLanes * kLanes;
+    for (int32_t q = 0; q < c_.phases(); ++q) {
+      finish_columns<kLanes>(row, q, 0, whole, dw);
+      finish_columns<std::min(kLanes, 8)>(row, q, whole, c_.in, dw);  // channels come by eights
+    }
+  }
+
+  template <int kWide>
+  void finish_columns(int64_t row, int32_t q, int32_t first, int32_t last, float* dw) const {
+    using V = Vector<kWide>;
     using R = typename V::Reg;
-    for (int32_t q = 0; q < c_.phases(); ++q)
-      for (int32_t c = 0; c < c_.in; c += kLanes) {
-        const float* from = sums_.data + (static_cast<int64_t>(q) * c_.out + row) * pad_ + c;
-        R half[3][kSide];
-        for (int j = 0; j < kSide; ++j) {
-          R v[kSide], g[3];
+    for (int32_t c = first; c < last; c += kWide) {
+      const float* from = sums_.data + (static_cast<int64_t>(q) * c_.out + row) * pad_ + c;
+      R half[3][kSide];
+      for (int j = 0; j < kSide; ++j) {
+        R v[kSide], g[3];
 #pragma GCC unroll 8
-          for (int i = 0; i < kSide; ++i)
-            v[i] = taps_[q].at(kSide * i + j) ? V::load(from + (kSide * i + j) * sum_point_) : R{};
-          points_to_taps(v, g);
-          for (int u = 0; u < 3; ++u) half[u][j] = g[u];
-        }
-        for (int u = 0; u < 3; ++u) {
-          R g[3];
-          points_to_taps(half[u], g);
-          for (int v = 0; v < 3; ++v)
-            if (const int32_t tap = taps_[q].tap[3 * u + v]; tap >= 0) V::store(dw + tap * c_.in + c, g[v]);
-        }
+        for (int i = 0; i < kSide; ++i)
+          v[i] = taps_[q].at(kSide * i + j) ? V::load(from + (kSide * i + j) * sum_point_) : R{};
+        points_to_taps(v, g);
+        for (int u = 0; u < 3; ++u) half[u][j] = g[u];
       }
+      for (int u = 0; u < 3; ++u) {
+        R g[3];
+        points_to_taps(half[u], g);
+        for (int v = 0; v < 3; ++v)
+          if (const int32_t tap = taps_[q].tap[3 * u + v]; tap >= 0) V::store(dw + tap * c_.in + c, g[v]);
+      }
+    }
   }
 
   const Conv3x3 c_;

@@ -113,7 +113,9 @@ void input_tile(const Inputs& in, int32_t channels) {
   if (in.wanted == ~uint64_t{0})
     for (; c + kWide * kLanes <= channels; c += kWide * kLanes) input_columns<kLanes, kWide, true>(in, c);
   for (; c + kWide * kLanes <= channels; c += kWide * kLanes) input_columns<kLanes, kWide, false>(in, c);
-  for (; c < channels; c += kLanes) input_columns<kLanes, 1, false>(in, c);
+  // Channels come by eights.
+  constexpr int kRest = std::min(kLanes, 8);
+  for (; c < channels; c += kRest) input_columns<kRest, 1, false>(in, c);
 }
 
 // kWide vectors of channels of a tile: products to rows.
@@ -166,8 +168,8 @@ template <int kLanes, int kRows>
 inline void normalize_rows(const Epilogue& e, float* rows, int32_t n, int32_t columns, Scratch& scratch) {
   if (e.activation != kGdn && e.activation != kInverseGdn) return;
 #if defined(__AVX2__)
-  if constexpr (kLanes == 8)
-    if (e.int16) return gdn_rows_int16<kRows>(e, rows, n, columns, scratch.squares);
+  if constexpr (kLanes >= 8)
+    if (e.int16) return gdn_rows_int16<kLanes, kRows>(e, rows, n, columns, scratch.squares);
 #endif
   gdn_rows<kLanes, kRows>(e, rows, n, columns, scratch.squares);
 }
@@ -267,7 +269,7 @@ class Winograd {
           of.clear();
           for (int32_t k = 0; k < n; ++k)
             of.push_back(static_cast<int32_t>((p * wide + taps[k] * kPack) / chunk_ * count));
-          product<kLanes, kRows, Added, Int16>(g, {scales, matrix.scales, of.data()});
+          product<kLanes, kRows, Added<kLanes>, Int16<kLanes>>(g, {scales, matrix.scales, of.data()});
           continue;
         }
 #endif

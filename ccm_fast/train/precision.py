@@ -1,0 +1,47 @@
+"""What of a model stays in float32 under bf16 autocast.
+
+With 8 bits, latents of a hundred are known to half a step, and pixels to half a level: 1.5 % of the squared error at
+40.7 dB. What leads to them and between resolutions is therefore computed in float32; the residual branches, most of the
+work, add little to much and stay in bf16, on a float32 trunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ..models import CrossChannelContextModel
+from ..models.transforms import ResidualBlock
+
+__all__ = ["float32_trunk"]
+
+
+def _forward(inner: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    with torch.autocast(x.device.type, enabled=False):
+        return inner(x.float())
+
+
+@contextmanager
+def float32_trunk(model: CrossChannelContextModel) -> Iterator[None]:
+    """Inside, the convolutions of g_a and g_s that are not in residual blocks ignore autocast.
+
+    Within :func:`ccm_fast.train.convolutions.fast_convolutions` it has to be the inner one.
+    """
+    transforms = model.g_a, model.g_s
+    blocks = [m for t in transforms for m in t.modules() if isinstance(m, ResidualBlock)]
+    inside = {conv for block in blocks for conv in block.modules()}
+    before = []
+    try:
+        for conv in (m for t in transforms for m in t.modules() if isinstance(m, nn.Conv2d) and m not in inside):
+            before.append((conv, conv.__dict__.get("forward")))
+            conv.forward = partial(_forward, conv.forward)
+        yield
+    finally:
+        for conv, forward in before:
+            conv.__dict__.pop("forward", None)
+            if forward is not None:
+                conv.forward = forward
