@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from test_train import config, folder  # noqa: F401
 
 from ccm_fast.models import CrossChannelContextModel
 from ccm_fast.train import loop
