@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from ccm_fast.integer import reference, reference_streams
+from ccm_fast.integer import calibration, reference, reference_streams
 from ccm_fast.integer.cost import IntegerNetwork, TableCost, image_tensor, integer_cost, latents
 from ccm_fast.integer.freeze import freeze
 from ccm_fast.integer.plan import Plan
+from ccm_fast.integer.rounded import Network
 from ccm_fast.integer.testing import random_plan, sample_latents
 from ccm_fast.integer.thaw import thaw
 from ccm_fast.models import CCMConfig, CrossChannelContextModel
@@ -130,7 +131,7 @@ def test_fine_tuning_shortens_the_code():
 @pytest.mark.parametrize(("images", "steps"), [(31, 0), (32, 300), (255, 300), (256, 1000)])
 def test_fine_tuning_takes_more_steps_with_more_images(monkeypatch, images, steps):
     module = importlib.import_module("ccm_fast.integer.freeze")
-    choose, taken, tried = module._best_calibration, [], []
+    choose, taken, tried = module.best_calibration, [], []
 
     def fine_tune(network, data, loss, steps, batch, seed):
         taken.append((len(data), steps))
@@ -141,50 +142,52 @@ def test_fine_tuning_takes_more_steps_with_more_images(monkeypatch, images, step
         return choose(model, data[:2], expected[:2])
 
     monkeypatch.setattr(module, "fine_tune", fine_tune)
-    monkeypatch.setattr(module, "_best_calibration", best_calibration)
+    monkeypatch.setattr(module, "best_calibration", best_calibration)
     freeze(tiny(), [torch.rand(3, 16, 16)] * images)
     assert taken == ([(images, steps)] if steps else [])
     assert tried == [min(images, 64)]  # every choice of scales is tried on all of them
 
 
 def test_every_group_gets_the_scales_that_suit_it():
-    module = importlib.import_module("ccm_fast.integer.freeze")
     model = tiny()
     with torch.no_grad():  # a unit with a range far beyond the others', in one group
         model.contexts[0].hidden[0].weight[0] *= 300
         model.contexts[0].head.weight[:, 0] /= 300
-    images = photographs(4)
-    data = [(c.y_hat, c.z_hat) for c in module._collect(model, images, 64, torch.Generator().manual_seed(0))]
+    collect = importlib.import_module("ccm_fast.integer.freeze")._collect
+    data = [(c.y_hat, c.z_hat) for c in collect(model, photographs(4), 64, torch.Generator().manual_seed(0))]
     with torch.no_grad():
-        expected = [float(module._bits(y, *model.entropy_parameters(y, z))) for y, z in data]
-    starts = [0, model.config.groups[0]]
+        expected = [float(calibration.code_length(y, *model.entropy_parameters(y, z))) for y, z in data]
+    importance = [1e3 / bits for bits in expected]
 
-    def lengths(network, inputs):
-        groups = zip(network.groups, starts, strict=True)
-        return [module._relative(group, inputs, start, data, expected) for group, start in groups]
+    @torch.no_grad()
+    def length(network):
+        return sum(
+            float(calibration.code_length(y, *network(y, z))) / b for (y, z), b in zip(data, expected, strict=True)
+        )
 
+    hyper, psi = calibration._hyper_activations(model, data, importance)
     singly = []
-    for equalization in module.EQUALIZATIONS:
-        for saturation in module.SATURATIONS:
-            way, network = module._Scales([1e3 / b for b in expected], equalization, saturation), module._Network(model)
-            inputs = module._calibrate_hyper(network, model, data, way)
-            for group, context, start in zip(network.groups, model.contexts, starts, strict=True):
-                module._calibrate_group(group, context, inputs, start, [way] * module._activations(group))
-            singly.append(lengths(network, inputs))
-    best = module._best_calibration(model, data, expected)
-    with torch.no_grad():
-        psi = [best.hyper(z)[..., : y.shape[-2], : y.shape[-1]] for y, z in data]
-    found = lengths(best, module._Inputs([], None, psi, [y for y, _ in data]))
-    assert sum(found) < min(map(sum, singly)) - 1e-6  # no single way is best for all layers
+    for equalization in calibration.EQUALIZATIONS:
+        for saturation in calibration.SATURATIONS:
+            way, network, start = calibration._Scales(equalization, saturation), Network(model), 0
+            unit = calibration._calibrate_hyper(network, model, hyper, way)
+            for group, context in zip(network.groups, model.contexts, strict=True):
+                end = start + group.channels
+                earlier, own = ([y[:, part] for y, _ in data] for part in (slice(start), slice(start, end)))
+                found = calibration._group_activations(context, psi, earlier, own, importance)
+                calibration._calibrate_group(group, context, found, unit, [way] * calibration._activations(group))
+                start = end
+            singly.append(length(network))
+    best = calibration.best_calibration(model, data, expected)
+    assert length(best) < min(singly) - 1e-6  # no single way is best for all layers
 
 
 def test_scales_between_layers_change_nothing_but_rounding():
-    module = importlib.import_module("ccm_fast.integer.freeze")
     model = tiny(cross=(3, 3, 3))
     y_hat, z_hat = latents(model, image_tensor(photographs(1)[0])[None], 4.0)
     with torch.no_grad():
-        bits = float(module._bits(y_hat, *model.entropy_parameters(y_hat, z_hat)))
-        network = module._best_calibration(model, [(y_hat, z_hat)], [bits])
+        bits = float(calibration.code_length(y_hat, *model.entropy_parameters(y_hat, z_hat)))
+        network = calibration.best_calibration(model, [(y_hat, z_hat)], [bits])
         before = network(y_hat, z_hat)
         for group in network.groups:
             group.share_scales()

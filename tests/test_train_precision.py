@@ -57,7 +57,7 @@ def test_gradients_are_near():
 
 
 @pytest.mark.parametrize("bf16", ["on", "off"])
-def test_training_takes_it(bf16, tmp_path, folder, monkeypatch):
+def test_training_takes_it(bf16, tmp_path, folder, monkeypatch):  # noqa: F811
     entered = []
 
     def watched(model):

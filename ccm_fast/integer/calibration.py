@@ -1,0 +1,253 @@
+"""Calibration: the scales of activations with the least code length, layer by layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ccm_fast.integer.layers import SUM_STEPS, Layer, fill, flat, quantize_weight
+from ccm_fast.integer.rounded import Group, Network, hyper_layers
+from ccm_fast.models.ccm import CrossChannelContextModel
+from ccm_fast.models.context import CONTEXT_LIMIT, GroupContext
+from ccm_fast.models.entropy import logistic_likelihood, scale_from_index
+
+__all__ = ["best_calibration", "code_length"]
+
+# Activation ranges tried, as shares of a channel's largest activation.
+_CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.33, 0.27, 0.22, 0.18, 0.15, 0.12, 0.1)
+# How far each channel's activation scale follows its own range (1) or the layer's (0); 1/2 shares the rounding noise
+# between activations and the weights that read them (cross-layer equalization, Nagel et al. 2019, arXiv 1906.04721).
+EQUALIZATIONS = (0.5, 1.0)
+# Shares of the ranges with the least squared error. Low qualities use a small part of the range that high ones need,
+# and rounding costs them more than saturation costs the others: about half is best (measured on the code length).
+SATURATIONS = (1.0, 0.7, 0.5, 0.42)
+
+
+def code_length(y_hat: Tensor, mean: Tensor, index: Tensor) -> Tensor:
+    """Code length per image, bits [B]."""
+    return -torch.log2(logistic_likelihood(y_hat, mean, scale_from_index(index))).flatten(1).sum(1)
+
+
+class _Scales(NamedTuple):
+    """How activation scales are chosen.
+
+    Attributes:
+        equalization: see EQUALIZATIONS.
+        saturation: see SATURATIONS.
+    """
+
+    equalization: float
+    saturation: float
+
+
+class _Activations(NamedTuple):
+    """What calibration has to know of feature maps.
+
+    Attributes:
+        square: mean square of every channel.
+        best: of every channel, the range with the least squared error; of feature maps that will be bytes.
+    """
+
+    square: Tensor
+    best: Tensor | None = None
+
+    def steps(self, unit: Tensor | None) -> Tensor:
+        """The mean squares in steps of ``unit`` [channels] (None: 1)."""
+        return (self.square / unit**2 if unit is not None else self.square) + 1e-6
+
+    def unit(self, way: _Scales) -> Tensor:
+        """Units of the bytes, per channel."""
+        best, e = self.best, way.equalization
+        return way.saturation * best**e * best.max() ** (1 - e) / 255
+
+
+def _latents(batches: list[Tensor]) -> _Activations:
+    return _Activations(flat(batches).square().mean(1))
+
+
+def _features(batches: list[Tensor], importance: list[float]) -> _Activations:
+    """Of feature maps after a ReLU; ``importance`` of every image."""
+    x = flat(batches)
+    samples = zip(batches, importance, strict=True)
+    weight = torch.cat([torch.full((b.shape[0] * b.shape[2] * b.shape[3],), k) for b, k in samples])
+    top = x.amax(1).clamp(min=1e-6)
+    best, error = top.clone(), torch.full_like(top, math.inf)
+    for share in _CLIPS:
+        unit = top * share / 255
+        e = (torch.round(x / unit[:, None]).clamp(max=255) * unit[:, None] - x).square() @ weight
+        best, error = torch.where(e < error, unit * 255, best), torch.minimum(e, error)
+    # Channels that hardly ever fire would get absurdly fine units, and so would layers that never do: any unit will do.
+    best = torch.maximum(best, best.max() / 1000) if x.max() > 0 else torch.ones_like(best)
+    return _Activations(x.square().mean(1), best)
+
+
+class _GroupActivations(NamedTuple):
+    """Of one group's float network: its inputs, the sum of contexts, and the layers that give bytes."""
+
+    psi: _Activations
+    earlier: _Activations
+    own: _Activations
+    sum: _Activations
+    stack: list[_Activations]
+    hidden: list[_Activations]
+
+
+@torch.no_grad()
+def _hyper_activations(
+    model: CrossChannelContextModel, data: list[tuple[Tensor, Tensor]], importance: list[float]
+) -> tuple[list[_Activations], list[Tensor]]:
+    """Of z_hat and of every layer of h_s; and psi of each image, cropped to y's size."""
+    x = [z.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT) for _, z in data]
+    found = [_latents(x)]
+    for conv, up in hyper_layers(model):
+        x = [F.relu(F.pixel_shuffle(conv(b), up) if up > 1 else conv(b)) for b in x]
+        found.append(_features(x, importance))
+    return found, [_crop(p, y) for p, (y, _) in zip(x, data, strict=True)]
+
+
+def _crop(psi: Tensor, y: Tensor) -> Tensor:
+    return psi[..., : y.shape[-2], : y.shape[-1]]
+
+
+@torch.no_grad()
+def _group_activations(
+    context: GroupContext, psi: list[Tensor], earlier: list[Tensor], own: list[Tensor], importance: list[float]
+) -> _GroupActivations:
+    """All float activations of a group, computed once for all ways to scale them."""
+    pre = [context.base(p, e if e.shape[1] else None) for p, e in zip(psi, earlier, strict=True)]
+    if context.spatial is not None:
+        pre = [b + context.spatial(o) for b, o in zip(pre, own, strict=True)]
+
+    def layers(x: list[Tensor], convs: Sequence[nn.Conv2d]) -> list[_Activations]:
+        found = []
+        for conv in convs:
+            x = [F.relu(conv(b)) for b in x]
+            found.append(_features(x, importance))
+        return found
+
+    f = [F.relu(b) for b in pre]
+    return _GroupActivations(
+        _latents(psi),
+        _latents(earlier),
+        _latents(own),
+        _features(f, importance),
+        layers(earlier, context.stack[:-1]),
+        layers(f, context.hidden),
+    )
+
+
+@torch.no_grad()
+def _calibrate_hyper(
+    network: Network, model: CrossChannelContextModel, found: list[_Activations], way: _Scales
+) -> Tensor:
+    """Set h_s; returns the units of psi."""
+    unit = None
+    for layer, (conv, up), x, y in zip(network.h_s, hyper_layers(model), found, found[1:], strict=False):
+        out_unit = y.unit(way)
+        fill(layer, conv.weight, conv.bias, unit, out_unit.repeat_interleave(up * up), x.steps(unit))
+        unit = out_unit
+    return unit
+
+
+def _activations(group: Group) -> int:
+    """How many layers of a group give bytes: the sum of contexts, the stack's but for its last, the hidden ones."""
+    return 1 + max(len(group.stack) - 1, 0) + len(group.hidden)
+
+
+@torch.no_grad()
+def _calibrate_group(
+    group: Group, context: GroupContext, found: _GroupActivations, psi_unit: Tensor, ways: Sequence[_Scales]
+) -> None:
+    """Set a group; one of ``ways`` for each of its :func:`_activations`."""
+    ways = iter(ways)
+    f_unit = found.sum.unit(next(ways))
+
+    # The sum of contexts: in units of the spatial weights, or freely chosen without them.
+    sum_unit, value = f_unit / SUM_STEPS, None
+    if context.spatial is not None:
+        weight = context.spatial.weight * context.spatial.taps.any(0).any(0)
+        value, sum_unit = quantize_weight(weight, found.own.steps(None), f_unit / SUM_STEPS)
+    group.set_spatial(value, sum_unit / f_unit)
+
+    def set_layer(layer: Layer, conv: nn.Conv2d, x: _Activations, unit: Tensor | None, out_unit: Tensor) -> None:
+        fill(layer, conv.weight, conv.bias, unit, out_unit, x.steps(unit))
+
+    set_layer(group.hyper, context.hyper, found.psi, psi_unit, sum_unit)
+    x, unit = found.earlier, None
+    for k, (layer, conv) in enumerate(zip(group.stack, context.stack, strict=True)):
+        last = k == len(group.stack) - 1
+        out_unit = sum_unit if last else found.stack[k].unit(next(ways))
+        set_layer(layer, conv, x, unit, out_unit)
+        if not last:
+            x, unit = found.stack[k], out_unit
+    if group.skip is not None:
+        set_layer(group.skip, context.skip, found.earlier, None, sum_unit)
+
+    x, unit = found.sum, f_unit
+    for layer, conv, y in zip(group.hidden, context.hidden, found.hidden, strict=True):
+        out_unit = y.unit(next(ways))
+        set_layer(layer, conv, x, unit, out_unit)
+        x, unit = y, out_unit
+    C = group.channels
+    out_unit = torch.cat([torch.full((C,), 1 / 16), torch.full((C,), 1 / GroupContext.INDEX_GAIN)])
+    set_layer(group.head, context.head, x, unit, out_unit)
+
+
+def best_calibration(
+    model: CrossChannelContextModel, data: list[tuple[Tensor, Tensor]], expected: list[float]
+) -> Network:
+    """The calibrated network with the least relative code length among a few ways to choose activation scales.
+
+    One way for all of h_s and the groups that follow, then one for each group, on which no other one depends, and then
+    for each of its layers, one after another. An activation's error counts by what it does to the relative code length,
+    so an image counts by 1 / its bits.
+    """
+    ways = [_Scales(e, s) for e in EQUALIZATIONS for s in SATURATIONS]
+    importance = [1e3 / bits for bits in expected]
+    network = Network(model)
+    hyper, float_psi = _hyper_activations(model, data, importance)
+    context = [y.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT) for y, _ in data]
+    # psi of the integers and its unit, by way, and of each group its channels, what it reads, and its activations.
+    psi: list[tuple[list[Tensor], Tensor]] = []
+    for way in ways:
+        unit = _calibrate_hyper(network, model, hyper, way)
+        with torch.no_grad():
+            psi.append(([_crop(network.hyper(z), y) for y, z in data], unit))
+    groups, start = [], 0
+    for g, group in enumerate(network.groups):
+        before, own = slice(start), slice(start, start + group.channels)
+        earlier, mine = ([c[:, part] for c in context] for part in (before, own))
+        groups.append((own, earlier, mine, _group_activations(model.contexts[g], float_psi, earlier, mine, importance)))
+        start += group.channels
+
+    @torch.no_grad()
+    def length(g: int, h: int, chosen: list[_Scales]) -> float:
+        """The relative code length of a group, mean over images, with psi of way h."""
+        group, (own, earlier, mine, found), (bytes_, unit) = network.groups[g], groups[g], psi[h]
+        _calibrate_group(group, model.contexts[g], found, unit, chosen)
+        total = 0.0
+        for p, e, o, (y, _), bits in zip(bytes_, earlier, mine, data, expected, strict=True):
+            mean, index = group(p, e, o)
+            total += float(code_length(y[:, own], mean / 16, index)) / bits
+        return total / len(data)
+
+    sizes = [_activations(group) for group in network.groups]
+    # For each way of h_s, the length of every group that follows it.
+    uniform = [[length(g, h, [way] * sizes[g]) for g in range(len(groups))] for h, way in enumerate(ways)]
+    h = min(range(len(ways)), key=lambda k: sum(uniform[k]))
+    _calibrate_hyper(network, model, hyper, ways[h])
+    for g, layers in enumerate(sizes):
+        tried = [(uniform[h][g] if way is ways[h] else length(g, h, [way] * layers), [way] * layers) for way in ways]
+        least, chosen = min(tried, key=lambda c: c[0])
+        for k in range(layers):
+            for way in [w for w in ways if w is not chosen[k]]:
+                other = [*chosen[:k], way, *chosen[k + 1 :]]
+                if (found := length(g, h, other)) < least:
+                    least, chosen = found, other
+        length(g, h, chosen)
+    return network
