@@ -133,7 +133,7 @@ def test_fine_tuning_takes_more_steps_with_more_images(monkeypatch, images, step
     module = importlib.import_module("ccm_fast.integer.freeze")
     choose, taken, tried = module.best_calibration, [], []
 
-    def fine_tune(network, data, loss, steps, batch, seed):
+    def fine_tune(network, data, loss, steps, batch, seed, progress):
         taken.append((len(data), steps))
         return []
 
@@ -144,8 +144,22 @@ def test_fine_tuning_takes_more_steps_with_more_images(monkeypatch, images, step
     monkeypatch.setattr(module, "fine_tune", fine_tune)
     monkeypatch.setattr(module, "best_calibration", best_calibration)
     freeze(tiny(), [torch.rand(3, 16, 16)] * images)
-    assert taken == ([(images, steps)] if steps else [])
+    assert taken == ([(4 * images, steps)] if steps else [])  # every image in four versions
     assert tried == [min(images, 64)]  # every choice of scales is tried on all of them
+
+
+@torch.no_grad()
+def test_versions_of_an_image():
+    """Every one of another quality, and every second one mirrored."""
+    collect = importlib.import_module("ccm_fast.integer.freeze")._collect
+    model, images = tiny(), photographs(3)
+    found = list(collect(model, images, 96, torch.Generator().manual_seed(0), 4))
+    step = (model.config.qualities - 1) / 12
+    assert np.allclose(sorted(c.quality for c in found), 1 + step * (np.arange(12) + 0.5))
+    for k, c in enumerate(found):
+        x = image_tensor(images[k % 3])
+        y = model.analysis((x.flip(-1) if k // 3 % 2 else x)[None], torch.tensor([c.quality]))
+        assert torch.allclose(c.y_hat + c.rest, y, atol=1e-2)
 
 
 def test_every_group_gets_the_scales_that_suit_it():

@@ -40,6 +40,16 @@ def test_the_trunk_is_float32(fast):
     assert all(m.__dict__.keys() == before[m].keys() for m in model.modules())
 
 
+def test_means_scales_and_z_are_float32():
+    torch.manual_seed(0)
+    model = CrossChannelContextModel("ccm-small").eval()
+    y, z = torch.round(torch.randn(1, 320, 12, 12) * 30), torch.round(torch.randn(1, model.config.hyper_channels, 3, 3))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), float32_trunk(model):
+        found = [*model.entropy_parameters(y, z), model.h_a(y)]
+    for v in found:
+        assert not torch.equal(v, v.bfloat16().to(v.dtype))
+
+
 def test_gradients_are_near():
     """Those of every parameter of the transforms."""
     torch.manual_seed(0)

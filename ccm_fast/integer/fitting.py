@@ -22,12 +22,14 @@ from ccm_fast.tiles import TILE_PIXELS
 if TYPE_CHECKING:
     from ccm_fast.models import CrossChannelContextModel
 
-__all__ = ["Latents", "fit_to_symbols"]
+__all__ = ["FITTED_CROPS", "Latents", "fit_to_symbols"]
 
-# Symbols less their offsets that are counted for shapes; how many symbols there have to be; crops that are looked at;
-# rounds; crops that the sensitivities of g_s are measured on.
-_COUNTED, _ENOUGH, _CROPS, _ROUNDS = 64, 1 << 20, 480, 2
+# Symbols less their offsets that are counted for shapes; how many symbols there have to be; rounds; crops that the
+# sensitivities of g_s are measured on.
+_COUNTED, _ENOUGH, _ROUNDS = 64, 1 << 20, 2
 _PROBED = 64
+#: Crops that are looked at.
+FITTED_CROPS = 480
 
 
 class Latents(NamedTuple):
@@ -80,7 +82,7 @@ def fit_to_symbols(model: CrossChannelContextModel, crops: Sequence[Latents]) ->
     """
     from ccm_fast.effort.distortion import photographs_sensitivities
 
-    crops = crops[:_CROPS]
+    crops = crops[:FITTED_CROPS]
     if sum(c.y_hat.numel() for c in crops) < _ENOUGH:
         return model.frozen
     model.sensitivities = photographs_sensitivities(model, crops[:_PROBED])

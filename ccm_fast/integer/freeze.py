@@ -7,7 +7,7 @@ weights across rounding thresholds (in the spirit of AdaRound, Nagel et al. 2020
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ccm_fast.integer.calibration import best_calibration, code_length
 from ccm_fast.integer.cost import image_tensor
-from ccm_fast.integer.fitting import Latents, fit_to_symbols
+from ccm_fast.integer.fitting import FITTED_CROPS, Latents, fit_to_symbols
 from ccm_fast.integer.frozen import FrozenEntropyModel
 from ccm_fast.integer.layers import fine_tune
 from ccm_fast.models.ccm import CrossChannelContextModel
@@ -25,27 +25,35 @@ __all__ = ["freeze"]
 
 @torch.no_grad()
 def _collect(
-    model: CrossChannelContextModel, images: Sequence[Tensor | np.ndarray], crop: int, generator: torch.Generator
-) -> list[Latents]:
-    """Latents of one random crop per image, at qualities spread evenly over the trained range."""
-    data = []
-    spread = torch.randperm(len(images), generator=generator).tolist()
-    for image, k in zip(images, spread, strict=True):
-        x = image_tensor(image)
+    model: CrossChannelContextModel,
+    images: Sequence[Tensor | np.ndarray],
+    crop: int,
+    generator: torch.Generator,
+    versions: int = 1,
+) -> Iterator[Latents]:
+    """Latents of random crops of all images, then of all images again, at qualities spread over the trained range.
+
+    Every second version of an image is mirrored.
+    """
+    total = versions * len(images)
+    spread = torch.randperm(total, generator=generator).tolist()
+    for n, k in enumerate(spread):
+        x = image_tensor(images[n % len(images)])
         i, j = (int(torch.randint(max(1, s - crop + 1), (1,), generator=generator)) for s in x.shape[1:])
-        quality = 1.0 + (model.config.qualities - 1) * (k + 0.5) / len(images)
+        quality = 1.0 + (model.config.qualities - 1) * (k + 0.5) / total
         x = x[None, :, i : i + crop, j : j + crop]
-        y = model.analysis(x, torch.tensor([quality]))
+        y = model.analysis(x.flip(-1) if n // len(images) % 2 else x, torch.tensor([quality]))
         z_hat = torch.round(model.h_a(y))
         y_hat = model.coded(y, z_hat)
-        data.append(Latents(y_hat, z_hat, (y - y_hat).half(), quality, tuple(x.shape[2:])))
-    return data
+        yield Latents(y_hat, z_hat, (y - y_hat).half(), quality, tuple(x.shape[2:]))
 
 
 #: Fine-tuning steps from so many images on. Fewer images would rather be learned by heart; what more of both bring
 #: is in train/ship.py.
-FINE_TUNE_STEPS = {0: 0, 32: 300, 256: 1000, 3000: 2000}
-#: Images that scales are chosen by: every choice is tried on all of them, which takes four minutes of two cores.
+FINE_TUNE_STEPS = {0: 0, 32: 300, 256: 1000, 3000: 10000}
+#: Of every image that is fine-tuned on: of other places and qualities, and every second one mirrored.
+VERSIONS = 4
+#: Images that scales are chosen by: every choice is tried on all of them.
 CALIBRATION_IMAGES = 64
 
 
@@ -54,10 +62,11 @@ def freeze(
     images: Sequence[Tensor | np.ndarray],
     *,
     steps: int | None = None,
-    batch: int = 4,
+    batch: int = 8,
     crop: int = 288,
     seed: int = 0,
     history: list[float] | None = None,
+    progress: bool = False,
 ) -> FrozenEntropyModel:
     """Give a trained model its integer entropy model; sets ``model.frozen`` and returns it.
 
@@ -69,12 +78,13 @@ def freeze(
         model: the trained model; put into evaluation mode.
         images: calibration images, each float [3, H, W] in [0, 1] or uint8 [H, W, 3] or [3, H, W]; some 64 varied
             photographs (not those that results are reported on).
-        steps: fine-tuning steps; None: 1000 with at least 256 images, 300 with at least 32, none with fewer; 0:
-            calibration only.
+        steps: fine-tuning steps; None: 10,000 with at least 3,000 images, 1000 with 256, 300 with 32, none with fewer;
+            0: calibration only.
         batch: crops per step.
         crop: side of the random crop that is taken of each image, pixels.
         seed: seed of crops, qualities and order.
         history: if given, the relative code length of every step (1: that of the float model) is appended.
+        progress: show a bar while the integers are fine-tuned (needs tqdm).
 
     Returns:
         The frozen model.
@@ -88,24 +98,29 @@ def freeze(
     model.eval()
     model.sensitivities = None  # of other transforms, perhaps
     generator = torch.Generator().manual_seed(seed)
-    crops = _collect(model, images, crop, generator)
-    data = [(c.y_hat, c.z_hat) for c in crops]
-    with torch.no_grad():
-        expected = [max(1.0, float(code_length(y, *model.entropy_parameters(y, z)))) for y, z in data]
-    network = best_calibration(model, data[:CALIBRATION_IMAGES], expected[:CALIBRATION_IMAGES])
     if steps is None:
         steps = max(n for least, n in FINE_TUNE_STEPS.items() if len(images) >= least)
+    crops: list[Latents] = []  # for tables and centroids
+    data, expected = [], []
+    for c in _collect(model, images, crop, generator, VERSIONS if steps else 1):
+        if len(crops) < FITTED_CROPS:
+            crops.append(c)
+        with torch.no_grad():
+            expected.append(max(1.0, float(code_length(c.y_hat, *model.entropy_parameters(c.y_hat, c.z_hat)))))
+        data.append((c.y_hat.short(), c.z_hat.short()))
+    first = [(y.float(), z.float()) for y, z in data[: min(CALIBRATION_IMAGES, len(images))]]
+    network = best_calibration(model, first, expected[: len(first)])
     if steps:
 
         def loss(tensors: tuple[Tensor, ...], chosen: list[int]) -> Tensor:
             # Every image counts by its code length relative to the expected one, whatever its quality.
-            y_hat, z_hat = tensors
+            y_hat, z_hat = (t.float() for t in tensors)
             return (code_length(y_hat, *network(y_hat, z_hat)) / torch.tensor([expected[k] for k in chosen])).mean()
 
         for group in network.groups:
             group.share_scales()
         with torch.enable_grad():
-            found = fine_tune(network, data, loss, steps, batch, seed=seed)
+            found = fine_tune(network, data, loss, steps, batch, seed=seed, progress=progress)
         if history is not None:
             history += found
     model.frozen = FrozenEntropyModel(network.export(model))

@@ -186,6 +186,7 @@ def fine_tune(
     batch: int,
     rates: dict[str, float] = LEARNING_RATES,
     seed: int = 0,
+    progress: bool = False,
 ) -> list[float]:
     """Minimise a loss over the real-valued parameters; returns its value at each step.
 
@@ -197,6 +198,7 @@ def fine_tune(
         batch: samples per step.
         rates: see LEARNING_RATES.
         seed: of the order.
+        progress: show a bar (needs tqdm).
     """
     shapes: dict[tuple, list[int]] = {}
     for k, sample in enumerate(data):
@@ -211,7 +213,12 @@ def fine_tune(
     base = [group["lr"] for group in optimizer.param_groups]
     queue: list[list[int]] = []
     history = []
-    for step in range(steps):
+    rounds = range(steps)
+    if progress:
+        from tqdm import tqdm
+
+        rounds = tqdm(rounds, unit="step", desc="fine-tuning", mininterval=1)
+    for step in rounds:
         if not queue:
             for members in shapes.values():
                 order = [members[k] for k in torch.randperm(len(members), generator=generator).tolist()]

@@ -19,9 +19,9 @@ __all__ = ["evaluate", "load_checkpoint", "ship"]
 
 # For calibration and the fine-tuning of the integers, which learns few images by heart. What the integers of the same
 # weights cost on Kodak at quality 2 / 4 / 6: with 480 photographs 0.54 / 0.39 / 0.32 % after 1000 steps, and 0.80 /
-# 0.67 / 0.61 % after 2000; with 1600 photographs 0.22 / 0.10 / 0.03 % after 1000. Now there are more, all are taken,
-# with 2000 steps, as much as a quarter of an hour allows; 1600 and 1000 were not compared with that.
-FREEZE_IMAGES = 4000
+# 0.67 / 0.61 % after 2000; with 1600 photographs 0.22 / 0.10 / 0.03 % after 1000. Now all are taken, up to this many,
+# which are 3 GB of latents in four versions each.
+FREEZE_IMAGES = 6000
 
 
 def load_checkpoint(path: str | Path) -> tuple[CrossChannelContextModel, dict]:
@@ -108,7 +108,7 @@ def ship(
     model, meta = load_checkpoint(checkpoint)
     images = load_images(list(data))
     chosen = np.random.default_rng(seed).permutation(len(images))[:FREEZE_IMAGES]
-    freeze(model, [images[k] for k in chosen], seed=seed)
+    freeze(model, [images[k] for k in chosen], seed=seed, progress=progress)
     out = Path(out)
     save(model, out, meta)
     report = {"model": out.stem, "training": meta, "fingerprint": model.frozen.fingerprint.hex()}
