@@ -17,35 +17,57 @@ from ccm_fast.integer.calibration import best_calibration, code_length
 from ccm_fast.integer.cost import image_tensor
 from ccm_fast.integer.fitting import FITTED_CROPS, Latents, fit_to_symbols
 from ccm_fast.integer.frozen import FrozenEntropyModel
-from ccm_fast.integer.layers import fine_tune
+from ccm_fast.integer.layers import fine_tune, with_bar
 from ccm_fast.models.ccm import CrossChannelContextModel
 
 __all__ = ["freeze"]
 
 
+# Crops that are looked at together: 19 ms each instead of 34 (288x288, two cores).
+_TOGETHER = 8
+
+
 @torch.no_grad()
+def _analysed(
+    model: CrossChannelContextModel, crops: list[Tensor], qualities: list[float]
+) -> Iterator[tuple[Latents, float]]:
+    """Latents of crops of one size, and their expected bits."""
+    x = torch.stack(crops)
+    y = model.analysis(x, torch.tensor(qualities))
+    z_hat = torch.round(model.h_a(y))
+    y_hat = model.coded(y, z_hat)
+    bits = code_length(y_hat, *model.entropy_parameters(y_hat, z_hat)).tolist()
+    rest = (y - y_hat).half()
+    for k, quality in enumerate(qualities):
+        own = slice(k, k + 1)
+        yield Latents(y_hat[own], z_hat[own], rest[own], quality, tuple(x.shape[2:])), max(1.0, bits[k])
+
+
 def _collect(
     model: CrossChannelContextModel,
     images: Sequence[Tensor | np.ndarray],
     crop: int,
     generator: torch.Generator,
     versions: int = 1,
-) -> Iterator[Latents]:
+) -> Iterator[tuple[Latents, float]]:
     """Latents of random crops of all images, then of all images again, at qualities spread over the trained range.
 
-    Every second version of an image is mirrored.
+    Every second version of an image is mirrored. With each, the bits that the float model expects.
     """
     total = versions * len(images)
     spread = torch.randperm(total, generator=generator).tolist()
+    waiting: dict[torch.Size, tuple[list[Tensor], list[float]]] = {}
     for n, k in enumerate(spread):
         x = image_tensor(images[n % len(images)])
         i, j = (int(torch.randint(max(1, s - crop + 1), (1,), generator=generator)) for s in x.shape[1:])
-        quality = 1.0 + (model.config.qualities - 1) * (k + 0.5) / total
-        x = x[None, :, i : i + crop, j : j + crop]
-        y = model.analysis(x.flip(-1) if n // len(images) % 2 else x, torch.tensor([quality]))
-        z_hat = torch.round(model.h_a(y))
-        y_hat = model.coded(y, z_hat)
-        yield Latents(y_hat, z_hat, (y - y_hat).half(), quality, tuple(x.shape[2:]))
+        x = x[:, i : i + crop, j : j + crop]
+        crops, qualities = waiting.setdefault(x.shape, ([], []))
+        crops.append(x.flip(-1) if n // len(images) % 2 else x)
+        qualities.append(1.0 + (model.config.qualities - 1) * (k + 0.5) / total)
+        if len(crops) == _TOGETHER:
+            yield from _analysed(model, *waiting.pop(x.shape))
+    for rest in waiting.values():
+        yield from _analysed(model, *rest)
 
 
 #: Fine-tuning steps from so many images on. Fewer images would rather be learned by heart; what more of both bring
@@ -84,7 +106,7 @@ def freeze(
         crop: side of the random crop that is taken of each image, pixels.
         seed: seed of crops, qualities and order.
         history: if given, the relative code length of every step (1: that of the float model) is appended.
-        progress: show a bar while the integers are fine-tuned (needs tqdm).
+        progress: show bars (needs tqdm).
 
     Returns:
         The frozen model.
@@ -102,12 +124,13 @@ def freeze(
         steps = max(n for least, n in FINE_TUNE_STEPS.items() if len(images) >= least)
     crops: list[Latents] = []  # for tables and centroids
     data, expected = [], []
-    for c in _collect(model, images, crop, generator, VERSIONS if steps else 1):
+    versions = VERSIONS if steps else 1
+    found = _collect(model, images, crop, generator, versions)
+    for c, bits in with_bar(found, progress, total=versions * len(images), unit="crop", desc="latents"):
         if len(crops) < FITTED_CROPS:
             crops.append(c)
-        with torch.no_grad():
-            expected.append(max(1.0, float(code_length(c.y_hat, *model.entropy_parameters(c.y_hat, c.z_hat)))))
         data.append((c.y_hat.short(), c.z_hat.short()))
+        expected.append(bits)
     first = [(y.float(), z.float()) for y, z in data[: min(CALIBRATION_IMAGES, len(images))]]
     network = best_calibration(model, first, expected[: len(first)])
     if steps:
@@ -120,8 +143,8 @@ def freeze(
         for group in network.groups:
             group.share_scales()
         with torch.enable_grad():
-            found = fine_tune(network, data, loss, steps, batch, seed=seed, progress=progress)
+            lengths = fine_tune(network, data, loss, steps, batch, seed=seed, progress=progress)
         if history is not None:
-            history += found
+            history += lengths
     model.frozen = FrozenEntropyModel(network.export(model))
     return fit_to_symbols(model, crops)

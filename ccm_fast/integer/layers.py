@@ -8,8 +8,9 @@ rounding thresholds with straight-through gradients. What is rounded at the end 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -32,7 +33,10 @@ __all__ = [
     "round_ste",
     "share_scales",
     "to_bytes",
+    "with_bar",
 ]
+
+T = TypeVar("T")
 
 WEIGHT_MAX = 127
 # Steps of the sum of contexts per step of the byte that follows, at most (and where no weights choose it): its rounding
@@ -178,6 +182,15 @@ def fill(
     layer.set(value, unit / out_unit, bias)
 
 
+def with_bar(items: Iterable[T], show: bool, **options) -> Iterable[T]:
+    """The items, with a progress bar of these options if it is to be shown (needs tqdm)."""
+    if not show:
+        return items
+    from tqdm import tqdm
+
+    return tqdm(items, mininterval=1, **options)
+
+
 def fine_tune(
     network: nn.Module,
     data: list[tuple[Tensor, ...]],
@@ -213,12 +226,7 @@ def fine_tune(
     base = [group["lr"] for group in optimizer.param_groups]
     queue: list[list[int]] = []
     history = []
-    rounds = range(steps)
-    if progress:
-        from tqdm import tqdm
-
-        rounds = tqdm(rounds, unit="step", desc="fine-tuning", mininterval=1)
-    for step in rounds:
+    for step in with_bar(range(steps), progress, total=steps, unit="step", desc="fine-tuning"):
         if not queue:
             for members in shapes.values():
                 order = [members[k] for k in torch.randperm(len(members), generator=generator).tolist()]
