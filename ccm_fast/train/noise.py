@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..integer.layers import WEIGHT_MAX
 from ..models import CrossChannelContextModel
+from .forwards import wrapped
 
 __all__ = ["quantization_noise"]
 
@@ -24,7 +25,7 @@ def _noise(like: Tensor, largest: Tensor, steps: int) -> Tensor:
     return (torch.rand_like(like) - 0.5) * (largest / steps)
 
 
-def _forward(conv: nn.Conv2d, inner: Callable[[Tensor], Tensor], bytes_in: bool, x: Tensor) -> Tensor:
+def _forward(conv: nn.Conv2d, bytes_in: bool, inner: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     if bytes_in:
         x = x + _noise(x, x.detach().amax((0, 2, 3), keepdim=True), 255)
     weight = conv.weight
@@ -53,14 +54,5 @@ def quantization_noise(model: CrossChannelContextModel) -> Iterator[None]:
     Of weights by the largest one of each output; of activations by the largest one of each channel in the batch. Within
     :func:`ccm_fast.train.convolutions.fast_convolutions` it has to be the inner one.
     """
-    before = []
-    try:
-        for conv, bytes_in in _convolutions(model):
-            before.append((conv, conv.__dict__.get("forward")))
-            conv.forward = partial(_forward, conv, conv.forward, bytes_in)
+    with wrapped((conv, partial(_forward, conv, bytes_in)) for conv, bytes_in in _convolutions(model)):
         yield
-    finally:
-        for conv, forward in before:
-            conv.__dict__.pop("forward", None)
-            if forward is not None:
-                conv.forward = forward

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ..models import CrossChannelContextModel
 from ..models.transforms import ResidualBlock
+from .forwards import wrapped
 
 __all__ = ["float32_trunk"]
 
@@ -37,14 +37,5 @@ def float32_trunk(model: CrossChannelContextModel) -> Iterator[None]:
     blocks = [m for t in transforms for m in t.modules() if isinstance(m, ResidualBlock)]
     inside = {conv for block in blocks for conv in block.modules()}
     trunk = [m for t in transforms for m in t.modules() if isinstance(m, nn.Conv2d) and m not in inside]
-    before = []
-    try:
-        for conv in [*trunk, model.h_a[-1], *(group.head for group in model.contexts)]:
-            before.append((conv, conv.__dict__.get("forward")))
-            conv.forward = partial(_forward, conv.forward)
+    with wrapped((conv, _forward) for conv in [*trunk, model.h_a[-1], *(group.head for group in model.contexts)]):
         yield
-    finally:
-        for conv, forward in before:
-            conv.__dict__.pop("forward", None)
-            if forward is not None:
-                conv.forward = forward
