@@ -22,12 +22,12 @@ constexpr int32_t kStepsPerTask = 16;
 constexpr int32_t kRowsPerTask = 4;
 
 #if !defined(CCM_SHARE_ALL)
-// Multiply-adds of a step (about 30 us) from which on other threads are asked to help, and the positions that are worth
-// a thread's while: products of fewer rows wait for their own sums.
-constexpr int64_t kSharedStep = 2000000;
+// Multiply-adds of a step (about 30 us, of words and of VNNI's bytes) from which on other threads are asked to help,
+// and the positions that are worth a thread's while: products of fewer rows wait for their own sums.
+constexpr int64_t kSharedStep = 2000000, kSharedStepOfBytes = 8000000;
 constexpr int32_t kSharedPositions = 4;
 #else  // tests, whose planes are small
-constexpr int64_t kSharedStep = 0;
+constexpr int64_t kSharedStep = 0, kSharedStepOfBytes = 0;
 constexpr int32_t kSharedPositions = 1;
 #endif
 // How long a thread with nothing to do looks for steps to help with before it sleeps. The next step of mbt2018 comes
@@ -220,7 +220,8 @@ class BatchCoder {
   }
 
   bool worth_sharing(int32_t g, int32_t count) const {
-    return count >= 2 * kSharedPositions && count * step_products(m_.group[g]) >= kSharedStep;
+    const int64_t least = k_.element_bytes == 1 ? kSharedStepOfBytes : kSharedStep;
+    return count >= 2 * kSharedPositions && count * step_products(m_.group[g]) >= least;
   }
 
   // Rows and offsets of the positions of a step, with the help of others if it is long.
