@@ -192,6 +192,16 @@ def test_more_effort_lowers_the_lagrangian_of_real_files(shipped, quality, quick
         before = found
 
 
+@pytest.mark.parametrize("quality", [2.0, 6.0])
+def test_passes_find_something(shipped, quality):
+    """Single steps gain where the default effort ends: too much faith in each alone makes the sum of them a loss."""
+    x = batch(3, 4, 5, 6, height=112, width=144)
+    before, found = (
+        sum(lagrangians(shipped, x, quality, compress(shipped, x, quality, effort=effort))) for effort in (3, 4)
+    )
+    assert found < 0.995 * before, found / before
+
+
 @pytest.mark.usefixtures("float_transforms")
 def test_effort_one_is_plain_rounding(shipped):
     x = batch(5, height=64, width=80)
