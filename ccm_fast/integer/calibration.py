@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ccm_fast.integer.layers import SUM_STEPS, Layer, fill, flat, quantize_weight
+from ccm_fast.integer.layers import SUM_STEPS, Layer, fill, flat, mean_square, quantize_weight
 from ccm_fast.integer.rounded import Group, Network, hyper_layers
 from ccm_fast.models.ccm import CrossChannelContextModel
 from ccm_fast.models.context import CONTEXT_LIMIT, GroupContext
@@ -29,7 +29,7 @@ SATURATIONS = (1.0, 0.7, 0.5, 0.42)
 
 
 def code_length(y_hat: Tensor, mean: Tensor, index: Tensor) -> Tensor:
-    """Code length per image, bits [B]."""
+    """Bits per image [B] of y_hat [B, M, h, w], means and scale indexes of its shape; all float32."""
     return -torch.log2(logistic_likelihood(y_hat, mean, scale_from_index(index))).flatten(1).sum(1)
 
 
@@ -67,7 +67,7 @@ class _Activations(NamedTuple):
 
 
 def _latents(batches: list[Tensor]) -> _Activations:
-    return _Activations(flat(batches).square().mean(1))
+    return _Activations(mean_square(batches))
 
 
 def _features(batches: list[Tensor], importance: list[float]) -> _Activations:
@@ -206,6 +206,11 @@ def best_calibration(
     One way for all of h_s and the groups that follow, then one for each group, on which no other one depends, and then
     for each of its layers, one after another. An activation's error counts by what it does to the relative code length,
     so an image counts by 1 / its bits.
+
+    Args:
+        model: the float model.
+        data: of each image y_hat [1, M, h, w] and z_hat [1, N, hz, wz], float32.
+        expected: bits of each by the float model.
     """
     ways = [_Scales(e, s) for e in EQUALIZATIONS for s in SATURATIONS]
     importance = [1e3 / bits for bits in expected]

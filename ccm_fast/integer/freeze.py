@@ -12,12 +12,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from ccm_fast.integer.calibration import best_calibration, code_length
 from ccm_fast.integer.cost import image_tensor
 from ccm_fast.integer.fitting import FITTED_CROPS, Latents, fit_to_symbols
 from ccm_fast.integer.frozen import FrozenEntropyModel
-from ccm_fast.integer.layers import fine_tune, with_bar
+from ccm_fast.integer.layers import fine_tune
 from ccm_fast.models.ccm import CrossChannelContextModel
 
 __all__ = ["freeze"]
@@ -106,7 +107,7 @@ def freeze(
         crop: side of the random crop that is taken of each image, pixels.
         seed: seed of crops, qualities and order.
         history: if given, the relative code length of every step (1: that of the float model) is appended.
-        progress: show bars (needs tqdm).
+        progress: show bars.
 
     Returns:
         The frozen model.
@@ -126,7 +127,7 @@ def freeze(
     data, expected = [], []
     versions = VERSIONS if steps else 1
     found = _collect(model, images, crop, generator, versions)
-    for c, bits in with_bar(found, progress, total=versions * len(images), unit="crop", desc="latents"):
+    for c, bits in tqdm(found, disable=not progress, total=versions * len(images), unit="crop", desc="latents"):
         if len(crops) < FITTED_CROPS:
             crops.append(c)
         data.append((c.y_hat.short(), c.z_hat.short()))

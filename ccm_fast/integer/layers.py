@@ -8,14 +8,14 @@ rounding thresholds with straight-through gradients. What is rounded at the end 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import pairwise
-from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ccm_fast.integer.plan import LEAKY8, RELU8, IntConv, fixed_point
 
@@ -33,10 +33,7 @@ __all__ = [
     "round_ste",
     "share_scales",
     "to_bytes",
-    "with_bar",
 ]
-
-T = TypeVar("T")
 
 WEIGHT_MAX = 127
 # Steps of the sum of contexts per step of the byte that follows, at most (and where no weights choose it): its rounding
@@ -140,10 +137,9 @@ def flat(batches: list[Tensor]) -> Tensor:
     return torch.cat([b.permute(1, 0, 2, 3).flatten(1) for b in batches], 1)
 
 
-def mean_square(batches: list[Tensor], unit: Tensor | None) -> Tensor:
-    """Of every channel, in steps of ``unit`` [channels] (None: 1)."""
-    square = flat(batches).square().mean(1)
-    return (square / unit**2 if unit is not None else square) + 1e-6
+def mean_square(batches: list[Tensor]) -> Tensor:
+    """Of every channel [channels], of feature maps [B, channels, h, w]."""
+    return flat(batches).square().mean(1)
 
 
 def quantize_weight(weight: Tensor, inputs: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,15 +178,6 @@ def fill(
     layer.set(value, unit / out_unit, bias)
 
 
-def with_bar(items: Iterable[T], show: bool, **options) -> Iterable[T]:
-    """The items, with a progress bar of these options if it is to be shown (needs tqdm)."""
-    if not show:
-        return items
-    from tqdm import tqdm
-
-    return tqdm(items, mininterval=1, **options)
-
-
 def fine_tune(
     network: nn.Module,
     data: list[tuple[Tensor, ...]],
@@ -211,7 +198,7 @@ def fine_tune(
         batch: samples per step.
         rates: see LEARNING_RATES.
         seed: of the order.
-        progress: show a bar (needs tqdm).
+        progress: show a bar.
     """
     shapes: dict[tuple, list[int]] = {}
     for k, sample in enumerate(data):
@@ -226,7 +213,7 @@ def fine_tune(
     base = [group["lr"] for group in optimizer.param_groups]
     queue: list[list[int]] = []
     history = []
-    for step in with_bar(range(steps), progress, total=steps, unit="step", desc="fine-tuning"):
+    for step in tqdm(range(steps), disable=not progress, unit="step", desc="fine-tuning"):
         if not queue:
             for members in shapes.values():
                 order = [members[k] for k in torch.randperm(len(members), generator=generator).tolist()]

@@ -8,7 +8,7 @@ they can (float32 on a CPU, no autocast), and as always where they cannot.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from ccm_fast import _backend
 
 from ..models.transforms import ResidualBlock
+from .forwards import wrapped
 
 __all__ = ["conv3x3", "fast_convolutions", "residual_block"]
 
@@ -139,7 +140,7 @@ def _suits(conv: nn.Module) -> bool:
     )
 
 
-def _forward(module: nn.Module, x: Tensor) -> Tensor:
+def _forward(module: nn.Module, inner: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     if x.dtype == torch.float32 and x.device.type == "cpu" and x.dim() == 4 and not torch.is_autocast_enabled("cpu"):
         stride = 1 if isinstance(module, ResidualBlock) else module.stride[0]
         if x.shape[2] % stride == x.shape[3] % stride == 0 and _pays(x, stride):
@@ -147,7 +148,7 @@ def _forward(module: nn.Module, x: Tensor) -> Tensor:
                 return residual_block(x, module)
             bias = x.new_zeros(module.out_channels) if module.bias is None else module.bias
             return conv3x3(x, module.weight, bias, stride)
-    return type(module).forward(module, x)
+    return inner(x)
 
 
 @contextmanager
@@ -166,10 +167,5 @@ def fast_convolutions(*modules: nn.Module) -> Iterator[None]:
                 inner |= {m.conv1, m.conv2}
             elif _suits(m) and m not in inner:
                 changed.append(m)
-    try:
-        for m in changed:
-            m.forward = partial(_forward, m)
+    with wrapped((m, partial(_forward, m)) for m in changed):
         yield
-    finally:
-        for m in changed:
-            m.__dict__.pop("forward", None)

@@ -91,7 +91,8 @@ class TrainConfig:
             that they will be, where contexts take part: for the last stage before freezing.
         clip: limit of the gradient's norm.
         ema: decay of the averaged weights, which validation uses and which ship.
-        bf16: "auto" (where the hardware computes in bf16), "on" or "off": forward and backward under bf16 autocast.
+        bf16: "auto" (where the hardware computes in bf16), "on" or "off": forward and backward under bf16 autocast,
+            but for what leads to latents, means, scales and pixels.
         threads: torch threads; 0: leave as is.
         workers: processes that decode images ahead; worth it when the images do not fit into memory.
         memory: gigabytes of decoded images and of latents to keep, each.

@@ -32,6 +32,9 @@ def float32_trunk(model: CrossChannelContextModel) -> Iterator[None]:
     ignore autocast.
 
     Within :func:`ccm_fast.train.convolutions.fast_convolutions` it has to be the inner one.
+
+    Args:
+        model: on any device; its layers give float32 of whatever comes in.
     """
     transforms = model.g_a, model.g_s
     blocks = [m for t in transforms for m in t.modules() if isinstance(m, ResidualBlock)]

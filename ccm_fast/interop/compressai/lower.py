@@ -80,7 +80,7 @@ def _importance(layer: FloatLayer, rows: Tensor | None = None) -> Tensor:
 def _set(layer: Layer, source: FloatLayer, inputs: list[Tensor], in_unit: Tensor | None, out_unit: Tensor) -> None:
     """Fill a layer; its bias also takes up what rounding the weights changes on average."""
     steps = inputs if in_unit is None else [x / in_unit[:, None, None] for x in inputs]
-    fill(layer, source.weight, source.bias, in_unit, out_unit, mean_square(steps, None))
+    fill(layer, source.weight, source.bias, in_unit, out_unit, mean_square(steps) + 1e-6)
     with torch.no_grad():
         error = layer.value - torch.round(layer.value.clamp(-WEIGHT_MAX, WEIGHT_MAX))
         layer.bias += (error.sum((2, 3)) @ flat(steps).mean(1)) * layer.log_factor.exp()
@@ -142,7 +142,7 @@ def _calibrate_group(
     if spatial is not None:
         units = network.context_unit[own]
         context = [network.contexts(s.y_hat)[:, own] for s in data]
-        value, sum_unit = quantize_weight(spatial * units[None, :, None, None], mean_square(context, None), sum_unit)
+        value, sum_unit = quantize_weight(spatial * units[None, :, None, None], mean_square(context) + 1e-6, sum_unit)
         integer.spatial = nn.Parameter(value.contiguous())
         integer.register_buffer("usable", (spatial != 0).any(0).any(0).float(), persistent=False)
     integer.log_factor = nn.Parameter((sum_unit / f_unit).log())
