@@ -26,7 +26,7 @@ help:
 
 demo: $(VENV_RUN)/.installed
 	$(VENV_RUN)/bin/python setup.py -q build_ext --inplace
-	$(VENV_RUN)/bin/python -m ccm_fast.demo $(if $(IMAGE),"$(IMAGE)")
+	$(VENV_RUN)/bin/python -m ccm_fast demo $(if $(IMAGE),"$(IMAGE)")
 
 # CUDA kernels are built too where nvcc is found: for both kinds of tensor-core instruction (7.5 has one of its own). All
 # seven architectures take 2.5 minutes of processor time, these two a third.
@@ -105,7 +105,7 @@ test-install:
 	rm -rf build/install && "$(PYTHON)" -m venv build/install
 	build/install/bin/python -m pip install $(PIP_FLAGS) "$(TORCH)"
 	build/install/bin/python -m pip install $(PIP_FLAGS) .
-	cd / && "$(CURDIR)/build/install/bin/python" -m ccm_fast.collect_env
+	cd / && "$(CURDIR)/build/install/bin/python" -m ccm_fast env
 	rm -rf build/install
 
 # The second: does the library that the test environment built load in a newer torch with CUDA? (several GB)
@@ -114,7 +114,7 @@ test-cuda-torch: $(VENV_TEST)/.installed
 	$(VENV_TEST)/bin/python setup.py -q build_ext --inplace
 	rm -rf .venv-cuda-torch && "$(PYTHON)" -m venv .venv-cuda-torch
 	.venv-cuda-torch/bin/python -m pip install $(PIP_FLAGS) "$(CUDA_TORCH)" numpy
-	.venv-cuda-torch/bin/python -m ccm_fast.collect_env | grep -E '^(native|build|torch|gpu) '
+	.venv-cuda-torch/bin/python -m ccm_fast env | grep -E '^(native|build|torch|gpu) '
 	.venv-cuda-torch/bin/python -c 'from ccm_fast._backend import load; load()'
 	rm -rf .venv-cuda-torch
 

@@ -28,9 +28,10 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests/emu")]
 import ccm_fast  # noqa: E402
-from ccm_fast import _backend, collect_env  # noqa: E402
+from ccm_fast import _backend  # noqa: E402
+from ccm_fast.command.env import collect  # noqa: E402
+from ccm_fast.command.profile import profile, report  # noqa: E402
 from ccm_fast.decoding import parse_packets  # noqa: E402
-from ccm_fast.profile import profile, report  # noqa: E402
 
 QUALITIES = (2.0, 4.0, 6.0)
 SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
@@ -125,7 +126,7 @@ def main():
     parser.add_argument("--no-tests", action="store_true", help="none of 1.")
     parser.add_argument("--emulated", action="store_true")
     args = parser.parse_args()
-    result = {"environment": collect_env.collect(), "tests": {}, "images": []}
+    result = {"environment": collect(), "tests": {}, "images": []}
     if args.emulated:
         import build
 

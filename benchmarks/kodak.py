@@ -47,7 +47,7 @@ def whole_command(path: Path, quality: float, model: str, threads: int) -> dict:
     """Seconds of the two commands and the file's size."""
     with tempfile.TemporaryDirectory() as folder:
         coded, decoded = Path(folder, "a.ccm"), Path(folder, "a.png")
-        command = [sys.executable, "-m", "ccm_fast.cli"]
+        command = [sys.executable, "-m", "ccm_fast"]
         options = ["--threads", str(threads)]
         seconds = []
         for arguments in (

@@ -1,5 +1,5 @@
 """``python -m ccm_fast``: the command line."""
 
-from ccm_fast.cli import main
+from ccm_fast.command.main import main
 
 raise SystemExit(main())

@@ -11,7 +11,7 @@ import torch
 import ccm_fast
 from ccm_fast.bench import coders, kernels, material, timing
 from ccm_fast.bench.run import BENCHMARKS
-from ccm_fast.cli import main
+from ccm_fast.command.main import main
 
 sys.path.append(str(Path(__file__).resolve().parent / "emu"))
 import build as emulator

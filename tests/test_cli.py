@@ -15,7 +15,7 @@ import tiny
 from PIL import Image
 
 from ccm_fast import files
-from ccm_fast.cli import main
+from ccm_fast.command.main import main
 
 WEIGHTS = str(tiny.GOLDEN / "tiny.safetensors")
 ROOT = Path(__file__).parents[1]
@@ -206,7 +206,9 @@ def test_pipes(photos):
 
 
 def test_help_comes_at_once():
-    code = "import sys; from ccm_fast.cli import main\ntry: main(['encode', '--help'])\nexcept SystemExit: pass\n"
+    code = (
+        "import sys; from ccm_fast.command.main import main\ntry: main(['encode', '--help'])\nexcept SystemExit: pass\n"
+    )
     code += "print(sorted({'torch', 'numpy', 'PIL', 'tqdm'} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert out.splitlines()[-1] == "[]" and "--quality" in out

@@ -19,8 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ccm_fast import _backend, codec
-from ccm_fast import profile as profiler
+from ccm_fast.bench import stages
 from ccm_fast.bench.timing import DeviceError
+from ccm_fast.command import profile as profiler
 from ccm_fast.decoding import DecodedLatents, decoding_gain, parse_packets
 from ccm_fast.errors import DamagedError, TruncatedError
 from ccm_fast.files import encode_file
@@ -181,7 +182,7 @@ def test_from_streams_to_pixels_the_host_waits_for_nothing(grey, reconstruction,
     packets[0] = replace(packets[0], grey=grey)
     monkeypatch.setattr(FrozenEntropyModel, "packed_for", lambda *_: None)
     monkeypatch.setattr(_backend, "load", lambda: SimpleNamespace(ops=Shapes()))
-    decoder = profiler.Decoder.__new__(profiler.Decoder)
+    decoder = stages.Decoder.__new__(stages.Decoder)
     decoder.model, decoder.device, decoder.threads = model, torch.device("meta"), 1
     model.to("meta")
     shapes = [((900,), torch.uint8), ((1, 3), torch.int64), ((2000,), torch.uint8), ((1, 3, 3), torch.int64)]
@@ -195,7 +196,7 @@ def test_from_streams_to_pixels_the_host_waits_for_nothing(grey, reconstruction,
         with watched():  # what is captured
             psi, y_hat, status = model.frozen.decode_queued(streams, packets[0].y_shape)
             decoded = DecodedLatents(model.frozen, y_hat, psi, "cuda", status=status)
-            pixels = decoder.picture(packets[0], decoded, profiler.HostClock(), gain)
+            pixels = decoder.picture(packets[0], decoded, stages.HostClock(), gain)
         assert pixels.shape == (70, 90, 3) and pixels.device.type == status[0].device.type == "meta"
         # The net catches: what the gain is made of, an index of Python numbers, a look at the status, a mask.
         for waits in (
@@ -217,11 +218,11 @@ def test_profile_with_the_cuda_engine(request, monkeypatch, tmp_path):
     Image.fromarray(tiny.photo(40, 56, 1)).save(photo)
     model = tiny.model()
     encode_file(photo, coded, model=model, lanes=32)
-    by_cpu = profiler.Decoder(str(coded), model, torch.device("cpu"), 1, None)
+    by_cpu = stages.Decoder(str(coded), model, torch.device("cpu"), 1, None)
     by_cpu.run()
     request.getfixturevalue("emulated")
-    monkeypatch.setattr(profiler, "engine_for", lambda *_: "cuda")
-    decoder = profiler.Decoder(str(coded), model, torch.device("cpu"), 1, None)
+    monkeypatch.setattr(stages, "engine_for", lambda *_: "cuda")
+    decoder = stages.Decoder(str(coded), model, torch.device("cpu"), 1, None)
     names = [s.name for s in decoder.run()]
     assert names[:5] == ["parse", "upload", "z", "h_s", "entropy"] and names[-1] == "download"
     decoder.run()  # compares

@@ -3,13 +3,21 @@
 import tiny
 from PIL import Image
 
-from ccm_fast import demo
+from ccm_fast.command import demo
+from ccm_fast.command.main import main
 
 
 def test_demo(tmp_path, capsys):
     Image.fromarray(tiny.photo(60, 80)).save(tmp_path / "p.png")
-    argv = [str(tmp_path / "p.png"), "--model", str(tiny.GOLDEN / "tiny.safetensors"), "--out", str(tmp_path / "out")]
-    assert demo.main(argv) == 0
+    argv = [
+        "demo",
+        str(tmp_path / "p.png"),
+        "--model",
+        str(tiny.GOLDEN / "tiny.safetensors"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(argv) == 0
     assert "identical, bit for bit" in capsys.readouterr().out
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["p.ccm", "p.png", "side_by_side.png"]
     with Image.open(tmp_path / "out" / "side_by_side.png") as sheet:
@@ -28,5 +36,5 @@ def test_jpeg_of_size():
 
 
 def test_errors_are_one_line(tmp_path, capsys):
-    assert demo.main([str(tmp_path / "missing.png")]) == 1
+    assert main(["demo", str(tmp_path / "missing.png")]) == 1
     assert capsys.readouterr().err.count("\n") == 1

@@ -318,7 +318,7 @@ def test_wrong_efforts(model, monkeypatch):
 
 
 def test_the_command_line(tmp_path, capsys, quick, monkeypatch):
-    from ccm_fast.cli import main
+    from ccm_fast.command.main import main
 
     Image.fromarray(tiny.photo(48, 64)).save(tmp_path / "a.png")
     sizes = {}

@@ -10,7 +10,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from ccm_fast.cli import main
+from ccm_fast.command.main import main
 from ccm_fast.errors import ImageError
 from ccm_fast.evaluate import codecs, measure, metrics
 

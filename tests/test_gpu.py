@@ -18,7 +18,7 @@ from test_cuda_graph import H, W, material
 
 import ccm_fast
 from ccm_fast import _backend
-from ccm_fast.profile import profile
+from ccm_fast.command.profile import profile
 
 ops = _backend.load().ops
 

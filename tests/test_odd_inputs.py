@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from ccm_fast import CrossChannelContextModel, compress, decode_file, decompress, encode_file, errors, freeze
-from ccm_fast.cli import main
+from ccm_fast.command.main import main
 from ccm_fast.files import decode_bytes
 from ccm_fast.images import save_picture
 from ccm_fast.interop.compressai import accelerate

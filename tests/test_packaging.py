@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import ccm_fast
-from ccm_fast import _backend, collect_env, errors
+from ccm_fast import _backend, errors
+from ccm_fast.command import env as environment
 
 ROOT = Path(__file__).resolve().parent.parent
 in_checkout = pytest.mark.skipif(not (ROOT / "setup.py").is_file(), reason="needs the source tree")
@@ -192,14 +193,14 @@ def test_sdist_is_complete(tmp_path):
 
 
 def test_collect_env(monkeypatch):
-    env = collect_env.collect()
+    env = environment.collect()
     assert torch.__version__ in env["torch"]
     assert env["native"].startswith("loaded")
     assert not [value for value in env.values() if "unknown (" in value and sys.platform == "linux"]
-    assert all(name in collect_env.format_env(env) for name in env)
+    assert all(name in environment.format_env(env) for name in env)
 
     def fail():
         raise OSError("gone")
 
-    monkeypatch.setitem(collect_env._PROBES, "cpu", fail)
-    assert collect_env.collect()["cpu"] == "unknown (OSError: gone)"
+    monkeypatch.setitem(environment._PROBES, "cpu", fail)
+    assert environment.collect()["cpu"] == "unknown (OSError: gone)"

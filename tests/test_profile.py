@@ -8,9 +8,10 @@ import tiny
 import torch
 from PIL import Image
 
-from ccm_fast import profile as profiler
+from ccm_fast.bench import stages
 from ccm_fast.bench.timing import DeviceError, device_for
-from ccm_fast.cli import main
+from ccm_fast.command import profile as profiler
+from ccm_fast.command.main import main
 
 WEIGHTS = str(tiny.GOLDEN / "tiny.safetensors")
 STAGES = ["parse", "z", "h_s", "entropy", "g_s", "pixels", "total"]
@@ -77,10 +78,10 @@ def test_the_callers_model_stays_where_it_is(photo):
     model = tiny.model()
     for given in (model, WEIGHTS):  # models by name are shared between calls
         for _ in range(2):
-            decoder = profiler.Decoder(str(photo), given, torch.device("meta"), 1, None)
+            decoder = stages.Decoder(str(photo), given, torch.device("meta"), 1, None)
             assert {p.device.type for p in decoder.model.parameters()} == {"meta"}
     assert {p.device.type for p in model.parameters()} == {"cpu"}
-    assert profiler.Decoder(str(photo), model, torch.device("cpu"), 1, None).model is model
+    assert stages.Decoder(str(photo), model, torch.device("cpu"), 1, None).model is model
 
 
 def test_devices(photo):

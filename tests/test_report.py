@@ -21,7 +21,7 @@ from test_curves import curve
 from test_evaluate import missing
 
 from ccm_fast import files
-from ccm_fast.cli import main
+from ccm_fast.command.main import main
 from ccm_fast.evaluate import codecs, curves, measure, metrics, report, tables
 
 WEIGHTS = str(tiny.GOLDEN / "tiny.safetensors")

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ccm_fast.cli import main
+from ccm_fast.command.main import main
 from ccm_fast.models import CCMConfig, CrossChannelContextModel
 from ccm_fast.models.quality import lagrange_multiplier
 from ccm_fast.train import loop

@@ -70,7 +70,7 @@ def _operators(
     device: torch.device, threads: int, width: int, height: int, ops, pack: Callable[[FrozenEntropyModel], torch.Tensor]
 ) -> list[Case]:
     """Operators ``ops`` on a device, with models as ``pack`` gives them; results must be the CPU's scalar ones."""
-    from ccm_fast.profile import _first_groups
+    from ccm_fast.bench.stages import first_groups
 
     cpu = load().ops
     frozen = frozen_of(material.model())
@@ -111,7 +111,7 @@ def _operators(
         cases.append(Case(name, size, call, work / 1e6, "Msym/s" if work else ""))
     groups = len(frozen.plan.groups)
     for g in range(1, groups + 1):
-        first = frozen if g == groups else _first_groups(frozen, g)
+        first = frozen if g == groups else first_groups(frozen, g)
         packed_g, part = pack(first), d_segments[:, :g].contiguous()
 
         def call(packed_g=packed_g, part=part):

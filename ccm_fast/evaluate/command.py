@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..cli import effort, quality, threads, within
-from ..collect_env import collect
+from ..command.env import collect
+from ..command.options import effort, quality, threads, within
 from . import plots, report
 from .codecs import CODECS, Codec, CodecMissingError
 from .crops import side_by_side
@@ -120,7 +120,7 @@ def _sheets(args, images: list[Source], table: list[Codec], cache: Cache, compla
 
 def main(argv: Sequence[str]) -> int:
     """Measure, average, compare, draw, write. Returns the exit code."""
-    from ..commands import FAILURES, complain, reason
+    from ..command.messages import FAILURES, complain, reason
 
     args = _parser().parse_args(argv)
     failed: list[str] = []

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 
 from ..bench.timing import device_for
-from ..cli import within
-from ..commands import FAILURES, complain, reason
+from ..command.messages import FAILURES, complain, reason
+from ..command.options import within
 from .loop import TrainConfig, train
 
 __all__ = ["main"]

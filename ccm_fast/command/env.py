@@ -1,8 +1,9 @@
-"""What to paste into a bug report: `ccm-fast env` or `python -m ccm_fast.collect_env`.
+"""``ccm-fast env``: what to paste into a bug report.
 
 Each probe is guarded: on a broken installation, which is when this is needed, the others still report.
 """
 
+import json
 import os
 import platform
 import shlex
@@ -168,5 +169,7 @@ def format_env(env: dict | None = None) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in env.items())
 
 
-if __name__ == "__main__":
-    print(format_env())
+def run(args) -> int:
+    """``ccm-fast env``."""
+    print(json.dumps(collect()) if args.json else format_env())
+    return 0

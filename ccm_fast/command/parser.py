@@ -1,71 +1,19 @@
-"""The command line: ``ccm-fast encode | decode | info | selftest | env | train | eval | freeze | profile | bench``.
-
-This file parses; the work is in :mod:`ccm_fast.commands`, and in ``command.py`` of :mod:`ccm_fast.train` and
-:mod:`ccm_fast.evaluate`. Nothing heavy is imported before it is needed, so that ``--help`` and usage errors come at
-once.
-
-Conventions
-    Exit codes: 0 fine, 1 something failed (the other files were still worked on), 2 wrong usage, 130 interrupted.
-    Errors are one line on stderr each: ``ccm-fast: FILE: message``.
-    An existing output is left alone and reported, as gzip does; --force replaces it. Outputs appear complete or not
-    at all.
-    --json prints one JSON object per file on stdout.
-"""
+"""The arguments of the command line."""
 
 from __future__ import annotations
 
 import argparse
-import math
-import sys
-from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from ccm_fast.version import __version__
 
-__all__ = ["main"]
+from .options import add_common, effort, quality, threads, within
 
-_MAX_PIXELS = 178_956_970  # ccm_fast.stream.limits.MAX_PIXELS, without the import
-
-
-def within(kind: type, low: float, high: float = math.inf) -> Callable[[str], float]:
-    """A parser of numbers, int or float, between two ends, for argparse."""
-
-    def parse(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high or math.isinf(value):  # NaN too
-            what = "a number" if kind is float else "a whole number"
-            ends = f"of at least {low}" if math.isinf(high) else f"in {low}..{high}"
-            raise argparse.ArgumentTypeError(f"must be {what} {ends}, not {text!r}")
-        return value
-
-    return parse
+__all__ = ["build_parser"]
 
 
-quality, effort, threads = within(float, 1, 8), within(int, 1, 9), within(int, 1, 1024)
-
-
-def _pixels(text: str) -> int | None:
-    return within(int, 0)(text) or None
-
-
-def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-t", "--threads", type=threads, metavar="N", help="CPU threads (default: torch's choice)")
-    parser.add_argument(
-        "--max-pixels",
-        type=_pixels,
-        default=_MAX_PIXELS,
-        metavar="N",
-        help="refuse larger images; 0: no limit (default: %(default)s)",
-    )
-    parser.add_argument("-f", "--force", action="store_true", help="replace existing outputs")
-    parser.add_argument("-j", "--json", action="store_true", help="print one JSON object per file")
-    parser.add_argument("-v", "--verbose", action="store_true", help="print a line per file")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
-
-
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of every command but ``train`` and ``eval``, which know their options only after torch's import."""
     parser = argparse.ArgumentParser(
         prog="ccm-fast",
         description="Learned image compression with cross-channel context models, decoded bit-exactly on any machine.",
@@ -98,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         "--effort",
         type=effort,
         metavar="N",
-        help="1 (fastest) to 9 (best trade of size and error; minutes for a photograph) (default: 2)",
+        help="1 (fastest) to 9 (best trade of size and error; minutes for a photograph) (default: 3)",
     )
     p.add_argument(
         "--lanes",
@@ -107,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=(0, 1, 2, 4, 8, 16, 32),
         help="rANS lanes per stream: 32 decode fastest on GPUs and cost some bytes; 0: chosen by size (default)",
     )
-    _common(p)
+    add_common(p)
 
     p = commands.add_parser(
         "decode",
@@ -128,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument("-m", "--model", metavar="NAME|FILE", help="default: the shipped model that the file names")
     p.add_argument("--engine", choices=("cpu", "cuda", "reference"), help="reference: plain Python, slow")
-    _common(p)
+    add_common(p)
 
     p = commands.add_parser("info", help="what is in .ccm files; needs no model")
     p.add_argument("files", nargs="+", metavar="FILE", help=".ccm files; - is standard input")
@@ -170,32 +118,10 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--out", default="bench_results", metavar="FOLDER", help="for JSON files (default: %(default)s)")
     p.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu, cuda or cuda:N (default: %(default)s)")
     p.add_argument("--quick", action="store_true", help="small sizes and few repeats: does it run, not how fast")
+
+    p = commands.add_parser("demo", help="a photograph through the codec, beside a JPEG of the same size")
+    p.add_argument("image", nargs="?", type=Path, help="a picture (default: one that a Python package carries)")
+    p.add_argument("-Q", "--quality", type=quality, default=4.0, help="1 to 8 (default: %(default)s)")
+    p.add_argument("-m", "--model", metavar="NAME|FILE", help="default: ccm-small")
+    p.add_argument("--out", type=Path, default=Path("demo_out"), metavar="FOLDER", help="default: %(default)s")
     return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code (argparse exits by itself on wrong usage)."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    try:
-        if argv[:1] == ["train"]:  # its options are those of TrainConfig, known only after torch's import
-            from ccm_fast.train.command import main as train
-
-            return train(argv[1:])
-        if argv[:1] == ["eval"]:
-            from ccm_fast.evaluate.command import main as evaluate
-
-            return evaluate(argv[1:])
-        parser = _parser()
-        args = parser.parse_args(argv)
-        from ccm_fast import commands
-
-        return getattr(commands, args.command)(args)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # the reader of our output has left
-        sys.stdout = None
-        return 1
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

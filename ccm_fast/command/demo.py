@@ -1,4 +1,4 @@
-"""``python -m ccm_fast.demo [IMAGE]``: a photograph through the codec, and the proof that another machine agrees.
+"""``ccm-fast demo [IMAGE]``: a photograph through the codec, and the proof that another machine agrees.
 
 Encodes and decodes an image, compares it with a JPEG of the same size, decodes the file once more in another process
 that may use no vector instructions, and writes demo_out/side_by_side.png.
@@ -6,7 +6,6 @@ that may use no vector instructions, and writes demo_out/side_by_side.png.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import importlib.util
 import io
@@ -15,6 +14,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+from .messages import FAILURES, complain, reason
+
+__all__ = ["find_photograph", "jpeg_of_size", "run"]
 
 # Photographs that come with packages people have (the demo extra installs the first), as (package, file inside it).
 PHOTOGRAPHS = (
@@ -83,13 +86,13 @@ def _latents_elsewhere(path: Path, model: str | None, isa: str) -> tuple[str, fl
     return hashlib.sha256(latents.tobytes()).hexdigest(), seconds
 
 
-def run(image_path: Path, quality: float, model: str | None, folder: Path) -> int:
+def show(image_path: Path, quality: float, model: str | None, folder: Path) -> int:
     """The demo; returns the exit code."""
     import numpy as np
     import torch
     from PIL import Image
 
-    from .files import decode_bytes, encode_file, model_for
+    from ccm_fast.files import decode_bytes, encode_file, model_for
 
     folder.mkdir(parents=True, exist_ok=True)
     with Image.open(image_path) as opened:
@@ -134,22 +137,10 @@ def run(image_path: Path, quality: float, model: str | None, folder: Path) -> in
     return int(here != there)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Command line of the demo."""
-    parser = argparse.ArgumentParser(prog="python -m ccm_fast.demo", description=__doc__.split("\n\n")[1])
-    parser.add_argument("image", nargs="?", type=Path, help="a picture (default: one that a Python package carries)")
-    parser.add_argument("--quality", type=float, default=4.0, help="1 to 8 (default: %(default)s)")
-    parser.add_argument("--model", metavar="NAME|FILE", help="default: ccm-small")
-    parser.add_argument("--out", type=Path, default=Path("demo_out"), help="folder (default: %(default)s)")
-    args = parser.parse_args(argv)
-    from .errors import CcmFastError
-
+def run(args) -> int:
+    """``ccm-fast demo``."""
     try:
-        return run(args.image or find_photograph(), args.quality, args.model, args.out)
-    except (CcmFastError, OSError, ValueError) as error:
-        print(f"demo: {error}", file=sys.stderr)
+        return show(args.image or find_photograph(), args.quality, args.model, args.out)
+    except FAILURES as error:
+        complain(None, reason(error))
         return 1
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-__all__ = ["run"]
+__all__ = ["checks", "run"]
 
 
 def _picture(height: int, width: int) -> np.ndarray:
@@ -122,7 +123,7 @@ def _checks_of(name: str, model) -> Iterator[dict]:
         yield _check(f"{name}: {what}", body)
 
 
-def run(model: str | None = None) -> Iterator[dict]:
+def checks(model: str | None = None) -> Iterator[dict]:
     """Run the checks; yields ``{"name", "ok", "note", "seconds"}`` of each.
 
     Args:
@@ -135,3 +136,18 @@ def run(model: str | None = None) -> Iterator[dict]:
     yield load
     for name, loaded in found:
         yield from _checks_of(name, loaded)
+
+
+def run(args) -> int:
+    """``ccm-fast selftest``."""
+    results = []
+    for check in checks(args.model):
+        results.append(check)
+        if not args.json:
+            print(f"{'ok  ' if check['ok'] else 'FAIL'}  {check['name']}  {check['note']}".rstrip(), flush=True)
+    good = all(check["ok"] for check in results)
+    if args.json:
+        print(json.dumps({"ok": good, "checks": results}))
+    else:
+        print("all checks passed" if good else "SOME CHECKS FAILED; please report them together with `ccm-fast env`")
+    return int(not good)
