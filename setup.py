@@ -1,13 +1,14 @@
 """Builds the two native libraries of ccm_fast. Everything declarative is in pyproject.toml.
 
-    ccm_fast/_ops.torch.so    torch operators: csrc/ops*.cpp and the core; loaded with torch.ops.load_library. It is no
-                              Python module (hence the odd name, which `import` does not find) and is on torch's
+    ccm_fast/_ops.torch.so    torch operators: csrc/torch/*.cpp and the core; loaded with torch.ops.load_library. It is
+                              no Python module (hence the odd name, which `import` does not find) and is on torch's
                               stable ABI, so it fits every torch >= 2.10.
     ccm_fast/_rans.*.so       pybind11 module: csrc/python/*.cpp and the same core objects.
 
-The core is csrc/cpu/*.cpp, which knows neither torch nor Python; with CUDA, _ops also holds csrc/cuda and
-csrc/ops_cuda.cpp, and the CUDA runtime, linked statically. One build.ninja is written for all of it, so that
-files compile in parallel, each with its own flags, and again only when they or their headers have changed.
+The core is what ccm_sources.py lists, which knows neither torch nor Python; with CUDA, _ops also holds
+csrc/entropy/cuda and csrc/torch/ops_cuda.cpp, and the CUDA runtime, linked statically. One build.ninja is written for
+all of it, so that files compile in parallel, each with its own flags, and again only when they or their headers have
+changed.
 
 Environment switches
     CCM_CUDA=auto|0|1   CUDA kernels: where nvcc is found (from CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda), never, or
@@ -38,28 +39,10 @@ from setuptools.command.build_ext import build_ext
 HERE = Path(__file__).parent.resolve()
 sys.path.insert(0, str(HERE / "_build_backend"))  # `python setup.py ...` does not go through the PEP 517 backend
 from ccm_build import find_torch  # noqa: E402
+from ccm_sources import CSRC, ISA, X86, core_sources, isa_flags, isa_macros, isa_of  # noqa: E402
 
 TORCH_TARGET = "0x020a000000000000"  # torch 2.10, the oldest that we load in
-X86 = platform.machine().lower() in ("x86_64", "amd64")
 MAC = sys.platform == "darwin"
-
-# Stem suffix -> (macro, flags). Such a file holds one instruction set's kernels and is entered only after a CPU check
-# at run time. Everything else is compiled for the plain architecture: never -march=native, since wheels travel.
-ISA = {
-    "_avx2": ("CCM_HAVE_AVX2", ["-mavx2"]),
-    # Square roots need no errno; with it they are a branch each.
-    "_fma": ("CCM_HAVE_FMA", ["-mavx2", "-mfma", "-fno-math-errno"]),
-    "_fmavnni": ("CCM_HAVE_FMAVNNI", ["-mavx2", "-mfma", "-mavxvnni", "-fno-math-errno"]),
-    "_fma512vnni": (
-        "CCM_HAVE_FMA512VNNI",
-        ["-mavx2", "-mfma", "-mavx512f", "-mavx512vl", "-mavx512vnni", "-fno-math-errno"],
-    ),
-    "_avxvnni": ("CCM_HAVE_AVXVNNI", ["-mavx2", "-mavxvnni"]),
-    "_avx512vnni": (
-        "CCM_HAVE_AVX512VNNI",
-        ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"],
-    ),
-}
 
 
 def version():
@@ -185,7 +168,7 @@ def find_cuda(compiler):
     mode = os.environ.get("CCM_CUDA", "auto")
     if mode not in ("auto", "0", "1"):
         sys.exit(f"CCM_CUDA={mode}: expected auto, 0 or 1.")
-    if mode == "0" or not sorted((HERE / "csrc/cuda").glob("*_cuda.cu")):
+    if mode == "0" or not sorted((CSRC / "entropy/cuda").glob("*_cuda.cu")):
         return None
     try:
         return Cuda(compiler)
@@ -346,22 +329,19 @@ class Build(build_ext):
             shutil.copyfile(Path(self.build_lib, "ccm_fast", "_build_info.json"), HERE / "ccm_fast/_build_info.json")
 
     def write_ninja(self, folder, torch, compiler, cuda):
-        cpu = sorted((HERE / "csrc/cpu").glob("*.cpp"))
-        ops = [HERE / "csrc/ops.cpp", *sorted((HERE / "csrc").glob("ops_*.cpp"))]
+        ops = sorted((CSRC / "torch").glob("*.cpp"))
         if not cuda:
             ops = [source for source in ops if source.stem != "ops_cuda"]
-        python = sorted((HERE / "csrc/python").glob("*.cpp"))
+        python = sorted((CSRC / "python").glob("*.cpp"))
 
-        available = {suffix: macro for suffix, (macro, flags) in ISA.items() if X86 and compiles(compiler, flags)}
-        macros = ["-DCCM_X86_KERNELS" if X86 else "-DCCM_NO_X86_KERNELS", *(f"-D{m}" for m in available.values())]
+        available = [suffix for suffix, (_, flags) in ISA.items() if X86 and compiles(compiler, flags)]
         common = ["-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-pthread"]
         common += [
             "-Wall",
             "-Wextra",
             *(["-Werror"] if self.werror else []),
-            *macros,
-            f"-I{HERE / 'csrc/include'}",
-            f"-I{HERE / 'csrc'}",
+            *isa_macros(available),
+            f"-I{CSRC}",
         ]
         extra = shlex.split(os.environ.get("CXXFLAGS", ""))
 
@@ -370,13 +350,12 @@ class Build(build_ext):
         def compile_all(sources, flavour, flags):
             objects = []
             for source in sources:
-                suffix = next((s for s in ISA if source.stem.endswith(s)), None)
-                if suffix and suffix not in available:
+                if isa_of(source) and isa_of(source) not in available:
                     why = "the compiler does not know its flags" if X86 else "this is no x86-64"
                     print(f"ccm_fast: leaving out {source.relative_to(HERE)}: {why}")
                     continue
-                target = folder / flavour / f"{source.stem}.o"
-                own = ISA[suffix][1] if suffix else []
+                target = folder / source.relative_to(CSRC).with_suffix(".o")
+                own = isa_flags(source)
                 ninja.build(target, "cxx", [source], [*common, *flags, *own, *extra], flavour=flavour)
                 objects.append(target)
             return objects
@@ -391,21 +370,21 @@ class Build(build_ext):
             python_flags += ["-isystem", include]
 
         if cuda:
-            torch_flags += ["-DCCM_WITH_CUDA", f'-DCCM_CUDA_VERSION="{cuda.version}"']
+            torch_flags += ["-DCCM_WITH_CUDA"]
             torch_flags += ["-isystem", str(cuda.include.parent)]
 
-        core = compile_all(cpu, "cpu", [])
+        core = compile_all(core_sources(), "core", [])
         ops_objects = compile_all(ops, "ops", torch_flags)
         python_objects = compile_all(python, "python", python_flags)
 
         cuda_objects, link_cuda = [], []
         if cuda:
-            for source in sorted((HERE / "csrc/cuda").glob("*_cuda.cu")):
-                target = folder / "cuda" / f"{source.stem}.cu.o"
-                flags = [*cuda.flags(self.werror), f"-I{HERE / 'csrc/include'}", f"-I{HERE / 'csrc'}"]
+            for source in sorted((CSRC / "entropy/cuda").glob("*_cuda.cu")):
+                target = folder / source.relative_to(CSRC).with_suffix(".cu.o")
+                flags = [*cuda.flags(self.werror), f"-I{CSRC}"]
                 ninja.build(target, "nvcc", [source], flags, flavour="cuda")
                 cuda_objects.append(target)
-            host = sorted((HERE / "csrc/cuda").glob("*.cpp"))
+            host = sorted((CSRC / "entropy/cuda").glob("*.cpp"))
             cuda_objects += compile_all(host, "cuda", ["-isystem", str(cuda.include.parent)])
             link_cuda = [str(cuda.cudart), "-Wl,--exclude-libs,ALL", "-ldl", "-lrt"]
 

@@ -272,7 +272,7 @@ def fill(text: str, found: dict) -> str:
 def source_commit() -> str:
     """Of the kernels; a plus for changes that are not committed."""
     git = ["git", "-C", str(ROOT)]
-    paths = ["--", "csrc/cuda", "csrc/include"]
+    paths = ["--", "csrc/entropy/cuda", "csrc/format", "csrc/model"]
     commit = subprocess.run([*git, "log", "-1", "--format=%h", *paths], capture_output=True, text=True).stdout.strip()
     dirty = subprocess.run([*git, "status", "--short", *paths], capture_output=True, text=True).stdout.strip()
     return commit + ("+" if dirty else "")

@@ -34,7 +34,7 @@ from cuda_schedule import Outcome, build_order, simulate
 
 
 def lanes_for_payload(payload: float) -> int:
-    """As csrc/include/ccm/rans.h."""
+    """As csrc/format/rans.h."""
     lanes = 1
     while lanes < MAX_LANES and 2 * lanes * STATE_BYTES * 400 <= payload:
         lanes *= 2

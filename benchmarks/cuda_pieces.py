@@ -11,7 +11,7 @@ from pathlib import Path
 import sass
 
 ROOT = Path(__file__).parent.parent
-CUDA = ROOT / "csrc" / "cuda"
+CUDA = ROOT / "csrc" / "entropy" / "cuda"
 
 # --- Assumptions. Bands: "low" has the published latencies, "high" twice those of everything that is no plain ALU
 # instruction (memory, shuffles, barriers, fences, launches): real chips were 1.5 to 2.5 times slower than the simulator
@@ -60,7 +60,7 @@ DRAM_GBS = 1500.0  # for filling planes; the slowest of the three cards has 1,00
 def _constant(file: str, name: str) -> int:
     found = re.search(rf"\b{name}\s*=\s*(\d+)", (CUDA / file).read_text(encoding="utf-8"))
     if not found:
-        raise ValueError(f"csrc/cuda/{file} no longer has {name}: the cost model has to follow")
+        raise ValueError(f"csrc/entropy/cuda/{file} no longer has {name}: the cost model has to follow")
     return int(found[1])
 
 
@@ -80,7 +80,7 @@ def _line(file: str, text: str, nth: int = 0) -> int:
     lines = (CUDA / file).read_text(encoding="utf-8").splitlines()
     found = [n for n, line in enumerate(lines, 1) if text in line]
     if len(found) <= nth:
-        raise ValueError(f"csrc/cuda/{file} no longer has `{text}`: the cost model has to follow")
+        raise ValueError(f"csrc/entropy/cuda/{file} no longer has `{text}`: the cost model has to follow")
     return found[nth]
 
 

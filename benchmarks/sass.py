@@ -18,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "emu"))
+ROOMS = ("base", "format", "model", "entropy/cuda")  # what the kernels are made of
 
 SOURCE = re.compile(r'//## File "([^"]+)", line (\d+)')
 CODE = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+)?\s*([A-Z][^;]*);\s+/\* 0x[0-9a-f]{16} \*/")
@@ -70,12 +71,12 @@ class Code:
 def compile_kernel(folder: Path, arch: int) -> Path:
     """latents_cuda.cu for one architecture with setup.py's flags, and -lineinfo, which changes no instruction."""
     cubin = folder / f"sm_{arch}.cubin"
-    sources = [*(ROOT / "csrc/cuda").iterdir(), *(ROOT / "csrc/include/ccm").iterdir()]
+    sources = [*(path for room in ROOMS for path in (ROOT / "csrc" / room).iterdir())]
     if not cubin.exists() or cubin.stat().st_mtime < max(source.stat().st_mtime for source in sources):
         folder.mkdir(parents=True, exist_ok=True)
         flags = ["-std=c++17", "-O3", "-lineinfo", "-cubin", f"-arch=sm_{arch}"]
-        flags += [f"-I{ROOT / 'csrc/include'}", f"-I{ROOT / 'csrc'}"]
-        subprocess.run(["nvcc", *flags, str(ROOT / "csrc/cuda/latents_cuda.cu"), "-o", str(cubin)], check=True)
+        flags += [f"-I{ROOT / 'csrc'}"]
+        subprocess.run(["nvcc", *flags, str(ROOT / "csrc/entropy/cuda/latents_cuda.cu"), "-o", str(cubin)], check=True)
     return cubin
 
 

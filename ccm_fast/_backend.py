@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ccm_fast.errors import BuildError
 
-TORCH_MINIMUM = (2, 10)  # the oldest stable ABI that csrc/ops.cpp is compiled for
+TORCH_MINIMUM = (2, 10)  # the oldest stable ABI that csrc/torch/ops.cpp is compiled for
 OPS_NAME = "_ops.torch.so"
 _FOLDER = Path(__file__).resolve().parent
 

@@ -19,7 +19,11 @@ ROOT = Path(__file__).resolve().parents[1]
 STORED = Path(__file__).with_name("instructions.json")
 # Counts repeat exactly; this is for changes that are none: another patch release of the C library, say.
 TOLERANCE = 0.03
-SOURCES = ("kernels", "kernels_scalar", "kernels_avx2", "memory", "rans_cpu", "rans_avx2", "rows", "winograd_int")
+sys.path.insert(0, str(ROOT / "_build_backend"))
+from ccm_sources import CSRC, isa_flags, isa_macros  # noqa: E402
+
+CPU = ("kernels", "kernels_scalar", "kernels_avx2", "rans_cpu", "rans_avx2", "winograd_int")
+SOURCES = ("base/memory", "model/rows", *(f"entropy/cpu/{name}" for name in CPU))
 
 
 def compiler() -> str:
@@ -44,13 +48,12 @@ def missing() -> str | None:
 def build(folder: Path) -> Path:
     """The program, with setup.py's flags."""
     cxx = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
-    flags = ["-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-DCCM_X86_KERNELS", "-DCCM_HAVE_AVX2"]
-    flags += [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc/include'}", "-pthread"]
+    flags = ["-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", *isa_macros(["_avx2"])]
+    flags += [f"-I{CSRC}", "-pthread"]
     objects, running = [], []
-    for source in [*(ROOT / f"csrc/cpu/{name}.cpp" for name in SOURCES), ROOT / "tests/cpp/hot_loops.cpp"]:
+    for source in [*(CSRC / f"{name}.cpp" for name in SOURCES), ROOT / "tests/cpp/hot_loops.cpp"]:
         objects.append(folder / f"{source.stem}.o")
-        own = ["-mavx2"] if source.stem.endswith("_avx2") else []
-        running.append(subprocess.Popen([cxx, *flags, *own, "-c", str(source), "-o", str(objects[-1])]))
+        running.append(subprocess.Popen([cxx, *flags, *isa_flags(source), "-c", str(source), "-o", str(objects[-1])]))
         if len(running) == 2:
             _wait(running.pop(0))
     for process in running:

@@ -31,7 +31,9 @@ FAULTS = {
     8: ("plain", "cudaMemcpyAsync between host and device while work is captured", 0),
 }
 IN_LAUNCHES = {6, 7, 8}  # seen on the host: no kernel runs while one is captured
-MARKED = {int(n) for p in (ROOT / "csrc/cuda").iterdir() for n in re.findall(r"CCM_FAULT [!=]= (\d+)", p.read_text())}
+MARKED = {
+    int(n) for p in (ROOT / "csrc/entropy/cuda").iterdir() for n in re.findall(r"CCM_FAULT [!=]= (\d+)", p.read_text())
+}
 EXIT = {"tsan": 66, "asan": 67, "plain": 3}
 
 
@@ -87,4 +89,4 @@ def test_planted_faults_are_seen(fault, inputs):
     assert done.returncode == EXIT[flavour], done.stdout + done.stderr[-3000:]
     assert message in done.stdout + done.stderr
     if fault not in IN_LAUNCHES:
-        assert "csrc/cuda/" in done.stdout + done.stderr or " ccm::" in done.stderr  # and where
+        assert "csrc/entropy/cuda/" in done.stdout + done.stderr or " ccm::" in done.stderr  # and where

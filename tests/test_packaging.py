@@ -132,8 +132,9 @@ def test_special_instruction_sets_stay_in_their_files():
     The whole library would then need that instruction set. So these objects must define no weak function: their helpers
     belong into an anonymous namespace, and they use no std:: containers.
     """
-    objects = [o for kind in ("avx", "fma") for o in ROOT.glob(f"build/native-*/cpu/*_{kind}*.o")]
-    objects = [o for o in objects if (ROOT / f"csrc/cpu/{o.stem}.cpp").exists()]
+    objects = [o for kind in ("avx", "fma") for o in ROOT.glob(f"build/native-*/*/**/*_{kind}*.o")]
+    sources = {source.stem for source in (ROOT / "csrc").rglob("*.cpp")}
+    objects = [o for o in objects if o.stem in sources]
     if not objects:
         pytest.skip("no such kernel has been built here")
     weak = {}

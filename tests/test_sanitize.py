@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import ccm_sources
 import numpy as np
 import pytest
 
@@ -15,7 +16,6 @@ from ccm_fast.models import Schedule
 ISAS = load().ops.isa_list().split(",")
 ROOT = Path(__file__).parent.parent
 CXX = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
-X86 = os.uname().machine in ("x86_64", "amd64")
 SANITIZERS = {
     "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
     "thread": ["-fsanitize=thread"],
@@ -27,23 +27,15 @@ def programs(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     # Threads help each other in every step, not in long ones alone.
     flags = ["-std=c++17", "-O1", "-g", "-pthread", "-DCCM_SHARE_ALL", *SANITIZERS[request.param]]
-    includes = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc/include'}"]
+    includes = [f"-I{ROOT / 'csrc'}"]
     objects = []
     # The VNNI kernels with their one instruction emulated: layout and bias of byte planes are then tested everywhere.
     checks = [ROOT / f"tests/cpp/{name}_check.cpp" for name in ("engine", "transform", "winograd_int")]
-    for source in [*sorted((ROOT / "csrc/cpu").glob("*.cpp")), *checks]:
-        own = []
-        if source.stem.endswith(("_avx2", "_avxvnni")):
-            own = ["-mavx2"]
-        elif source.stem.endswith("_fma"):
-            own = ["-mavx2", "-mfma"]
-        elif source.stem.endswith(("_avx512vnni", "_fmavnni", "_fma512vnni")):
-            continue
-        if own and not X86:
-            continue
+    isas = ("_avx2", "_avxvnni", "_fma") if ccm_sources.X86 else ()
+    define = [*ccm_sources.isa_macros(isas), "-DCCM_EMULATE_VNNI"] if isas else []
+    for source in [*ccm_sources.core_sources(isas=isas), *checks]:
+        own = [flag for flag in ccm_sources.isa_flags(source) if flag != "-mavxvnni"]
         objects.append(folder / f"{source.stem}.o")
-        define = ["-DCCM_X86_KERNELS", "-DCCM_HAVE_AVX2", "-DCCM_HAVE_AVXVNNI", "-DCCM_EMULATE_VNNI", "-DCCM_HAVE_FMA"]
-        define = define if X86 else []
         command = [CXX, *flags, *define, *includes, *own, "-c", str(source), "-o", str(objects[-1])]
         subprocess.run(command, check=True)
     found = {}

@@ -19,7 +19,7 @@ __all__ = ["ENGINES", "DeviceStreams"]
 #: "cpu": the native engine; "cuda": its kernels on a GPU; "reference": the oracle in NumPy, slow.
 ENGINES = ("cpu", "cuda", "reference")
 
-# csrc/include/ccm/status.h
+# csrc/base/status.h
 _FINE, _TRUNCATED, _DAMAGED = 0, 1, 2
 
 

@@ -9,7 +9,7 @@
 - Where the processor has AVX2, products are of 16-bit integers with a scale for every row and column
   (:mod:`ccm_fast.models.precision`).
 
-The operators are in csrc/cpu/transform*. What is not recognised runs as it is. ``benchmarks/transforms.py`` compares
+The operators are in csrc/transforms. What is not recognised runs as it is. ``benchmarks/transforms.py`` compares
 with torch's own convolutions, layer by layer.
 """
 
@@ -33,7 +33,7 @@ from .precision import transform_precision
 
 __all__ = ["Residual", "Then", "fast_conv", "fast_transform", "inference", "pointwise", "rebuild", "subpixel_weight"]
 
-_LINEAR, _LEAKY, _GDN, _INVERSE_GDN = range(4)  # csrc/cpu/transform.h
+_LINEAR, _LEAKY, _GDN, _INVERSE_GDN = range(4)  # csrc/transforms/transform.h
 # Fewer input channels than this: gathering costs less than transforming. The operator takes multiples of 8.
 _CHANNELS_MIN = 32
 # Up to so many output channels a convolution's time is its way to the points, which integers make longer.

@@ -1,7 +1,7 @@
 """Training on a CPU: 3x3 convolutions and their gradients by Winograd's F(6x6, 3x3).
 
 A fifth of the multiplications of torch's convolutions on whole tiles, forward and backward; the operators are in
-csrc/cpu/transform*.
+csrc/transforms/transform*.
 The model stays as it is: inside :func:`fast_convolutions` its layers compute the same functions in another way, where
 they can (float32 on a CPU, no autocast), and as always where they cannot.
 """

@@ -1,4 +1,4 @@
-// CompressAI's stream decoder over NumPy arrays; binding only, the decoder is csrc/cpu/compressai_rans_cpu.cpp.
+// CompressAI's stream decoder over NumPy arrays; binding only, the decoder is csrc/compat/compressai_rans.cpp.
 #include "python/compressai.h"
 
 #include <pybind11/numpy.h>
@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "cpu/compressai_rans_cpu.h"
+#include "compat/compressai_rans.h"
 
 namespace py = pybind11;
 

@@ -1,5 +1,5 @@
 // The rANS coder over bytes and NumPy arrays, for those who want it without torch. Binding only: it converts and checks
-// arguments; the coder is csrc/cpu/rans_cpu.cpp. The interpreter lock is released while it works.
+// arguments; the coder is csrc/entropy/cpu/rans_cpu.cpp. The interpreter lock is released while it works.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "cpu/rans_cpu.h"
-#include "cpu/rows.h"
+#include "entropy/cpu/rans_cpu.h"
+#include "model/rows.h"
 #include "python/compressai.h"
 
 namespace py = pybind11;

@@ -14,8 +14,8 @@
 #include <vector>
 
 #include "check.h"
-#include "cpu/context_cpu.h"
-#include "cpu/pack.h"
+#include "entropy/cpu/context_cpu.h"
+#include "entropy/cpu/pack.h"
 
 namespace {
 

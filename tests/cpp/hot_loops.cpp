@@ -9,10 +9,10 @@
 
 #include <valgrind/callgrind.h>
 
-#include "ccm/rans.h"
-#include "cpu/kernels.h"
-#include "cpu/rans_cpu.h"
-#include "cpu/rows.h"
+#include "entropy/cpu/kernels.h"
+#include "entropy/cpu/rans_cpu.h"
+#include "format/rans.h"
+#include "model/rows.h"
 
 namespace {
 

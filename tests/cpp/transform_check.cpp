@@ -6,8 +6,8 @@
 #include <random>
 #include <vector>
 
-#include "cpu/transform.h"
-#include "cpu/transform_gradient.h"
+#include "training/transform_gradient.h"
+#include "transforms/transform.h"
 
 namespace {
 

@@ -7,7 +7,7 @@
 #include <random>
 
 #include "check.h"
-#include "cpu/winograd_int.h"
+#include "entropy/cpu/winograd_int.h"
 
 namespace {
 

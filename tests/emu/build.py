@@ -7,7 +7,6 @@ Sanitizers and micro kernels are programs, not libraries: a sanitizer wants to b
 import fcntl
 import functools
 import os
-import platform
 import re
 import shlex
 import shutil
@@ -22,8 +21,12 @@ CXX = shlex.split(os.environ.get("CXX", "")) or [shutil.which("g++") or "c++"]
 
 sys.path.insert(0, str(ROOT / "_build_backend"))
 from ccm_build import find_torch  # noqa: E402
+from ccm_sources import CSRC, X86, core_sources, isa_flags, isa_macros  # noqa: E402
 
 TORCH_TARGET = "0x020a000000000000"  # as in setup.py
+CUDA = CSRC / "entropy/cuda"
+ENGINE_ROOMS = ("base", "model", "entropy/cpu")  # what the engines and the check of one against the other need
+CORE_ISAS = ("_avx2",) if X86 else ()
 FAULTS = range(9)  # CCM_FAULT: 0 is the real thing
 FLAVOURS = {
     "plain": ["-O3", "-g1"],
@@ -33,7 +36,7 @@ FLAVOURS = {
     "coverage": ["-O1", "-g", "--coverage", "-fprofile-update=single"],
 }
 COMMON = ["-std=c++17", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-DCCM_EMU"]
-INCLUDES = [f"-I{ROOT / folder}" for folder in ("csrc", "csrc/include", "tests/cpp", "tests/emu")]
+INCLUDES = [f"-I{ROOT / folder}" for folder in ("csrc", "tests/cpp", "tests/emu")]
 
 
 def find_ninja():
@@ -48,13 +51,11 @@ def find_ninja():
 def flags_of(source, flavour, fault):
     """Flags of one file: the emulator itself is never instrumented for ThreadSanitizer, only kernels for coverage."""
     flags = [*COMMON, *INCLUDES, *(["-x", "c++"] if source.suffix == ".cu" else [])]
-    if source.parent == ROOT / "csrc/cpu":
-        x86 = platform.machine() in ("x86_64", "AMD64")
-        flags += ["-DCCM_X86_KERNELS", "-DCCM_HAVE_AVX2"] if x86 else ["-DCCM_NO_X86_KERNELS"]
-        flags += ["-mavx2"] if source.stem.endswith("_avx2") else []
+    if source.is_relative_to(CSRC) and source.parent != CUDA:
+        flags += [*isa_macros(CORE_ISAS), *isa_flags(source)]
     if source.parent == EMULATOR and flavour == "tsan":
         flavour = "plain"
-    if source.parent != ROOT / "csrc/cuda" and flavour == "coverage":
+    if source.parent != CUDA and flavour == "coverage":
         flavour = "plain"
     if source.name == "ops_cuda.cpp":
         flags += [f"-DTORCH_TARGET_VERSION={TORCH_TARGET}"]
@@ -67,7 +68,7 @@ def faults_of(source):
     """The planted faults that a file has, itself or in what it includes."""
     text = source.read_text(encoding="utf-8")
     found = {int(n) for n in re.findall(r"CCM_FAULT [!=]= (\d+)", text)}
-    included = (ROOT / "csrc" / name for name in re.findall(r'#include "(cuda/[^"]+)"', text))
+    included = (CSRC / name for name in re.findall(r'#include "(entropy/cuda/[^"]+)"', text))
     return found.union(*map(faults_of, included))
 
 
@@ -76,10 +77,8 @@ def sources(kind):
     emulator = sorted(EMULATOR.glob("*.cpp"))
     if kind == "micro":
         return [*emulator, HERE / "micro.cu"]
-    x86 = platform.machine() in ("x86_64", "AMD64")
-    skipped = ("_avx512vnni", "_avxvnni", "_fma", "_fmavnni", "_fma512vnni", *(() if x86 else ("_avx2",)))
-    cpu = [p for p in sorted((ROOT / "csrc/cpu").glob("*.cpp")) if not p.stem.endswith(skipped)]
-    cuda = sorted([*(ROOT / "csrc/cuda").glob("*.cu"), *(ROOT / "csrc/cuda").glob("*.cpp")])
+    cpu = core_sources(ENGINE_ROOMS, CORE_ISAS)
+    cuda = sorted([*CUDA.glob("*.cu"), *CUDA.glob("*.cpp")])
     return [*emulator, *cpu, *cuda, HERE / "emu_api.cpp"]
 
 
@@ -111,7 +110,7 @@ def rules(kind, flavour):
             lines += [f"build engine{end}.so: link {' '.join(library)}", f"  flags = {shlex.join([*link, '-shared'])}"]
     if kind == "engine":
         objects = [f"{source.name}.o" for source in sources(kind)]
-        source = ROOT / "csrc/ops_cuda.cpp"
+        source = CSRC / "torch/ops_cuda.cpp"
         lines += [f"build ops_cuda.cpp.o: cxx {source}", f"  flags = {shlex.join(flags_of(source, flavour, 0))}"]
         flags = [*link, "-shared", "-Wl,--no-as-needed", f"-L{find_torch().library_dir}", "-ltorch_cpu", "-ltorch"]
         lines += [f"build ops.so: link ops_cuda.cpp.o {' '.join(objects)}", f"  flags = {shlex.join(flags)}"]

@@ -3,7 +3,7 @@
 // Things that surprise: shared memory is fresh garbage for every block; a warp collective waits until every living lane
 // of its mask has come (lanes do not run in lockstep in between, so a missing __syncwarp shows); memory is sequentially
 // consistent, so a missing release is seen by ThreadSanitizer only, and speed means nothing. There is no __activemask
-// and no __shared__ on purpose: kernels name their masks, and declare shared memory through csrc/cuda/device.h.
+// and no __shared__ on purpose: kernels name their masks, and declare shared memory through csrc/entropy/cuda/device.h.
 //
 // Environment, read at every launch:
 //   CCM_EMU_SEED      0: threads run in turn; else a random schedule of that seed

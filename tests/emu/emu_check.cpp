@@ -10,8 +10,8 @@
 #include <random>
 
 #include "check.h"
-#include "cpu/context_cpu.h"
 #include "emu_engine.h"
+#include "entropy/cpu/context_cpu.h"
 
 namespace {
 

@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "cpu/pack.h"
-#include "cuda/engine_cuda.h"
-#include "cuda/model_cuda.h"
+#include "entropy/cpu/pack.h"
+#include "entropy/cuda/engine_cuda.h"
+#include "entropy/cuda/model_cuda.h"
 
 namespace emu_engine {
 

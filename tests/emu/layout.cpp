@@ -1,4 +1,5 @@
-// The fragments of both tensor-core shapes, as csrc/cuda/device.h and the emulator take them to be, against CUTLASS.
+// The fragments of both tensor-core shapes, as csrc/entropy/cuda/device.h and the emulator take them to be, against
+// CUTLASS.
 #include <cstdio>
 #include <cute/atom/mma_traits_sm75.hpp>
 #include <cute/atom/mma_traits_sm80.hpp>

@@ -14,7 +14,7 @@ from collections import defaultdict
 import build
 
 BAR = 0.9
-KERNELS = build.ROOT / "csrc/cuda"
+KERNELS = build.CUDA
 
 
 def main():

@@ -140,7 +140,7 @@ def faults(kernel, used, code):
 
 def build_folder():
     """Where the last build left its CUDA objects, or None."""
-    logs = sorted(ROOT.glob("build/native-*/cuda/latents_cuda.cu.o.log"), key=lambda p: p.stat().st_mtime)
+    logs = sorted(ROOT.glob("build/native-*/entropy/cuda/latents_cuda.cu.o.log"), key=lambda p: p.stat().st_mtime)
     return logs[-1].parent if logs else None
 
 

@@ -5,7 +5,7 @@
 //   micro products SEED        both tensor-core shapes against plain loops
 //   micro pipeline FAULT       prints "ok", or "error: ..." where the emulator found one
 //   micro speed                microseconds of an emulated product
-#include "cuda/device.h"
+#include "entropy/cuda/device.h"
 
 namespace micro {
 using namespace ccm;

@@ -1,0 +1,47 @@
+"""Which files of csrc belong to the core, and with which flags each is compiled. setup.py and the tests read it."""
+
+import platform
+from pathlib import Path
+
+CSRC = Path(__file__).resolve().parents[1] / "csrc"
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+
+# Folders of the core, which knows neither torch nor Python nor CUDA. format/ has headers alone.
+CORE_ROOMS = ("base", "model", "entropy/cpu", "transforms", "training", "compat")
+
+# Stem suffix -> (macro, flags). Such a file holds one instruction set's kernels and is entered only after a CPU check
+# at run time. Everything else is compiled for the plain architecture: never -march=native, since wheels travel.
+ISA = {
+    "_avx2": ("CCM_HAVE_AVX2", ["-mavx2"]),
+    # Square roots need no errno; with it they are a branch each.
+    "_fma": ("CCM_HAVE_FMA", ["-mavx2", "-mfma", "-fno-math-errno"]),
+    "_fmavnni": ("CCM_HAVE_FMAVNNI", ["-mavx2", "-mfma", "-mavxvnni", "-fno-math-errno"]),
+    "_fma512vnni": (
+        "CCM_HAVE_FMA512VNNI",
+        ["-mavx2", "-mfma", "-mavx512f", "-mavx512vl", "-mavx512vnni", "-fno-math-errno"],
+    ),
+    "_avxvnni": ("CCM_HAVE_AVXVNNI", ["-mavx2", "-mavxvnni"]),
+    "_avx512vnni": ("CCM_HAVE_AVX512VNNI", ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni"]),
+}
+
+
+def isa_of(source):
+    """The suffix in ISA that a file's stem ends with, or None for a file of the plain architecture."""
+    return next((suffix for suffix in ISA if Path(source).stem.endswith(suffix)), None)
+
+
+def core_sources(rooms=CORE_ROOMS, isas=tuple(ISA)):
+    """Paths of the .cpp files of these rooms, without the kernels of instruction sets that are not in `isas`."""
+    found = (source for room in rooms for source in sorted((CSRC / room).glob("*.cpp")))
+    return [source for source in found if isa_of(source) in (None, *isas)]
+
+
+def isa_flags(source):
+    """Compiler flags that one file needs beyond those of all."""
+    suffix = isa_of(source)
+    return ISA[suffix][1] if suffix else []
+
+
+def isa_macros(isas):
+    """-D flags that tell the dispatcher which kernels are linked."""
+    return [f"-D{ISA[suffix][0]}" for suffix in isas]

@@ -1,0 +1,70 @@
+#include "base/memory.h"
+
+#include <cstdint>
+#include <map>
+#include <mutex>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace ccm {
+namespace {
+
+// Never taken down: threads may still give something back when the process ends.
+struct Pool {
+  std::mutex mutex;
+  std::multimap<size_t, float*> free;
+  size_t floats = 0;  // in `free`
+};
+
+Pool& pool() {
+  static Pool* const the = new Pool;
+  return *the;
+}
+
+// All that a step of training ccm-base takes at once is less; what comes beyond goes back to the system.
+constexpr size_t kPoolFloats = size_t{64} << 20;
+
+}  // namespace
+
+float* take_floats(size_t& n) {
+  {
+    Pool& p = pool();
+    std::lock_guard<std::mutex> lock(p.mutex);
+    // The smallest that is large enough, but none so large that it should wait for something larger.
+    if (const auto found = p.free.lower_bound(n); found != p.free.end() && found->first <= 4 * n) {
+      float* data = found->second;
+      n = found->first;
+      p.floats -= n;
+      p.free.erase(found);
+      return data;
+    }
+  }
+  float* data = new float[n];
+  want_huge_pages(data, n * sizeof(float));
+  return data;
+}
+
+void give_floats(float* data, size_t n) {
+  {
+    Pool& p = pool();
+    std::lock_guard<std::mutex> lock(p.mutex);
+    if (p.floats + n <= kPoolFloats) {
+      p.free.emplace(n, data);
+      p.floats += n;
+      return;
+    }
+  }
+  delete[] data;
+}
+
+void want_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] size_t bytes) {
+#if defined(__linux__)
+  constexpr uintptr_t kHuge = 2 << 20;
+  const uintptr_t first = (reinterpret_cast<uintptr_t>(memory) + kHuge - 1) / kHuge * kHuge;
+  const uintptr_t last = (reinterpret_cast<uintptr_t>(memory) + bytes) / kHuge * kHuge;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+}
+
+}  // namespace ccm

@@ -1,0 +1,363 @@
+// The decoder of a batch of images, and the encoder of residual models, which takes the same steps in the same order.
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+
+#include "base/threads.h"
+#include "entropy/cpu/context_cpu.h"
+#include "entropy/cpu/group_cpu.h"
+#include "entropy/cpu/rans_cpu.h"
+#include "entropy/cpu/share.h"
+
+namespace ccm {
+namespace {
+
+// Steps that a thread runs before it looks around again: long enough (about 0.2 ms) for the lock not to matter, short
+// enough for the next group to follow closely.
+constexpr int32_t kStepsPerTask = 16;
+// Rows of a layer of the dense part per task (about 0.2 ms each for ccm-small at 48 columns).
+constexpr int32_t kRowsPerTask = 4;
+
+#if !defined(CCM_SHARE_ALL)
+// Multiply-adds of a step (about 30 us, of words and of VNNI's bytes) from which on other threads are asked to help,
+// and the positions that are worth a thread's while: products of fewer rows wait for their own sums.
+constexpr int64_t kSharedStep = 2000000, kSharedStepOfBytes = 8000000;
+constexpr int32_t kSharedPositions = 4;
+#else  // tests, whose planes are small
+constexpr int64_t kSharedStep = 0, kSharedStepOfBytes = 0;
+constexpr int32_t kSharedPositions = 1;
+#endif
+// How long a thread with nothing to do looks for steps to help with before it sleeps. The next step of mbt2018 comes
+// after 30 to 100 us, when the symbols of this one are decoded; what sleeps would miss it.
+constexpr std::chrono::microseconds kLookout{200};
+
+// Buffers of one thread for the symbols of a step.
+struct Buffers {
+  Share* share = nullptr;
+  StepScratch scratch;
+  std::vector<uint16_t> rows;
+  std::vector<int16_t> offsets, symbols, zeros;  // offsets: mean codes in residual models
+
+  void fit(size_t n) {
+    if (rows.size() < n) rows.resize(n), offsets.resize(n), symbols.resize(n), zeros.resize(n);
+  }
+};
+
+// Multiply-adds of a position.
+int64_t step_products(const GroupDesc& d) {
+  int64_t n = int64_t{d.taps} * d.channels * d.base_pad;
+  if (d.f_output == kHead) return n;
+  for (int32_t l = 0; l < d.hidden_layers; ++l) n += int64_t{d.hidden[l].cin_pad} * d.hidden[l].n_pad;
+  return n + int64_t{d.head.cin_pad} * d.head.n_pad;
+}
+
+// An image to be decoded, or to be encoded with a residual model: the same steps in the same order.
+struct Job {
+  const uint8_t* psi;
+  int16_t* y;
+  const Segment* streams;  // of a decoder
+  Status* status;
+  const int32_t* latents;  // of an encoder
+  EncodedStream* encoded;
+  uint16_t* rows = nullptr;  // of a decoder, if wanted
+  int16_t* offsets = nullptr;
+};
+
+// One image under way.
+struct Image {
+  Image(const PackedModel& m, const Kernels& k, int32_t h, int32_t w, const Job& j)
+      : job(j), context(k, h, w, m.plane_channels, kLatentZero), steps_done(m.groups), busy(m.groups) {
+    for (int32_t g = 0; g < m.groups; ++g) {
+      groups.emplace_back(m, k, g, h, w);
+      if (j.streams)
+        streams.emplace_back(j.streams[g].data, static_cast<size_t>(j.streams[g].size), j.streams[g].lanes);
+    }
+    symbols.resize(j.latents ? m.groups : 0);
+  }
+  const Job job;
+  Plane context;
+  std::vector<Group> groups;
+  std::vector<StreamDecoder> streams;       // of a decoder
+  std::vector<std::vector<Coded>> symbols;  // of an encoder, in coding order
+  std::vector<int32_t> steps_done;
+  std::vector<uint8_t> busy;  // a thread is running steps of the group
+  int32_t running = 0;        // tasks under way
+  bool failed = false;
+};
+
+struct Task {
+  Image* image = nullptr;
+  int32_t group = 0;
+  int32_t first_step = 0, last_step = 0;  // equal: a task of the dense part
+  Group::DenseTask dense{};
+};
+
+class BatchCoder {
+ public:
+  // lanes: for encoders.
+  BatchCoder(const PackedModel& m, int32_t h, int32_t w, int32_t lanes, int threads, std::vector<Job> jobs)
+      : m_(m),
+        k_(kernels_of(m)),
+        h_(h),
+        w_(w),
+        lanes_(lanes),
+        threads_(threads),
+        order_(m.schedule, h, w),
+        jobs_(std::move(jobs)),
+        shares_(threads > 1 ? static_cast<size_t>(threads) : 0) {
+    int32_t longest = 0;
+    for (int32_t s = 0; s < order_.steps(); ++s) longest = std::max(longest, order_.positions(s));
+    for (int32_t g = 0; g < m.groups; ++g) sharing_ |= threads > 1 && worth_sharing(g, longest);
+  }
+
+  void run() {
+    images_.resize(jobs_.size());
+    open_images();
+    run_threads(threads_, [this](int thread) { work(thread); });
+  }
+
+ private:
+  // Only as many images are open as there are threads to work on them: an image's buffers are many times its latents.
+  void open_images() {
+    while (next_ < jobs_.size() && open_ < static_cast<size_t>(threads_)) {
+      images_[next_] = std::make_unique<Image>(m_, k_, h_, w_, jobs_[next_]);
+      ++next_;
+      ++open_;
+    }
+  }
+
+  bool finished(const Image& image) const { return image.failed || image.steps_done.back() == order_.steps(); }
+
+  // The next thing worth doing, earliest image and group first (they are what others wait for). Under the lock.
+  bool pick(Task& task) {
+    for (auto& image : images_) {
+      if (!image || image->failed) continue;
+      for (int32_t g = 0; g < m_.groups; ++g) {
+        Group& group = image->groups[g];
+        const int32_t done = image->steps_done[g];
+        if (done == order_.steps()) continue;
+        task = {image.get(), g, done, done, {}};
+        if (!image->busy[g]) {
+          const int32_t limit = threads_ == 1 ? order_.steps() : std::min(order_.steps(), done + kStepsPerTask);
+          while (task.last_step < limit && order_.needs_rows[task.last_step] <= group.dense_rows()) ++task.last_step;
+        }
+        if (task.last_step > done) {
+          image->busy[g] = 1;
+        } else {
+          const int32_t earlier = g == 0 ? h_ : order_.rows_done[image->steps_done[g - 1]];
+          if (!group.claim_dense(earlier, threads_ == 1 ? h_ : kRowsPerTask, kRowsPerTask, task.dense)) continue;
+        }
+        ++image->running;
+        return true;
+      }
+    }
+    return false;
+  }
+
+  void work(int thread) {
+    Buffers buffers;
+    if (threads_ > 1) buffers.share = &shares_[thread];
+    std::unique_lock<std::mutex> lock(mutex_);
+    try {
+      while (step(lock, buffers)) {
+      }
+    } catch (...) {  // out of memory: without this the others would wait for ever for what this thread had taken
+      if (!lock.owns_lock()) lock.lock();
+      aborted_ = true;
+      tell();
+      throw;
+    }
+  }
+
+  // Something has changed. Under the lock.
+  void tell() {
+    changes_.fetch_add(1, std::memory_order_relaxed);
+    changed_.notify_all();
+  }
+
+  // One task; false when there will be none any more.
+  bool step(std::unique_lock<std::mutex>& lock, Buffers& buffers) {
+    Task task;
+    while (aborted_ || !pick(task)) {
+      if (aborted_ || (open_ == 0 && next_ == jobs_.size())) return false;
+      const uint32_t seen = changes_.load(std::memory_order_relaxed);
+      if (sharing_) {
+        lock.unlock();
+        help_others(seen, buffers.scratch);
+        lock.lock();
+      }
+      changed_.wait(lock, [&] { return changes_.load(std::memory_order_relaxed) != seen; });
+    }
+    lock.unlock();
+    bool good = true;
+    if (task.first_step == task.last_step)
+      task.image->groups[task.group].run_dense(task.dense, task.image->context, task.image->job.psi);
+    else
+      good = run_steps(task, buffers);
+    lock.lock();
+    finish(task, good);
+    tell();
+    return true;
+  }
+
+  // Until there is something else to do, or nobody has needed help for a while.
+  void help_others(uint32_t seen, StepScratch& scratch) {
+    auto last = std::chrono::steady_clock::now();
+    while (changes_.load(std::memory_order_relaxed) == seen) {
+      bool helped = false;
+      for (Share& share : shares_) helped |= share.help(scratch);
+      const auto now = std::chrono::steady_clock::now();
+      if (helped)
+        last = now;
+      else if (now - last > kLookout)
+        return;
+      else
+        relax();
+    }
+  }
+
+  bool worth_sharing(int32_t g, int32_t count) const {
+    const int64_t least = k_.element_bytes == 1 ? kSharedStepOfBytes : kSharedStep;
+    return count >= 2 * kSharedPositions && count * step_products(m_.group[g]) >= least;
+  }
+
+  // Rows and offsets of the positions of a step, with the help of others if it is long.
+  void step_parameters(const Image& image, int32_t g, int32_t first, int32_t count, Buffers& b) {
+    const StepWork work{&image.groups[g], &image.context,  &order_.row[first], &order_.col[first], count,
+                        b.rows.data(),    b.offsets.data()};
+    if (sharing_ && worth_sharing(g, count))
+      b.share->run(work, std::min(threads_, count / kSharedPositions), b.scratch);
+    else
+      work.group->parameters(image.context, work.row, work.col, count, b.scratch, work.rows, work.offsets);
+  }
+
+  bool run_steps(const Task& task, Buffers& b) {
+    Image& image = *task.image;
+    const GroupDesc& d = m_.group[task.group];
+    for (int32_t s = task.first_step; s < task.last_step; ++s) {
+      const int32_t first = order_.first[s], count = order_.first[s + 1] - first;
+      const size_t n = static_cast<size_t>(count) * d.channels;
+      b.fit(n);
+      step_parameters(image, task.group, first, count, b);
+      if (image.job.latents)
+        quantize(image, task.group, first, count, b);
+      else if (!decode(image.streams[task.group], n, b))
+        return false;
+      for (int32_t p = 0; p < count; ++p) {
+        const int16_t* from = b.symbols.data() + static_cast<size_t>(p) * d.channels;
+        put_y(m_, d, image.context, order_.row[first + p], order_.col[first + p], from);
+        const int64_t to = place(m_, d, order_, first + p, w_);
+        std::copy(from, from + d.channels, image.job.y + to);
+        if (image.job.rows) {
+          const size_t at = static_cast<size_t>(p) * d.channels;
+          std::copy_n(&b.rows[at], d.channels, image.job.rows + to);
+          if (!m_.residual) std::copy_n(&b.offsets[at], d.channels, image.job.offsets + to);
+        }
+      }
+    }
+    if (image.job.latents && task.last_step == order_.steps()) write_stream(image, task.group);
+    return true;
+  }
+
+  // y of the next n symbols of a stream; false when it is damaged.
+  bool decode(StreamDecoder& stream, size_t n, Buffers& b) const {
+    const int32_t count = static_cast<int32_t>(n);
+    const Rows tables = m_.rows(m_.y_rows);
+    if (!m_.residual) return stream.decode_step(tables, b.rows.data(), b.offsets.data(), count, b.symbols.data());
+    if (!stream.decode_step(tables, b.rows.data(), b.zeros.data(), count, b.symbols.data())) return false;
+    bool good = true;
+    for (size_t i = 0; i < n; ++i) {
+      const int32_t y = (1 << kMeanBits) * b.symbols[i] + b.offsets[i];
+      good &= y >= -32767 && y <= 32767;
+      b.symbols[i] = static_cast<int16_t>(y);
+    }
+    return good;
+  }
+
+  // Residual encoders: symbols and y of `count` positions. Latents are in 1/256, means and y in 1/16.
+  void quantize(Image& image, int32_t g, int32_t first, int32_t count, Buffers& b) const {
+    const GroupDesc& d = m_.group[g];
+    constexpr int32_t kSymbol = 256, kMean = kSymbol >> kMeanBits;
+    for (int32_t p = 0; p < count; ++p) {
+      const int32_t* from = image.job.latents + place(m_, d, order_, first + p, w_);
+      for (int32_t c = 0; c < d.channels; ++c) {
+        const size_t i = static_cast<size_t>(p) * d.channels + c;
+        const int32_t v = (from[c] - kMean * b.offsets[i] + kSymbol / 2) >> 8;
+        image.symbols[g].push_back({v, b.rows[i]});
+        b.symbols[i] = static_cast<int16_t>((1 << kMeanBits) * v + b.offsets[i]);
+      }
+    }
+  }
+
+  void write_stream(Image& image, int32_t g) const {
+    const std::vector<int32_t> steps = order_.symbols(m_.group[g].channels);
+    EncodedStream& out = image.job.encoded[g];
+    out.bytes = encode_stream(m_.rows(m_.y_rows), image.symbols[g], steps, lanes_, &out.lanes);
+    std::vector<Coded>().swap(image.symbols[g]);
+  }
+
+  // Under the lock.
+  void finish(const Task& task, bool good) {
+    Image& image = *task.image;
+    --image.running;
+    if (task.last_step > task.first_step) {
+      image.busy[task.group] = 0;
+      image.steps_done[task.group] = task.last_step;
+    } else {
+      image.groups[task.group].complete_dense(task.dense);
+    }
+    if (task.last_step == order_.steps() && good) {
+      if (image.job.streams && image.streams[task.group].finish() != kOk) good = false;
+      image.groups[task.group].release();
+    }
+    if (!good && !image.failed) {  // a decoder
+      image.failed = true;
+      const Status status = image.streams[task.group].finish();
+      *image.job.status = status == kOk ? kDamaged : status;
+    }
+    if (finished(image) && image.running == 0) {
+      for (auto& slot : images_)
+        if (slot.get() == &image) slot.reset();
+      --open_;
+      open_images();
+    }
+  }
+
+  const PackedModel& m_;
+  const Kernels& k_;
+  const int32_t h_, w_, lanes_;
+  const int threads_;
+  const StepOrder order_;
+  const std::vector<Job> jobs_;
+  std::vector<std::unique_ptr<Image>> images_;
+  size_t next_ = 0, open_ = 0;
+  bool aborted_ = false;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::atomic<uint32_t> changes_{0};
+  std::vector<Share> shares_;  // of each thread
+  bool sharing_ = false;       // some steps are long enough
+};
+
+}  // namespace
+
+void decode_y(const PackedModel& m, int32_t h, int32_t w, int threads, std::vector<DecodeJob>& jobs) {
+  std::vector<Job> all;
+  for (DecodeJob& j : jobs) {
+    j.status = kOk;
+    all.push_back({j.psi, j.y, j.streams, &j.status, nullptr, nullptr, j.rows, j.offsets});
+  }
+  BatchCoder(m, h, w, 0, threads, std::move(all)).run();
+}
+
+void encode_y_residual(const PackedModel& m, int32_t h, int32_t w, int32_t lanes, int threads,
+                       const std::vector<ResidualJob>& jobs) {
+  std::vector<Job> all;
+  for (const ResidualJob& j : jobs) all.push_back({j.psi, j.y, nullptr, nullptr, j.latents, j.streams});
+  BatchCoder(m, h, w, lanes, threads, std::move(all)).run();
+}
+
+}  // namespace ccm

@@ -1,0 +1,174 @@
+#include "entropy/cpu/context_cpu.h"
+
+#include <algorithm>
+
+#include "base/threads.h"
+#include "entropy/cpu/group_cpu.h"
+#include "entropy/cpu/rans_cpu.h"
+#include "entropy/cpu/winograd_int.h"
+
+namespace ccm {
+namespace {
+
+#if !defined(CCM_SHARE_ALL)
+// Multiply-adds of a layer of h_s that are worth a thread, 1 to 2 ms. Where torch's threads have just been at work they
+// keep their cores busy for some milliseconds more: h_s of ccm-small, 0.7 ms on one thread, took 7 on two.
+constexpr int64_t kThreadsProducts = 100000000;
+#else  // tests, whose planes are small
+constexpr int64_t kThreadsProducts = 1;
+#endif
+
+// Rows and offsets of one group for an encoder that knows all of y; symbols in coding order.
+void known_parameters(const PackedModel& m, const Kernels& k, int32_t g, const Plane& context, const uint8_t* psi,
+                      const int16_t* y, const StepOrder& order, int32_t h, int32_t w, std::vector<uint16_t>& rows,
+                      std::vector<int16_t>& offsets) {
+  const GroupDesc& d = m.group[g];
+  Group group(m, k, g, h, w);
+  group.all_dense(context, psi);
+  const size_t n = static_cast<size_t>(h) * w * d.channels;
+  rows.resize(n);
+  offsets.resize(n);
+  StepScratch scratch;
+  if (m.uniform_taps) {
+    group.all_own(context);
+    group.parameters(context, order.row.data(), order.col.data(), h * w, scratch, rows.data(), offsets.data());
+    return;
+  }
+  // Which taps are available differs from position to position: fill the plane step by step, as the decoder does.
+  Plane own(k, h, w, m.plane_channels, kLatentZero);
+  for (int32_t s = 0; s < order.steps(); ++s) {
+    const int32_t first = order.first[s], count = order.positions(s);
+    const size_t at = static_cast<size_t>(first) * d.channels;
+    group.parameters(own, &order.row[first], &order.col[first], count, scratch, &rows[at], &offsets[at]);
+    for (int32_t p = first; p < first + count; ++p)
+      put_y(m, d, own, order.row[p], order.col[p], y + place(m, d, order, p, w));
+  }
+}
+
+Plane context_plane(const PackedModel& m, const Kernels& k, const int16_t* y, int32_t h, int32_t w) {
+  Plane plane(k, h, w, m.plane_channels, kLatentZero);
+  for (int32_t i = 0; i < h; ++i)
+    for (int32_t j = 0; j < w; ++j)
+      for (int32_t g = 0; g < m.groups; ++g)
+        put_y(m, m.group[g], plane, i, j,
+              y + (static_cast<int64_t>(i) * w + j) * m.latent_channels + m.group[g].first_channel);
+  return plane;
+}
+
+std::vector<uint16_t> z_rows(const PackedModel& m, int64_t positions) {
+  std::vector<uint16_t> rows(static_cast<size_t>(positions) * m.hyper_channels);
+  for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<uint16_t>(i % m.hyper_channels);
+  return rows;
+}
+
+}  // namespace
+
+Status decode_z(const PackedModel& m, const Segment& stream, int32_t hz, int32_t wz, int16_t* z) {
+  const std::vector<uint16_t> rows = z_rows(m, static_cast<int64_t>(hz) * wz);
+  const std::vector<int16_t> offsets(rows.size());
+  StreamDecoder decoder(stream.data, static_cast<size_t>(stream.size), stream.lanes);
+  decoder.decode_step(m.rows(m.z_rows), rows.data(), offsets.data(), static_cast<int32_t>(rows.size()), z);
+  return decoder.finish();
+}
+
+EncodedStream encode_z(const PackedModel& m, const int16_t* z, int32_t hz, int32_t wz, int32_t lanes) {
+  const std::vector<uint16_t> rows = z_rows(m, static_cast<int64_t>(hz) * wz);
+  std::vector<Coded> symbols(rows.size());
+  for (size_t i = 0; i < rows.size(); ++i) symbols[i] = {z[i], rows[i]};
+  EncodedStream out;
+  out.bytes = encode_stream(m.rows(m.z_rows), symbols, {static_cast<int32_t>(symbols.size())}, lanes, &out.lanes);
+  return out;
+}
+
+void hyper(const PackedModel& m, const int16_t* z, int32_t hz, int32_t wz, int32_t h, int32_t w, int threads,
+           uint8_t* psi) {
+  const Kernels& k = kernels_of(m);
+  Plane in(k, hz, wz, m.hs[0].cin_pad, kLatentZero);
+  for (int32_t i = 0; i < hz; ++i)
+    for (int32_t j = 0; j < wz; ++j)
+      in.put_latents(i, j, 0, z + (static_cast<int64_t>(i) * wz + j) * m.hyper_channels, m.hyper_channels);
+  int32_t rows = hz, cols = wz;
+  for (int32_t l = 0; l < m.hs_layers; ++l) {
+    const ConvDesc& d = m.hs[l];
+    const int32_t channels = d.cout / (d.upsample * d.upsample);
+    Plane out(k, rows * d.upsample, cols * d.upsample, (channels + 3) / 4 * 4, d.zero);
+    const int64_t products = int64_t{d.kernel} * d.kernel * d.cin_pad * d.n_pad * rows * cols;
+    const int useful = static_cast<int>(std::clamp<int64_t>(products / kThreadsProducts, 1, threads));
+    // At Winograd's points: strips of whole tiles, and few, since each reads all weights.
+    const int64_t unit = d.points ? kTileRows : 1, units = (rows + unit - 1) / unit;
+    const int64_t strips = std::min<int64_t>(units, d.points ? useful : useful * int64_t{4});
+    parallel_for(useful, strips, [&](int64_t s) {
+      const int64_t first = units * s / strips * unit, last = units * (s + 1) / strips * unit;
+      conv_byte_rows(m, k, d, in, static_cast<int32_t>(first), static_cast<int32_t>(std::min<int64_t>(last, rows)),
+                     cols, out);
+    });
+    in = std::move(out);
+    rows *= d.upsample;
+    cols *= d.upsample;
+  }
+  const int32_t zero = k.element_bytes == 2 ? m.hs[m.hs_layers - 1].zero : 0;  // bytes have it already
+  for (int32_t i = 0; i < h; ++i)
+    for (int32_t j = 0; j < w; ++j) {
+      uint8_t* to = psi + (static_cast<int64_t>(i) * w + j) * m.psi_channels;
+      const uint8_t* from = in.at(i, j);
+      // Of little-endian words the low byte: value + zero lies in 0..255.
+      for (int32_t c = 0; c < m.psi_channels; ++c) to[c] = static_cast<uint8_t>(from[c * k.element_bytes] + zero);
+    }
+}
+
+namespace {
+
+// body(group, order, rows, offsets) for every group of an image whose y is known, on several threads.
+template <class Body>
+void for_each_group(const PackedModel& m, const uint8_t* psi, const int16_t* y, int32_t h, int32_t w, int threads,
+                    Body body) {
+  const Kernels& k = kernels_of(m);
+  const StepOrder order(m.schedule, h, w);
+  const Plane context = context_plane(m, k, y, h, w);
+  // Last group first: it has the most earlier channels to look at, and the longest task should not start last.
+  parallel_for(threads, m.groups, [&](int64_t i) {
+    const int32_t g = m.groups - 1 - static_cast<int32_t>(i);
+    std::vector<uint16_t> rows;
+    std::vector<int16_t> offsets;
+    known_parameters(m, k, g, context, psi, y, order, h, w, rows, offsets);
+    body(g, order, rows, offsets);
+  });
+}
+
+}  // namespace
+
+void parameters(const PackedModel& m, const uint8_t* psi, const int16_t* y, int32_t h, int32_t w, int threads,
+                uint16_t* rows, int16_t* offsets) {
+  for_each_group(m, psi, y, h, w, threads, [&](int32_t g, const StepOrder& order, const auto& r, const auto& o) {
+    const GroupDesc& d = m.group[g];
+    for (size_t p = 0; p < order.row.size(); ++p) {
+      std::copy_n(&r[p * d.channels], d.channels, rows + place(m, d, order, p, w));
+      if (m.residual)
+        std::fill_n(offsets + place(m, d, order, p, w), d.channels, int16_t{0});
+      else
+        std::copy_n(&o[p * d.channels], d.channels, offsets + place(m, d, order, p, w));
+    }
+  });
+}
+
+std::vector<EncodedStream> encode_y(const PackedModel& m, const uint8_t* psi, const int16_t* y, int32_t h, int32_t w,
+                                    int32_t lanes, int threads) {
+  std::vector<EncodedStream> streams(m.groups);
+  for_each_group(m, psi, y, h, w, threads,
+                 [&](int32_t g, const StepOrder& order, const auto& rows, const auto& offsets) {
+                   const GroupDesc& d = m.group[g];
+                   std::vector<Coded> symbols(rows.size());
+                   for (size_t p = 0; p < order.row.size(); ++p) {
+                     const int16_t* from = y + place(m, d, order, p, w);
+                     for (int32_t c = 0; c < d.channels; ++c) {
+                       const size_t i = p * d.channels + c;
+                       symbols[i] = {from[c] - offsets[i], rows[i]};
+                     }
+                   }
+                   const std::vector<int32_t> steps = order.symbols(d.channels);
+                   streams[g].bytes = encode_stream(m.rows(m.y_rows), symbols, steps, lanes, &streams[g].lanes);
+                 });
+  return streams;
+}
+
+}  // namespace ccm

@@ -1,0 +1,70 @@
+// The entropy path on the CPU: z, psi and the grouped context model. Planes outside are [h][w][channels], dense.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "base/status.h"
+#include "entropy/cpu/kernels.h"
+#include "model/model.h"
+
+namespace ccm {
+
+struct Segment {
+  const uint8_t* data;
+  int64_t size;
+  int32_t lanes;
+};
+
+struct EncodedStream {
+  std::vector<uint8_t> bytes;
+  int32_t lanes;
+};
+
+// z of one image: int16 [hz][wz][N].
+Status decode_z(const PackedModel& m, const Segment& stream, int32_t hz, int32_t wz, int16_t* z);
+EncodedStream encode_z(const PackedModel& m, const int16_t* z, int32_t hz, int32_t wz, int32_t lanes);
+
+// psi uint8 [h][w][P] of one image, cropped from 4 hz x 4 wz. Rows of every layer are dealt to `threads`.
+void hyper(const PackedModel& m, const int16_t* z, int32_t hz, int32_t wz, int32_t h, int32_t w, int threads,
+           uint8_t* psi);
+
+// One image of a batch for decode_y: streams -> y (in 1/16 in residual models).
+struct DecodeJob {
+  const uint8_t* psi;      // [h][w][P]
+  const Segment* streams;  // [G]
+  int16_t* y;              // [h][w][M], result
+  Status status;           // result
+  // Of every symbol, as parameters() gives them: results, or both null where they are not wanted.
+  uint16_t* rows = nullptr;
+  int16_t* offsets = nullptr;
+};
+
+// The residual encoder's input is in 1/256. Up to this magnitude y fits 16 bits whatever the means are: it differs from
+// the input by at most half a symbol, and 32767 / 16 - 1 / 2 = 524144 / 256.
+constexpr int32_t kResidualLimit = 32767 * 16 - 128;
+
+// One image of a batch for encode_y_residual: latents -> streams, and y as a decoder will have it.
+struct ResidualJob {
+  const uint8_t* psi;      // [h][w][P]
+  const int32_t* latents;  // [h][w][M] in 1/256, at most kResidualLimit in magnitude
+  int16_t* y;              // [h][w][M] in 1/16, result
+  EncodedStream* streams;  // [G], result
+};
+
+// Decodes a batch of images of one size. Work is cut into runs of steps of one group and rows of its dense part, which
+// threads take as soon as their context is there: groups run behind each other, images beside each other.
+void decode_y(const PackedModel& m, int32_t h, int32_t w, int threads, std::vector<DecodeJob>& jobs);
+
+// Encodes a batch of images with a residual model, step by step: every mean depends on the symbols before it.
+void encode_y_residual(const PackedModel& m, int32_t h, int32_t w, int32_t lanes, int threads,
+                       const std::vector<ResidualJob>& jobs);
+
+// Row and offset (0 in residual models) of every symbol, all steps at once: uint16 / int16 [h][w][M].
+void parameters(const PackedModel& m, const uint8_t* psi, const int16_t* y, int32_t h, int32_t w, int threads,
+                uint16_t* rows, int16_t* offsets);
+
+// Streams of all groups of one image; not for residual models.
+std::vector<EncodedStream> encode_y(const PackedModel& m, const uint8_t* psi, const int16_t* y, int32_t h, int32_t w,
+                                    int32_t lanes, int threads);
+
+}  // namespace ccm

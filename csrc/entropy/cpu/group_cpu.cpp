@@ -1,0 +1,223 @@
+#include "entropy/cpu/group_cpu.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace ccm {
+
+StepOrder::StepOrder(const Schedule& schedule, int32_t h, int32_t w) {
+  const int64_t n = static_cast<int64_t>(h) * w;
+  std::vector<int32_t> step(n), order(n);
+  int32_t last = 0;
+  for (int32_t i = 0; i < h; ++i)
+    for (int32_t j = 0; j < w; ++j) last = std::max(last, step[static_cast<int64_t>(i) * w + j] = schedule.step(i, j));
+  // Counting sort keeps raster order inside a step.
+  std::vector<int64_t> start(static_cast<size_t>(last) + 2);
+  for (int32_t s : step) ++start[s + 1];
+  std::partial_sum(start.begin(), start.end(), start.begin());
+  std::vector<int64_t> at(start.begin(), start.end() - 1);
+  for (int64_t p = 0; p < n; ++p) order[at[step[p]]++] = static_cast<int32_t>(p);
+  row.resize(n);
+  col.resize(n);
+  for (int64_t p = 0; p < n; ++p) row[p] = order[p] / w, col[p] = order[p] % w;
+  first.push_back(0);
+  for (size_t s = 0; s + 1 < start.size(); ++s)
+    if (start[s + 1] > start[s]) first.push_back(static_cast<int32_t>(start[s + 1]));
+
+  needs_rows.resize(steps());
+  rows_done.assign(steps() + 1, 0);
+  std::vector<int32_t> left(h, w);
+  int32_t need = 0, done = 0;
+  for (int32_t s = 0; s < steps(); ++s) {
+    for (int32_t p = first[s]; p < first[s + 1]; ++p) {
+      need = std::max(need, row[p] + 1);
+      --left[row[p]];
+    }
+    while (done < h && left[done] == 0) ++done;
+    needs_rows[s] = need;
+    rows_done[s + 1] = done;
+  }
+}
+
+std::vector<int32_t> StepOrder::symbols(int32_t channels) const {
+  std::vector<int32_t> n(steps());
+  for (int32_t s = 0; s < steps(); ++s) n[s] = positions(s) * channels;
+  return n;
+}
+
+void put_y(const PackedModel& m, const GroupDesc& d, Plane& plane, int32_t i, int32_t j, const int16_t* values) {
+  if (m.scaled_context)
+    plane.put_scaled(i, j, d.plane_channel, values, d.channels, m.at<int32_t>(m.context_mult) + d.plane_channel,
+                     m.at<int32_t>(m.context_shift) + d.plane_channel);
+  else
+    plane.put_latents(i, j, d.plane_channel, values, d.channels);
+}
+
+Group::Group(const PackedModel& m, const Kernels& k, int32_t index, int32_t h, int32_t w)
+    : m_(m), k_(k), d_(m.group[index]), h_(h), w_(w) {
+  for (int32_t s = 0; s + 1 < d_.stack_layers; ++s)
+    features_.emplace_back(k, h, w, d_.stack[s + 1].cin_pad, d_.stack[s].zero);
+  claimed_.assign(features_.size() + 1, 0);
+  done_ = claimed_;
+  ready_.assign(claimed_.size(), std::vector<uint8_t>(h));
+}
+
+namespace {
+
+// Output rows that `rows` complete input rows allow.
+int32_t reach(int32_t rows, int32_t h, const ConvDesc& d) { return rows >= h ? h : std::max(0, rows - d.kernel / 2); }
+
+}  // namespace
+
+bool Group::claim_dense(int32_t earlier_rows, int32_t chunk, int32_t least, DenseTask& task) {
+  const int32_t last = static_cast<int32_t>(claimed_.size()) - 1;
+  for (int32_t l = last; l >= 0; --l) {
+    int32_t limit = l > 0 ? done_[l - 1] : earlier_rows;
+    if (l < d_.stack_layers) limit = reach(limit, h_, d_.stack[l]);
+    if (l == last && d_.has_skip) limit = std::min(limit, reach(earlier_rows, h_, d_.skip));
+    const int32_t rows = limit - claimed_[l];
+    if (rows <= 0 || (rows < least && limit < h_)) continue;
+    task = {l, claimed_[l], std::min(limit, claimed_[l] + chunk)};
+    claimed_[l] = task.last;
+    // Here and not in the constructor, so that a group takes its memory when its turn comes.
+    if (l == last && base_.empty()) base_.resize(static_cast<size_t>(h_) * w_ * d_.base_pad);
+    return true;
+  }
+  return false;
+}
+
+void Group::run_dense(const DenseTask& task, const Plane& context, const uint8_t* psi) {
+  const Plane& in = task.layer == 0 ? context : features_[task.layer - 1];
+  if (task.layer < static_cast<int32_t>(features_.size())) {
+    conv_byte_rows(m_, k_, d_.stack[task.layer], in, task.first, task.last, w_, features_[task.layer]);
+    return;
+  }
+  hyper_rows(psi, task.first, task.last);
+  if (d_.stack_layers) conv_accumulate_rows(m_, k_, d_.stack[task.layer], in, task.first, task.last, w_, base_.data());
+  if (d_.has_skip) conv_accumulate_rows(m_, k_, d_.skip, context, task.first, task.last, w_, base_.data());
+}
+
+void Group::complete_dense(const DenseTask& task) {
+  std::fill(ready_[task.layer].begin() + task.first, ready_[task.layer].begin() + task.last, uint8_t{1});
+  int32_t& done = done_[task.layer];
+  while (done < h_ && ready_[task.layer][done]) ++done;
+}
+
+void Group::all_dense(const Plane& context, const uint8_t* psi) {
+  for (DenseTask task; claim_dense(h_, h_, h_, task);) {
+    run_dense(task, context, psi);
+    complete_dense(task);
+  }
+}
+
+void Group::all_own(const Plane& context) {
+  if (!d_.points) return;
+  add_context(m_, k_, d_, context, h_, w_, base_.data());
+  own_added_ = true;
+}
+
+void Group::hyper_rows(const uint8_t* psi, int32_t first, int32_t last) {
+  const int32_t* init = m_.at<int32_t>(d_.base_init);
+  // psi comes without a border and as bytes: a strip with room for the kernel's halo makes a plane of it.
+  const int32_t r = d_.hyper.kernel / 2, channels = m_.psi_channels;
+  constexpr int32_t kStrip = 8;
+  for (int32_t top = first; top < last; top += kStrip) {
+    const int32_t bottom = std::min(top + kStrip, last);
+    Plane strip(k_, bottom - top + 2 * r, w_, d_.hyper.cin_pad, d_.hyper.in_zero);
+    for (int32_t i = std::max(0, top - r); i < std::min(h_, bottom + r); ++i)
+      for (int32_t j = 0; j < w_; ++j)
+        strip.put_bytes(i - top + r, j, psi + (static_cast<int64_t>(i) * w_ + j) * channels, channels);
+    int32_t* base = base_.data() + static_cast<int64_t>(top) * w_ * d_.base_pad;
+    for (int64_t p = 0; p < static_cast<int64_t>(bottom - top) * w_; ++p)
+      std::copy(init, init + d_.base_pad, base + p * d_.base_pad);
+    // Row r of the strip is row `top` of the plane.
+    conv_accumulate_rows(m_, k_, d_.hyper, strip, r, r + bottom - top, w_,
+                         base - static_cast<int64_t>(r) * w_ * d_.base_pad);
+  }
+}
+
+void Group::tile(const Plane& context, const int32_t* row, const int32_t* col, int32_t count, StepScratch& scratch,
+                 uint16_t* out_rows, int16_t* out_offsets) const {
+  const int32_t element = k_.element_bytes;
+  const int32_t* inits[kTile];
+  const void* a[kTile];
+  int32_t widest = d_.base_pad;
+  for (int32_t l = 0; l < d_.hidden_layers; ++l) widest = std::max(widest, d_.hidden[l].n_pad);
+  scratch.acc.resize(static_cast<size_t>(kTile) * std::max(widest, d_.head.n_pad));
+  for (auto& h : scratch.hidden) h.resize(static_cast<size_t>(kTile) * widest * element);
+  int32_t* acc = scratch.acc.data();
+
+  // The sum of all contexts, the masked convolution among them.
+  for (int32_t p = 0; p < count; ++p) {
+    a[p] = context.at(row[p], col[p], d_.plane_channel);
+    inits[p] = base_.data() + (static_cast<int64_t>(row[p]) * w_ + col[p]) * d_.base_pad;
+  }
+  const int32_t* mult = m_.at<int32_t>(d_.mult);
+  const int32_t* shift = m_.at<int32_t>(d_.shift);
+  const int32_t pad = d_.base_pad;
+  int from = 0;
+  if (d_.taps && !own_added_) {
+    int32_t offsets[kMaxTaps];
+    for (int32_t t = 0; t < d_.taps; ++t) offsets[t] = context.offset(d_.tap_di[t], d_.tap_dj[t]);
+    k_.gemm({a, offsets, m_.at<uint8_t>(d_.weights), inits, acc, pad, count, d_.taps, (d_.channels + 3) / 4 * 4, pad});
+  } else {
+    for (int32_t p = 0; p < count; ++p) std::copy(inits[p], inits[p] + pad, acc + static_cast<int64_t>(p) * pad);
+  }
+  const RequantizeArgs pre{acc, pad, mult, shift, widest, count, pad};
+  if (d_.f_output == kHead) {
+    k_.rescale({acc, pad, mult, shift, pad, count, pad}, acc);
+    return choose(acc, pad, count, out_rows, out_offsets);
+  }
+  bytes(pre, d_.f_output, d_.below, d_.f_zero, scratch.hidden[0].data());
+
+  // 1x1 layers, then the head.
+  const int32_t zero = 0;
+  for (int32_t l = 0; l <= d_.hidden_layers; ++l) {
+    const ConvDesc& c = l < d_.hidden_layers ? d_.hidden[l] : d_.head;
+    for (int32_t p = 0; p < count; ++p) {
+      a[p] = scratch.hidden[from].data() + static_cast<int64_t>(p) * widest * element;
+      inits[p] = m_.at<int32_t>(c.bias);
+    }
+    k_.gemm({a, &zero, m_.at<uint8_t>(c.weights), inits, acc, c.n_pad, count, 1, c.cin_pad, c.n_pad});
+    from ^= 1;
+    const RequantizeArgs block{acc, c.n_pad, m_.at<int32_t>(c.mult), m_.at<int32_t>(c.shift), widest, count, c.n_pad};
+    if (l < d_.hidden_layers) bytes(block, c.output, c.below, c.zero, scratch.hidden[from].data());
+  }
+  k_.rescale({acc, d_.head.n_pad, m_.at<int32_t>(d_.head.mult), m_.at<int32_t>(d_.head.shift), d_.head.n_pad, count,
+              d_.head.n_pad},
+             acc);
+  choose(acc, d_.head.n_pad, count, out_rows, out_offsets);
+}
+
+void Group::bytes(const RequantizeArgs& block, int32_t output, int64_t below, int32_t zero, void* out) const {
+  if (output == kLeaky8)
+    k_.leaky8(block, m_.at<int32_t>(below), zero, out);
+  else
+    k_.relu8(block, out);
+}
+
+void Group::choose(const int32_t* codes, int32_t pad, int32_t count, uint16_t* out_rows, int16_t* out_offsets) const {
+  const uint8_t* table = m_.at<uint8_t>(m_.scale_table);
+  const int32_t last_code = m_.scale_codes - 1, n = d_.channels;
+  for (int32_t p = 0; p < count; ++p) {
+    const int32_t* head = codes + static_cast<int64_t>(p) * pad;
+    uint16_t* rows = out_rows + static_cast<int64_t>(p) * n;
+    int16_t* offsets = out_offsets + static_cast<int64_t>(p) * n;
+    for (int32_t c = 0; c < n; ++c) {
+      const ScaleRow& scale = m_.scale_rows[table[clamp(head[n + c], 0, last_code)]];
+      const int32_t mean = clamp(head[c], -32768, 32767);
+      const RowChoice choice = choose_row(scale, mean);
+      rows[c] = static_cast<uint16_t>(choice.row);
+      offsets[c] = static_cast<int16_t>(m_.residual ? mean : choice.offset);
+    }
+  }
+}
+
+void Group::parameters(const Plane& context, const int32_t* row, const int32_t* col, int32_t count,
+                       StepScratch& scratch, uint16_t* out_rows, int16_t* out_offsets) const {
+  for (int32_t p = 0; p < count; p += kTile)
+    tile(context, row + p, col + p, std::min(kTile, count - p), scratch,
+         out_rows + static_cast<int64_t>(p) * d_.channels, out_offsets + static_cast<int64_t>(p) * d_.channels);
+}
+
+}  // namespace ccm

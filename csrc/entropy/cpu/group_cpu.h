@@ -1,0 +1,103 @@
+// One group of one image: its dense part, its steps, and the planes they share.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "entropy/cpu/conv_cpu.h"
+#include "entropy/cpu/kernels.h"
+#include "entropy/cpu/plane.h"
+#include "model/model.h"
+
+namespace ccm {
+
+// Positions in coding order and the dependencies between rows and steps, shared by all groups and images of one size.
+struct StepOrder {
+  std::vector<int32_t> row, col;  // of every position, in coding order
+  std::vector<int32_t> first;     // [steps + 1] first position of each non-empty step
+  std::vector<int32_t>
+      needs_rows;                  // [steps] rows of the dense part that steps 0 .. s read: rows 0 .. needs_rows[s] - 1
+  std::vector<int32_t> rows_done;  // [steps + 1] rows that are complete after s steps
+
+  StepOrder(const Schedule& schedule, int32_t h, int32_t w);
+  int32_t steps() const { return static_cast<int32_t>(first.size()) - 1; }
+  int32_t positions(int32_t step) const { return first[step + 1] - first[step]; }
+  // Symbols of every step of a group with so many channels.
+  std::vector<int32_t> symbols(int32_t channels) const;
+};
+
+inline const Kernels& kernels_of(const PackedModel& m) { return *kernels_for(static_cast<Isa>(m.isa)); }
+
+// Where a group's channels at the p-th position of the coding order lie in a plane [h][w][M].
+inline int64_t place(const PackedModel& m, const GroupDesc& d, const StepOrder& order, size_t p, int32_t w) {
+  return (static_cast<int64_t>(order.row[p]) * w + order.col[p]) * m.latent_channels + d.first_channel;
+}
+
+// Latents of a group at one position, as contexts see them.
+void put_y(const PackedModel& m, const GroupDesc& d, Plane& plane, int32_t i, int32_t j, const int16_t* values);
+
+// Buffers of one thread for the positions of a tile.
+struct StepScratch {
+  std::vector<int32_t> acc;
+  std::vector<uint8_t> hidden[2];
+};
+
+class Group {
+ public:
+  Group(const PackedModel& m, const Kernels& k, int32_t index, int32_t h, int32_t w);
+
+  // A run of rows of one layer of the dense part.
+  struct DenseTask {
+    int32_t layer, first, last;
+  };
+
+  // Claims the next rows that can be computed once `earlier_rows` rows of the earlier groups are complete, at most
+  // `chunk` of them (fewer than `least` only at the end of the plane). The deepest layer comes first: it is the one
+  // that others wait for. Not thread-safe; what it hands out may be run by any thread, several at once.
+  bool claim_dense(int32_t earlier_rows, int32_t chunk, int32_t least, DenseTask& task);
+  // Computes a claimed task. `context` holds the earlier groups, `psi` is [h][w][P].
+  void run_dense(const DenseTask& task, const Plane& context, const uint8_t* psi);
+  // Marks it as done; not thread-safe.
+  void complete_dense(const DenseTask& task);
+  int32_t channels() const { return d_.channels; }
+  // Complete rows of the base.
+  int32_t dense_rows() const { return done_.back(); }
+  // Everything at once.
+  void all_dense(const Plane& context, const uint8_t* psi);
+
+  // For encoders: adds what the group's own latents, which `context` then holds, give to all bases, if there is a fast
+  // way to. To be called after all_dense; contexts are then only read from the bases.
+  void all_own(const Plane& context);
+
+  // Rows of the tables and offsets (residual models: mean codes) of all symbols of `count` positions:
+  // out_rows/out_offsets [count][channels].
+  void parameters(const Plane& context, const int32_t* row, const int32_t* col, int32_t count, StepScratch& scratch,
+                  uint16_t* out_rows, int16_t* out_offsets) const;
+
+  // Frees what only this group needs; it is finished.
+  void release() {
+    std::vector<int32_t>().swap(base_);
+    features_.clear();
+  }
+
+ private:
+  void tile(const Plane& context, const int32_t* row, const int32_t* col, int32_t count, StepScratch& scratch,
+            uint16_t* out_rows, int16_t* out_offsets) const;
+  // The elements of a relu8 or leaky8 layer.
+  void bytes(const RequantizeArgs& block, int32_t output, int64_t below, int32_t zero, void* out) const;
+  // Rows and offsets from rescaled heads [count][pad].
+  void choose(const int32_t* codes, int32_t pad, int32_t count, uint16_t* out_rows, int16_t* out_offsets) const;
+  void hyper_rows(const uint8_t* psi, int32_t first, int32_t last);
+
+  const PackedModel& m_;
+  const Kernels& k_;
+  const GroupDesc& d_;
+  int32_t h_, w_;
+  std::vector<int32_t> base_;    // [h][w][base_pad]
+  bool own_added_ = false;       // all_own
+  std::vector<Plane> features_;  // outputs of the stack's layers but the last
+  // Of each feature plane, and last of the base:
+  std::vector<int32_t> claimed_, done_;      // rows handed out; rows complete from the top
+  std::vector<std::vector<uint8_t>> ready_;  // which rows are complete
+};
+
+}  // namespace ccm

@@ -1,0 +1,204 @@
+// Which kernels this machine can run, and the proof that they compute what the scalar ones do.
+#include "entropy/cpu/kernels.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <vector>
+
+#include "entropy/cpu/winograd_int.h"
+
+namespace ccm {
+namespace {
+
+const Kernels* available(Isa isa) {
+  switch (isa) {
+    case kIsaScalar:
+      return &scalar_kernels();
+#if defined(CCM_HAVE_AVX2)
+    case kIsaAvx2:
+      return __builtin_cpu_supports("avx2") ? &avx2_kernels() : nullptr;
+#if defined(CCM_HAVE_AVXVNNI)
+    case kIsaAvxVnni:
+#if defined(CCM_EMULATE_VNNI)
+      return __builtin_cpu_supports("avx2") ? &avxvnni_kernels() : nullptr;
+#else
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("avxvnni") ? &avxvnni_kernels() : nullptr;
+#endif
+#endif
+#if defined(CCM_HAVE_AVX512VNNI)
+    case kIsaAvx512Vnni:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("avx512f") &&
+                     __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                     __builtin_cpu_supports("avx512vnni")
+                 ? &avx512vnni_kernels()
+                 : nullptr;
+#endif
+#endif
+    default:
+      return nullptr;
+  }
+}
+
+// A small convolution by way of Winograd's points, with operands as large as there are, against plain sums.
+bool points_check(const Kernels& k, int32_t columns) {
+  constexpr int32_t kHeight = 5, kWidth = 7, kRows = 3, kIn = 12;
+  const int32_t n = k.n_block, left = columns / 2;
+  uint32_t seed = 7;
+  auto sign = [&seed] { return seed = seed * 1664525u + 1013904223u, seed >> 31 ? 1 : -1; };
+  Plane plane(k, kHeight, kWidth, kIn, 0);
+  for (int32_t i = 0; i < kHeight; ++i)
+    for (int32_t j = 0; j < kWidth; ++j)
+      for (int32_t c = 0; c < kIn; ++c)
+        *reinterpret_cast<int16_t*>(plane.at(i, j, c)) = static_cast<int16_t>(255 * sign());
+  std::vector<int8_t> w(static_cast<size_t>(n) * kRows * columns * kIn);
+  for (int8_t& v : w) v = static_cast<int8_t>(127 * sign());
+  std::vector<int32_t> source(kIn), init(n, 5), sums(static_cast<size_t>(kPatch) * kPatch * n);
+  std::iota(source.begin(), source.end(), 0);
+  std::vector<int16_t> packed(static_cast<size_t>(point_elements(kRows, kIn, n)));
+  pack_points(w.data(), n, kRows, columns, kIn, kIn, n, source.data(), packed.data());
+  const PointConv conv{packed.data(), kIn, n, kRows, columns, 1, left};
+  PointBatch batch(k, conv, {plane, 0, 0, kHeight, kWidth});
+  if (batch.capacity() < batch.tiles()) return false;
+  batch.products(0, batch.tiles());
+  for (int32_t t = 0; t < batch.tiles(); ++t) {
+    batch.sums(t, init.data(), sums.data(), static_cast<int64_t>(kPatch) * n, n);
+    const int32_t top = t / batch.across() * kTileRows, first = t % batch.across() * conv.tile_columns();
+    for (int32_t i = top; i < std::min(top + kTileRows, kHeight); ++i)
+      for (int32_t j = first; j < std::min(first + conv.tile_columns(), kWidth); ++j)
+        for (int32_t o = 0; o < n; ++o) {
+          int32_t sum = init[o];
+          for (int32_t u = 0; u < kRows; ++u)
+            for (int32_t v = 0; v < columns; ++v)
+              for (int32_t c = 0; c < kIn; ++c)
+                sum += *reinterpret_cast<const int16_t*>(plane.at(i - 1 + u, j - left + v, c)) *
+                       w[((static_cast<size_t>(o) * kRows + u) * columns + v) * kIn + c];
+          if (sums[(static_cast<size_t>(i - top) * kPatch + j - first) * n + o] != sum) return false;
+        }
+  }
+  return true;
+}
+
+// A small product with extreme operands and all row counts, and every requantization, against plain arithmetic. It
+// takes some microseconds and means that kernels are never trusted on a processor on which nobody has tested them.
+bool self_check(const Kernels& k) {
+  if (k.to_points && !(points_check(k, 3) && points_check(k, 5))) return false;
+  constexpr int kTaps = 3, kK = 12, kRows = 29;
+  const int n = 2 * k.n_block;
+  uint32_t seed = 1;
+  auto next = [&seed] { return seed = seed * 1664525u + 1013904223u, seed >> 8; };
+  auto extreme = [&](int64_t lo, int64_t hi) {
+    const uint32_t r = next();
+    return static_cast<int>(r % 4 == 0 ? lo : r % 4 == 1 ? hi : lo + static_cast<int64_t>(next()) % (hi - lo + 1));
+  };
+  std::vector<int> x(kRows * kTaps * kK), w(static_cast<size_t>(kTaps) * kK * n);
+  for (int& v : x) v = extreme(0, 255);
+  for (int& v : w) v = extreme(-127, 127);
+  std::vector<uint8_t> a(x.size() * k.element_bytes), packed(w.size() * k.element_bytes);
+  auto put = [&](std::vector<uint8_t>& to, size_t at, int v) {
+    if (k.element_bytes == 2) {
+      const int16_t e = static_cast<int16_t>(v);
+      std::memcpy(&to[2 * at], &e, 2);
+    } else {
+      to[at] = static_cast<uint8_t>(v);
+    }
+  };
+  for (size_t i = 0; i < x.size(); ++i) put(a, i, x[i]);
+  for (int t = 0; t < kTaps; ++t)
+    for (int c = 0; c < kK; ++c)
+      for (int col = 0; col < n; ++col) {
+        const int kb = k.k_block, nb = k.n_block;
+        const size_t at =
+            ((static_cast<size_t>(col / nb) * kTaps * kK / kb + (t * kK + c) / kb) * nb + col % nb) * kb + c % kb;
+        put(packed, at, w[(static_cast<size_t>(t) * kK + c) * n + col]);
+      }
+  std::vector<int32_t> init(n), out(static_cast<size_t>(kRows) * n), mult(n), shift(n);
+  for (int i = 0; i < n; ++i) {
+    init[i] = extreme(-1000000, 1000000);
+    mult[i] = extreme(0, 2147483647);
+    shift[i] = extreme(34, 62);
+  }
+  const int32_t offsets[kTaps] = {0, kK, 2 * kK};
+  const void* rows[kRows];
+  const int32_t* inits[kRows];
+  for (int m = 0; m < kRows; ++m) {
+    rows[m] = a.data() + static_cast<size_t>(m) * kTaps * kK * k.element_bytes;
+    inits[m] = init.data();
+  }
+  for (int m = 1; m <= kRows; ++m) {
+    k.gemm({rows, offsets, packed.data(), inits, out.data(), n, m, kTaps, kK, n});
+    for (int r = 0; r < m; ++r)
+      for (int col = 0; col < n; ++col) {
+        int64_t sum = init[col];
+        for (int i = 0; i < kTaps * kK; ++i) sum += x[r * kTaps * kK + i] * w[static_cast<size_t>(i) * n + col];
+        if (sum != out[static_cast<size_t>(r) * n + col]) return false;
+      }
+  }
+  const Kernels& s = scalar_kernels();
+  constexpr int kBlockRows = 3;
+  const size_t values = static_cast<size_t>(kBlockRows) * n;
+  for (size_t i = 0; i < values; ++i) out[i] = extreme(-2000000000, 2000000000);
+  const RequantizeArgs block{out.data(), n, mult.data(), shift.data(), n, kBlockRows, n};
+  std::vector<int16_t> words(values);
+  std::vector<uint8_t> bytes(2 * values);
+  s.relu8(block, words.data());
+  k.relu8(block, bytes.data());
+  for (size_t i = 0; i < values; ++i) {
+    int16_t e = bytes[i];
+    if (k.element_bytes == 2) std::memcpy(&e, &bytes[2 * i], 2);
+    if (e != words[i]) return false;
+  }
+  // As relu8, and with both ends of the zero's range; negative accumulators have multipliers of their own.
+  std::vector<int32_t> below(n);
+  for (int32_t& v : below) v = extreme(0, 2147483647);
+  for (const int32_t zero : {0, 77, 255}) {
+    s.leaky8(block, below.data(), zero, words.data());
+    k.leaky8(block, below.data(), zero, bytes.data());
+    for (size_t i = 0; i < values; ++i) {
+      int16_t e = static_cast<int16_t>(bytes[i] - zero);
+      if (k.element_bytes == 2) std::memcpy(&e, &bytes[2 * i], 2);
+      if (e != words[i]) return false;
+    }
+  }
+  std::vector<int32_t> expected(values), scaled(values), summed(values, 1);
+  s.rescale(block, expected.data());
+  k.rescale(block, scaled.data());
+  k.accumulate(block, summed.data());
+  for (int32_t& v : summed) --v;
+  return scaled == expected && summed == expected;
+}
+
+}  // namespace
+
+const Kernels* kernels_for(Isa isa) {
+  static const struct Table {
+    const Kernels* k[kIsaCount];
+    Table() {
+#if defined(CCM_HAVE_AVX2)
+      __builtin_cpu_init();
+#endif
+      for (int i = 0; i < kIsaCount; ++i) {
+        k[i] = available(static_cast<Isa>(i));
+        if (k[i] && !self_check(*k[i])) k[i] = nullptr;
+      }
+    }
+  } table;
+  return isa >= 0 && isa < kIsaCount ? table.k[isa] : nullptr;
+}
+
+const Kernels& best_kernels() {
+  for (int i = kIsaCount - 1; i > 0; --i)
+    if (const Kernels* k = kernels_for(static_cast<Isa>(i))) return *k;
+  return scalar_kernels();
+}
+
+const Kernels* kernels_by_name(const char* name) {
+  if (!*name) return &best_kernels();
+  for (int i = 0; i < kIsaCount; ++i) {
+    const Kernels* k = kernels_for(static_cast<Isa>(i));
+    if (k && !std::strcmp(k->name, name)) return k;
+  }
+  return nullptr;
+}
+
+}  // namespace ccm

@@ -1,0 +1,24 @@
+// Plan bytes (FORMAT.md, section 7) -> packed model.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "entropy/cpu/kernels.h"
+#include "model/model.h"
+#include "model/rows.h"
+
+namespace ccm {
+
+// Reads, checks and lays out a plan for one instruction set. Throws PlanError.
+std::vector<uint8_t> pack_plan(const uint8_t* plan, size_t size, const Kernels& kernels);
+
+// The header of a packed model, or a PlanError when the bytes are not one or need an instruction set that is missing.
+const PackedModel& open_packed(const void* data, size_t size);
+
+// x [m][k] times w [n][k], `repeats` times over: the matrix kernel alone, as a yardstick for what the decoder makes of
+// it.
+std::vector<int32_t> int8_product(const Kernels& kernels, const uint8_t* x, const int8_t* w, int32_t m, int32_t k,
+                                  int32_t n, int64_t repeats);
+
+}  // namespace ccm

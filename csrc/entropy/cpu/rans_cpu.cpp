@@ -1,0 +1,473 @@
+#include "entropy/cpu/rans_cpu.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "entropy/cpu/rans_kernels.h"
+#include "model/rows.h"
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+namespace ccm {
+namespace {
+
+// How many of the 16 values lie below the slot before the first that does not.
+inline int32_t count_below(const uint16_t* below, uint32_t slot) {
+#if defined(__SSE2__)
+  const __m128i s = _mm_set1_epi16(static_cast<int16_t>(slot)), zero = _mm_setzero_si128();
+  const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(below));
+  const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(below + 8));
+  // SSE2 has no unsigned 16-bit comparison: v < s exactly when the saturating difference s - v is not zero.
+  const __m128i not_a = _mm_cmpeq_epi16(_mm_subs_epu16(s, a), zero);
+  const __m128i not_b = _mm_cmpeq_epi16(_mm_subs_epu16(s, b), zero);
+  return __builtin_ctz(static_cast<uint32_t>(_mm_movemask_epi8(_mm_packs_epi16(not_a, not_b))) | 1u << kWindow);
+#else
+  int32_t n = 0;
+  while (n < kWindow && below[n] < slot) ++n;
+  return n;
+#endif
+}
+
+// The entry of a row that holds `slot`; it is known not to come before k.
+inline int32_t find_entry(const uint16_t* below, uint32_t slot, int32_t k) {
+  int32_t n;
+  do {  // again only in a row's flanks, where its entries are many and narrow
+    n = count_below(below + k, slot);
+    k += n;
+  } while (CCM_UNLIKELY(n == kWindow));
+  return k;
+}
+
+// Undoes one symbol of a row, the refill excepted, and finds its entry.
+inline uint64_t decode_one(const Rows& tables, uint32_t row, uint64_t x, int32_t& k) {
+  const uint32_t slot = static_cast<uint32_t>(x) & kProbMask;
+  const uint32_t where = tables.find[row].bucket;
+  const Bucket& bucket = tables.buckets[(where >> 4) + (slot >> (where & 15))];
+  uint32_t entry = bucket.entry;
+  k = static_cast<int32_t>(bucket.k);
+  if (CCM_UNLIKELY(slot - (entry & kProbMask) >= entry >> 16)) {
+    const RowInfo& info = tables.info[row];
+    k = find_entry(tables.below + info.first + 1, slot, k);
+    entry = tables.entries[info.first + k];
+  }
+  return rans_advance(x, slot, entry & kProbMask, entry >> 16);
+}
+
+template <int kLanes>
+int32_t plain_rounds(const Rows& tables, const uint16_t* rows, int32_t n, int16_t* out, uint64_t* state,
+                     const uint8_t*& next_word, uint32_t& escaped) {
+  uint64_t x[kLanes];
+  std::copy(state, state + kLanes, x);
+  const uint8_t* next = next_word;
+  int32_t first = 0;
+  for (; first < n && !escaped; first += kLanes) {
+    for (int32_t l = 0; l < kLanes; ++l) {
+      const RowInfo& info = tables.info[rows[first + l]];
+      int32_t k;
+      x[l] = decode_one(tables, rows[first + l], x[l], k);
+      if (x[l] < kStateLow) {
+        x[l] = x[l] << 16 | next[0] | static_cast<uint32_t>(next[1]) << 8;
+        next += 2;
+      }
+      escaped |= static_cast<uint32_t>(k + 1 == info.count) << l;
+      out[first + l] = static_cast<int16_t>(info.lo + k);
+    }
+  }
+  std::copy(x, x + kLanes, state);
+  next_word = next;
+  return first;
+}
+
+RansRounds plain_rounds_of(int32_t lanes) {
+  switch (lanes) {
+    case 1:
+      return &plain_rounds<1>;
+    case 2:
+      return &plain_rounds<2>;
+    case 4:
+      return &plain_rounds<4>;
+    case 8:
+      return &plain_rounds<8>;
+    case 16:
+      return &plain_rounds<16>;
+    default:
+      return &plain_rounds<32>;
+  }
+}
+
+// Random bytes, short and long rows, with and without escapes: a decoder's whole state has to be the same at every
+// stop.
+bool same_as_plain(RansRounds vector, int32_t lanes) {
+  uint32_t seed = 1;
+  auto next = [&seed] { return seed = seed * 1664525u + 1013904223u, seed >> 16; };
+  std::vector<int32_t> lo, n;
+  std::vector<uint16_t> cdf;
+  for (int32_t count : {2, 5, 9, 17, 18, 40, 300}) {
+    std::vector<uint16_t> c{0};
+    while (static_cast<int32_t>(c.size()) < count) {
+      // Mostly narrow entries beside a few wide ones; the escape of every other row is narrow.
+      const uint32_t v = count % 2 ? 65536 - next() % (next() % 3 ? 4000 : 65000) - 1 : next() % 65000 + 1;
+      if (v && std::find(c.begin(), c.end(), v) == c.end()) c.push_back(static_cast<uint16_t>(v));
+    }
+    std::sort(c.begin(), c.end());
+    lo.push_back(-count / 2);
+    n.push_back(count);
+    cdf.insert(cdf.end(), c.begin(), c.end());
+  }
+  const OwnedRows owned = build_rows(lo, n, cdf);
+  const Rows tables = owned.view();
+  const int32_t symbols = lanes * 64;
+  std::vector<uint8_t> bytes(2 * symbols);
+  std::vector<uint16_t> rows(symbols);
+  for (uint8_t& b : bytes) b = static_cast<uint8_t>(next());
+  for (uint16_t& r : rows) r = static_cast<uint16_t>(next() % n.size());
+  uint64_t a[kMaxLanes], b[kMaxLanes];
+  for (int32_t l = 0; l < lanes; ++l) a[l] = b[l] = kStateLow + next() * uint64_t{0xffffff} + next();
+  std::vector<int16_t> out_a(symbols), out_b(symbols);
+  const uint8_t *next_a = bytes.data(), *next_b = bytes.data();
+  for (int32_t at = 0; at < symbols;) {
+    uint32_t escaped_a = 0, escaped_b = 0;
+    const int32_t done = plain_rounds_of(lanes)(tables, &rows[at], symbols - at, &out_a[at], a, next_a, escaped_a);
+    if (vector(tables, &rows[at], symbols - at, &out_b[at], b, next_b, escaped_b) != done || escaped_a != escaped_b ||
+        next_a != next_b || !std::equal(a, a + lanes, b))
+      return false;
+    at += done;
+  }
+  return out_a == out_b;
+}
+
+// Symbols decoded with a check for the end of the bytes at each word, before it is worth looking again whether that can
+// be left out.
+constexpr int32_t kCheckedSymbols = 64;
+
+inline bool fits(int32_t v) { return v >= -32767 && v <= 32767; }
+
+}  // namespace
+
+RansRounds vector_rounds(int32_t lanes) {
+#if defined(CCM_HAVE_AVX2)
+  static const struct Table {
+    RansRounds of[kMaxLanes + 1] = {};
+    Table() {
+      __builtin_cpu_init();
+      if (!__builtin_cpu_supports("avx2")) return;
+      for (int32_t l = 8; l <= kMaxLanes; l *= 2)
+        if (same_as_plain(avx2_rounds(l), l)) of[l] = avx2_rounds(l);
+    }
+  } table;
+  return table.of[lanes];
+#else
+  static_cast<void>(lanes);
+  return nullptr;
+#endif
+}
+
+StreamDecoder::StreamDecoder(const uint8_t* data, size_t size, int32_t lanes, bool vectors)
+    : end_state_(end_state(lanes)),
+      plain_(plain_rounds_of(lanes)),
+      vector_(vectors ? vector_rounds(lanes) : nullptr),
+      lanes_(lanes) {
+  const size_t head = static_cast<size_t>(lanes) * kStateBytes;
+  if (size < head) {
+    truncated_ = true;
+    std::fill(state_, state_ + kMaxLanes, kStateLow);
+    next_ = end_ = data;
+    return;
+  }
+  for (int32_t l = 0; l < lanes; ++l) {
+    uint64_t x = 0;
+    for (int b = 0; b < kStateBytes; ++b) x |= static_cast<uint64_t>(data[l * kStateBytes + b]) << (8 * b);
+    if (x < (size >= head + 2 ? kStateLow : end_state_)) damaged_ = true;
+    state_[l] = x;
+  }
+  if ((size - head) % 2) damaged_ = true;
+  next_ = data + head;
+  end_ = next_ + (size - head) / 2 * 2;
+}
+
+inline void StreamDecoder::refill(uint64_t& x) {
+  if (x >= kStateLow) return;
+  if (CCM_LIKELY(next_ != end_)) {
+    x = x << 16 | next_[0] | static_cast<uint32_t>(next_[1]) << 8;
+    next_ += 2;
+  } else if (x < end_state_) {
+    truncated_ = true;
+    x = x << 16;  // anything; it keeps the state from reaching zero
+  }
+}
+
+uint32_t StreamDecoder::raw_bits(int32_t lane, int32_t bits) {
+  uint64_t& x = state_[lane];
+  const uint32_t slot = static_cast<uint32_t>(x) & kProbMask;
+  const uint32_t value = slot >> (kProbBits - bits);
+  x = rans_advance(x, slot, value << (kProbBits - bits), 1u << (kProbBits - bits));
+  refill(x);
+  return value;
+}
+
+void StreamDecoder::decode_escapes(const Rows& tables, const uint16_t* rows, const int16_t* offsets, uint32_t lanes,
+                                   int16_t* out) {
+  uint32_t length[kMaxLanes];
+  for (uint32_t left = lanes; left; left &= left - 1) {
+    const int32_t l = __builtin_ctz(left);
+    length[l] = raw_bits(l, kEscapeLengthBits);
+    if (length[l] > kEscapeMaxLength) {
+      damaged_ = true;
+      length[l] = 0;
+    }
+  }
+  for (uint32_t left = lanes; left; left &= left - 1) {
+    const int32_t l = __builtin_ctz(left);
+    uint32_t e = length[l];  // 0 and 1 are their own bit lengths
+    if (length[l] >= 2) {
+      const int32_t low = static_cast<int32_t>(length[l]) - 1;
+      e = 1u << low | raw_bits(l, low);
+    }
+    const RowInfo& info = tables.info[rows[l]];
+    const int32_t half = static_cast<int32_t>(e >> 1);
+    const int32_t v = (e & 1 ? info.lo - 1 - half : info.lo + info.count - 1 + half) + (offsets ? offsets[l] : 0);
+    if (!fits(v)) damaged_ = true;
+    out[l] = static_cast<int16_t>(v);
+  }
+}
+
+int32_t StreamDecoder::checked_rounds(const Rows& tables, const uint16_t* rows, int32_t n, int16_t* out,
+                                      uint32_t& escaped) {
+  int32_t first = 0;
+  while (first < n && !escaped) {
+    const int32_t count = std::min(lanes_, n - first);
+    for (int32_t l = 0; l < count; ++l) {
+      const RowInfo& info = tables.info[rows[first + l]];
+      int32_t k;
+      state_[l] = decode_one(tables, rows[first + l], state_[l], k);
+      refill(state_[l]);
+      escaped |= static_cast<uint32_t>(k + 1 == info.count) << l;
+      out[first + l] = static_cast<int16_t>(info.lo + k);
+    }
+    first += count;
+  }
+  return first;
+}
+
+void StreamDecoder::add_offsets(const int16_t* offsets, int32_t n, int16_t* out) {
+  if (!offsets) return;
+  int16_t overflow = 0, lowest = 0;
+  for (int32_t i = 0; i < n; ++i) {  // written for vectors of 16-bit numbers
+    const int16_t a = out[i], b = offsets[i], sum = static_cast<int16_t>(a + b);
+    overflow = static_cast<int16_t>(overflow | ((a ^ sum) & (b ^ sum)));
+    lowest = static_cast<int16_t>(lowest | (sum == -32768));
+    out[i] = sum;
+  }
+  if (overflow < 0 || lowest) damaged_ = true;
+}
+
+bool StreamDecoder::decode_step(const Rows& tables, const uint16_t* rows, const int16_t* offsets, int32_t n,
+                                int16_t* out) {
+  const RansRounds rounds = vector_ && fits_origin(tables) ? vector_ : plain_;
+  int32_t at = 0, plain = 0;  // plain: where the values begin whose offsets are still to be added
+  while (at < n) {
+    // As many rounds as the bytes will do for, however many words they take.
+    const int64_t safe = std::min<int64_t>((n - at) / lanes_, (end_ - next_) / (2 * lanes_)) * lanes_;
+    uint32_t escaped = 0;
+    at += safe ? rounds(tables, rows + at, static_cast<int32_t>(safe), out + at, state_, next_, escaped)
+               : checked_rounds(tables, rows + at, std::min(n - at, kCheckedSymbols), out + at, escaped);
+    if (CCM_UNLIKELY(escaped)) {
+      const int32_t count = (at - 1) % lanes_ + 1, round = at - count;
+      add_offsets(offsets ? offsets + plain : nullptr, round - plain, out + plain);
+      for (int32_t i = round; i < at; ++i) {  // an escape's value is only preliminary here
+        const int32_t v = out[i] + (offsets ? offsets[i] : 0);
+        if (!(escaped >> (i - round) & 1) && !fits(v)) damaged_ = true;
+        out[i] = static_cast<int16_t>(v);
+      }
+      decode_escapes(tables, rows + round, offsets ? offsets + round : nullptr, escaped, out + round);
+      plain = at;
+    }
+  }
+  add_offsets(offsets ? offsets + plain : nullptr, n - plain, out + plain);
+  return !truncated_ && !damaged_;
+}
+
+Status StreamDecoder::finish() const {
+  if (truncated_) return kTruncated;
+  bool good = !damaged_ && next_ == end_;
+  for (int32_t l = 0; l < lanes_; ++l) good &= state_[l] == end_state_;
+  return good ? kOk : kDamaged;
+}
+
+namespace {
+
+// What an escape codes after its entry.
+uint32_t escape_magnitude(const RowInfo& info, int32_t value) {
+  const int32_t hi = info.lo + info.count - 2;
+  return value > hi ? 2u * static_cast<uint32_t>(value - hi - 1) : 2u * static_cast<uint32_t>(info.lo - 1 - value) + 1;
+}
+
+inline bool in_row(const RowInfo& info, int32_t value) {
+  return static_cast<uint32_t>(value - info.lo) < static_cast<uint32_t>(info.count - 1);
+}
+
+int32_t bit_length(uint32_t v) { return v ? 32 - __builtin_clz(v) : 0; }
+
+class StreamEncoder {
+ public:
+  StreamEncoder(const Rows& tables, int32_t lanes) : tables_(tables), lanes_(lanes) {
+    std::fill(state_, state_ + kMaxLanes, end_state(lanes));
+  }
+
+  // A step's symbols, last round first, last phase first, last lane first: the decoder's order backwards.
+  void step(const Coded* symbols, int32_t n) { lanes_ == 1 ? rounds<1>(symbols, n) : rounds<0>(symbols, n); }
+
+  std::vector<uint8_t> finish() const {
+    std::vector<uint8_t> out(static_cast<size_t>(lanes_) * kStateBytes + 2 * used_);
+    uint8_t* to = out.data();
+    for (int32_t l = 0; l < lanes_; ++l)
+      for (int b = 0; b < kStateBytes; ++b) *to++ = static_cast<uint8_t>(state_[l] >> (8 * b));
+    for (size_t i = used_; i-- > 0;) {
+      *to++ = static_cast<uint8_t>(words_[i]);
+      *to++ = static_cast<uint8_t>(words_[i] >> 8);
+    }
+    return out;
+  }
+
+ private:
+  // kOne: of one lane; 0: of any number.
+  template <int kOne>
+  void rounds(const Coded* symbols, int32_t n) {
+    const int32_t lanes = kOne ? kOne : lanes_;
+    // Rounds between two looks at the room for their words, three a symbol.
+    const int32_t chunk = std::max(1, 1024 / lanes) * lanes;
+    for (int32_t end = n; end > 0;) {
+      const int32_t begin = (end - 1) / chunk * chunk;
+      if (words_.size() < used_ + 3 * static_cast<size_t>(chunk)) words_.resize(2 * words_.size() + 3 * chunk);
+      for (int32_t first = (end - 1) / lanes * lanes; first >= begin; first -= lanes)
+        round(symbols + first, kOne ? kOne : std::min(lanes, end - first));
+      end = begin;
+    }
+  }
+
+  inline void round(const Coded* symbols, int32_t count) {
+    uint32_t entry[kMaxLanes];
+    uint32_t escaped = 0;
+    for (int32_t l = 0; l < count; ++l) {
+      const RowInfo& info = tables_.info[symbols[l].row];
+      const uint32_t escape = info.count - 1u, k = static_cast<uint32_t>(symbols[l].value - info.lo);
+      escaped |= static_cast<uint32_t>(k >= escape) << l;
+      entry[l] = tables_.entries[info.first + std::min(k, escape)];
+    }
+    if (CCM_UNLIKELY(escaped)) push_escapes(symbols, escaped);
+    for (int32_t l = count - 1; l >= 0; --l) push(l, entry[l] & kProbMask, entry[l] >> 16);
+  }
+
+  void push(int32_t lane, uint32_t start, uint32_t freq) {
+    // Without a branch: whether a word is due is anybody's guess.
+    uint64_t x = state_[lane];
+    const uint32_t due = rans_due(x, freq);
+    words_[used_] = static_cast<uint16_t>(x);
+    used_ += due;
+    x >>= 16 * due;
+    state_[lane] = rans_extend(x, start, freq);
+  }
+  void push_raw(int32_t lane, uint32_t value, int32_t bits) {
+    push(lane, value << (kProbBits - bits), 1u << (kProbBits - bits));
+  }
+  void push_escapes(const Coded* symbols, uint32_t escaped) {
+    uint32_t escape[kMaxLanes];
+    int32_t length[kMaxLanes];
+    for (int32_t l = lanes_ - 1; l >= 0; --l) {
+      if (!(escaped >> l & 1)) continue;
+      escape[l] = escape_magnitude(tables_.info[symbols[l].row], symbols[l].value);
+      length[l] = bit_length(escape[l]);
+      if (length[l] >= 2) push_raw(l, escape[l] & ((1u << (length[l] - 1)) - 1), length[l] - 1);
+    }
+    for (int32_t l = lanes_ - 1; l >= 0; --l)
+      if (escaped >> l & 1) push_raw(l, static_cast<uint32_t>(length[l]), kEscapeLengthBits);
+  }
+
+  const Rows& tables_;
+  int32_t lanes_;
+  uint64_t state_[kMaxLanes];
+  std::vector<uint16_t> words_;  // backwards; the first used_ of them, and room for one more
+  size_t used_ = 0;
+};
+
+std::vector<uint8_t> encode_lanes(const Rows& tables, const std::vector<Coded>& symbols,
+                                  const std::vector<int32_t>& steps, int32_t lanes) {
+  StreamEncoder encoder(tables, lanes);
+  size_t end = symbols.size();
+  for (size_t s = steps.size(); s-- > 0;) {
+    end -= steps[s];
+    encoder.step(symbols.data() + end, steps[s]);
+  }
+  return encoder.finish();
+}
+
+// Ideal length in bytes.
+double ideal_bytes(const Rows& tables, const std::vector<Coded>& symbols) {
+  // The logarithm of a product instead of a sum of logarithms: 2^-16 or more each, so sixty stay above 2^-1022.
+  constexpr size_t kChunk = 60;
+  double bits = 0;
+  for (size_t first = 0; first < symbols.size(); first += kChunk) {
+    const size_t end = std::min(symbols.size(), first + kChunk);
+    double p = 1;
+    for (size_t i = first; i < end; ++i) {
+      const RowInfo& info = tables.info[symbols[i].row];
+      int32_t k = symbols[i].value - info.lo;
+      if (CCM_UNLIKELY(!in_row(info, symbols[i].value))) {
+        k = info.count - 1;
+        bits += kEscapeLengthBits + std::max(0, bit_length(escape_magnitude(info, symbols[i].value)) - 1);
+      }
+      p *= (tables.entries[info.first + k] >> 16) * (1.0 / 65536);
+    }
+    bits -= std::log2(p);
+  }
+  return bits / 8;
+}
+
+}  // namespace
+
+std::vector<uint8_t> encode_stream(const Rows& tables, const std::vector<Coded>& symbols,
+                                   const std::vector<int32_t>& steps, int32_t lanes, int32_t* lanes_used) {
+  if (!lanes) {
+    // What one lane takes is mostly plain from the ideal length (it is within 0.01 % and a few bytes); coding with one
+    // lane tells where it is not.
+    const double ideal = ideal_bytes(tables, symbols);
+    lanes = lanes_for_payload(static_cast<int64_t>(ideal));
+    if (lanes != lanes_for_payload(static_cast<int64_t>(ideal * 1.001) + 16)) {
+      std::vector<uint8_t> one = encode_lanes(tables, symbols, steps, 1);
+      lanes = lanes_for_payload(static_cast<int64_t>(one.size()));
+      if (lanes == 1) return *lanes_used = 1, one;
+    }
+  }
+  *lanes_used = lanes;
+  return encode_lanes(tables, symbols, steps, lanes);
+}
+
+uint32_t crc32c(const uint8_t* data, size_t size, uint32_t crc) {
+  // Slicing by eight: eight tables let one iteration take eight bytes.
+  static const struct Tables {
+    uint32_t t[8][256];
+    Tables() {
+      for (uint32_t i = 0; i < 256; ++i) {
+        uint32_t c = i;
+        for (int k = 0; k < 8; ++k) c = c & 1 ? c >> 1 ^ 0x82f63b78u : c >> 1;  // the polynomial, bit-reversed
+        t[0][i] = c;
+      }
+      for (int s = 1; s < 8; ++s)
+        for (int i = 0; i < 256; ++i) t[s][i] = t[s - 1][i] >> 8 ^ t[0][t[s - 1][i] & 255];
+    }
+  } tables;
+  const auto& t = tables.t;
+  crc = ~crc;
+  for (; size >= 8; size -= 8, data += 8) {
+    crc ^= data[0] | data[1] << 8 | data[2] << 16 | static_cast<uint32_t>(data[3]) << 24;
+    crc = t[7][crc & 255] ^ t[6][crc >> 8 & 255] ^ t[5][crc >> 16 & 255] ^ t[4][crc >> 24] ^ t[3][data[4]] ^
+          t[2][data[5]] ^ t[1][data[6]] ^ t[0][data[7]];
+  }
+  for (; size; --size, ++data) crc = crc >> 8 ^ t[0][(crc ^ *data) & 255];
+  return ~crc;
+}
+
+}  // namespace ccm

@@ -1,0 +1,65 @@
+// z: one stream an image, one row of the tables a channel.
+#include "entropy/cuda/kernels_cuda.h"
+#include "entropy/cuda/product.cuh"
+#include "entropy/cuda/rans_warp.cuh"
+
+namespace ccm {
+
+constexpr int32_t kBatchOfSymbols = 1024;  // prepared at once; a multiple of 32, so that rounds are not broken
+
+// Grid: images. Blocks of at least two warps.
+__global__ void __launch_bounds__(kMaxThreads, 1) decode_z_kernel(const DecodeZArgs a) {
+  CCM_SHARED(symbols, Symbol[kBatchOfSymbols + kMoreSymbols]);
+  CCM_SHARED(bad, int32_t);
+  const DeviceModel& m = *a.model;
+  const DeviceRow* rows = m.at<DeviceRow>(m.z_rows.rows);
+  const int32_t image = blockIdx.x, channels = m.hyper_channels;
+  WarpDecoder decoder;
+  if (threadIdx.x < 32) {
+    const int64_t* segment = a.segments + static_cast<int64_t>(image) * 3;
+    const int64_t offset = segment[0], size = segment[1];
+    const bool inside = offset >= 0 && size >= 0 && offset <= a.size && size <= a.size - offset;
+    const bool valid = inside && valid_lanes(segment[2]);
+    decoder.open(a.data + (valid ? offset : 0), valid ? size : 0, valid ? static_cast<int32_t>(segment[2]) : 1);
+  }
+  // The channel of this thread's next symbol.
+  const auto modulo = [&](uint32_t n) { return static_cast<int32_t>(n - quotient(n, m.per_hyper_channel) * channels); };
+  const int32_t stride = modulo(blockDim.x);
+  int32_t channel = modulo(threadIdx.x);
+  for (int32_t first = 0; first < a.symbols; first += kBatchOfSymbols) {
+    const int32_t count = min(kBatchOfSymbols, a.symbols - first);
+#pragma unroll 1
+    for (int32_t n = threadIdx.x; n < kBatchOfSymbols; n += blockDim.x) {
+      symbols[n] = {rows[channel].key, rows[channel].lo_inside};
+      channel += stride;
+      if (channel >= channels) channel -= channels;
+    }
+    if (threadIdx.x < kMoreSymbols / 2) {  // blocks have two warps at least
+      Symbol* const more = symbols + kBatchOfSymbols + threadIdx.x;
+      more[0] = more[kMoreSymbols / 2] = {rows[0].key, 0};
+    }
+    if (threadIdx.x == 0) bad = 0;
+    __syncthreads();
+    if (threadIdx.x < 32) {
+      decoder.decode(m, m.z_rows, symbols, count, 1);
+      if (threadIdx.x == 0 && decoder.bad() != kOk) bad = 1;
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (int32_t n = threadIdx.x; n < count; n += blockDim.x)
+      a.z[static_cast<int64_t>(image) * a.symbols + first + n] = static_cast<int16_t>(symbols[n].value);
+    const bool stop = bad;
+    __syncthreads();
+    if (stop) break;
+  }
+  if (threadIdx.x < 32) {
+    const Status status = decoder.finish();
+    if (threadIdx.x == 0) a.status[image] = status;
+  }
+}
+
+cudaError_t launch_decode_z(const DecodeZArgs& a, int32_t threads, cudaStream_t stream) {
+  return launch(decode_z_kernel, dim3(a.batch), dim3(threads), 0, stream, false, a);
+}
+
+}  // namespace ccm

@@ -1,0 +1,231 @@
+// Sizes, scratch memory and the order of launches. Host code: the same for nvcc's kernels and for the emulator's.
+#include "entropy/cuda/engine_cuda.h"
+
+#include <algorithm>
+
+#include "entropy/cuda/kernels_cuda.h"
+#include "entropy/cuda/plane.cuh"
+#include "entropy/cuda/tiles.h"
+#include "format/rans.h"
+
+namespace ccm {
+namespace {
+
+constexpr int32_t kMaxKnownTiles = 4096;  // 16 kB; larger planes ask again at every step
+
+int64_t align(int64_t n) { return (n + 255) / 256 * 256; }
+
+struct Device {
+  int32_t multiprocessors = 1, shared = 48 * 1024;
+};
+
+// Attributes of the current device; cudaDeviceGetAttribute costs a microsecond at most and does not synchronise.
+cudaError_t current_device(Device& d) {
+  int device = 0, value = 0;
+  if (cudaError_t e = cudaGetDevice(&device)) return e;
+  if (cudaError_t e = cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, device)) return e;
+  d.multiprocessors = value;
+  if (cudaError_t e = cudaDeviceGetAttribute(&value, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)) return e;
+  d.shared = value;
+  return cudaSuccess;
+}
+
+ArenaLayout arena_layout(const DeviceModel& m, int32_t tiles) {
+  int32_t channels = 0, depth = 0;
+  for (int32_t g = 0; g < m.groups; ++g) {
+    const DeviceGroup& d = m.group[g];
+    channels = std::max(channels, d.channels);
+    depth = std::max(depth, d.head.k_steps);
+    for (int32_t l = 0; l < d.hidden_layers; ++l) depth = std::max(depth, d.hidden[l].k_steps);
+  }
+  ArenaLayout l{};
+  int32_t at = 0;
+  const auto take = [&](int64_t bytes) {
+    const int32_t here = at;
+    at += static_cast<int32_t>((bytes + 15) / 16 * 16);
+    return here;
+  };
+  // Positions 16 bytes more than a multiple of 32 apart: the eight that a warp reads at once lie in different banks.
+  l.feature_stride = depth * kTileK + 16;
+  l.feature_bytes = kChunk * l.feature_stride;
+  l.features = take(2 * l.feature_bytes);
+  const int64_t symbols = static_cast<int64_t>(kChunk) * channels;
+  l.mean = take(2 * symbols);
+  l.scale = take(symbols);
+  l.symbols = take(8 * (symbols + kMoreSymbols));
+  l.scale_rows = take(kNumScales * sizeof(ScaleRow));
+  l.positions = take(4 * kChunk);
+  l.weights = take((kMaxLayers + 2) * sizeof(void*));
+  l.decoders = take(32 * kDecoderBytes);
+  l.planes = take(kPlanesBytes);
+  l.stop = take(4);
+  l.known = tiles <= kMaxKnownTiles ? take(4 * tiles) : 0;
+  l.bytes = at;
+  return l;
+}
+
+struct Plan {
+  LatentsArgs args{};
+  int32_t threads = 0, blocks = 0;
+  int64_t scratch = 0;
+};
+
+// Fills everything but pointers, which become offsets from `scratch`.
+cudaError_t plan_latents(const DeviceModel& m, int32_t batch, int32_t h, int32_t w, const LaunchOptions& options,
+                         uint8_t* scratch, Plan& plan) {
+  Device device;
+  if (cudaError_t e = current_device(device)) return e;
+  LatentsArgs& a = plan.args;
+  a.batch = batch;
+  a.h = h;
+  a.w = w;
+  a.tiles = tile_count(h + m.most_shift, kDenseRows) * tile_count(w + m.most_shift, kDenseColumns);
+  a.psi_stride = m.group[0].hyper.cin_pad;
+  a.context_bytes = plane_bytes(h, w, m.plane_channels);
+  a.psi_bytes = plane_bytes(h, w, a.psi_stride);
+  int32_t layers = 1;
+  for (int32_t g = 0; g < m.groups; ++g) {
+    const DeviceGroup& d = m.group[g];
+    for (int32_t l = 0; l + 1 < d.stack_layers; ++l) a.features_bytes += plane_bytes(h, w, d.stack[l + 1].cin_pad);
+    a.base_count += static_cast<int64_t>(h) * w * d.base_pad;
+    layers = std::max(layers, chasing_layers(d));
+  }
+  a.progress_stride = GroupProgress::kFlags + layers * a.tiles;
+
+  plan.threads = options.threads ? options.threads : kMaxThreads;
+  const int32_t available = std::min(device.shared - 1024, options.shared >= 0 ? options.shared : device.shared);
+  a.arena = arena_layout(m, a.tiles);
+  a.arena_in_shared = a.arena.bytes <= available;
+  // What the weights of the largest group take beside the arena.
+  int64_t wanted = 0;
+  for (int32_t g = 0; g < m.groups; ++g) {
+    const DeviceGroup& d = m.group[g];
+    int64_t bytes = 0;
+    const auto add = [&](const DeviceConv& c) { bytes += static_cast<int64_t>(c.m_tiles) * c.k_steps * 512; };
+    add(d.spatial);
+    for (int32_t l = 0; l < d.hidden_layers; ++l) add(d.hidden[l]);
+    add(d.head);
+    wanted = std::max(wanted, bytes);
+  }
+  a.shared = static_cast<int32_t>(std::min<int64_t>(available, wanted + (a.arena_in_shared ? a.arena.bytes : 0)));
+  int32_t resident = 0;
+  if (cudaError_t e = latents_occupancy(plan.threads, a.shared, &resident)) return e;
+  // A block for every group, and for the dense part as many as fit beside them.
+  const int64_t useful = static_cast<int64_t>(batch) * m.groups * (1 + a.tiles);
+  const int64_t at_once = static_cast<int64_t>(device.multiprocessors) * std::max(1, resident);
+  plan.blocks = options.blocks ? options.blocks : static_cast<int32_t>(std::min(useful, at_once));
+
+  int64_t at = 0;
+  const auto take = [&](int64_t bytes) {
+    uint8_t* const here = scratch + at;
+    at += align(bytes);
+    return here;
+  };
+  a.context = take(batch * a.context_bytes);
+  a.psi_plane = take(batch * a.psi_bytes);
+  a.features = take(batch * a.features_bytes);
+  a.base = reinterpret_cast<int32_t*>(take(batch * a.base_count * 4));
+  a.progress =
+      reinterpret_cast<int32_t*>(take(4 * (1 + batch + static_cast<int64_t>(batch) * m.groups * a.progress_stride)));
+  a.arenas = take(a.arena_in_shared ? 0 : static_cast<int64_t>(plan.blocks) * a.arena.bytes);
+  plan.scratch = at;
+  return cudaSuccess;
+}
+
+cudaError_t run_latents(const DeviceModel& m, Plan& plan, cudaStream_t stream) {
+  Device device;
+  if (cudaError_t e = current_device(device)) return e;
+  const LatentsArgs& a = plan.args;
+  if (cudaError_t e = launch_prepare(a, std::max(1, std::min(a.h, 4 * device.multiprocessors)), plan.threads, stream))
+    return e;
+  if (cudaError_t e = launch_base(a, m.groups, plan.threads, stream)) return e;
+  if (cudaError_t e = launch_latents(a, plan.blocks, plan.threads, stream)) return e;
+  return launch_status(a, stream);
+}
+
+}  // namespace
+
+int64_t hyper_scratch(const DeviceModel& m, int32_t batch, int32_t hz, int32_t wz) {
+  int64_t bytes = 0;
+  for (int32_t l = 0, h = hz, w = wz; l < m.hs_layers; h *= m.hs[l].upsample, w *= m.hs[l].upsample, ++l)
+    bytes += plane_bytes(h, w, m.hs[l].cin_pad);
+  return batch * bytes;
+}
+
+cudaError_t hyper(const DeviceModel& host, const DeviceModel* model, const int16_t* z, int32_t batch, int32_t h,
+                  int32_t w, uint8_t* psi, uint8_t* scratch, const LaunchOptions& options, cudaStream_t stream) {
+  const int32_t hz = tile_count(h, 4), wz = tile_count(w, 4), threads = options.threads ? options.threads : 256;
+  const HyperArgs a{model, z, psi, scratch, hyper_scratch(host, 1, hz, wz), batch, h, w, hz, wz};
+  if (cudaError_t e = launch_prepare_hyper(a, std::max(1, h), threads, stream)) return e;
+  for (int32_t l = 0, rows = hz, cols = wz; l < host.hs_layers; ++l) {
+    if (cudaError_t e = launch_hyper(a, l, rows, cols, threads, stream)) return e;
+    rows *= host.hs[l].upsample;
+    cols *= host.hs[l].upsample;
+  }
+  return cudaSuccess;
+}
+
+cudaError_t decode_z(const DeviceModel& host, const DeviceModel* model, const uint8_t* data, int64_t size,
+                     const int64_t* segments, int32_t batch, int32_t hz, int32_t wz, int16_t* z, int32_t* status,
+                     const LaunchOptions& options, cudaStream_t stream) {
+  const DecodeZArgs a{model, data, size, segments, z, status, batch, hz * wz * host.hyper_channels};
+  // A power of two, as its kernel wants.
+  return launch_decode_z(a, options.threads && options.threads < 128 ? 64 : 128, stream);
+}
+
+int64_t latents_scratch(const DeviceModel& host, int32_t batch, int32_t h, int32_t w, const LaunchOptions& options) {
+  Plan plan;
+  return plan_latents(host, batch, h, w, options, nullptr, plan) ? -1 : plan.scratch;
+}
+
+cudaError_t decode_y(const DeviceModel& host, const DeviceModel* model, const OrderView& order, const uint8_t* psi,
+                     const uint8_t* data, int64_t size, const int64_t* segments, int32_t batch, int32_t h, int32_t w,
+                     int16_t* y, int32_t* status, uint8_t* scratch, const LaunchOptions& options, cudaStream_t stream) {
+  Plan plan;
+  if (cudaError_t e = plan_latents(host, batch, h, w, options, scratch, plan)) return e;
+  LatentsArgs& a = plan.args;
+  a.model = model;
+  a.order = order;
+  a.psi = psi;
+  a.data = data;
+  a.size = size;
+  a.segments = segments;
+  a.y = y;
+  a.status = status;
+  return run_latents(host, plan, stream);
+}
+
+// A symbol takes three words at most: its entry, an escape's length, an escape's low bits.
+int64_t stream_capacity(int64_t symbols) { return align(6 * symbols + kMaxLanes * kStateBytes); }
+
+int64_t encode_y_scratch(const DeviceModel& host, int32_t batch, int32_t h, int32_t w, const LaunchOptions& options) {
+  const int64_t latents = latents_scratch(host, batch, h, w, options);
+  return latents < 0 ? latents : latents + align(static_cast<int64_t>(batch) * h * w * host.latent_channels * 8);
+}
+
+cudaError_t encode_y(const DeviceModel& host, const DeviceModel* model, const OrderView& order, const uint8_t* psi,
+                     const void* y, int32_t batch, int32_t h, int32_t w, int32_t lanes, int16_t* y_hat,
+                     const EncodeBuffers& out, uint8_t* scratch, const LaunchOptions& options, cudaStream_t stream) {
+  Plan plan;
+  if (cudaError_t e = plan_latents(host, batch, h, w, options, scratch, plan)) return e;
+  LatentsArgs& a = plan.args;
+  a.model = model;
+  a.order = order;
+  a.encoding = 1;
+  a.given = y;
+  a.psi = psi;
+  a.y = y_hat;
+  a.status = out.status;
+  a.coded = reinterpret_cast<uint64_t*>(scratch + plan.scratch);
+  if (cudaError_t e = run_latents(host, plan, stream)) return e;
+  const EncodeArgs encode{model, order.first, order.steps, a.coded, nullptr, h * w, batch, lanes, out.status, out};
+  return launch_encode(encode, host.groups, stream);
+}
+
+cudaError_t encode_z(const DeviceModel* model, const int16_t* z, int32_t batch, int32_t hz, int32_t wz, int32_t lanes,
+                     const EncodeBuffers& out, cudaStream_t stream) {
+  const EncodeArgs encode{model, nullptr, 1, nullptr, z, hz * wz, batch, lanes, nullptr, out};
+  return launch_encode(encode, 1, stream);
+}
+
+}  // namespace ccm

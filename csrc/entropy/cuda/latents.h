@@ -1,0 +1,68 @@
+// Arguments of the kernels that code y, and where everything lies in their scratch memory.
+#pragma once
+#include <cstdint>
+
+#include "entropy/cuda/engine_cuda.h"
+
+namespace ccm {
+
+// Positions of a step whose parameters are computed together: 4 tiles of products.
+constexpr int kChunk = 32;
+
+// Symbols behind the last one of a step, with valid keys: what a round loads ahead.
+constexpr int32_t kMoreSymbols = 3 * 32;
+
+// At least sizeof(WarpDecoder) and sizeof(CoderPlanes), which host code cannot see; steps.cuh checks.
+constexpr int kDecoderBytes = 64, kPlanesBytes = 32;
+
+// Counters of one (image, group), ints in `progress`.
+struct GroupProgress {
+  static constexpr int kStepsDone = 0, kStatus = 1, kClaims = 2, kFlags = kClaims + kMaxLayers;
+};
+
+// A block's memory for the positions of a chunk. Offsets in bytes.
+struct ArenaLayout {
+  int32_t features, feature_stride, feature_bytes;  // two times bytes [kChunk][feature_stride]
+  int32_t mean, scale;                              // int16, uint8 [chunk * channels]
+  int32_t symbols;                                  // Symbol [chunk * channels + kMoreSymbols]
+  int32_t scale_rows, positions, weights, decoders, planes, stop;
+  int32_t known;  // 0: absent, too many tiles
+  int32_t bytes;
+};
+
+struct LatentsArgs {
+  const DeviceModel* model;
+  OrderView order;
+  int32_t batch, h, w;
+  // Encoding: symbols are given, `coded` is what is to be coded, in coding order; decoding: streams are.
+  int32_t encoding;
+  const void* given;
+  const uint8_t* data;
+  int64_t size;
+  const int64_t* segments;
+  const uint8_t* psi;
+  int16_t* y;
+  int32_t* status;  // [batch]
+  uint64_t* coded;  // [batch][M * h * w]: row << 32 | value, group after group
+  // Scratch.
+  uint8_t* context;  // planes [batch], plane_channels bytes a position
+  uint8_t* psi_plane;
+  uint8_t* features;  // [batch]: outputs of every group's stack but its last
+  int32_t* base;      // [batch]: of every group
+  int32_t* progress;  // [1 + batch + batch * groups * progress_stride]: ticket, failures, counters
+  uint8_t* arenas;    // [blocks], where shared memory is too small
+  int64_t context_bytes, psi_bytes, features_bytes, base_count;  // of an image
+  int32_t psi_stride, progress_stride, tiles;
+  int32_t arena_in_shared, shared;  // shared: bytes of dynamic shared memory
+  ArenaLayout arena;
+
+  CCM_HD int32_t* failed(int32_t image) const { return progress + 1 + image; }
+  CCM_HD int32_t* counters(int32_t image, int32_t group) const {
+    return progress + 1 + batch + static_cast<int64_t>(image * model->groups + group) * progress_stride;
+  }
+};
+
+// Layers of a group's dense part that chase the group before it.
+CCM_HD int32_t chasing_layers(const DeviceGroup& d) { return d.stack_layers ? d.stack_layers : (d.has_skip ? 1 : 0); }
+
+}  // namespace ccm

@@ -1,0 +1,57 @@
+// The persistent kernel: all groups of all images of a batch.
+#include "entropy/cuda/kernels_cuda.h"
+#include "entropy/cuda/steps.cuh"
+
+namespace ccm {
+
+__global__ void __launch_bounds__(kMaxThreads, 1) latents_kernel(const LatentsArgs a) {
+  CCM_DYN_SHARED(shared);
+  CCM_SHARED(ticket, int32_t);
+  const int32_t groups = a.model->groups;
+  unsigned char* arena = a.arena_in_shared ? shared : a.arenas + static_cast<int64_t>(blockIdx.x) * a.arena.bytes;
+  GroupCoder coder(a, shared, arena);
+  bool more = true;  // groups that no block has taken
+  for (;;) {
+    if (more && !coder.active()) {
+      // Tickets, not block numbers: whatever a group waits for was taken by a block that has certainly started.
+      if (threadIdx.x == 0) ticket = atomicAdd(a.progress, 1);
+      __syncthreads();
+#if CCM_FAULT == 5
+      const int32_t index = ticket < a.batch * groups ? a.batch * groups - 1 - ticket : ticket;
+#else
+      const int32_t index = ticket;
+#endif
+      __syncthreads();
+      const int32_t image = quotient(index, a.model->per_group), group = index - image * groups;
+      more = image < a.batch;
+      if (more) coder.begin(image, group);
+    }
+    const bool active = coder.active();
+    if (active && coder.ready()) {
+      coder.step();
+      continue;
+    }
+    // A coder computes what it waits for; a block without a group whatever can be computed.
+    const int32_t image = active ? coder.image() : 0, group = active ? coder.group() : 1;
+    const Claim claim = claim_task(a, image, active ? image + 1 : a.batch, group, active ? group + 1 : groups);
+    if (claim.task.layer >= 0)
+      run_task(GroupPlanes(a, claim.image, claim.group), claim.task);
+    else if (active || claim.open)
+      __nanosleep(active ? 100 : 200);
+    else
+      return;
+  }
+}
+
+cudaError_t launch_latents(const LatentsArgs& a, int32_t blocks, int32_t threads, cudaStream_t stream) {
+  return launch(latents_kernel, dim3(blocks), dim3(threads), static_cast<size_t>(a.shared), stream, false, a);
+}
+
+cudaError_t latents_occupancy(int32_t threads, int32_t shared, int32_t* blocks_per_multiprocessor) {
+  int blocks = 0;
+  const cudaError_t e = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, latents_kernel, threads, shared);
+  *blocks_per_multiprocessor = blocks;
+  return e;
+}
+
+}  // namespace ccm

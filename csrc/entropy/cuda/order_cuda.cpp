@@ -1,0 +1,59 @@
+#include <algorithm>
+#include <numeric>
+
+#include "entropy/cpu/group_cpu.h"
+#include "entropy/cuda/engine_cuda.h"
+#include "entropy/cuda/tiles.h"
+
+namespace ccm {
+
+std::vector<int32_t> build_order(const DeviceModel& m, int32_t h, int32_t w) {
+  const StepOrder order(m.schedule, h, w);
+  const int32_t steps = order.steps(), positions = h * w;
+  const int32_t tiles_i = tile_count(h + m.most_shift, kDenseRows),
+                tiles_j = tile_count(w + m.most_shift, kDenseColumns), tiles = tiles_i * tiles_j;
+
+  // Number of steps after which a position is done.
+  std::vector<int32_t> done(positions);
+  for (int32_t s = 0; s < steps; ++s)
+    for (int32_t p = order.first[s]; p < order.first[s + 1]; ++p) done[order.row[p] * w + order.col[p]] = s + 1;
+
+  std::vector<int32_t> needs(static_cast<size_t>(kMaxRadius + 1) * tiles);
+  for (int32_t r = 0; r <= kMaxRadius; ++r)
+    for (int32_t t = 0; t < tiles; ++t) {
+      // Tiles beyond the plane belong to shifted grids only; they count as the last ones inside.
+      const int32_t top = std::min(t / tiles_j * kDenseRows, h - 1),
+                    left = std::min(t % tiles_j * kDenseColumns, w - 1);
+      int32_t& need = needs[r * tiles + t];
+      for (int32_t i = std::max(0, top - r); i < std::min(h, top + kDenseRows + r); ++i)
+        for (int32_t j = std::max(0, left - r); j < std::min(w, left + kDenseColumns + r); ++j)
+          need = std::max(need, done[i * w + j]);
+    }
+  std::vector<int32_t> sequence(tiles);
+  std::iota(sequence.begin(), sequence.end(), 0);
+  std::stable_sort(sequence.begin(), sequence.end(), [&](int32_t a, int32_t b) { return needs[a] < needs[b]; });
+
+  std::vector<int32_t> out{steps, tiles_i, tiles_j, 0};
+  out.reserve(kOrderHeader + positions + steps + 1 + 5 * tiles);
+  for (int32_t p = 0; p < positions; ++p)
+    out.push_back(
+        static_cast<int32_t>(static_cast<uint32_t>(order.row[p]) << 16 | static_cast<uint32_t>(order.col[p])));
+  out.insert(out.end(), order.first.begin(), order.first.end());
+  for (int32_t t : sequence) out.push_back(t / tiles_j << 16 | t % tiles_j);
+  out.insert(out.end(), needs.begin(), needs.end());
+  return out;
+}
+
+OrderView view_order(const int32_t* header, const int32_t* numbers, int32_t h, int32_t w) {
+  OrderView v{header[0], header[1], header[2], nullptr, nullptr, nullptr, nullptr};
+  const int32_t* at = numbers + kOrderHeader;
+  v.positions = reinterpret_cast<const uint32_t*>(at);
+  at += static_cast<int64_t>(h) * w;
+  v.first = at;
+  at += v.steps + 1;
+  v.sequence = at;
+  v.needs = at + v.tiles_i * v.tiles_j;
+  return v;
+}
+
+}  // namespace ccm

@@ -1,0 +1,183 @@
+#include <algorithm>
+#include <cstring>
+
+#include "entropy/cpu/pack.h"
+#include "entropy/cpu/sections.h"
+#include "entropy/cuda/model_cuda.h"
+
+namespace ccm {
+namespace {
+
+int32_t ceil_div(int64_t a, int32_t b) { return static_cast<int32_t>((a + b - 1) / b); }
+
+class DevicePacker {
+ public:
+  explicit DevicePacker(const PackedModel& m) : m_(m), out_(sizeof(DeviceModel)) {}
+
+  std::vector<uint8_t> run() {
+    DeviceModel d{};
+    d.magic = kDeviceMagic;
+    d.groups = m_.groups;
+    d.latent_channels = m_.latent_channels;
+    d.hyper_channels = m_.hyper_channels;
+    d.psi_channels = m_.psi_channels;
+    d.plane_channels = m_.plane_channels;
+    d.scale_codes = m_.scale_codes;
+    d.residual = m_.residual;
+    d.scaled_context = m_.scaled_context;
+    d.hs_layers = m_.hs_layers;
+    d.schedule = m_.schedule;
+    d.per_group = reciprocal(static_cast<uint32_t>(m_.groups));
+    d.per_hyper_channel = reciprocal(static_cast<uint32_t>(m_.hyper_channels));
+    if (m_.scaled_context) {
+      d.context_mult = copy<int32_t>(m_.context_mult, m_.plane_channels);
+      d.context_shift = copy<int32_t>(m_.context_shift, m_.plane_channels);
+    }
+    d.scale_table = copy<uint8_t>(m_.scale_table, m_.scale_codes);
+    std::copy(m_.scale_rows, m_.scale_rows + kNumScales, d.scale_rows);
+    d.y_rows = rows(m_.rows(m_.y_rows));
+    d.z_rows = rows(m_.rows(m_.z_rows));
+    for (int l = 0; l < m_.hs_layers; ++l) d.hs[l] = conv(m_.hs[l]);
+    for (int g = 0; g < m_.groups; ++g) {
+      d.group[g] = group(m_.group[g]);
+      for (int32_t shift : d.group[g].shift) d.most_shift = std::max(d.most_shift, shift);
+    }
+    out_.reserve(16);  // the last section may be empty; its address is inside the block all the same
+    d.bytes = out_.size();
+    std::memcpy(out_.data(), &d, sizeof d);
+    return out_.take();
+  }
+
+ private:
+  template <class T>
+  int64_t copy(int64_t offset, size_t n) {
+    return out_.put(std::vector<T>(m_.at<T>(offset), m_.at<T>(offset) + n));
+  }
+
+  // Kernels compute the channels that fill up a tile, too: a shift of 0 would be one by -1.
+  int64_t shifts(int64_t offset, size_t n) {
+    std::vector<int32_t> v(m_.at<int32_t>(offset), m_.at<int32_t>(offset) + n);
+    for (int32_t& shift : v) shift = std::max(shift, 1);
+    return out_.put(v);
+  }
+
+  // [n / 16][k / 4][16][4] as packed for cuda_layout() -> [m_tiles][k_steps][lane][16].
+  int64_t weights(int64_t from, int32_t m_tiles, int32_t quads, int32_t k_steps) {
+    const int64_t at = out_.reserve(static_cast<size_t>(m_tiles) * k_steps * 512);
+    const uint8_t* w = m_.at<uint8_t>(from);
+    for (int32_t mt = 0; mt < m_tiles; ++mt)
+      for (int32_t s = 0; s < k_steps; ++s)
+        for (int32_t lane = 0; lane < 32; ++lane)
+          for (int32_t part = 0; part < 4; ++part) {
+            // Registers of the A fragment: rows lane / 4 and + 8 of quad lane % 4, then the same of quad + 4.
+            const int32_t row = lane / 4 + (part & 1) * 8, q = s * 8 + lane % 4 + (part >> 1) * 4;
+            if (q >= quads) continue;  // zero
+            std::memcpy(out_.data() + at + ((static_cast<int64_t>(mt) * k_steps + s) * 32 + lane) * 16 + part * 4,
+                        w + ((static_cast<int64_t>(mt) * quads + q) * 16 + row) * 4, 4);
+          }
+    return at;
+  }
+
+  DeviceConv product(int64_t from, int32_t n_pad, int32_t cin_pad,
+                     const std::vector<std::pair<int32_t, int32_t>>& taps) {
+    DeviceConv d{};
+    d.cin_pad = cin_pad;
+    d.m_tiles = n_pad / kTileM;
+    const int32_t quads = static_cast<int32_t>(taps.size()) * cin_pad / 4;
+    d.k_steps = ceil_div(quads, 8);
+    d.weights = weights(from, d.m_tiles, quads, d.k_steps);
+    std::vector<uint32_t> where(static_cast<size_t>(d.k_steps) * 8 + kMoreQuads, quad(0, 0, 0));
+    for (int32_t q = 0; q < quads; ++q) {
+      const auto [di, dj] = taps[q * 4 / cin_pad];
+      where[q] = quad(q * 4 % cin_pad, di, dj);
+    }
+    d.quads = out_.put(where);
+    return d;
+  }
+
+  DeviceConv conv(const ConvDesc& c) {
+    std::vector<std::pair<int32_t, int32_t>> taps;
+    for (int32_t t = 0; t < c.kernel * c.kernel; ++t)
+      taps.emplace_back(t / c.kernel - c.kernel / 2, t % c.kernel - c.kernel / 2);
+    DeviceConv d = product(c.weights, c.n_pad, c.cin_pad, taps);
+    d.kernel = c.kernel;
+    d.upsample = c.upsample;
+    d.output = c.output;
+    d.is_signed = c.is_signed;
+    d.cout = c.cout;
+    d.zero = c.zero;
+    d.in_zero = c.is_signed ? 128 : c.in_zero;
+    d.bias = copy<int32_t>(c.bias, c.n_pad);
+    d.mult = copy<int32_t>(c.mult, c.n_pad);
+    d.shift = shifts(c.shift, c.n_pad);
+    d.below = c.output == kLeaky8 ? copy<int32_t>(c.below, c.n_pad) : 0;
+    return d;
+  }
+
+  DeviceGroup group(const GroupDesc& g) {
+    DeviceGroup d{};
+    d.channels = g.channels;
+    d.first_channel = g.first_channel;
+    d.plane_channel = g.plane_channel;
+    d.base_width = g.base_width;
+    d.base_pad = g.base_pad;
+    d.stack_layers = g.stack_layers;
+    d.has_skip = g.has_skip;
+    d.hidden_layers = g.hidden_layers;
+    d.base_init = copy<int32_t>(g.base_init, g.base_pad);
+    std::vector<std::pair<int32_t, int32_t>> taps;
+    for (int32_t t = 0; t < g.taps; ++t) taps.emplace_back(g.tap_di[t], g.tap_dj[t]);
+    d.spatial = product(g.weights, g.base_pad, (g.channels + 3) / 4 * 4, taps);
+    d.spatial.cout = g.base_width;
+    d.spatial.output = g.f_output;
+    d.spatial.zero = g.f_zero;
+    d.spatial.in_zero = 128;
+    d.spatial.mult = copy<int32_t>(g.mult, g.base_pad);
+    d.spatial.shift = shifts(g.shift, g.base_pad);
+    d.spatial.below = g.f_output == kLeaky8 ? copy<int32_t>(g.below, g.base_pad) : 0;
+    d.hyper = conv(g.hyper);
+    for (int32_t l = 0; l < g.stack_layers; ++l) d.stack[l] = conv(g.stack[l]);
+    if (g.has_skip) d.skip = conv(g.skip);
+    for (int32_t l = 0; l < g.hidden_layers; ++l) d.hidden[l] = conv(g.hidden[l]);
+    if (g.f_output != kHead) d.head = conv(g.head);
+    for (int32_t l = 1; l < g.stack_layers; ++l) d.shift[l] = d.shift[l - 1] + g.stack[l].kernel / 2;
+    d.radius = std::max(g.stack_layers ? g.stack[0].kernel / 2 : 0, g.has_skip ? g.skip.kernel / 2 : 0);
+    return d;
+  }
+
+  DeviceRows rows(const Rows& r) {
+    std::vector<DeviceRow> out(r.count);
+    const RowInfo& last = r.info[r.count - 1];
+    std::vector<uint32_t> entries(r.entries, r.entries + last.first + last.count);
+    for (uint32_t& e : entries) e = e << 16 | e >> 16;
+    std::vector<uint32_t> windows(static_cast<size_t>(r.count) * kWindow, kNoEntry);
+    for (int32_t i = 0; i < r.count; ++i) {
+      const RowInfo& info = r.info[i];
+      const bool escape = info.window + info.inside == info.count;
+      const uint32_t* window = entries.data() + info.first + info.window;
+      std::copy(window, window + info.inside, windows.begin() + static_cast<size_t>(i) * kWindow);
+      const uint32_t place = escape ? static_cast<uint32_t>(info.inside - 1) : kNoPlace;
+      out[i] = {row_key(i, place), info.first, info.lo, info.lo + info.window, info.count};
+    }
+    DeviceRows d{};
+    d.rows = out_.put(out);
+    d.entries = out_.put(entries);
+    d.windows = out_.put(windows);
+    d.count = r.count;
+    return d;
+  }
+
+  const PackedModel& m_;
+  Sections<16> out_;  // lanes read 16 bytes at a time
+};
+
+}  // namespace
+
+const Kernels& cuda_layout() {
+  static const Kernels k{"cuda", kIsaCuda, kTileM, 4, 1, nullptr, nullptr, nullptr, nullptr, nullptr};
+  return k;
+}
+
+std::vector<uint8_t> to_device(const PackedModel& m) { return DevicePacker(m).run(); }
+
+}  // namespace ccm

@@ -1,0 +1,334 @@
+// A warp decodes one rANS stream (FORMAT.md, section 5).
+//
+// Each of the stream's L lanes is held by 32 / L threads, which all keep its state; together they hold the sixteen
+// entries of the next symbol's window, loaded a round before the state that will look among them is known. What remains
+// in the serial chain of a lane: the search (halving, in registers; with several threads a lane also a ballot and a
+// shuffle), one multiplication, and for lanes that need a word a ballot, which tells its place in the common stream,
+// and a shuffle.
+#pragma once
+#include "base/status.h"
+#include "entropy/cuda/device.h"
+#include "entropy/cuda/latents.h"
+#include "entropy/cuda/model_cuda.h"
+#include "format/rans.h"
+
+namespace ccm {
+
+constexpr unsigned kWarp = 0xffffffffu;
+
+// A symbol to decode, prepared by all threads of the block.
+struct alignas(8) Symbol {
+  uint32_t key;   // row_key()
+  int32_t value;  // at first of the window's first entry, one entry further is `unit` more; then the symbol's
+};
+
+class WarpDecoder {
+ public:
+  // Every thread of the warp calls everything. `data`: the stream, `size` bytes.
+  CCM_DEVICE void open(const uint8_t* data, int64_t size, int32_t lanes) {
+    const int32_t lane = threadIdx.x & 31;
+    lanes_ = lanes;
+    bad_ = kOk;
+    x_ = kStateLow;
+    words_ = data;
+    total_ = 0;
+    const int32_t head = lanes * kStateBytes;
+    if (size < head) {
+      bad_ = kTruncated;
+    } else if (size >> 1 > kMostWords) {
+      bad_ = kDamaged;
+    } else {
+      const uint8_t* state = data + (lane * lanes >> 5) * kStateBytes;  // lanes are a power of two
+      x_ = 0;
+      for (int b = 0; b < kStateBytes; ++b) x_ |= static_cast<uint64_t>(state[b]) << (8 * b);
+      const bool low = x_ < (size >= head + 2 ? kStateLow : end_state(lanes_));
+      words_ = data + head;
+      total_ = static_cast<int32_t>((size - head) / 2);
+      if (__any_sync(kWarp, low) || (size - head) % 2) bad_ = kDamaged;
+    }
+    next_ = 0;
+    near_ = word(lane) | word(32 + lane) << 16;
+    far_ = word(64 + lane);
+    most_ = min(total_, 31);
+  }
+
+  // n symbols of one step, from the start of a round on; kMoreSymbols with valid keys lie behind them. Not to be called
+  // again once bad().
+  CCM_DEVICE void decode(const DeviceModel& m, const DeviceRows& rows, Symbol* symbols, int32_t n, int32_t unit) {
+    switch (lanes_) {
+      case 1:
+        return rounds<1>(m, rows, symbols, n, unit);
+      case 2:
+        return rounds<2>(m, rows, symbols, n, unit);
+      case 4:
+        return rounds<4>(m, rows, symbols, n, unit);
+      case 8:
+        return rounds<8>(m, rows, symbols, n, unit);
+      case 16:
+        return rounds<16>(m, rows, symbols, n, unit);
+      default:
+        return rounds<32>(m, rows, symbols, n, unit);
+    }
+  }
+
+  CCM_DEVICE Status bad() const { return bad_; }
+
+  // After the last symbol.
+  CCM_DEVICE Status finish() const {
+    const bool ended = __all_sync(kWarp, x_ == end_state(lanes_));
+    return bad_ != kOk ? bad_ : (ended && next_ == total_ ? kOk : kDamaged);
+  }
+
+ private:
+  static constexpr int64_t kMostWords = 0x7fffff00;  // more than a plane's symbols need; windows of 96 lie behind them
+
+  // Word i of the stream; 0 past the end.
+  CCM_DEVICE unsigned word(int32_t i) const {
+    if (i >= total_) return 0;
+    return words_[2 * static_cast<int64_t>(i)] | static_cast<unsigned>(words_[2 * static_cast<int64_t>(i) + 1]) << 8;
+  }
+
+  // What a thread has found of a symbol in its window.
+  struct Found {
+    uint32_t entry;
+    int32_t k;
+    bool writes;  // one thread of each lane, which knows k
+  };
+
+  template <int L>
+  CCM_DEVICE void rounds(const DeviceModel& m, const DeviceRows& rows, Symbol* symbols, int32_t n, int32_t unit) {
+    constexpr int T = 32 / L, E = T < kWindow ? kWindow / T : 1;
+    const int32_t lane = lane_here(), group = lane / T, place = lane % T % (kWindow / E) * E;
+    // With one lane the upper threads repeat the lower ones' entries.
+    const uint32_t* windows = m.at<uint32_t>(rows.windows) + place;
+    // Loaded early, off the chain of states: symbols two rounds ahead, windows one. Two sets of each change places: a
+    // copy from one to the other would wait for what the same round has loaded.
+    Symbol* at = symbols + group;
+    Symbol even = at[0], odd = at[L];
+    uint32_t even_entry[E], odd_entry[E];
+    load_entries<E>(windows + key_row(even.key) * kWindow, even_entry);
+    const auto round = [&](Symbol& symbol, const uint32_t (&entry)[E], const Symbol& next, uint32_t (&entry_of_next)[E],
+                           int32_t left) {
+      Found found = look<L>(lane, entry, place);
+      load_entries<E>(windows + key_row(next.key) * kWindow, entry_of_next);
+      if (!common_round<L>(lane, at, symbol, group < left, unit, found))
+        rare_round<T>(lane, m, rows, at, symbol, found, group < left, unit);
+      symbol = at[2 * L];
+      at += L;
+    };
+#pragma unroll 1
+    for (int32_t left = n;;) {
+#if CCM_FAULT != 3
+      __syncwarp();  // a lane's threads have all read what one of them overwrites: two rounds ago or earlier
+#endif
+      round(even, even_entry, odd, odd_entry, left);
+      if ((left -= L) <= 0) break;
+      round(odd, odd_entry, even, even_entry, left);
+      if ((left -= L) <= 0) break;
+    }
+  }
+
+  // The last entry of the window that starts at or below the slot; its first one if there is none.
+  template <int L, int E>
+  CCM_DEVICE Found look(int32_t lane, const uint32_t (&entry)[E], int32_t place) const {
+    constexpr int T = 32 / L;
+    const uint32_t slot = static_cast<uint32_t>(x_) & kProbMask, limit = min(slot << 16 | kProbMask, kNoEntry - 1);
+    Found found{0, place, true};
+    found.entry = search<E>(entry, limit, found.k);
+    if constexpr (T > 1) {
+      constexpr unsigned kGroup = T < kWindow ? (1u << T) - 1 : (1u << kWindow) - 1;
+      const int32_t first_thread = lane / T * T;
+      const unsigned below = __ballot_sync(kWarp, entry[0] <= limit);
+      const int32_t owner = highest_bit((below & kGroup << first_thread) | 1u << first_thread);
+      found.entry = __shfl_sync(kWarp, found.entry, owner);
+      found.writes = lane == owner;
+    }
+    return found;
+  }
+
+  // A round whose symbols lie in their windows and whose words in near_. False: it is not one, nothing has happened
+  // yet.
+  template <int L>
+  CCM_DEVICE bool common_round(int32_t lane, Symbol* at, const Symbol& symbol, bool active, int32_t unit,
+                               const Found& found) {
+    const int32_t first_thread = lane / (32 / L) * (32 / L);
+    const uint32_t slot = static_cast<uint32_t>(x_) & kProbMask;
+    const uint32_t start = found.entry >> 16, freq = found.entry & kProbMask;
+    const int32_t value = symbol.value + found.k * unit;
+    // Outside of the window, below its first entry or above its last one where that is not the row's last; an escape; a
+    // value that does not fit (whole latents do: they are their row's small symbols and a mean of 16 bits / 16).
+    const bool escape = found.k == key_escape_place(symbol.key), wide = (unit > 1) & !fits(value);
+    const bool odd = active & ((slot - start >= freq) | (found.writes & (escape | wide)));
+    const uint64_t x = rans_advance(x_, slot, start, freq);
+    const bool needs = active & (x < kStateLow);
+    const unsigned needing = __ballot_sync(kWarp, needs & (lane == first_thread));
+    bool rare = __any_sync(kWarp, odd);
+    int32_t read = next_;
+    unsigned word_of_lane = 0;
+    if (L > 8 || needing) {  // many lanes nearly always take a word
+      word_of_lane = take(needing, first_thread);
+      read += __popc(needing);
+      rare |= read > most_;
+    }
+    if (rare) return false;
+    if (active) x_ = needs ? x << 16 | word_of_lane : x;
+    next_ = read;
+    if (active & found.writes) at->value = value;
+    return true;
+  }
+
+  CCM_DEVICE static bool fits(int32_t value) { return value >= -32767 && value <= 32767; }
+
+  // The last of E entries, in ascending order, at or below the limit, if there is one; its number is added to k.
+  template <int E>
+  CCM_DEVICE static uint32_t search(const uint32_t (&entry)[E], uint32_t limit, int32_t& k) {
+    if constexpr (E == 1) {
+      return entry[0];
+    } else {
+      const bool upper = entry[E / 2] <= limit;
+      uint32_t half[E / 2];
+#pragma unroll
+      for (int e = 0; e < E / 2; ++e) half[e] = upper ? entry[E / 2 + e] : entry[e];
+      k += upper ? E / 2 : 0;
+      return search<E / 2>(half, limit, k);
+    }
+  }
+
+  // Any round.
+  template <int T>
+  CCM_DEVICE void rare_round(int32_t lane, const DeviceModel& m, const DeviceRows& rows, Symbol* at,
+                             const Symbol& symbol, Found found, bool active, int32_t unit) {
+    const uint32_t slot = static_cast<uint32_t>(x_) & kProbMask;
+    const DeviceRow& row = m.at<DeviceRow>(rows.rows)[key_row(symbol.key)];
+    bool escape = found.k == key_escape_place(symbol.key);
+    if (slot - (found.entry >> 16) >= (found.entry & kProbMask)) {
+      const uint32_t* entries = m.at<uint32_t>(rows.entries) + row.first;
+      const int32_t index = bisect(entries, row.count, min(slot << 16 | kProbMask, kNoEntry - 1));
+      found = {entries[index], index - (row.lo_inside - row.lo), lane % T == 0};
+      escape = index + 1 == row.count;
+    }
+    if (active) x_ = rans_advance(x_, slot, found.entry >> 16, found.entry & kProbMask);
+    bool damaged = false;
+    if (active && found.writes && !escape) {
+      at->value = symbol.value + found.k * unit;
+      damaged = !fits(at->value);
+    }
+    refill<T>(lane, active);
+    const unsigned escapes = __ballot_sync(kWarp, active && found.writes && escape);
+    if (escapes) damaged |= decode_escapes<T>(lane, row, at, symbol.value, (escapes & group_mask<T>(lane)) != 0, unit);
+    if (__any_sync(kWarp, damaged) && bad_ == kOk) bad_ = kDamaged;
+  }
+
+  // E entries of a window, as wide as can be.
+  template <int E>
+  CCM_DEVICE static void load_entries(const uint32_t* from, uint32_t (&to)[E]) {
+    if constexpr (E >= 4) {
+#pragma unroll
+      for (int e = 0; e < E; e += 4) {
+        const uint4 four = *reinterpret_cast<const uint4*>(from + e);
+        to[e] = four.x, to[e + 1] = four.y, to[e + 2] = four.z, to[e + 3] = four.w;
+      }
+    } else if constexpr (E == 2) {
+      const uint2 two = *reinterpret_cast<const uint2*>(from);
+      to[0] = two.x, to[1] = two.y;
+    } else {
+      to[0] = *from;
+    }
+  }
+
+  // Index of the last entry that starts at or below the slot.
+  CCM_DEVICE static int32_t bisect(const uint32_t* entries, int32_t count, uint32_t limit) {
+    int32_t lo = 0, hi = count;
+    while (hi - lo > 1) {
+      const int32_t mid = (lo + hi) / 2;
+      if (entries[mid] <= limit)
+        lo = mid;
+      else
+        hi = mid;
+    }
+    return lo;
+  }
+
+  // The threads of this thread's lane.
+  template <int T>
+  CCM_DEVICE static unsigned group_mask(int32_t lane) {
+    if constexpr (T == 32)
+      return kWarp;
+    else
+      return ((1u << T) - 1) << lane / T * T;
+  }
+
+  // The word of a lane, given its first thread and, in `needing`, the first threads of all lanes that take one: in the
+  // order of lanes.
+  CCM_DEVICE unsigned take(unsigned needing, int32_t first_thread) const {
+    const int32_t place = (next_ & 31) + __popc(needing & ((1u << first_thread) - 1));
+    const unsigned two = __shfl_sync(kWarp, near_, place & 31);
+    return place & 32 ? two >> 16 : two & kProbMask;
+  }
+
+  // Lanes for which `using_it` holds take a word if they need one.
+  template <int T>
+  CCM_DEVICE void refill(int32_t lane, bool using_it) {
+    const int32_t first_thread = lane / T * T;
+    const bool needs = using_it && x_ < kStateLow;
+    const unsigned needing = __ballot_sync(kWarp, needs && lane == first_thread);
+    const unsigned word_of_lane = take(needing, first_thread);
+    const bool there = __popc(needing & ((1u << first_thread) - 1)) < total_ - next_;
+    const bool truncated = needs && !there && x_ < end_state(lanes_);
+    if (needs && there) x_ = x_ << 16 | word_of_lane;
+    if (truncated) x_ <<= 16;  // anything; it keeps the state from reaching zero
+    if (__any_sync(kWarp, truncated) && bad_ == kOk) bad_ = kTruncated;
+    const int32_t before = next_;
+    next_ = min(total_, next_ + __popc(needing));
+    if ((before ^ next_) & 32) advance_words();
+  }
+
+  // The next 32 words; those to come after the following ones are loaded.
+  CCM_DEVICE void advance_words() {
+    const int32_t base = next_ & ~31;
+    near_ = near_ >> 16 | far_ << 16;
+    far_ = word(base + 64 + (threadIdx.x & 31));
+    most_ = min(total_, base + 31);
+  }
+
+  template <int T>
+  CCM_DEVICE uint32_t raw_bits(int32_t lane, bool using_it, int32_t bits) {
+    const uint32_t slot = static_cast<uint32_t>(x_) & kProbMask, value = slot >> (kProbBits - bits);
+    if (using_it) x_ = rans_advance(x_, slot, value << (kProbBits - bits), 1u << (kProbBits - bits));
+    refill<T>(lane, using_it);
+    return value;
+  }
+
+  // Phases two and three of a round; returns whether this thread met an impossible escape. `value`: the symbol's before
+  // decoding.
+  template <int T>
+  CCM_DEVICE bool decode_escapes(int32_t lane, const DeviceRow& row, Symbol* at, int32_t value, bool escaped,
+                                 int32_t unit) {
+    uint32_t length = raw_bits<T>(lane, escaped, kEscapeLengthBits);
+    bool damaged = escaped && length > kEscapeMaxLength;
+    if (!escaped || damaged) length = 0;
+    const bool more = length >= 2;
+    const int32_t bits = more ? static_cast<int32_t>(length) - 1 : 1;
+    const uint32_t low = raw_bits<T>(lane, more, bits);
+    if (escaped && lane % T == 0) {
+      const uint32_t e = more ? 1u << bits | low : length;
+      const int32_t half = static_cast<int32_t>(e >> 1);
+      const int32_t v = e & 1 ? row.lo - 1 - half : row.lo + row.count - 1 + half;
+      at->value = value + (v - row.lo_inside) * unit;
+      damaged |= !fits(at->value);
+    }
+    return damaged;
+  }
+
+  uint64_t x_ = 0;
+  const uint8_t* words_ = nullptr;
+  int32_t total_ = 0;  // words
+  int32_t next_ = 0;   // words read
+  int32_t most_ = 0;   // what next_ may become without a look at total_ or at what is in near_
+  unsigned near_ = 0;  // with base = next_ & ~31, words base + lane and, in its upper half, base + 32 + lane
+  unsigned far_ = 0;   // word base + 64 + lane
+  int32_t lanes_ = 1;
+  Status bad_ = kOk;
+};
+
+}  // namespace ccm

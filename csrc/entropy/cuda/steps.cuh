@@ -1,0 +1,395 @@
+// One block codes one group of one image: its steps, one after another.
+#pragma once
+#include "entropy/cuda/chase.cuh"
+#include "entropy/cuda/rans_warp.cuh"
+#include "format/tables.h"
+
+namespace ccm {
+
+// Steps between two announcements of progress: an announcement costs its thread a fence (about 280 cycles on an H100),
+// a late one keeps the next group waiting.
+constexpr int32_t kStepsPerNews = 2;
+
+// The planes of a coder's group.
+struct CoderPlanes {
+  DevicePlane context;
+  Base base;
+};
+
+static_assert(sizeof(WarpDecoder) <= kDecoderBytes && sizeof(CoderPlanes) <= kPlanesBytes, "the arena is too small");
+
+// Offsets of an encoder's latents: 1/256 in residual models.
+CCM_DEVICE int32_t round_256(int32_t v) { return (v + 128) >> 8; }
+
+class GroupCoder {
+ public:
+  // `arena`: this block's memory, in `shared` or not.
+  CCM_DEVICE GroupCoder(const LatentsArgs& a, unsigned char* shared, unsigned char* arena)
+      : a_(a), m_(*a.model), shared_(shared), arena_(arena) {
+#pragma unroll 1
+    for (int32_t i = threadIdx.x; i < kNumScales; i += blockDim.x) scale_rows()[i] = m_.scale_rows[i];
+  }
+
+  CCM_DEVICE bool active() const { return group_ >= 0; }
+  CCM_DEVICE int32_t image() const { return image_; }
+  CCM_DEVICE int32_t group() const { return group_; }
+
+  CCM_DEVICE void begin(int32_t image, int32_t group) {
+    const GroupPlanes planes(a_, image, group);
+    image_ = image;
+    group_ = group;
+    step_ = 0;
+#pragma unroll 1
+    for (int32_t i = threadIdx.x; known() && i < a_.tiles; i += blockDim.x) known()[i] = 0;
+    keep_weights();
+    if (threadIdx.x == 0) {
+      *stop() = 0;
+      *this->planes() = {planes.context(), planes.base()};
+    }
+    if (!a_.encoding && threadIdx.x < 32) open_stream();
+    __syncthreads();
+  }
+
+  // Whether the base of the next step's positions is there.
+  CCM_DEVICE bool ready() {
+    const int32_t last = chasing_layers(d()) - 1;
+    if (last < 0) return true;
+    const GroupPlanes planes(a_, image_, group_);
+    const int32_t first = a_.order.first[step_], end = a_.order.first[step_ + 1];
+    bool there = true;
+#pragma unroll 1
+    for (int32_t p = first + static_cast<int32_t>(threadIdx.x); p < end; p += blockDim.x) {
+      const int32_t tile = tile_of(p);
+      if (known() && known()[tile]) continue;
+      if (ld_relaxed(planes.flag(last, tile)))
+        ld_acquire(planes.flag(last, tile));
+      else
+        there = false;
+    }
+    if (!__syncthreads_and(there)) return false;
+    // The barrier handed on what some threads have acquired.
+#pragma unroll 1
+    for (int32_t p = first + static_cast<int32_t>(threadIdx.x); known() && p < end; p += blockDim.x)
+      atomicExch(known() + tile_of(p), 1);
+    return true;
+  }
+
+  // Codes the next step. After the last one, or after a failure, the coder is no longer active.
+  CCM_DEVICE void step() {
+    const int32_t first = a_.order.first[step_], count = a_.order.first[step_ + 1] - first, steps = a_.order.steps;
+    int32_t* const counters = a_.counters(image_, group_);
+    bool fine = true;
+    for (int32_t at = 0; at < count && fine; at += kChunk) fine = chunk(first + at, min(kChunk, count - at), count);
+    // Taps see the positions of earlier steps only, so a long step's latents enter the plane when all of it is done.
+    for (int32_t at = 0; count > kChunk && at < count && fine; at += kChunk) {
+      load_positions(first + at, min(kChunk, count - at));
+      publish_latents(min(kChunk, count - at), false, true);
+      __syncthreads();
+    }
+#if CCM_FAULT != 1
+    __syncthreads();
+#endif
+    ++step_;
+    if (fine && step_ < steps) {
+      if (threadIdx.x == 0 && step_ % kStepsPerNews == 0) {
+        announce(counters + GroupProgress::kStepsDone, step_);
+        if (ld_relaxed(a_.failed(image_))) *stop() = 1;
+      }
+      return;
+    }
+    if (threadIdx.x < 32) {
+      Status status = fine ? kOk : kDamaged;
+      if (!a_.encoding) {
+        const WarpDecoder decoder = *stream();
+        status = fine ? decoder.finish() : decoder.bad();
+      }
+      if (threadIdx.x == 0) {
+        counters[GroupProgress::kStatus] = status;
+        if (status != kOk) st_relaxed(a_.failed(image_), 1);
+        // After a failure, too: later groups must not wait for what never comes; they meet the flag instead.
+        announce(counters + GroupProgress::kStepsDone, steps);
+      }
+    }
+    group_ = -1;
+    __syncthreads();
+  }
+
+ private:
+  // The parts of the arena. Not members: the kernel is short of registers, and offsets lie in constant memory.
+  template <class T>
+  CCM_DEVICE T* part(int32_t offset) const {
+    return reinterpret_cast<T*>(arena_ + offset);
+  }
+  CCM_DEVICE uint8_t* features() const { return part<uint8_t>(a_.arena.features); }  // a layer's inputs and outputs
+  CCM_DEVICE int16_t* mean() const { return part<int16_t>(a_.arena.mean); }
+  CCM_DEVICE uint8_t* scale() const { return part<uint8_t>(a_.arena.scale); }
+  CCM_DEVICE ScaleRow* scale_rows() const { return part<ScaleRow>(a_.arena.scale_rows); }
+  CCM_DEVICE uint32_t* positions() const { return part<uint32_t>(a_.arena.positions); }
+  CCM_DEVICE const uint4** weights() const { return part<const uint4*>(a_.arena.weights); }  // of each layer
+  // Tiles of the base that are known to be there; null: too many of them.
+  CCM_DEVICE int32_t* known() const { return a_.arena.known ? part<int32_t>(a_.arena.known) : nullptr; }
+  // This thread's part of the stream's decoder; first warp.
+  CCM_DEVICE WarpDecoder* stream() const { return part<WarpDecoder>(a_.arena.decoders) + threadIdx.x; }
+  // Another group of the image has failed.
+  CCM_DEVICE int32_t* stop() const { return part<int32_t>(a_.arena.stop); }
+  CCM_DEVICE Symbol* symbols() const { return part<Symbol>(a_.arena.symbols); }
+
+  CCM_DEVICE CoderPlanes* planes() const { return part<CoderPlanes>(a_.arena.planes); }
+
+  CCM_DEVICE const DeviceGroup& d() const { return m_.group[group_]; }
+  CCM_DEVICE const DeviceConv& layer(int32_t l) const {
+    return l == 0 ? d().spatial : (l <= d().hidden_layers ? d().hidden[l - 1] : d().head);
+  }
+  CCM_DEVICE int32_t layers() const { return d().spatial.output == kHead ? 1 : d().hidden_layers + 2; }
+
+  // Copies weights into shared memory, the last layers first, as long as they fit.
+  CCM_DEVICE void keep_weights() {
+    int64_t at = a_.arena_in_shared ? a_.arena.bytes : 0;
+    for (int32_t l = layers() - 1; l >= 0; --l) {
+      const DeviceConv& c = layer(l);
+      const int64_t bytes = static_cast<int64_t>(c.m_tiles) * c.k_steps * 512;
+      const uint4* from = m_.at<uint4>(c.weights);
+      const bool fits = at + bytes <= a_.shared;
+      uint4* to = reinterpret_cast<uint4*>(shared_ + at);
+      if (threadIdx.x == 0) weights()[l] = fits ? to : from;
+      if (!fits) continue;
+#pragma unroll 1
+      for (int64_t i = threadIdx.x; i < bytes / 16; i += blockDim.x) to[i] = from[i];
+      at += bytes;
+    }
+  }
+
+  CCM_DEVICE void open_stream() {
+    const int64_t* segment = a_.segments + static_cast<int64_t>(image_ * m_.groups + group_) * 3;
+    const int64_t offset = segment[0], size = segment[1];
+    const bool inside = offset >= 0 && size >= 0 && offset <= a_.size && size <= a_.size - offset;
+    const bool valid = inside && valid_lanes(segment[2]);
+    stream()->open(a_.data + (valid ? offset : 0), valid ? size : 0, valid ? static_cast<int32_t>(segment[2]) : 1);
+  }
+
+  // Tile of a position of the coding order.
+  CCM_DEVICE int32_t tile_of(int32_t p) const {
+    const uint32_t at = a_.order.positions[p];
+    const uint32_t shift = d().shift[chasing_layers(d()) - 1];
+    return static_cast<int32_t>(((at >> 16) + shift) / kDenseRows * a_.order.tiles_j +
+                                ((at & 0xffff) + shift) / kDenseColumns);
+  }
+
+  CCM_DEVICE void load_positions(int32_t first, int32_t count) {
+#pragma unroll 1
+    for (int32_t p = threadIdx.x; p < kChunk; p += blockDim.x)
+      positions()[p] = a_.order.positions[first + (p < count ? p : 0)];  // the rest repeat the first
+    __syncthreads();
+  }
+  CCM_DEVICE int32_t row_of(int32_t p) const { return static_cast<int32_t>(positions()[p] >> 16); }
+  CCM_DEVICE int32_t column_of(int32_t p) const { return static_cast<int32_t>(positions()[p] & 0xffff); }
+
+  // Positions first .. first + count of the coding order, part of a step of `all`. False when the image has failed.
+  CCM_DEVICE bool chunk(int32_t first, int32_t count, int32_t all) {
+    CCM_SHARED(bad, int32_t);
+    load_positions(first, count);
+    if (count <= kTileN)
+      network<1>(count);
+    else
+      network<2>(count);
+    choose_rows(count);
+    if (threadIdx.x == 0) bad = 0;
+    __syncthreads();
+    if (*stop()) return false;
+    if (a_.encoding) {
+      if (!take_symbols(first, count)) bad = 1;
+    } else if (threadIdx.x < 32) {
+      // A copy in registers while it runs; in between the rest of the kernel needs them.
+      WarpDecoder decoder = *stream();
+      decoder.decode(m_, m_.y_rows, symbols(), count * d().channels, unit());
+      if (threadIdx.x == 0 && decoder.bad() != kOk) bad = 1;
+      *stream() = decoder;
+    }
+    __syncthreads();
+    if (bad) return false;
+    publish_latents(count, true, all <= kChunk);
+    if (all > kChunk) __syncthreads();
+    return true;
+  }
+
+  CCM_DEVICE int32_t unit() const { return m_.residual ? 1 << kMeanBits : 1; }
+
+  // Parameters of a chunk: the network from the sum of contexts to means and scales. A warp's unit of work is a tile of
+  // channels by NT * 8 positions; there are at most two rows of such units.
+  template <int NT>
+  CCM_DEVICE void network(int32_t count) {
+    const int32_t lane = threadIdx.x & 31, warps = blockDim.x / 32;
+    const int32_t stride = a_.arena.feature_stride, depth = layers(), rows = count > NT * kTileN ? 2 : 1;
+    for (int32_t l = 0; l < depth; ++l) {
+      const DeviceConv& c = layer(l);
+      const int32_t m_tiles = c.m_tiles;
+#pragma unroll 1
+      for (int32_t unit = threadIdx.x / 32; unit < m_tiles * rows; unit += warps) {
+        const int32_t row = unit >= m_tiles, m_tile = unit - row * m_tiles, first = row * NT * kTileN;
+        Accumulators<NT> acc;
+        const uint8_t* at[NT];
+        const int32_t channel = m_tile * kTileM + lane / 4;
+        const Rescale rescale[2] = {Rescale::of(m_, c, channel), Rescale::of(m_, c, channel + 8)};  // early: they wait
+        if (l == 0) {
+          const auto [context, base] = *planes();
+#pragma unroll
+          for (int n = 0; n < NT; ++n) {
+            const int32_t p = first + n * kTileN + lane / 4;
+            at[n] = context.at(row_of(p), column_of(p)) + d().plane_channel;
+#pragma unroll
+            for (int k = 0; k < 2; ++k) {
+              const int32_t q = first + n * kTileN + (lane & 3) * 2 + k;
+              const int32_t* from = base.at(row_of(q), column_of(q)) + m_tile * kTileM + lane / 4;
+              acc.v[n][k] = from[0];
+              acc.v[n][2 + k] = from[8];
+            }
+          }
+          product(m_, c, m_tile, at, context.row_stride, context.stride, weights()[0], acc);
+        } else {
+          const uint8_t* in = features() + ((l - 1) & 1) * a_.arena.feature_bytes;
+#pragma unroll
+          for (int n = 0; n < NT; ++n) at[n] = in + (first + n * kTileN + lane / 4) * stride;
+          start_from_bias(m_, c, m_tile, acc);
+          product_rows(c, m_tile, at, weights()[l], acc);
+        }
+        if (c.output == kHead)
+          put_parameters(channel, rescale, acc, first);
+        else
+          put_features(channel, rescale, c.zero, acc, first, features() + (l & 1) * a_.arena.feature_bytes);
+      }
+      __syncthreads();
+    }
+  }
+
+  // Results of this lane: of `channel` and `channel` + 8, in positions `first` and following. There is room for those
+  // of positions that the step does not have and of channels that the layer does not have; nobody looks at them. All
+  // are computed before the first is stored, side by side.
+  template <int NT>
+  CCM_DEVICE void put_features(int32_t channel, const Rescale (&rescale)[2], int32_t zero, const Accumulators<NT>& acc,
+                               int32_t first, uint8_t* out) const {
+    const int32_t stride = a_.arena.feature_stride;
+    uint8_t byte[NT][4];
+#pragma unroll
+    for (int n = 0; n < NT; ++n)
+#pragma unroll
+      for (int k = 0; k < 4; ++k) byte[n][k] = rescale[k / 2].byte(acc.v[n][k], zero);
+    out += (first + (threadIdx.x & 3) * 2) * stride + channel;
+#pragma unroll
+    for (int n = 0; n < NT; ++n)
+#pragma unroll
+      for (int k = 0; k < 4; ++k) out[(n * kTileN + k % 2) * stride + k / 2 * 8] = byte[n][k];
+  }
+
+  template <int NT>
+  CCM_DEVICE void put_parameters(int32_t channel, const Rescale (&rescale)[2], const Accumulators<NT>& acc,
+                                 int32_t first) const {
+    const int32_t channels = d().channels, last = m_.scale_codes - 1, position = first + (threadIdx.x & 3) * 2;
+    const uint8_t* table = m_.at<uint8_t>(m_.scale_table);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int32_t of = channel + half * 8;
+      int32_t value[NT][2];
+#pragma unroll
+      for (int n = 0; n < NT; ++n)
+#pragma unroll
+        for (int k = 0; k < 2; ++k) value[n][k] = rescale[half].linear(acc.v[n][half * 2 + k]);
+      if (of < channels) {
+        int16_t* to = mean() + position * channels + of;
+#pragma unroll
+        for (int n = 0; n < NT; ++n)
+#pragma unroll
+          for (int k = 0; k < 2; ++k)
+            to[(n * kTileN + k) * channels] = static_cast<int16_t>(clamp(value[n][k], -32768, 32767));
+      } else if (of < 2 * channels) {
+        uint8_t* to = scale() + position * channels + of - channels;
+        uint8_t index[NT][2];
+#pragma unroll
+        for (int n = 0; n < NT; ++n)
+#pragma unroll
+          for (int k = 0; k < 2; ++k) index[n][k] = table[clamp(value[n][k], 0, last)];
+#pragma unroll
+        for (int n = 0; n < NT; ++n)
+#pragma unroll
+          for (int k = 0; k < 2; ++k) to[(n * kTileN + k) * channels] = index[n][k];
+      }
+    }
+  }
+
+  // body(p, c, p * channels + c) for every symbol of the chunk: warps take positions, lanes channels.
+  template <class Body>
+  CCM_DEVICE void for_each_symbol(int32_t count, Body body) const {
+#pragma unroll 1
+    for (int32_t p = threadIdx.x / 32; p < count; p += blockDim.x / 32)
+      for (int32_t c = threadIdx.x & 31; c < d().channels; c += 32) body(p, c, p * d().channels + c);
+  }
+
+  CCM_DEVICE void choose_rows(int32_t count) {
+    const DeviceRow* rows = m_.at<DeviceRow>(m_.y_rows.rows);
+    for_each_symbol(count, [&](int32_t, int32_t, int32_t n) {
+      const int32_t mu = mean()[n];
+      const ScaleRow sigma = scale_rows()[scale()[n]];
+      const RowChoice choice = m_.residual ? RowChoice{mu, sigma.first_row} : choose_row(sigma, mu);
+      const DeviceRow& row = rows[choice.row];
+      symbols()[n] = {row.key, row.lo_inside * unit() + choice.offset};
+    });
+    if (threadIdx.x < kMoreSymbols / 2) {  // blocks have two warps at least
+      Symbol* const more = symbols() + count * d().channels + threadIdx.x;
+      more[0] = more[kMoreSymbols / 2] = {rows[0].key, 0};
+    }
+  }
+
+  // Encoding: symbols as the caller gave them, and what they are coded as. False: one cannot be coded.
+  CCM_DEVICE bool take_symbols(int32_t first, int32_t count) {
+    const DeviceRow* rows = m_.at<DeviceRow>(m_.y_rows.rows);
+    const int64_t image = static_cast<int64_t>(image_) * a_.h * a_.w * m_.latent_channels;
+    uint64_t* coded = a_.coded + image + static_cast<int64_t>(a_.h) * a_.w * d().first_channel +
+                      static_cast<int64_t>(first) * d().channels;
+    bool fine = true;
+    for_each_symbol(count, [&](int32_t p, int32_t c, int32_t n) {
+      const int64_t at =
+          image + (static_cast<int64_t>(row_of(p)) * a_.w + column_of(p)) * m_.latent_channels + d().first_channel + c;
+      // Value of the row's symbol 0.
+      const int32_t origin = symbols()[n].value - rows[key_row(symbols()[n].key)].lo_inside * unit();
+      int32_t symbol, v;
+      if (m_.residual) {
+        v = round_256(static_cast<const int32_t*>(a_.given)[at] - origin * (256 >> kMeanBits));
+        symbol = v * unit() + origin;
+      } else {
+        symbol = static_cast<const int16_t*>(a_.given)[at];
+        v = symbol - origin;
+      }
+      if (symbol < -32767 || symbol > 32767) fine = false;
+      symbols()[n].value = symbol;
+      coded[n] = static_cast<uint64_t>(key_row(symbols()[n].key)) << 32 | static_cast<uint32_t>(v);
+    });
+    return fine;
+  }
+
+  // Latents of a chunk to y, and (from y, if they are there already) into the context plane.
+  CCM_DEVICE void publish_latents(int32_t count, bool to_y, bool to_context) {
+    const DevicePlane context = planes()->context;
+    for_each_symbol(count, [&](int32_t p, int32_t c, int32_t n) {
+      const int32_t i = row_of(p), j = column_of(p);
+      int16_t* y =
+          a_.y + ((static_cast<int64_t>(image_) * a_.h + i) * a_.w + j) * m_.latent_channels + d().first_channel + c;
+#if CCM_FAULT == 4
+      ++y;
+#endif
+      int32_t seen = to_y ? symbols()[n].value : *y;
+      if (to_y) *y = static_cast<int16_t>(seen);
+      if (!to_context) return;
+      const int32_t channel = d().plane_channel + c;
+      if (m_.scaled_context)
+        seen = requantize(seen, m_.at<int32_t>(m_.context_mult)[channel], m_.at<int32_t>(m_.context_shift)[channel]);
+      context.at(i, j)[channel] = static_cast<uint8_t>(clamp_context(seen) + 128);
+    });
+  }
+
+  const LatentsArgs& a_;
+  const DeviceModel& m_;
+  unsigned char* const shared_;
+  unsigned char* const arena_;
+  int32_t image_ = 0, group_ = -1, step_ = 0;  // group -1: none
+};
+
+}  // namespace ccm

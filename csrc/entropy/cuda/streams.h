@@ -1,0 +1,32 @@
+// Arguments of the kernels that code whole streams.
+#pragma once
+#include <cstdint>
+
+#include "entropy/cuda/engine_cuda.h"
+
+namespace ccm {
+
+struct DecodeZArgs {
+  const DeviceModel* model;
+  const uint8_t* data;
+  int64_t size;
+  const int64_t* segments;
+  int16_t* z;
+  int32_t* status;
+  int32_t batch;
+  int32_t symbols;  // of an image
+};
+
+struct EncodeArgs {
+  const DeviceModel* model;
+  const int32_t* first;  // [steps + 1] positions, y; null: z, one step
+  int32_t steps;
+  const uint64_t* coded;  // y: [batch][M * h * w], see LatentsArgs; null: z
+  const int16_t* z;
+  int32_t positions;  // of an image
+  int32_t batch, lanes;
+  const int32_t* skip;  // [batch] status of images that cannot be coded, or null
+  EncodeBuffers out;
+};
+
+}  // namespace ccm

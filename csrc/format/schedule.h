@@ -1,0 +1,28 @@
+// Which positions may be coded together (FORMAT.md, section 2): pure integer arithmetic, shared by host and device.
+#pragma once
+#include <cstdint>
+
+#include "base/platform.h"
+
+namespace ccm {
+
+constexpr int kMaxPattern = 8;
+constexpr int kMaxTaps = 49;  // of a 7x7 window
+
+// step(i, j) = row_step * i + col_step * j + pattern[i mod ph][j mod pw]
+struct Schedule {
+  int32_t row_step, col_step, ph, pw;
+  int32_t pattern[kMaxPattern * kMaxPattern];  // row-major, ph x pw
+
+  CCM_HD int32_t step(int32_t i, int32_t j) const {
+    return row_step * i + col_step * j + pattern[(i % ph) * pw + j % pw];
+  }
+};
+
+// Whether a position of residue class (a, b) = (i mod ph, j mod pw) may read its neighbour at offset (di, dj).
+CCM_HD bool tap_available(const Schedule& s, int32_t a, int32_t b, int32_t di, int32_t dj) {
+  int32_t na = ((a + di) % s.ph + s.ph) % s.ph, nb = ((b + dj) % s.pw + s.pw) % s.pw;
+  return s.row_step * di + s.col_step * dj + s.pattern[na * s.pw + nb] < s.pattern[a * s.pw + b];
+}
+
+}  // namespace ccm

@@ -1,0 +1,78 @@
+// A packed model: one relocatable block of bytes that the engine reads through offsets. No pointers inside, so that it
+// can live in a tensor, be shared by threads and copied.
+#pragma once
+#include <cstdint>
+
+#include "format/schedule.h"
+#include "format/tables.h"
+
+namespace ccm {
+
+constexpr uint32_t kPackedMagic = 0x4b504343;  // "CCPK"
+constexpr int kMaxGroups = 32;
+constexpr int kMaxLayers = 8;
+// Planes carry a border of zeros this wide, so that no convolution (kernel <= 7) tests for the plane's edge.
+constexpr int kBorder = 3;
+
+enum Output : int32_t { kRelu8 = 0, kAccumulate = 1, kHead = 2, kLeaky8 = 3 };
+
+// One convolution. Channels of its input plane are padded to a multiple of 4, its outputs to `n_pad`.
+struct ConvDesc {
+  int32_t cin, cin_pad, cout, n_pad;
+  int32_t kernel, upsample, output, is_signed;
+  int64_t weights, bias, mult, shift;
+  int64_t points;  // weights at Winograd's points (cpu/winograd_int.h); 0: none
+  // leaky8 outputs: the byte that stands for 0, and the multipliers of negative accumulators. relu8: 0 and zeros.
+  int32_t zero, in_zero;  // in_zero: the byte that stands for 0 in the input plane where elements are biased bytes
+  int64_t below;
+};
+
+struct GroupDesc {
+  int32_t channels, first_channel;  // in y
+  int32_t plane_channel;            // first channel in the padded context plane
+  int32_t taps, base_width, base_pad;
+  int32_t tap_di[kMaxTaps], tap_dj[kMaxTaps];
+  int64_t weights, base_init, mult, shift;  // spatial context; base_init: what every base starts from
+  int64_t points;                           // its weights at Winograd's points, as 3 rows of 5 taps; 0: none
+  int32_t f_output, f_zero;                 // kRelu8, kLeaky8, or kHead: pre is the head, no layers follow
+  int64_t below;
+  int32_t stack_layers, has_skip, hidden_layers;
+  ConvDesc hyper, skip, head;
+  ConvDesc stack[kMaxLayers], hidden[kMaxLayers];
+};
+
+struct PackedRows {
+  int64_t info, find, entries, below, buckets;
+  int32_t count;
+};
+
+struct PackedModel {
+  uint32_t magic;
+  int32_t isa;
+  int64_t bytes;
+  int32_t latent_channels, hyper_channels, groups, psi_channels;
+  int32_t plane_channels;  // channels of the padded context plane: every group padded to a multiple of 4
+  int32_t scale_codes;
+  int32_t residual;        // y_hat in 1/16: 16 * symbol + mean code; otherwise whole numbers
+  int32_t scaled_context;  // contexts see clamp(requantize(y_hat)) by channel of the padded context plane
+  int64_t context_mult, context_shift;
+  Schedule schedule;
+  int32_t uniform_taps;  // every tap is available at every position: the encoder needs no steps
+  int32_t hs_layers;
+  ConvDesc hs[kMaxLayers];
+  ScaleRow scale_rows[kNumScales];
+  int64_t scale_table;
+  PackedRows y_rows, z_rows;
+  GroupDesc group[kMaxGroups];
+
+  template <class T>
+  const T* at(int64_t offset) const {
+    return reinterpret_cast<const T*>(reinterpret_cast<const char*>(this) + offset);
+  }
+  Rows rows(const PackedRows& r) const {
+    return {at<RowInfo>(r.info),   at<RowFind>(r.find),   at<uint32_t>(r.entries),
+            at<uint16_t>(r.below), at<Bucket>(r.buckets), r.count};
+  }
+};
+
+}  // namespace ccm
