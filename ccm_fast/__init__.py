@@ -31,6 +31,7 @@ _EXPORTS = {
     "LimitError": "ccm_fast.errors",
     "NotFrozenError": "ccm_fast.errors",
     "EncodeError": "ccm_fast.errors",
+    "TargetError": "ccm_fast.errors",
     "ImageError": "ccm_fast.errors",
     "ModelError": "ccm_fast.errors",
 }

@@ -53,5 +53,9 @@ class EncodeError(CcmFastError, ValueError):
     """The image, or what the model makes of it, cannot be written as a stream."""
 
 
+class TargetError(EncodeError):
+    """No quality gives a file as small, or a picture as good, as was asked for."""
+
+
 class ImageError(CcmFastError, ValueError):
     """A picture file that cannot be read, or that this codec does not take (animations, for instance)."""

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from .decoding import DecodedLatents, check_fingerprint, decode_packets, render
+from .effort.targets import Target, picture_psnr
 from .encoding import encode_packets, quality_code
 from .engines import frozen_of, stage, torch_threads
 from .errors import LimitError, WrongModelError
@@ -98,11 +99,15 @@ def encode_picture(
     threads: int | None = None,
     engine: str | None = None,
     effort: int | None = None,
+    target_size: int | None = None,
+    target_bpp: float | None = None,
+    target_psnr: float | None = None,
     progress: Callable[[int, int], None] | None = None,
     timings: dict | None = None,
 ) -> bytes:
     """The bytes of a .ccm file. Arguments and errors as :func:`encode_file`."""
     code = quality_code(quality)
+    model = model_for(model)
     pixels, (H, W) = picture.pixels, picture.size
     scale = float(np.iinfo(pixels.dtype).max)
 
@@ -116,8 +121,18 @@ def encode_picture(
 
     options = {"grey": picture.grey, "lanes": lanes, "threads": threads, "engine": engine, "timings": timings}
     options |= {"effort": effort, "progress": progress}
-    (packet,) = encode_packets(model_for(model), read, (H, W), [code], **options)
-    return write_container(packet.to_file(), picture.chunks)
+
+    def encode(code: int) -> bytes:
+        (packet,) = encode_packets(model, read, (H, W), [code], **options)
+        return write_container(packet.to_file(), picture.chunks)
+
+    def psnr(data: bytes) -> float:
+        decoded = decode_bytes(data, model, threads=threads, engine=engine, max_pixels=None)
+        return picture_psnr(pixels, decoded.picture.pixels)
+
+    if target_size is target_bpp is target_psnr is None:
+        return encode(code)
+    return Target(target_size, target_bpp, target_psnr).find(encode, psnr, H * W, code)
 
 
 def encode_file(
@@ -130,6 +145,9 @@ def encode_file(
     threads: int | None = None,
     engine: str | None = None,
     effort: int | None = None,
+    target_size: int | None = None,
+    target_bpp: float | None = None,
+    target_psnr: float | None = None,
     max_pixels: int | None = MAX_PIXELS,
     progress: Callable[[int, int], None] | None = None,
     timings: dict | None = None,
@@ -148,6 +166,10 @@ def encode_file(
         threads: of torch and of the entropy coder; None: torch's setting.
         engine: "cpu", "cuda" or "reference" (slow): the same bytes from the same latents; None: by the model's device.
         effort: 1 to 9, None: the default; as for :func:`ccm_fast.compress`.
+        target_size: bytes that the whole file may take; the best quality that keeps to it is searched, from ``quality``
+            on, in a handful of encodings: the file is at most 2 % smaller, or the next step of quality is too large.
+        target_bpp: the same, in bits per pixel.
+        target_psnr: dB that the decoded picture reaches, by at most 0.05 more or the next step of quality.
         max_pixels: larger images are refused; None: no limit.
         progress: called with (steps done, steps in all) by efforts that take steps, 4 and above.
         timings: if given, seconds are added to its keys ``read``, ``g_a``, ``h_a``, ``h_s``, ``effort``, ``entropy``.
@@ -159,16 +181,19 @@ def encode_file(
         ImageError: src is no image, or of a kind that cannot be coded.
         LimitError: more than ``max_pixels`` pixels.
         EncodeError: the model makes latents of this image that cannot be coded.
+        TargetError: no quality meets the target.
         NotFrozenError, FileNotFoundError, ModelError: the model is not usable.
-        ValueError: quality, lanes, threads or effort out of range, or an effort that the model does not have.
+        ValueError: quality, lanes, threads, effort or target out of range, several targets, or an effort that the model
+            does not have.
         OSError: a file cannot be read or written.
     """
     from .images import from_pillow
 
-    code = quality_code(quality)
+    quality_code(quality)  # before anything is read
     with stage(timings, "read"):
         picture = from_pillow(src) if isinstance(src, Image.Image) else open_picture(src, max_pixels)
     options = {"lanes": lanes, "threads": threads, "engine": engine, "timings": timings}
+    options |= {"target_size": target_size, "target_bpp": target_bpp, "target_psnr": target_psnr}
     data = encode_picture(picture, quality, model, effort=effort, progress=progress, **options)
     if isinstance(dst, (str, os.PathLike)):
         with atomic_write(dst) as file:
@@ -176,7 +201,8 @@ def encode_file(
     else:
         dst.write(data)
     H, W = picture.size
-    return {"width": W, "height": H, "bytes": len(data), "bpp": 8 * len(data) / (W * H), "quality": 1 + code / 32}
+    found = peek(parse_container(data).packet, None).quality_code
+    return {"width": W, "height": H, "bytes": len(data), "bpp": 8 * len(data) / (W * H), "quality": 1 + found / 32}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

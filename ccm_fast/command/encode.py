@@ -50,6 +50,7 @@ def run(args) -> int:
                 bar.update(done - bar.n)
 
             options |= {"effort": args.effort, "progress": progress}
+            options |= {name: getattr(args, name) for name in ("target_size", "target_bpp", "target_psnr")}
             report = encode_file(source, target, args.quality, model, **options)
         for note in notes:
             complain(job.source, note.message)

@@ -48,6 +48,15 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="1 (fastest) to 9 (best trade of size and error; minutes for a photograph) (default: 3)",
     )
+    target = p.add_mutually_exclusive_group()
+    for name, kind, what in (
+        ("size", within(int, 1), "BYTES at most"),
+        ("bpp", within(float, 1e-6), "bits per pixel at most"),
+        ("psnr", within(float, 1e-6), "dB at least"),
+    ):
+        metavar = {"size": "BYTES", "bpp": "BPP", "psnr": "DB"}[name]
+        note = f"search the quality that gives {what}, from --quality on"
+        target.add_argument(f"--target-{name}", type=kind, metavar=metavar, help=note)
     p.add_argument(
         "--lanes",
         type=int,

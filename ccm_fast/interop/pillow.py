@@ -7,9 +7,9 @@
 (64, 48)
 
 ``Image.open`` reads the header only; pixels are decoded when they are first needed. ``save`` takes ``quality`` (1..8,
-default 4), ``model`` (as :func:`ccm_fast.encode_file`), ``lanes``, ``effort``, ``threads``, and ``exif``
-and ``icc_profile`` in place of the image's own (``None`` drops them). Bad files raise
-:class:`ccm_fast.BitstreamError`; Pillow's limits on pixels (``Image.MAX_IMAGE_PIXELS``) hold.
+default 4), ``model`` (as :func:`ccm_fast.encode_file`), ``lanes``, ``effort``, ``threads``, ``target_size``,
+``target_bpp``, ``target_psnr``, and ``exif`` and ``icc_profile`` in place of the image's own (``None`` drops them). Bad
+files raise :class:`ccm_fast.BitstreamError`; Pillow's limits on pixels (``Image.MAX_IMAGE_PIXELS``) hold.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..stream.packet import peek
 __all__ = ["CcmImageFile", "register"]
 
 FORMAT = "CCM"
-_OPTIONS = ("lanes", "effort", "threads", "engine")
+_OPTIONS = ("lanes", "effort", "threads", "engine", "target_size", "target_bpp", "target_psnr")
 
 
 def _limit() -> int | None:
