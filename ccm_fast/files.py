@@ -15,12 +15,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .atomic import atomic_write
 from .decoding import DecodedLatents, check_fingerprint, decode_packets, render
 from .effort.targets import Target, picture_psnr
 from .encoding import encode_packets, quality_code
 from .engines import frozen_of, stage, torch_threads
 from .errors import LimitError, WrongModelError
-from .images import Picture, atomic_write, open_picture, output_format, save_picture, to_pillow
+from .images import Picture, open_picture, output_format, save_picture, to_pillow
 from .models import CrossChannelContextModel
 from .stream.container import parse_container, write_container
 from .stream.limits import MAX_PIXELS, max_file_bytes

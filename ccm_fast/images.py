@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageCms
 
+from .atomic import atomic_write
 from .errors import DamagedError, ImageError, LimitError
 from .stream.container import ALPHA, EXIF, ICC
 
 __all__ = [
     "Picture",
-    "atomic_write",
     "from_pillow",
     "metadata",
     "open_picture",
@@ -248,30 +245,4 @@ def save_picture(picture: Picture, target: str | os.PathLike | BinaryIO, file_fo
     except OSError as error:
         if error.errno is None:  # Pillow's own complaint, not the file system's
             raise ImageError(f"cannot be written as {file_format}: {error}") from error
-        raise
-
-
-@contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """A new file that takes its name only when it is complete: other readers see the old file or the new one.
-
-    If the body raises, nothing is left behind. Devices and pipes are written to directly.
-    """
-    path = Path(os.path.realpath(path))  # a link stays a link
-    if path.exists() and not path.is_file():
-        with open(path, "wb") as file:
-            yield file
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        file = open(temporary, "xb")  # noqa: SIM115 - what goes wrong inside the body is not about this file
-    except OSError as error:
-        error.filename = str(path)  # the name that the caller knows
-        raise
-    try:
-        with file:
-            yield file
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
         raise

@@ -15,12 +15,12 @@ The entropy networks are in the plan alone; their float form, for training and f
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ccm_fast.atomic import atomic_write
 from ccm_fast.errors import ModelError, NotFrozenError
 from ccm_fast.integer.centroids import REACH
 from ccm_fast.integer.frozen import FrozenEntropyModel
@@ -73,7 +73,7 @@ def save(model: CrossChannelContextModel, path: str | Path, meta: dict | None = 
         NotFrozenError: ``model.frozen`` is not set.
         ModelError: a parameter is not finite in fp16.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save as serialized
 
     if model.frozen is None:
         raise NotFrozenError("the model has no integer entropy model: call ccm_fast.freeze(model, images) first")
@@ -96,12 +96,8 @@ def save(model: CrossChannelContextModel, path: str | Path, meta: dict | None = 
     }
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, str(temporary), metadata)
-    umask = os.umask(0)  # there is no way to ask for it without setting it
-    os.umask(umask)
-    temporary.chmod(0o666 & ~umask)  # safetensors writes files that only their owner can read
-    temporary.replace(path)
+    with atomic_write(path) as file:
+        file.write(serialized(tensors, metadata))
 
 
 def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

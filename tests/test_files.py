@@ -1,7 +1,6 @@
 """Pictures into .ccm files and back: modes, metadata, formats, and what is refused."""
 
 import io
-import os
 
 import numpy as np
 import pytest
@@ -134,22 +133,6 @@ def test_output_formats(model, tmp_path):
     decode_file(tmp_path / "b.ccm", tmp_path / "low.jpg", model, quality=5)
     decode_file(tmp_path / "b.ccm", tmp_path / "high.jpg", model, quality=95)
     assert (tmp_path / "low.jpg").stat().st_size < (tmp_path / "high.jpg").stat().st_size
-
-
-def test_writing_is_atomic(tmp_path):
-    target = tmp_path / "x"
-    target.write_bytes(b"old")
-    with pytest.raises(RuntimeError), images.atomic_write(target) as file:
-        file.write(b"new")
-        raise RuntimeError
-    assert target.read_bytes() == b"old" and os.listdir(tmp_path) == ["x"]
-    (tmp_path / "link").symlink_to(target)
-    with images.atomic_write(tmp_path / "link") as file:
-        file.write(b"new")
-    assert target.read_bytes() == b"new" and (tmp_path / "link").is_symlink()
-    with images.atomic_write(os.devnull) as file:
-        file.write(b"gone")
-    assert not os.path.isfile(os.devnull)
 
 
 def test_not_images(tmp_path, model):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from ccm_fast.atomic import atomic_write
 from ccm_fast.command.env import collect
 from ccm_fast.errors import CcmFastError
 
@@ -112,8 +113,6 @@ def _numeric(text: str) -> bool:
 
 def write_json(path: str | Path, payload: dict) -> Path:
     """Write the payload with the environment beside it, complete or not at all."""
-    from ccm_fast.images import atomic_write
-
     text = json.dumps({"environment": collect(), **payload}, indent=1) + "\n"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

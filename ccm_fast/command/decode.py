@@ -28,9 +28,10 @@ def run(args) -> int:
             raise UsageError("--latents needs exactly one input file")
     except UsageError as error:
         return usage("decode", error)
+    from ccm_fast.atomic import atomic_write
     from ccm_fast.engines import stage
     from ccm_fast.files import decode_bytes, model_for, read_bytes
-    from ccm_fast.images import atomic_write, output_format, save_picture
+    from ccm_fast.images import output_format, save_picture
 
     prepare()
     try:

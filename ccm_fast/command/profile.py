@@ -19,11 +19,11 @@ from pathlib import Path
 
 import torch
 
+from ccm_fast.atomic import atomic_write
 from ccm_fast.bench.stages import Decoder
 from ccm_fast.bench.timing import DeviceError, device_for, statistics_of, table, write_json
 from ccm_fast.engines import engine_for, torch_threads
 from ccm_fast.errors import BitstreamError, ImageError
-from ccm_fast.images import atomic_write
 from ccm_fast.stream.limits import MAX_PIXELS
 
 from .messages import FAILURES, complain, reason

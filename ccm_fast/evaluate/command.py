@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..atomic import atomic_write
 from ..command.env import collect
 from ..command.options import effort, quality, threads, within
 from . import plots, report
@@ -199,6 +200,5 @@ def write_result(path: Path, result: dict) -> None:
     rest = {k: v for k, v in result.items() if k not in ("images", "results")}
     text = json.dumps(rest, indent=1)
     text = text[: text.rindex("\n}")] + f',\n "results": {{\n{inner}\n }},\n "images": {{\n{images}\n }}\n}}\n'
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with atomic_write(path) as file:
+        file.write(text.encode())

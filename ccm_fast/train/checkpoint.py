@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..atomic import atomic_write
 from ..models import CCMConfig, CrossChannelContextModel
 from .grow import deepen, grow, is_deeper
 
@@ -75,9 +75,8 @@ def write(path: Path, model, ema, optimizer, crops, rng: list[torch.Tensor], pro
         "data": crops.state(),
         **asdict(progress),
     }
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    with atomic_write(path) as file:
+        torch.save(state, file)
 
 
 def read(path: str | Path) -> dict:

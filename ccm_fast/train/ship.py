@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..atomic import atomic_write
 from ..models import CCMConfig, CrossChannelContextModel
 from .checkpoint import read
 from .data import load_images
@@ -121,5 +122,6 @@ def ship(
         report["integer_cost_percent"] = {f"{c.quality:g}": 100 * c.integer_growth for c in costs}
         report["with_shapes_percent"] = {f"{c.quality:g}": 100 * c.growth for c in costs}
         report["results"] = evaluate(load(out), photographs, qualities, progress)
-    out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    with atomic_write(out.with_suffix(".json")) as file:
+        file.write(json.dumps(report, indent=1).encode() + b"\n")
     return report

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ccm_fast.atomic import atomic_write
 from ccm_fast.decoding import check_fingerprint, check_structure, decode_latents, parse_packets
 from ccm_fast.encoding import SYMBOL_MAX, check_images, packets_of, strings_of
 from ccm_fast.engines import stage, torch_threads
@@ -241,16 +242,15 @@ class AcceleratedNet:
 
         ``ccm_fast.load(path, net)`` reads it, with the same net. The net's own parameters are not in it.
         """
-        from safetensors.torch import save_file
+        from safetensors.torch import save as serialized
 
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         plan = torch.frombuffer(bytearray(self.frozen.to_bytes()), dtype=torch.uint8)
         medians = self._entropy.medians.contiguous()
         metadata = {"format": FORMAT, "net": json.dumps(type(self.net).__name__)}
-        temporary = path.with_name(path.name + ".tmp")
-        save_file({"plan": plan, "medians": medians}, str(temporary), metadata)
-        temporary.replace(path)
+        with atomic_write(path) as file:
+            file.write(serialized({"plan": plan, "medians": medians}, metadata))
 
 
 def _other_model(y: bytes, z: bytes) -> bytes | None:
