@@ -22,6 +22,16 @@ constexpr int kStateBytes = 5;
 // than the probabilities.
 constexpr uint64_t kStateEndOfOne = uint64_t{1} << 16;
 constexpr int kMaxLanes = 32;
+// Version 2 (docs/format2.md). Lanes of a sequence of words, and of all sequences of a stream.
+constexpr int kSequenceLanes = 32;
+constexpr int kMostLanes = 128;
+// Where an encoder of version 2 starts a lane, unless the lane has to be at kStateLow when the stream's last word is
+// taken: then at a larger power of two. A decoder refills only while words are left, so lanes may end there. Starting
+// at 1 would save nothing, since a first symbol takes any state below 2^16 to its slot, and damage would show less.
+constexpr uint64_t kStateFirst = uint64_t{1} << 8;
+// Lanes by which the next step's first symbol is moved on beyond its turn: without it, the lanes of steps whose symbols
+// are a multiple of the lanes (48 channels) would always code the same channels, and some would carry little.
+constexpr int kStepTurn = 5;
 // Escapes: 5 equiprobable bits for the bit length (0..17) of the magnitude, then its low bits.
 constexpr int kEscapeLengthBits = 5;
 constexpr int kEscapeMaxLength = 17;
@@ -40,6 +50,15 @@ CCM_HD uint64_t rans_extend(uint64_t x, uint32_t start, uint32_t freq) {
 }
 
 CCM_HD uint64_t end_state(int32_t lanes) { return lanes == 1 ? kStateEndOfOne : kStateLow; }
+
+// Whether a lane of version 2 may end here.
+CCM_HD bool valid_end(uint64_t x) { return x >= kStateFirst && x <= kStateLow && (x & (x - 1)) == 0; }
+
+// The lane of the next step's first symbol, after a step of which the sequence had n.
+CCM_HD int32_t next_turn(int32_t turn, int32_t n, int32_t lanes) {
+  return static_cast<int32_t>((static_cast<uint32_t>(turn) + static_cast<uint32_t>(n) + kStepTurn) &
+                              static_cast<uint32_t>(lanes - 1));
+}
 
 // The most lanes whose states cost at most a quarter of a percent of a payload (bytes, coded with one lane): a file of
 // 10 kB and more then stays within half a percent of its ideal length, headers included. Not part of the format: a
