@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ccm_fast.entropy.schedule import Schedule
 from ccm_fast.models import CCMConfig, CrossChannelContextModel
 from ccm_fast.models.context import SpatialContext
-from ccm_fast.models.schedule import Schedule
 from ccm_fast.train.data import ImageFiles
 from ccm_fast.train.klt import groups_in_turn
 from ccm_fast.train.stages import TRANSFORMS

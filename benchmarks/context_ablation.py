@@ -61,8 +61,8 @@ from torch.nn.utils import parametrize
 from ccm_fast.command.env import collect
 from ccm_fast.evaluate.metrics import psnr
 from ccm_fast.files import decode_bytes, encode_picture
+from ccm_fast.freezing.freeze import freeze
 from ccm_fast.images import Picture
-from ccm_fast.integer.freeze import freeze
 from ccm_fast.models import CCMConfig, CrossChannelContextModel
 from ccm_fast.train.data import ImageFiles
 from ccm_fast.train.loss import rate_loss

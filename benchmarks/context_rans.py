@@ -24,8 +24,8 @@ from common import interleaved, save
 from compressai_nets import compressai_models
 
 from ccm_fast._backend import load
-from ccm_fast.integer import reference_streams
-from ccm_fast.integer.testing import random_plan, sample_latents
+from ccm_fast.entropy import reference_streams
+from ccm_fast.entropy.testing import random_plan, sample_latents
 from ccm_fast.models import PRESETS, CCMConfig
 
 

@@ -25,7 +25,7 @@ from PIL import Image
 
 import ccm_fast
 from ccm_fast.decoding import decode_latents, parse_packets
-from ccm_fast.integer import reference_streams
+from ccm_fast.entropy import reference_streams
 
 
 def ideal_bytes(frozen, strings, shape) -> float:

@@ -13,7 +13,7 @@ _EXPORTS = {
     "compress": "ccm_fast.codec",
     "decompress": "ccm_fast.codec",
     "load": "ccm_fast.weights",
-    "freeze": "ccm_fast.integer.freeze",
+    "freeze": "ccm_fast.freezing.freeze",
     "accelerate": "ccm_fast.interop.compressai",
     "set_transform_precision": "ccm_fast.models.precision",
     "transform_precision": "ccm_fast.models.precision",

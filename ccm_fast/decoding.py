@@ -16,7 +16,8 @@ from .stream.packet import Packet, parse_strings, peek
 from .tiles import TILE_PIXELS, synthesize
 
 if TYPE_CHECKING:
-    from .integer.frozen import FrozenEntropyModel
+    from ccm_fast.entropy.frozen import FrozenEntropyModel
+
     from .models import CrossChannelContextModel
 
 __all__ = [

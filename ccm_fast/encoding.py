@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ccm_fast.constants import SYMBOL_MAX
+
 from .effort import better_symbols, level_for
 from .engines import engine_for, frozen_of, stage, torch_threads
 from .errors import EncodeError
@@ -24,13 +26,12 @@ from .stream.packet import Packet
 from .tiles import STRIDE, TILE_PIXELS, analyse
 
 if TYPE_CHECKING:
-    from .integer.frozen import FrozenEntropyModel
-    from .integer.reference_streams import Stream
+    from ccm_fast.entropy.frozen import FrozenEntropyModel
+    from ccm_fast.entropy.reference_streams import Stream
+
     from .models import CrossChannelContextModel
 
-__all__ = ["SYMBOL_MAX", "check_images", "encode_packets", "packets_of", "quality_code", "strings_of"]
-
-SYMBOL_MAX = 32767  # y_hat and z_hat are 16-bit numbers other than -32768
+__all__ = ["check_images", "encode_packets", "packets_of", "quality_code", "strings_of"]
 
 
 def quality_code(quality: float) -> int:

@@ -15,7 +15,8 @@ from ._backend import has_cuda
 from .errors import NotFrozenError
 
 if TYPE_CHECKING:
-    from .integer.frozen import FrozenEntropyModel
+    from ccm_fast.entropy.frozen import FrozenEntropyModel
+
     from .models import CrossChannelContextModel
 
 __all__ = ["accelerated", "engine_for", "frozen_of", "stage", "torch_threads"]

@@ -1,7 +1,7 @@
 """Weights files: one safetensors file with the float transforms, the frozen entropy model, and what they are.
 
     tensors   "plan"         uint8: the frozen entropy model (FORMAT.md section 7)
-              "shifts"       fp16, optional: what symbols stand for (:mod:`ccm_fast.integer.centroids`)
+              "shifts"       fp16, optional: what symbols stand for (:mod:`ccm_fast.entropy.centroids`)
               "sensitivities" float32, optional: of g_s (:func:`ccm_fast.effort.distortion.sensitivities`)
               "float.NAME"   fp16: the parameters of the transforms, the gains and the prior of z
     metadata  "format"       "ccm_fast weights 1"
@@ -9,7 +9,7 @@
               "meta"         JSON: whatever the author wants to say (training, licence, results)
 
 The entropy networks are in the plan alone; their float form, for training and for likelihoods, is made from it
-(:mod:`ccm_fast.integer.thaw`). Nothing in a weights file is executed.
+(:mod:`ccm_fast.freezing.thaw`). Nothing in a weights file is executed.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 from ccm_fast.atomic import atomic_write
+from ccm_fast.entropy.centroids import REACH
+from ccm_fast.entropy.frozen import FrozenEntropyModel
+from ccm_fast.entropy.plan import Plan
+from ccm_fast.entropy.schedule import Schedule
 from ccm_fast.errors import ModelError, NotFrozenError
-from ccm_fast.integer.centroids import REACH
-from ccm_fast.integer.frozen import FrozenEntropyModel
-from ccm_fast.integer.plan import Plan
-from ccm_fast.integer.thaw import thaw
+from ccm_fast.freezing.thaw import thaw
 from ccm_fast.models import CCMConfig, CrossChannelContextModel
-from ccm_fast.models.schedule import Schedule
 
 __all__ = ["available", "find", "load", "read_meta", "save"]
 

@@ -8,7 +8,7 @@ import tiny
 import torch
 from PIL import Image
 
-from ccm_fast.integer import tensors
+from ccm_fast.entropy import tensors
 from ccm_fast.models import precision
 
 

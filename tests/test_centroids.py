@@ -8,11 +8,11 @@ import tiny
 import torch
 
 from ccm_fast import codec, decoding
-from ccm_fast.integer.centroids import Centroids
-from ccm_fast.integer.cost import offsets_and_rows
-from ccm_fast.integer.tables import scales
+from ccm_fast.entropy.centroids import Centroids
+from ccm_fast.entropy.likelihood import centroid
+from ccm_fast.entropy.network import offsets_and_rows
+from ccm_fast.entropy.tables import scales
 from ccm_fast.models import CCMConfig, CrossChannelContextModel
-from ccm_fast.models.entropy import centroid
 
 
 @pytest.fixture

@@ -222,7 +222,7 @@ def test_transforms():
 CHILD = """
 import hashlib, json, sys
 from ccm_fast.decoding import decode_latents, parse_packets
-from ccm_fast.integer.frozen import FrozenEntropyModel
+from ccm_fast.entropy.frozen import FrozenEntropyModel
 from safetensors import safe_open
 with safe_open(sys.argv[1], framework="pt") as file:
     frozen = FrozenEntropyModel.from_bytes(file.get_tensor("plan").numpy().tobytes())

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from ccm_fast import _backend
-from ccm_fast.integer import reference
-from ccm_fast.integer.testing import random_plan, sample_latents
+from ccm_fast.entropy import reference
+from ccm_fast.entropy.testing import random_plan, sample_latents
 from ccm_fast.models import Schedule
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "emu"))

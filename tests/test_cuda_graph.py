@@ -23,12 +23,12 @@ from ccm_fast.bench import stages
 from ccm_fast.bench.timing import DeviceError
 from ccm_fast.command import profile as profiler
 from ccm_fast.decoding import DecodedLatents, decoding_gain, parse_packets
+from ccm_fast.entropy import tensors
+from ccm_fast.entropy.frozen import FrozenEntropyModel
+from ccm_fast.entropy.tensors import DeviceStreams
+from ccm_fast.entropy.testing import random_plan, sample_latents
 from ccm_fast.errors import DamagedError, TruncatedError
 from ccm_fast.files import encode_file
-from ccm_fast.integer import tensors
-from ccm_fast.integer.frozen import FrozenEntropyModel
-from ccm_fast.integer.tensors import DeviceStreams
-from ccm_fast.integer.testing import random_plan, sample_latents
 
 H, W = 6, 9
 ANY = torch.zeros(1)

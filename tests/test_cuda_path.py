@@ -9,9 +9,9 @@ import torch
 from ccm_fast import _backend, engines
 from ccm_fast.decoding import decode_latents
 from ccm_fast.engines import engine_for
+from ccm_fast.entropy.frozen import FrozenEntropyModel
+from ccm_fast.entropy.testing import random_plan, sample_latents
 from ccm_fast.errors import BuildError, DamagedError, TruncatedError
-from ccm_fast.integer.frozen import FrozenEntropyModel
-from ccm_fast.integer.testing import random_plan, sample_latents
 
 
 @pytest.fixture

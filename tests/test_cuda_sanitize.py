@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ccm_fast.integer.testing import random_plan, sample_latents
+from ccm_fast.entropy.testing import random_plan, sample_latents
 from ccm_fast.models import Schedule
 
 ROOT = Path(__file__).resolve().parent.parent

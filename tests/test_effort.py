@@ -22,7 +22,7 @@ from ccm_fast.effort import (
     rate,
     search,
 )
-from ccm_fast.integer import reference_streams
+from ccm_fast.entropy import reference_streams
 from ccm_fast.models.quality import lagrange_multiplier
 
 

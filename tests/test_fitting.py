@@ -12,12 +12,13 @@ from safetensors.torch import load_file, save_file
 
 import ccm_fast
 from ccm_fast import codec, weights
+from ccm_fast.entropy.centroids import REACH, ShiftFit, gaussian_shifts
+from ccm_fast.entropy.frozen import FrozenEntropyModel
+from ccm_fast.entropy.network import TableCost
+from ccm_fast.entropy.tables import COMPONENTS, fit_shapes, gaussian_rows, row_means, shaped_rows, typical_rows
 from ccm_fast.errors import ModelError
-from ccm_fast.integer import fitting
-from ccm_fast.integer.centroids import REACH, ShiftFit, gaussian_shifts
-from ccm_fast.integer.cost import TableCost, integer_cost
-from ccm_fast.integer.frozen import FrozenEntropyModel
-from ccm_fast.integer.tables import COMPONENTS, fit_shapes, gaussian_rows, row_means, shaped_rows, typical_rows
+from ccm_fast.freezing import fitting
+from ccm_fast.freezing.cost import integer_cost
 
 PLAN = tiny.model().frozen.plan
 MEANS, SIGMAS = row_means(PLAN)

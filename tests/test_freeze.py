@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from ccm_fast.integer import calibration, reference, reference_streams
-from ccm_fast.integer.cost import IntegerNetwork, TableCost, image_tensor, integer_cost, latents
-from ccm_fast.integer.freeze import freeze
-from ccm_fast.integer.plan import Plan
-from ccm_fast.integer.rounded import Network
-from ccm_fast.integer.testing import random_plan, sample_latents
-from ccm_fast.integer.thaw import thaw
+from ccm_fast.entropy import reference, reference_streams
+from ccm_fast.entropy.network import IntegerNetwork, TableCost
+from ccm_fast.entropy.plan import Plan
+from ccm_fast.entropy.testing import random_plan, sample_latents
+from ccm_fast.freezing import calibration
+from ccm_fast.freezing.cost import integer_cost, latents
+from ccm_fast.freezing.freeze import freeze
+from ccm_fast.freezing.rounded import Network
+from ccm_fast.freezing.thaw import thaw
 from ccm_fast.models import CCMConfig, CrossChannelContextModel
+from ccm_fast.pixels import image_tensor
 
 SCHEDULES = ["wavefront", "checkerboard", "single", "multistage2"]
 
@@ -130,7 +133,7 @@ def test_fine_tuning_shortens_the_code():
 
 @pytest.mark.parametrize(("images", "steps"), [(31, 0), (32, 300), (255, 300), (256, 1000)])
 def test_fine_tuning_takes_more_steps_with_more_images(monkeypatch, images, steps):
-    module = importlib.import_module("ccm_fast.integer.freeze")
+    module = importlib.import_module("ccm_fast.freezing.freeze")
     choose, taken, tried = module.best_calibration, [], []
 
     def fine_tune(network, data, loss, steps, batch, seed, progress):
@@ -151,7 +154,7 @@ def test_fine_tuning_takes_more_steps_with_more_images(monkeypatch, images, step
 @torch.no_grad()
 def test_versions_of_an_image():
     """Every one of another quality, and every second one mirrored."""
-    collect = importlib.import_module("ccm_fast.integer.freeze")._collect
+    collect = importlib.import_module("ccm_fast.freezing.freeze")._collect
     model, images = tiny(), photographs(3)
     found = [c for c, _ in collect(model, images, 96, torch.Generator().manual_seed(0), 4)]
     step = (model.config.qualities - 1) / 12
@@ -167,7 +170,7 @@ def test_every_group_gets_the_scales_that_suit_it():
     with torch.no_grad():  # a unit with a range far beyond the others', in one group
         model.contexts[0].hidden[0].weight[0] *= 300
         model.contexts[0].head.weight[:, 0] /= 300
-    collect = importlib.import_module("ccm_fast.integer.freeze")._collect
+    collect = importlib.import_module("ccm_fast.freezing.freeze")._collect
     found = list(collect(model, photographs(4), 64, torch.Generator().manual_seed(0)))
     data, expected = [(c.y_hat, c.z_hat) for c, _ in found], [bits for _, bits in found]
     importance = [1e3 / bits for bits in expected]

@@ -6,17 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from ccm_fast.models import PRESETS, CCMConfig, CrossChannelContextModel, Schedule
-from ccm_fast.models.context import GroupContext
-from ccm_fast.models.entropy import (
-    FactorizedPrior,
+from ccm_fast.entropy.likelihood import (
     centroid,
     gaussian_likelihood,
     index_from_scale,
     logistic_likelihood,
     scale_from_index,
-    towards_mean,
 )
+from ccm_fast.models import PRESETS, CCMConfig, CrossChannelContextModel, Schedule
+from ccm_fast.models.context import GroupContext
+from ccm_fast.models.entropy import FactorizedPrior, towards_mean
 
 SMALL = {
     "widths": (8, 8, 8),

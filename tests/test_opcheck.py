@@ -6,7 +6,7 @@ import tiny
 import torch
 
 from ccm_fast import _backend
-from ccm_fast.integer.testing import random_plan
+from ccm_fast.entropy.testing import random_plan
 
 ops = _backend.load().ops
 

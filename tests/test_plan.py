@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ccm_fast.entropy.plan import IntConv, OverflowProofError, Plan, PlanError, TableRows, fixed_point, layers
+from ccm_fast.entropy.testing import random_plan
 from ccm_fast.errors import ModelError
-from ccm_fast.integer.plan import IntConv, OverflowProofError, Plan, PlanError, TableRows, fixed_point, layers
-from ccm_fast.integer.testing import random_plan
 
 
 def make(seed=0, **kwargs):

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from ccm_fast import rans
 from ccm_fast._backend import load
+from ccm_fast.entropy import reference_streams
+from ccm_fast.entropy.tables import gaussian_rows
 from ccm_fast.errors import BitstreamError, DamagedError, TruncatedError
-from ccm_fast.integer import reference_streams
-from ccm_fast.integer.tables import gaussian_rows
 
 ROWS = gaussian_rows()
 TABLES = rans.Tables(ROWS.lo, ROWS.n, ROWS.cdf)

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ccm_fast.entropy import reference, reference_streams
+from ccm_fast.entropy.plan import HEAD, RELU8, IntConv
+from ccm_fast.entropy.testing import random_plan, sample_latents, sample_z
 from ccm_fast.errors import BitstreamError, DamagedError, TruncatedError
-from ccm_fast.integer import reference, reference_streams
-from ccm_fast.integer.plan import HEAD, RELU8, IntConv
-from ccm_fast.integer.testing import random_plan, sample_latents, sample_z
 
 SCHEDULES = ["wavefront", "checkerboard", "single", "multistage2", "multistage4"]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ccm_fast._backend import load
-from ccm_fast.integer.testing import random_plan, sample_latents
+from ccm_fast.entropy.testing import random_plan, sample_latents
 from ccm_fast.models import Schedule
 
 ISAS = load().ops.isa_list().split(",")

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccm_fast.integer.tables import fraction_bits, gaussian_rows, prior_rows, quantize_probabilities, scales
-from ccm_fast.models.entropy import FactorizedPrior, gaussian_likelihood, scale_from_index
+from ccm_fast.entropy.likelihood import gaussian_likelihood, scale_from_index
+from ccm_fast.entropy.tables import fraction_bits, gaussian_rows, prior_rows, quantize_probabilities, scales
+from ccm_fast.models.entropy import FactorizedPrior
 
 
 def test_scales_are_those_of_the_float_model():

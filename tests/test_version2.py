@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from ccm_fast import _backend
+from ccm_fast.entropy import reference, reference_streams
+from ccm_fast.entropy.frozen import FrozenEntropyModel
+from ccm_fast.entropy.plan import HEAD, LEAKY8, RELU8, IntConv, OverflowProofError, Plan, PlanError, layers
+from ccm_fast.entropy.testing import random_plan, sample_latents
 from ccm_fast.errors import DamagedError
-from ccm_fast.integer import reference, reference_streams
-from ccm_fast.integer.frozen import FrozenEntropyModel
-from ccm_fast.integer.plan import HEAD, LEAKY8, RELU8, IntConv, OverflowProofError, Plan, PlanError, layers
-from ccm_fast.integer.testing import random_plan, sample_latents
 
 ops = _backend.load().ops
 ISAS = ops.isa_list().split(",")

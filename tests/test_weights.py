@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ccm_fast import weights
+from ccm_fast.entropy import FrozenEntropyModel, PlanError
+from ccm_fast.entropy.testing import random_plan, sample_latents
 from ccm_fast.errors import BitstreamError, DamagedError, ModelError, NotFrozenError, TruncatedError
-from ccm_fast.integer import FrozenEntropyModel, PlanError
-from ccm_fast.integer.testing import random_plan, sample_latents
 from ccm_fast.models import CCMConfig, CrossChannelContextModel
 
 
@@ -102,7 +102,7 @@ def test_frozen_copies(case):
 
 @pytest.fixture(scope="module")
 def model():
-    from ccm_fast.integer.freeze import freeze
+    from ccm_fast.freezing.freeze import freeze
 
     torch.manual_seed(0)
     model = CrossChannelContextModel(

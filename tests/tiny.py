@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from ccm_fast import weights
-from ccm_fast.integer.frozen import FrozenEntropyModel
-from ccm_fast.integer.testing import random_plan
+from ccm_fast.entropy.frozen import FrozenEntropyModel
+from ccm_fast.entropy.testing import random_plan
 from ccm_fast.models import CCMConfig, CrossChannelContextModel
 
 # Convolutions this small lose time on threads, most of all where several test processes share the cores.

@@ -16,8 +16,8 @@ import numpy as np
 from ccm_fast import rans
 from ccm_fast._backend import load
 from ccm_fast.engines import torch_threads
-from ccm_fast.integer.plan import TableRows
-from ccm_fast.integer.tables import fraction_bits, gaussian_rows
+from ccm_fast.entropy.plan import TableRows
+from ccm_fast.entropy.tables import fraction_bits, gaussian_rows
 
 from .peers import compressai
 from .timing import interleaved, table
@@ -170,7 +170,7 @@ def _torch_ans(data: Data) -> list[Coder]:
 def _constriction(data: Data) -> list[Coder]:
     import constriction
 
-    from ccm_fast.integer.tables import scales
+    from ccm_fast.entropy.tables import scales
 
     # Its own tables, of the same Gaussians; a tenth of the symbols, since it takes 0.1 us each.
     count = len(data.rows) // 10

@@ -14,7 +14,7 @@ import torch
 
 from ccm_fast._backend import load
 from ccm_fast.engines import frozen_of
-from ccm_fast.integer.frozen import FrozenEntropyModel
+from ccm_fast.entropy.frozen import FrozenEntropyModel
 
 from . import material
 from .coders import make_data

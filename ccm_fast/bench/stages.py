@@ -13,10 +13,10 @@ import torch
 
 from ccm_fast.decoding import DecodedLatents, decoding_gain, render
 from ccm_fast.engines import engine_for, frozen_of, torch_threads
+from ccm_fast.entropy.frozen import FrozenEntropyModel
+from ccm_fast.entropy.tensors import DeviceStreams
 from ccm_fast.files import encode_picture, model_for
 from ccm_fast.images import open_picture
-from ccm_fast.integer.frozen import FrozenEntropyModel
-from ccm_fast.integer.tensors import DeviceStreams
 from ccm_fast.stream.container import parse_container
 from ccm_fast.stream.packet import Packet, parse_file, peek
 

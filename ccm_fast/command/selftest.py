@@ -46,8 +46,8 @@ def _crc() -> str:
 
 def _models(name: str | None) -> list[tuple[str, object]]:
     from ccm_fast import weights
-    from ccm_fast.integer.frozen import FrozenEntropyModel
-    from ccm_fast.integer.testing import random_plan
+    from ccm_fast.entropy.frozen import FrozenEntropyModel
+    from ccm_fast.entropy.testing import random_plan
     from ccm_fast.models import CCMConfig, CrossChannelContextModel
 
     names = [name] if name else weights.available()

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ..tiles import STRIDE, margin, plan_tiles
 
 if TYPE_CHECKING:
-    from ..integer.fitting import Latents
+    from ccm_fast.freezing.fitting import Latents
+
     from ..models import CrossChannelContextModel
 
 __all__ = ["SquaredError", "grey_sensitivities", "photographs_sensitivities", "sensitivities"]

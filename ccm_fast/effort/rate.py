@@ -6,8 +6,8 @@ import weakref
 
 import torch
 
-from ..integer.cost import TableCost
-from ..integer.frozen import FrozenEntropyModel
+from ccm_fast.entropy.frozen import FrozenEntropyModel
+from ccm_fast.entropy.network import TableCost
 
 __all__ = ["tables_of"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..models.entropy import logistic_likelihood
+from ccm_fast.entropy.likelihood import logistic_likelihood
 
 if TYPE_CHECKING:
     from .search import Problem
@@ -33,7 +33,7 @@ def soft_round(v: Tensor, softness: float) -> Tensor:
 def refine(problem: Problem, y: Tensor, z: Tensor, iterations: int, tick: Callable[[], None]) -> tuple[Tensor, Tensor]:
     """y and z after so many steps of Adam on their Lagrangian, not rounded.
 
-    The rate is the float entropy model's, which loaded weights have from their plan (:mod:`ccm_fast.integer.thaw`).
+    The rate is the float entropy model's, which loaded weights have from their plan (:mod:`ccm_fast.freezing.thaw`).
     """
     prior, dtype = problem.model.z_prior, next(problem.model.parameters()).dtype
     y, z = y.clone().requires_grad_(True), z.clone().requires_grad_(True)

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..integer.cost import TableCost
+from ccm_fast.constants import SYMBOL_MAX
+from ccm_fast.entropy.likelihood import logistic_likelihood, scale_from_index
+from ccm_fast.entropy.network import TableCost
+
 from ..models import CrossChannelContextModel
-from ..models.entropy import logistic_likelihood, scale_from_index
 from ..models.quality import lagrange_multiplier
 from .correction import correction
 from .distortion import SquaredError, sensitivities
@@ -26,7 +28,6 @@ from .refine import refine
 
 __all__ = ["Problem", "better_symbols"]
 
-SYMBOL_MAX = 32767
 # Rounding weighs errors so much more than they cost one by one. Its moves are not independent: all of them shrink, and
 # errors of neighbours in one direction add up. BD-rates of 0.7, 1 and 1.5 on 256x256 crops where g_s reads integers:
 # -0.5, -2.3 and -3.1 %. Where it reads centroids, there is less to gain, and with sensitivities of a grey picture 2.25

@@ -1,7 +1,8 @@
 """Model definitions in plain torch."""
 
+from ccm_fast.entropy.schedule import Schedule
+
 from .ccm import CrossChannelContextModel
 from .config import PRESETS, CCMConfig
-from .schedule import Schedule
 
 __all__ = ["PRESETS", "CCMConfig", "CrossChannelContextModel", "Schedule"]

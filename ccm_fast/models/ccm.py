@@ -9,9 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ccm_fast.constants import CONTEXT_LIMIT
+from ccm_fast.entropy.likelihood import centroid, logistic_likelihood, scale_from_index
+
 from .config import PRESETS, CCMConfig
-from .context import CONTEXT_LIMIT, GroupContext
-from .entropy import FactorizedPrior, centroid, logistic_likelihood, scale_from_index, ste_round, towards_mean
+from .context import GroupContext
+from .entropy import FactorizedPrior, ste_round, towards_mean
 from .transforms import AnalysisTransform, HyperAnalysis, HyperSynthesis, SynthesisTransform
 
 __all__ = ["CrossChannelContextModel"]
@@ -53,7 +56,7 @@ class CrossChannelContextModel(nn.Module):
         start = torch.linspace(0.0, math.log(12.0), c.qualities)[:, None].expand(-1, c.latent_channels)
         self.log_gain = nn.Parameter(start.clone())
         self.log_inverse_gain = nn.Parameter(-start.clone())
-        #: The integer entropy model (:class:`ccm_fast.integer.FrozenEntropyModel`) after :func:`ccm_fast.freeze`.
+        #: The integer entropy model (:class:`ccm_fast.entropy.FrozenEntropyModel`) after :func:`ccm_fast.freeze`.
         self.frozen = None
         #: Of g_s, float32 [2, M], once measured (:func:`ccm_fast.effort.distortion.sensitivities`).
         self.sensitivities: Tensor | None = None

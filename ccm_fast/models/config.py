@@ -21,7 +21,7 @@ class CCMConfig:
         hyper_channels: channels of z.
         psi_channels: channels of the hyperprior's features at the resolution of y.
         context_kernel: size of the masked convolution over the own group (odd; ignored by the "single" schedule).
-        schedule: name of the coding schedule, see :class:`~ccm_fast.models.schedule.Schedule`.
+        schedule: name of the coding schedule, see :class:`~ccm_fast.entropy.schedule.Schedule`.
         cross_kernels: kernels of the convolution stack over the earlier groups; () leaves the stack out.
         cross_width: channels inside that stack.
         cross_skip_kernel: kernel of the linear path beside the stack; 0 leaves it out. With ``cross_kernels=()``

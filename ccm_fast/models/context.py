@@ -8,14 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ccm_fast.constants import NUM_SCALES
+from ccm_fast.entropy.likelihood import index_from_scale
+from ccm_fast.entropy.schedule import Schedule
+
 from .config import CCMConfig
-from .entropy import NUM_SCALES, index_from_scale
-from .schedule import Schedule
 
-__all__ = ["CONTEXT_LIMIT", "GroupContext"]
-
-# Contexts see y_hat clamped to a signed byte; the symbols themselves are not clamped. Photographs stay far inside.
-CONTEXT_LIMIT = 127
+__all__ = ["GroupContext"]
 
 
 class SpatialContext(nn.Conv2d):

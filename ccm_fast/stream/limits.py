@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ccm_fast.constants import MAX_GROUPS
+
 from ..errors import LimitError
 
 __all__ = ["MAX_CHUNK_BYTES", "MAX_GROUPS", "MAX_PIXELS", "MAX_SIDE", "check_size", "max_file_bytes"]
@@ -9,7 +11,6 @@ __all__ = ["MAX_CHUNK_BYTES", "MAX_GROUPS", "MAX_PIXELS", "MAX_SIDE", "check_siz
 MAX_SIDE = 1 << 20
 MAX_PIXELS = 178_956_970  # the default of Pillow, above which it raises DecompressionBombError
 MAX_CHUNK_BYTES = 64 << 20  # all chunks of a file together
-MAX_GROUPS = 32
 
 
 def check_size(width: int, height: int, max_pixels: int | None = MAX_PIXELS) -> None:

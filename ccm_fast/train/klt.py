@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ccm_fast.constants import SCALE_MIN
+
 from ..models import CrossChannelContextModel
-from ..models.entropy import SCALE_MIN
 from ..models.quality import lagrange_multiplier
 from ..models.transforms import ResidualBlock, main_path
 

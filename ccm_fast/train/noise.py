@@ -14,7 +14,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ..integer.layers import WEIGHT_MAX
+from ccm_fast.freezing.layers import WEIGHT_MAX
+
 from ..models import CrossChannelContextModel
 from .forwards import wrapped
 

@@ -102,8 +102,9 @@ def ship(
     Returns:
         The evaluation, as written.
     """
-    from ..integer.cost import integer_cost
-    from ..integer.freeze import freeze
+    from ccm_fast.freezing.cost import integer_cost
+    from ccm_fast.freezing.freeze import freeze
+
     from ..weights import load, save
 
     model, meta = load_checkpoint(checkpoint)

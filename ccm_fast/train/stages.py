@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ccm_fast.constants import CONTEXT_LIMIT
+
 from ..models import CrossChannelContextModel
-from ..models.context import CONTEXT_LIMIT, GroupContext
+from ..models.context import GroupContext
 from ..models.inference import inference
 from .data import CropDataset, to_tensor
 

@@ -20,19 +20,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ccm_fast.atomic import atomic_write
+from ccm_fast.constants import SYMBOL_MAX
 from ccm_fast.decoding import check_fingerprint, check_structure, decode_latents, parse_packets
-from ccm_fast.encoding import SYMBOL_MAX, check_images, packets_of, strings_of
+from ccm_fast.encoding import check_images, packets_of, strings_of
 from ccm_fast.engines import stage, torch_threads
+from ccm_fast.entropy.frozen import FrozenEntropyModel
+from ccm_fast.entropy.plan import Plan
 from ccm_fast.errors import BitstreamError, DamagedError, EncodeError, ModelError, NotCcmError
-from ccm_fast.integer.cost import image_tensor
-from ccm_fast.integer.frozen import FrozenEntropyModel
-from ccm_fast.integer.plan import Plan
 from ccm_fast.interop.compressai.exact import ExactDecoder, looks_foreign, string_lists
 from ccm_fast.interop.compressai.floats import Sample, sample
 from ccm_fast.interop.compressai.lower import lower
 from ccm_fast.interop.compressai.read import EntropyNet, read
 from ccm_fast.interop.compressai.samples import dead_leaves
 from ccm_fast.interop.compressai.synthesis import fast_transform
+from ccm_fast.pixels import image_tensor
 from ccm_fast.stream.limits import MAX_PIXELS, check_size
 from ccm_fast.stream.packet import parse_strings, peek
 from ccm_fast.tiles import STRIDE

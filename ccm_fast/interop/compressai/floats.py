@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ccm_fast.entropy.likelihood import gaussian_likelihood
 from ccm_fast.interop.compressai.read import EntropyNet, FloatLayer
-from ccm_fast.models.entropy import gaussian_likelihood
 
 __all__ = ["FloatNet", "Sample", "activate", "conv", "sample"]
 

@@ -20,14 +20,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ccm_fast.integer.layers import SUM_STEPS, WEIGHT_MAX, Layer, fill, flat, mean_square, quantize_weight
-from ccm_fast.integer.layers import fine_tune as _fine_tune
-from ccm_fast.integer.plan import RELU8, Plan
+from ccm_fast.constants import CONTEXT_LIMIT
+from ccm_fast.entropy.likelihood import lower_bound
+from ccm_fast.entropy.plan import RELU8, Plan
+from ccm_fast.freezing.layers import SUM_STEPS, WEIGHT_MAX, Layer, fill, flat, mean_square, quantize_weight
+from ccm_fast.freezing.layers import fine_tune as _fine_tune
 from ccm_fast.interop.compressai.floats import Sample, activate, conv
 from ccm_fast.interop.compressai.network import Network
 from ccm_fast.interop.compressai.read import EntropyNet, FloatLayer
-from ccm_fast.models.context import CONTEXT_LIMIT
-from ccm_fast.models.entropy import lower_bound
 
 __all__ = ["lower"]
 

@@ -1,4 +1,4 @@
-"""The integer network that a CompressAI net becomes, before it is integers (:mod:`ccm_fast.integer.layers`)."""
+"""The integer network that a CompressAI net becomes, before it is integers (:mod:`ccm_fast.freezing.layers`)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ccm_fast.integer.layers import WEIGHT_MAX, Layer, round_ste, to_bytes
-from ccm_fast.integer.plan import ACCUMULATE, HEAD, LEAKY8, NUM_INDEXES, RELU8, GroupPlan, Plan, TableRows, fixed_point
+from ccm_fast.constants import CONTEXT_LIMIT
+from ccm_fast.entropy.plan import ACCUMULATE, HEAD, LEAKY8, NUM_INDEXES, RELU8, GroupPlan, Plan, TableRows, fixed_point
+from ccm_fast.freezing.layers import WEIGHT_MAX, Layer, round_ste, to_bytes
 from ccm_fast.interop.compressai.floats import FloatNet
 from ccm_fast.interop.compressai.read import EntropyNet, FloatLayer
-from ccm_fast.models.context import CONTEXT_LIMIT
 
 __all__ = ["Network"]
 
@@ -25,7 +25,7 @@ def _output(layer: FloatLayer) -> int:
 
 
 class Group(nn.Module):
-    """The integer network of a group, with real-valued parameters; see :mod:`ccm_fast.integer.layers`."""
+    """The integer network of a group, with real-valued parameters; see :mod:`ccm_fast.freezing.layers`."""
 
     def __init__(self, model: FloatNet, g: int):
         super().__init__()

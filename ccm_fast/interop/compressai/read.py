@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ccm_fast.entropy.plan import MAX_ENTRIES, NUM_INDEXES, PlanError, TableRows
 from ccm_fast.errors import ModelError, NotFrozenError
-from ccm_fast.integer.plan import MAX_ENTRIES, NUM_INDEXES, PlanError, TableRows
 from ccm_fast.models.inference import subpixel_weight
 
 __all__ = ["SUPPORTED", "EntropyNet", "FloatLayer", "GroupNet", "gaussian_rows", "layers", "read", "subpixel"]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from ccm_fast.integer.plan import (
+from ccm_fast.constants import MAX_GROUPS
+from ccm_fast.entropy.plan import (
     HEAD,
     KERNELS,
     LEAKY8,
     MAGIC,
     MAX_CHANNELS,
     MAX_ENTRIES,
-    MAX_GROUPS,
     MAX_LAYERS,
     MAX_TAP,
     NUM_INDEXES,

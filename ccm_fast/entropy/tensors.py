@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ccm_fast import _backend
+from ccm_fast.entropy import reference, reference_streams
+from ccm_fast.entropy.reference_streams import Stream
 from ccm_fast.errors import BuildError, DamagedError, TruncatedError
-from ccm_fast.integer import reference, reference_streams
-from ccm_fast.integer.reference_streams import Stream
 
 __all__ = ["ENGINES", "DeviceStreams"]
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from ccm_fast.integer.centroids import ShiftFit
-from ccm_fast.integer.frozen import FrozenEntropyModel
-from ccm_fast.integer.tables import fit_shapes, shaped_rows
+from ccm_fast.entropy.centroids import ShiftFit
+from ccm_fast.entropy.frozen import FrozenEntropyModel
+from ccm_fast.entropy.tables import fit_shapes, shaped_rows
 from ccm_fast.tiles import TILE_PIXELS
 
 if TYPE_CHECKING:

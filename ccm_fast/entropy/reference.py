@@ -1,6 +1,6 @@
 """The oracle: FORMAT.md in plain Python and NumPy, for reading and for testing the engines against.
 
-The entropy network is here, symbols and streams are in :mod:`ccm_fast.integer.reference_streams`.
+The entropy network is here, symbols and streams are in :mod:`ccm_fast.entropy.reference_streams`.
 
 Planes are int64 arrays [rows, columns, channels] of one image. Everything is exact integer arithmetic in 64 bits; speed
 is no aim. Section numbers are those of FORMAT.md.
@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from ccm_fast.constants import SYMBOL_MAX
+from ccm_fast.entropy.plan import ACCUMULATE, HEAD, LEAKY8, RELU8, GroupPlan, IntConv, Plan
+from ccm_fast.entropy.reference_streams import Stream, decode_stream, encode
 from ccm_fast.errors import DamagedError
-from ccm_fast.integer.plan import ACCUMULATE, HEAD, LEAKY8, RELU8, GroupPlan, IntConv, Plan
-from ccm_fast.integer.reference_streams import SYMBOL_MAX, Stream, decode_stream, encode
 
 __all__ = [
     "convolve",

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ccm_fast import _backend
-from ccm_fast.integer import reference, tensors
-from ccm_fast.integer.plan import Plan
-from ccm_fast.integer.reference_streams import Stream
-from ccm_fast.integer.tensors import DeviceStreams
+from ccm_fast.entropy import reference, tensors
+from ccm_fast.entropy.plan import Plan
+from ccm_fast.entropy.reference_streams import Stream
+from ccm_fast.entropy.tensors import DeviceStreams
 
 __all__ = ["FrozenEntropyModel"]
 
@@ -30,7 +30,7 @@ class FrozenEntropyModel:
 
     Args:
         plan: the frozen model's numbers.
-        shifts: what symbols stand for beside themselves, see :class:`ccm_fast.integer.centroids.Centroids`; no part of
+        shifts: what symbols stand for beside themselves, see :class:`ccm_fast.entropy.centroids.Centroids`; no part of
             what files depend on.
     """
 
@@ -63,7 +63,7 @@ class FrozenEntropyModel:
 
     @classmethod
     def from_bytes(cls, data: bytes, shifts: Tensor | None = None) -> FrozenEntropyModel:
-        """Read a plan; raises :class:`ccm_fast.integer.plan.PlanError` on a bad one."""
+        """Read a plan; raises :class:`ccm_fast.entropy.plan.PlanError` on a bad one."""
         return cls(Plan.from_bytes(data), shifts)
 
     def __repr__(self) -> str:
@@ -156,7 +156,7 @@ class FrozenEntropyModel:
         Raises:
             ValueError: psi and y_hat do not belong together; a plan of version 2.
         """
-        from ccm_fast.integer.cost import IntegerNetwork
+        from ccm_fast.entropy.network import IntegerNetwork
 
         tensors.check_pair(psi, y_hat, "y_hat")
         where = str(y_hat.device)
@@ -165,7 +165,7 @@ class FrozenEntropyModel:
         return tuple(v.permute(0, 2, 3, 1).to(torch.int16) for v in found)
 
     def centroids(self, y_hat: Tensor, offset: Tensor, row: Tensor) -> Tensor:
-        """What symbols stand for: float32 of y_hat's shape, see :class:`ccm_fast.integer.centroids.Centroids`.
+        """What symbols stand for: float32 of y_hat's shape, see :class:`ccm_fast.entropy.centroids.Centroids`.
 
         Args:
             y_hat: int16.
@@ -175,7 +175,7 @@ class FrozenEntropyModel:
         Raises:
             ValueError: the model is residual.
         """
-        from ccm_fast.integer.centroids import Centroids
+        from ccm_fast.entropy.centroids import Centroids
 
         where = str(y_hat.device)
         return self._once(("centroids", where), lambda: Centroids(self.plan, where, self.shifts))(y_hat, offset, row)

@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ccm_fast.integer.layers import WEIGHT_MAX, Layer, share_scales
-from ccm_fast.integer.layers import round_ste as _round
-from ccm_fast.integer.plan import ACCUMULATE, HEAD, NUM_INDEXES, RELU8, GroupPlan, Plan, fixed_point
-from ccm_fast.integer.tables import fraction_bits, prior_rows, typical_rows
+from ccm_fast.constants import CONTEXT_LIMIT
+from ccm_fast.entropy.plan import ACCUMULATE, HEAD, NUM_INDEXES, RELU8, GroupPlan, Plan, fixed_point
+from ccm_fast.entropy.schedule import Schedule
+from ccm_fast.entropy.tables import fraction_bits, prior_rows, typical_rows
+from ccm_fast.freezing.layers import WEIGHT_MAX, Layer, share_scales
+from ccm_fast.freezing.layers import round_ste as _round
 from ccm_fast.models.ccm import CrossChannelContextModel
-from ccm_fast.models.context import CONTEXT_LIMIT, GroupContext
-from ccm_fast.models.schedule import Schedule
+from ccm_fast.models.context import GroupContext
 
 __all__ = ["Group", "Network", "hyper_layers"]
 
@@ -43,7 +44,7 @@ class Group(nn.Module):
         self.log_scale = None
 
     def share_scales(self) -> None:
-        """See :func:`ccm_fast.integer.layers.share_scales`: in the stack, and from the sum of contexts on."""
+        """See :func:`ccm_fast.freezing.layers.share_scales`: in the stack, and from the sum of contexts on."""
         share_scales(list(self.stack))
         tail = [*self.hidden, self.head]
         share_scales(tail)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ccm_fast.integer.plan import GroupPlan, IntConv, Plan
+from ccm_fast.entropy.plan import GroupPlan, IntConv, Plan
 from ccm_fast.models.ccm import CrossChannelContextModel
 from ccm_fast.models.context import GroupContext
 
@@ -55,7 +55,7 @@ def _thaw_group(context: GroupContext, group: GroupPlan, kernel: int) -> None:
 
 @torch.no_grad()
 def thaw(model: CrossChannelContextModel, plan: Plan) -> None:
-    """Set h_s and the context networks of ``model`` from a plan that :func:`ccm_fast.integer.freeze.freeze` made.
+    """Set h_s and the context networks of ``model`` from a plan that :func:`ccm_fast.freezing.freeze.freeze` made.
 
     The float network is the frozen one without rounding and saturation of activations.
 

@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ccm_fast.constants import NUM_SCALES
 from ccm_fast.errors import ModelError
 
 __all__ = [
@@ -34,11 +35,10 @@ RELU8, ACCUMULATE, HEAD, LEAKY8 = 0, 1, 2, 3
 #: Outputs that are bytes, which the layers inside a chain have.
 BYTES = (RELU8, LEAKY8)
 #: Scale indexes: ``scale_table`` maps scale codes to 0..63.
-NUM_INDEXES = 64
+NUM_INDEXES = NUM_SCALES
 
 MAGIC = b"CCMP"
 MAX_CHANNELS = 4096
-MAX_GROUPS = 32
 MAX_LAYERS = 8
 MAX_TAP = 3
 MAX_ENTRIES = 8192
@@ -268,8 +268,8 @@ class Plan:
             PlanError: parts do not fit each other.
             OverflowProofError: some input could overflow.
         """
-        from ccm_fast.integer.plan_bytes import write
-        from ccm_fast.integer.plan_checks import prove, validate
+        from ccm_fast.entropy.plan_bytes import write
+        from ccm_fast.entropy.plan_checks import prove, validate
 
         if self._bytes is None:
             validate(self)
@@ -285,8 +285,8 @@ class Plan:
             PlanError: truncated, damaged, outside the limits, or parts that do not fit each other.
             OverflowProofError: some input could overflow.
         """
-        from ccm_fast.integer.plan_bytes import read
-        from ccm_fast.integer.plan_checks import prove, validate
+        from ccm_fast.entropy.plan_bytes import read
+        from ccm_fast.entropy.plan_checks import prove, validate
 
         data = bytes(data)
         plan = read(data)

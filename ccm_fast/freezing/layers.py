@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ccm_fast.integer.plan import LEAKY8, RELU8, IntConv, fixed_point
+from ccm_fast.entropy.plan import LEAKY8, RELU8, IntConv, fixed_point
 
 __all__ = [
     "LEARNING_RATES",

@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ccm_fast.integer.layers import SUM_STEPS, Layer, fill, flat, mean_square, quantize_weight
-from ccm_fast.integer.rounded import Group, Network, hyper_layers
+from ccm_fast.constants import CONTEXT_LIMIT
+from ccm_fast.entropy.likelihood import logistic_likelihood, scale_from_index
+from ccm_fast.freezing.layers import SUM_STEPS, Layer, fill, flat, mean_square, quantize_weight
+from ccm_fast.freezing.rounded import Group, Network, hyper_layers
 from ccm_fast.models.ccm import CrossChannelContextModel
-from ccm_fast.models.context import CONTEXT_LIMIT, GroupContext
-from ccm_fast.models.entropy import logistic_likelihood, scale_from_index
+from ccm_fast.models.context import GroupContext
 
 __all__ = ["best_calibration", "code_length"]
 

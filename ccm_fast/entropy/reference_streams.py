@@ -1,6 +1,6 @@
 """The oracle's entropy coder: symbols, escapes and rANS streams, in plain Python.
 
-:mod:`ccm_fast.integer.reference` codes latents with it. Section numbers are those of FORMAT.md.
+:mod:`ccm_fast.entropy.reference` codes latents with it. Section numbers are those of FORMAT.md.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ccm_fast.constants import SYMBOL_MAX
+from ccm_fast.entropy.plan import TableRows
 from ccm_fast.errors import DamagedError, TruncatedError
-from ccm_fast.integer.plan import TableRows
 
 __all__ = ["Stream", "choose_lanes", "decode_stream", "encode", "encode_stream", "ideal_bits"]
 
@@ -22,7 +23,6 @@ STATE_BYTES = 5
 WORD = 1 << 16
 NB_BITS = 5  # the escape's bit count is one of 2^5 equiprobable numbers
 MAX_NB = 17
-SYMBOL_MAX = 32767
 
 
 class Stream(NamedTuple):

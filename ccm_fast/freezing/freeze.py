@@ -1,8 +1,9 @@
 """Freezing: a float entropy network becomes integers.
 
-The network is written down once more in the units of the integers (:mod:`ccm_fast.integer.layers`). Calibration chooses
-the scales from activations; then a short fine-tuning with straight-through gradients on the code length itself moves
-weights across rounding thresholds (in the spirit of AdaRound, Nagel et al. 2020, arXiv 2004.10568, but end to end).
+The network is written down once more in the units of the integers (:mod:`ccm_fast.freezing.layers`). Calibration
+chooses the scales from activations; then a short fine-tuning with straight-through gradients on the code length itself
+moves weights across rounding thresholds (in the spirit of AdaRound, Nagel et al. 2020, arXiv 2004.10568, but end to
+end).
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ccm_fast.integer.calibration import best_calibration, code_length
-from ccm_fast.integer.cost import image_tensor
-from ccm_fast.integer.fitting import FITTED_CROPS, Latents, fit_to_symbols
-from ccm_fast.integer.frozen import FrozenEntropyModel
-from ccm_fast.integer.layers import fine_tune
+from ccm_fast.entropy.frozen import FrozenEntropyModel
+from ccm_fast.freezing.calibration import best_calibration, code_length
+from ccm_fast.freezing.fitting import FITTED_CROPS, Latents, fit_to_symbols
+from ccm_fast.freezing.layers import fine_tune
 from ccm_fast.models.ccm import CrossChannelContextModel
+from ccm_fast.pixels import image_tensor
 
 __all__ = ["freeze"]
 
@@ -95,7 +96,7 @@ def freeze(
 
     The float parameters are not touched. All qualities are calibrated together, over the whole trained range. With
     enough images the tables of y take the shapes of what is coded with them, and centroids its means
-    (:mod:`ccm_fast.integer.fitting`).
+    (:mod:`ccm_fast.freezing.fitting`).
 
     Args:
         model: the trained model; put into evaluation mode.

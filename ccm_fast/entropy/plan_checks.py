@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ccm_fast.integer.plan import (
+from ccm_fast.constants import MAX_GROUPS
+from ccm_fast.entropy.plan import (
     ACCUMULATE,
     BYTES,
     HEAD,
@@ -14,7 +15,6 @@ from ccm_fast.integer.plan import (
     LEAKY8,
     MAX_CHANNELS,
     MAX_ENTRIES,
-    MAX_GROUPS,
     MAX_LAYERS,
     MAX_TAP,
     NUM_INDEXES,

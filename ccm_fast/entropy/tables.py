@@ -6,11 +6,15 @@ import heapq
 import math
 from collections.abc import Sequence
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ccm_fast.integer.plan import MAX_ENTRIES, NUM_INDEXES, Plan, TableRows
-from ccm_fast.models.entropy import NUM_SCALES, SCALE_MAX, SCALE_MIN, FactorizedPrior
+from ccm_fast.constants import NUM_SCALES, SCALE_MAX, SCALE_MIN
+from ccm_fast.entropy.plan import MAX_ENTRIES, Plan, TableRows
+
+if TYPE_CHECKING:
+    from ccm_fast.models.entropy import FactorizedPrior
 
 __all__ = [
     "PRECISION",
@@ -26,8 +30,6 @@ __all__ = [
 
 #: Bits of a probability.
 PRECISION = 16
-
-assert NUM_SCALES == NUM_INDEXES
 
 
 def scales() -> np.ndarray:

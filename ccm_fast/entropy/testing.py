@@ -8,8 +8,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from ccm_fast.integer import reference, reference_streams
-from ccm_fast.integer.plan import (
+from ccm_fast.constants import SYMBOL_MAX
+from ccm_fast.entropy import reference, reference_streams
+from ccm_fast.entropy.plan import (
     ACCUMULATE,
     HEAD,
     LEAKY8,
@@ -20,9 +21,9 @@ from ccm_fast.integer.plan import (
     TableRows,
     fixed_point,
 )
-from ccm_fast.integer.plan_checks import SIGNED_MAX, magnitude
-from ccm_fast.integer.tables import fraction_bits, gaussian_rows, quantize_probabilities
-from ccm_fast.models.schedule import Schedule
+from ccm_fast.entropy.plan_checks import SIGNED_MAX, magnitude
+from ccm_fast.entropy.schedule import Schedule
+from ccm_fast.entropy.tables import fraction_bits, gaussian_rows, quantize_probabilities
 
 __all__ = ["random_plan", "sample_latents", "sample_y", "sample_z"]
 
@@ -223,7 +224,7 @@ def _sampler(rng: np.random.Generator, rows: TableRows, escape: float) -> Callab
                 entry = int(rows.n[r]) - 1
             e = int(rng.integers(0, 1 << rng.integers(0, 10))) if entry == rows.n[r] - 1 else None
             out.append(reference_streams.join_symbol(rows, r, entry, e) + o)
-        return np.clip(out, -reference_streams.SYMBOL_MAX, reference_streams.SYMBOL_MAX).reshape(row.shape)
+        return np.clip(out, -SYMBOL_MAX, SYMBOL_MAX).reshape(row.shape)
 
     return draw
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ccm_fast.integer.plan import Plan
-from ccm_fast.integer.tables import row_means
-from ccm_fast.models.entropy import centroid
+from ccm_fast.entropy.likelihood import centroid
+from ccm_fast.entropy.plan import Plan
+from ccm_fast.entropy.tables import row_means
 
 __all__ = ["REACH", "Centroids", "ShiftFit", "gaussian_shifts"]
 
