@@ -6,10 +6,11 @@ import argparse
 import dataclasses
 import re
 import signal
+import sys
 from collections.abc import Sequence
 
 from ..bench.timing import device_for
-from ..command.messages import FAILURES, complain, interactive, reason
+from ..command.messages import FAILURES, complain, reason
 from ..command.options import within
 from .loop import TrainConfig, train
 
@@ -82,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if not args["data"]:
         parser.error("the following arguments are required: --data")
-    progress = not args.pop("quiet") and interactive()
+    progress = not args.pop("quiet") and sys.stderr.isatty()
 
     asked: list[int] = []
 
@@ -91,7 +92,7 @@ def main(argv: Sequence[str]) -> int:
             raise KeyboardInterrupt
         asked.append(number)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         device_for(args["device"])
         last = train(TrainConfig(**args), progress=progress, stop=lambda: bool(asked))
