@@ -39,7 +39,17 @@ from setuptools.command.build_ext import build_ext
 HERE = Path(__file__).parent.resolve()
 sys.path.insert(0, str(HERE / "_build_backend"))  # `python setup.py ...` does not go through the PEP 517 backend
 from ccm_build import find_torch  # noqa: E402
-from ccm_sources import CSRC, ISA, X86, core_sources, isa_flags, isa_macros, isa_of  # noqa: E402
+from ccm_sources import (  # noqa: E402
+    CODEC_ROOMS,
+    CODEC_WITHOUT,
+    CSRC,
+    ISA,
+    X86,
+    core_sources,
+    isa_flags,
+    isa_macros,
+    isa_of,
+)
 
 TORCH_TARGET = "0x020a000000000000"  # torch 2.10, the oldest that we load in
 MAC = sys.platform == "darwin"
@@ -290,6 +300,8 @@ class Build(build_ext):
     def get_ext_filename(self, name):
         if name.endswith("_ops"):
             return os.path.join(*name.split(".")) + ".torch.so"
+        if name.endswith("libccm"):
+            return os.path.join(*name.split(".")) + ".so"
         return super().get_ext_filename(name)
 
     def build_extensions(self):
@@ -332,7 +344,8 @@ class Build(build_ext):
         ops = sorted((CSRC / "torch").glob("*.cpp"))
         if not cuda:
             ops = [source for source in ops if source.stem != "ops_cuda"]
-        python = sorted((CSRC / "python").glob("*.cpp"))
+        native = [CSRC / "python/native.cpp"]
+        python = [source for source in sorted((CSRC / "python").glob("*.cpp")) if source not in native]
 
         available = [suffix for suffix, (_, flags) in ISA.items() if X86 and compiles(compiler, flags)]
         common = ["-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-pthread"]
@@ -361,11 +374,12 @@ class Build(build_ext):
             return objects
 
         identity = compiler_version(compiler)
+        own_flags = [f'-DCCM_VERSION="{version()}"', f'-DCCM_COMPILER="{identity.replace(" ", "_")}"']
         torch_flags = [f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", f'-DCCM_TORCH_VERSION="{torch.version}"']
-        torch_flags += [f'-DCCM_COMPILER="{identity.replace(" ", "_")}"']
+        torch_flags += own_flags
         for include in torch.include_dirs:
             torch_flags += ["-isystem", include]
-        python_flags = [f'-DCCM_VERSION="{version()}"', "-isystem", pybind11_include()]
+        python_flags = [*own_flags, "-isystem", pybind11_include()]
         for include in self.include_dirs:  # Python's own, from distutils
             python_flags += ["-isystem", include]
 
@@ -376,6 +390,9 @@ class Build(build_ext):
         core = compile_all(core_sources(), "core", [])
         ops_objects = compile_all(ops, "ops", torch_flags)
         python_objects = compile_all(python, "python", python_flags)
+        codec_core = [o for o in core if o.relative_to(folder).parts[0] not in CODEC_WITHOUT]
+        codec = [*compile_all(core_sources(CODEC_ROOMS), "codec", own_flags), *codec_core]
+        native_objects = compile_all(native, "python", python_flags)
 
         cuda_objects, link_cuda = [], []
         if cuda:
@@ -393,9 +410,12 @@ class Build(build_ext):
         link_torch = [f"-L{torch.library_dir}", "-ltorch_cpu", "-ltorch"]
         link_ops = [*shared, *link_torch] if MAC else [*shared, "-Wl,-z,defs", "-Wl,--no-as-needed", *link_torch]
         link_python = [*shared, *(["-undefined", "dynamic_lookup"] if MAC else [])]
-        products = {"ccm_fast._ops": folder / "_ops.torch.so", "ccm_fast._rans": folder / "_rans.so"}
+        names = {"_ops": "_ops.torch.so", "_rans": "_rans.so", "_native": "_native.so", "libccm": "libccm.so"}
+        products = {f"ccm_fast.{name}": folder / file for name, file in names.items()}
         ninja.build(products["ccm_fast._ops"], "link", [*ops_objects, *cuda_objects, *core], [*link_ops, *link_cuda])
         ninja.build(products["ccm_fast._rans"], "link", [*python_objects, *core], link_python)
+        ninja.build(products["ccm_fast._native"], "link", [*native_objects, *codec], link_python)
+        ninja.build(products["ccm_fast.libccm"], "link", codec, shared if MAC else [*shared, "-Wl,-z,defs"])
         ninja.write(folder / "build.ninja")
 
         self.info = {
@@ -413,6 +433,6 @@ class Build(build_ext):
 
 setup(
     # The sources are listed in build_extensions(); MANIFEST.in puts them into the source distribution.
-    ext_modules=[Extension("ccm_fast._ops", []), Extension("ccm_fast._rans", [])],
+    ext_modules=[Extension(f"ccm_fast.{name}", []) for name in ("_ops", "_rans", "_native", "libccm")],
     cmdclass={"build_ext": Build},
 )

@@ -8,6 +8,9 @@ X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 # Folders of the core, which knows neither torch nor Python nor CUDA. format/ has headers alone.
 CORE_ROOMS = ("base", "model", "entropy/cpu", "transforms", "training", "compat")
+# What the codec without torch needs beyond these, and what it does not need of them.
+CODEC_ROOMS = ("container", "codec")
+CODEC_WITHOUT = ("training", "compat")
 
 # Stem suffix -> (macro, flags). Such a file holds one instruction set's kernels and is entered only after a CPU check
 # at run time. Everything else is compiled for the plain architecture: never -march=native, since wheels travel.

@@ -66,11 +66,12 @@ class CrossChannelContextModel(nn.Module):
             module.to(memory_format=torch.channels_last)
 
     def _interpolate(self, table: Tensor, quality: Tensor) -> Tensor:
-        q = (quality.to(table) - 1.0).clamp(0, self.config.qualities - 1)
+        # In double precision: libraries differ in the last bits of exp, and its rounding to single hides that.
+        q = (quality.to(table).double() - 1.0).clamp(0, self.config.qualities - 1)
         low = q.floor().long().clamp(max=max(self.config.qualities - 2, 0))
         high = (low + 1).clamp(max=self.config.qualities - 1)
-        w = (q - low).unsqueeze(-1)
-        return torch.exp(torch.lerp(table[low], table[high], w))[:, :, None, None]
+        w, wide = (q - low).unsqueeze(-1), table.double()
+        return torch.exp(torch.lerp(wide[low], wide[high], w)).to(table)[:, :, None, None]
 
     def gain(self, quality: Tensor) -> Tensor:
         """Gain vectors [B, M, 1, 1] for qualities [B] in 1..8; the levels between are interpolated log-linearly."""

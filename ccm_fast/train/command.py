@@ -6,11 +6,10 @@ import argparse
 import dataclasses
 import re
 import signal
-import sys
 from collections.abc import Sequence
 
 from ..bench.timing import device_for
-from ..command.messages import FAILURES, complain, reason
+from ..command.messages import FAILURES, complain, interactive, reason
 from ..command.options import within
 from .loop import TrainConfig, train
 
@@ -83,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if not args["data"]:
         parser.error("the following arguments are required: --data")
-    progress = not args.pop("quiet") and sys.stderr.isatty()
+    progress = not args.pop("quiet") and interactive()
 
     asked: list[int] = []
 
@@ -92,7 +91,7 @@ def main(argv: Sequence[str]) -> int:
             raise KeyboardInterrupt
         asked.append(number)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
     try:
         device_for(args["device"])
         last = train(TrainConfig(**args), progress=progress, stop=lambda: bool(asked))

@@ -64,6 +64,8 @@ struct Job {
   EncodedStream* encoded;
   uint16_t* rows = nullptr;  // of a decoder, if wanted
   int16_t* offsets = nullptr;
+  float* values = nullptr;
+  const float* shifts = nullptr;
 };
 
 // One image under way.
@@ -250,16 +252,29 @@ class BatchCoder {
         const int16_t* from = b.symbols.data() + static_cast<size_t>(p) * d.channels;
         put_y(m_, d, image.context, order_.row[first + p], order_.col[first + p], from);
         const int64_t to = place(m_, d, order_, first + p, w_);
-        std::copy(from, from + d.channels, image.job.y + to);
+        if (image.job.y) std::copy(from, from + d.channels, image.job.y + to);
         if (image.job.rows) {
           const size_t at = static_cast<size_t>(p) * d.channels;
           std::copy_n(&b.rows[at], d.channels, image.job.rows + to);
           if (!m_.residual) std::copy_n(&b.offsets[at], d.channels, image.job.offsets + to);
         }
+        if (image.job.values) put_values(image.job, b, static_cast<size_t>(p) * d.channels, d.channels, to);
       }
     }
     if (image.job.latents && task.last_step == order_.steps()) write_stream(image, task.group);
     return true;
+  }
+
+  // What n symbols of a step, from `at` on, stand for.
+  static void put_values(const Job& job, const Buffers& b, size_t at, int32_t n, int64_t to) {
+    const int16_t* y = &b.symbols[at];
+    float* out = job.values + to;
+    for (int32_t c = 0; c < n; ++c) out[c] = y[c];
+    if (!job.shifts) return;
+    for (int32_t c = 0; c < n; ++c) {
+      const int32_t v = std::clamp(y[c] - b.offsets[at + c], -kShiftReach, kShiftReach);
+      out[c] += job.shifts[b.rows[at + c] * (2 * kShiftReach + 1) + kShiftReach + v];
+    }
   }
 
   // y of the next n symbols of a stream; false when it is damaged.
@@ -348,7 +363,7 @@ void decode_y(const PackedModel& m, int32_t h, int32_t w, int threads, std::vect
   std::vector<Job> all;
   for (DecodeJob& j : jobs) {
     j.status = kOk;
-    all.push_back({j.psi, j.y, j.streams, &j.status, nullptr, nullptr, j.rows, j.offsets});
+    all.push_back({j.psi, j.y, j.streams, &j.status, nullptr, nullptr, j.rows, j.offsets, j.values, j.shifts});
   }
   BatchCoder(m, h, w, 0, threads, std::move(all)).run();
 }

@@ -32,12 +32,19 @@ void hyper(const PackedModel& m, const int16_t* z, int32_t hz, int32_t wz, int32
 struct DecodeJob {
   const uint8_t* psi;      // [h][w][P]
   const Segment* streams;  // [G]
-  int16_t* y;              // [h][w][M], result
+  int16_t* y;              // [h][w][M], result; null where it is not wanted
   Status status;           // result
   // Of every symbol, as parameters() gives them: results, or both null where they are not wanted.
   uint16_t* rows = nullptr;
   int16_t* offsets = nullptr;
+  // What a synthesis transform reads, [h][w][M]: y plus the shift of each symbol's row and distance from its offset, or
+  // y alone where there are no shifts. A result, or null where it is not wanted.
+  float* values = nullptr;
+  const float* shifts = nullptr;  // [rows][2 kShiftReach + 1]; distances beyond kShiftReach share the last one's
 };
+
+// Distances from a symbol's offset that have shifts of their own (ccm_fast/integer/centroids.py).
+constexpr int32_t kShiftReach = 24;
 
 // The residual encoder's input is in 1/256. Up to this magnitude y fits 16 bits whatever the means are: it differs from
 // the input by at most half a symbol, and 32767 / 16 - 1 / 2 = 524144 / 256.

@@ -1,0 +1,188 @@
+// The C interface: arguments are checked, exceptions become status codes.
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <string>
+#include <utility>
+
+#include "base/error.h"
+#include "ccm.h"
+#include "codec/codec.h"
+
+struct ccm_model {
+  ccm::Codec codec;
+};
+
+namespace {
+
+using ccm::Error;
+using ccm::ErrorCode;
+
+static_assert(CCM_NOT_CCM == static_cast<int>(ErrorCode::kNotCcm));
+static_assert(CCM_TRUNCATED == static_cast<int>(ErrorCode::kTruncated));
+static_assert(CCM_DAMAGED == static_cast<int>(ErrorCode::kDamaged));
+static_assert(CCM_WRONG_MODEL == static_cast<int>(ErrorCode::kWrongModel));
+static_assert(CCM_UNSUPPORTED == static_cast<int>(ErrorCode::kUnsupported));
+static_assert(CCM_LIMIT == static_cast<int>(ErrorCode::kLimit));
+static_assert(CCM_BAD_MODEL == static_cast<int>(ErrorCode::kModel));
+static_assert(CCM_ARGUMENT == static_cast<int>(ErrorCode::kArgument));
+static_assert(CCM_FILE == static_cast<int>(ErrorCode::kFile));
+static_assert(CCM_ENCODE == static_cast<int>(ErrorCode::kEncode));
+static_assert(CCM_MEMORY == static_cast<int>(ErrorCode::kMemory));
+static_assert(CCM_INTERNAL == static_cast<int>(ErrorCode::kInternal));
+static_assert(CCM_MAX_PIXELS == ccm::kDefaultMaxPixels);
+
+// A message that needs no memory while there is none.
+struct LastError {
+  char text[512] = "";
+  void set(const char* message) { std::strncpy(text, message, sizeof text - 1); }
+};
+
+thread_local LastError last_error;
+
+template <class Body>
+ccm_status guarded(Body body) {
+  last_error.text[0] = '\0';
+  try {
+    body();
+    return CCM_OK;
+  } catch (const Error& error) {
+    last_error.set(error.what());
+    return static_cast<ccm_status>(error.code);
+  } catch (const std::bad_alloc&) {
+    last_error.set("not enough memory");
+    return CCM_MEMORY;
+  } catch (const std::exception& error) {
+    last_error.set(error.what());
+  } catch (...) {
+    last_error.set("an unknown failure");
+  }
+  return CCM_INTERNAL;
+}
+
+void need(bool good, const char* what) {
+  if (!good) throw Error(ErrorCode::kArgument, what);
+}
+
+ccm_options or_defaults(const ccm_options* options) {
+  ccm_options out;
+  ccm_options_init(&out);
+  if (options) out = *options;
+  need(out.threads >= 0 && out.threads <= 1024, "threads must lie in 0..1024");
+  if (!out.threads) out.threads = ccm::default_threads();
+  if (!out.isa) out.isa = "";
+  return out;
+}
+
+ccm::Span bytes(const void* data, size_t size) {
+  need(data || !size, "data is null");
+  return {static_cast<const uint8_t*>(data), size};
+}
+
+template <class Read>
+ccm_status open_model(const ccm_options* options, ccm_model** model, Read read) {
+  return guarded([&] {
+    need(model, "model is null");
+    *model = nullptr;
+    const ccm_options o = or_defaults(options);
+    *model = new ccm_model{ccm::Codec(read(), {o.threads, o.float_transforms != 0, o.isa})};
+  });
+}
+
+}  // namespace
+
+extern "C" {
+
+void ccm_options_init(ccm_options* options) {
+  if (options) *options = {0, 0, "", CCM_MAX_PIXELS};
+}
+
+const char* ccm_version(void) { return CCM_VERSION; }
+
+const char* ccm_status_name(ccm_status status) {
+  constexpr const char* kNames[] = {"CCM_OK",          "CCM_NOT_CCM",     "CCM_TRUNCATED", "CCM_DAMAGED",
+                                    "CCM_WRONG_MODEL", "CCM_UNSUPPORTED", "CCM_LIMIT",     "CCM_BAD_MODEL",
+                                    "CCM_ARGUMENT",    "CCM_FILE",        "CCM_ENCODE",    "CCM_MEMORY",
+                                    "CCM_INTERNAL"};
+  return status >= CCM_OK && status <= CCM_INTERNAL ? kNames[status] : "unknown";
+}
+
+const char* ccm_last_error(void) { return last_error.text; }
+
+ccm_status ccm_model_open(const char* path, const ccm_options* options, ccm_model** model) {
+  return open_model(options, model, [&] {
+    need(path, "path is null");
+    return ccm::map_file(path, ccm::kMaxWeightsBytes);
+  });
+}
+
+ccm_status ccm_model_open_memory(const void* data, size_t size, const ccm_options* options, ccm_model** model) {
+  return open_model(options, model, [&] {
+    const ccm::Span all = bytes(data, size);
+    return ccm::copy_of(all.data, all.size);
+  });
+}
+
+void ccm_model_close(ccm_model* model) { delete model; }
+
+void ccm_model_fingerprint(const ccm_model* model, uint8_t fingerprint[8]) {
+  if (model && fingerprint) std::copy_n(model->codec.fingerprint().begin(), 8, fingerprint);
+}
+
+ccm_status ccm_read_info(const void* data, size_t size, int64_t max_pixels, ccm_info* info) {
+  return guarded([&] {
+    need(info, "info is null");
+    const ccm::Container container = ccm::parse_container(bytes(data, size));
+    const ccm::PacketHead head = ccm::peek_packet(container.packet, max_pixels);
+    *info = {head.width, head.height, head.quality(), container.version, head.grey, {}};
+    std::copy_n(head.fingerprint.begin(), 8, info->fingerprint);
+  });
+}
+
+ccm_status ccm_find_chunk(const void* data, size_t size, char kind, const uint8_t** chunk, size_t* chunk_size) {
+  return guarded([&] {
+    need(chunk && chunk_size, "chunk or chunk_size is null");
+    *chunk = nullptr;
+    *chunk_size = 0;
+    const ccm::Container container = ccm::parse_container(bytes(data, size));
+    for (const ccm::Chunk& c : container.chunks)
+      if (c.kind == static_cast<uint8_t>(kind)) *chunk = c.data.data, *chunk_size = c.data.size;
+  });
+}
+
+ccm_status ccm_decode(const ccm_model* model, const void* data, size_t size, ccm_format format, void* pixels,
+                      size_t row_bytes, const ccm_options* options) {
+  return guarded([&] {
+    need(model && pixels, "model or pixels is null");
+    need(format >= CCM_RGB8 && format <= CCM_GREY16, "no such format");
+    const ccm_options o = or_defaults(options);
+    const ccm::Container container = ccm::parse_container(bytes(data, size));
+    const ccm::Packet packet = model->codec.parse(container.packet, o.max_pixels);
+    const int32_t channels = format == CCM_RGB8 || format == CCM_RGB16 ? 3 : 1;
+    const int32_t bits = format == CCM_RGB8 || format == CCM_GREY8 ? 8 : 16;
+    need(channels == 3 || packet.grey, "a colour picture cannot be decoded to grey");
+    need(row_bytes >= static_cast<uint64_t>(packet.width * channels * bits / 8), "row_bytes is less than a row");
+    model->codec.decode(
+        packet, {pixels, static_cast<int64_t>(row_bytes), packet.width, packet.height, channels, bits, packet.grey},
+        o.threads);
+  });
+}
+
+ccm_status ccm_decode_latents(const ccm_model* model, const void* data, size_t size, int16_t* latents, size_t capacity,
+                              int64_t* h, int64_t* w, int64_t* channels, const ccm_options* options) {
+  return guarded([&] {
+    need(model && h && w && channels, "model, h, w or channels is null");
+    const ccm_options o = or_defaults(options);
+    const ccm::Container container = ccm::parse_container(bytes(data, size));
+    const ccm::Packet packet = model->codec.parse(container.packet, o.max_pixels);
+    *h = packet.h();
+    *w = packet.w();
+    *channels = model->codec.entropy_model().latent_channels;
+    if (!latents) return;
+    need(capacity / static_cast<size_t>(*channels) >= static_cast<size_t>(*h * *w), "no room for the latents");
+    model->codec.decode_latents(packet, o.threads, {latents});
+  });
+}
+
+}  // extern "C"

@@ -1,0 +1,140 @@
+#include "codec/codec.h"
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "base/error.h"
+#include "base/sha256.h"
+#include "base/threads.h"
+#include "codec/centroids.h"
+#include "entropy/cpu/context_cpu.h"
+#include "entropy/cpu/pack.h"
+#include "transforms/transform.h"
+
+namespace ccm {
+namespace {
+
+[[noreturn]] void bad_model(const std::string& why) { throw Error(ErrorCode::kModel, why); }
+
+std::string hex(const Fingerprint& f) {
+  constexpr char kDigits[] = "0123456789abcdef";
+  std::string s;
+  for (uint8_t b : f) s += {kDigits[b >> 4], kDigits[b & 15]};
+  return s;
+}
+
+// The entropy model must belong to the transforms.
+void check_fit(const PackedModel& m, const ModelConfig& c) {
+  bool same = m.groups == static_cast<int32_t>(c.groups.size()) && m.hyper_channels == c.hyper_channels;
+  for (int32_t g = 0; same && g < m.groups; ++g) same = m.group[g].channels == c.groups[g];
+  if (!same) bad_model("the frozen entropy model does not belong to the configuration");
+  if (m.residual) bad_model("an entropy model that codes residuals, which this codec does not take");
+}
+
+// Throws for what a decoder of z or y has found.
+void check_status(Status status, const char* name) {
+  if (status == kTruncated)
+    throw Error(ErrorCode::kTruncated, std::string("a stream of ") + name + " ends before its last symbol");
+  if (status != kOk) throw Error(ErrorCode::kDamaged, std::string("a stream of ") + name + " is damaged");
+}
+
+// Adds the seconds of its life.
+class Stopwatch {
+ public:
+  explicit Stopwatch(double* to) : to_(to), start_(std::chrono::steady_clock::now()) {}
+  ~Stopwatch() {
+    if (to_) *to_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+
+ private:
+  double* const to_;
+  const std::chrono::steady_clock::time_point start_;
+};
+
+bool takes_int16(const CodecOptions& options) {
+  return !options.float_transforms && transform_kernels().winograd_int16 != nullptr;
+}
+
+Segment segment(const Stream& s) { return {s.data.data, static_cast<int64_t>(s.data.size), s.lanes}; }
+
+}  // namespace
+
+int default_threads() { return static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 1024u)); }
+
+Codec::Codec(Bytes weights, const CodecOptions& options)
+    : file_(std::move(weights)), synthesis_(file_, takes_int16(options)) {
+  const Kernels* kernels = kernels_by_name(options.isa);
+  if (!kernels)
+    throw Error(ErrorCode::kArgument, std::string("instruction set '") + options.isa + "' is not usable here");
+  std::vector<std::function<void()>> work = synthesis_.packing();
+  work.insert(work.begin(), [&] { plan_ = pack_plan(file_.plan(), file_.plan_size(), *kernels); });
+  work.push_back([&] {
+    const auto digest = sha256(file_.plan(), file_.plan_size());
+    std::copy_n(digest.begin(), fingerprint_.size(), fingerprint_.begin());
+  });
+  try {
+    parallel_for(options.threads, static_cast<int64_t>(work.size()), [&](int64_t k) { work[k](); });
+  } catch (const PlanError& error) {
+    bad_model(error.what());
+  }
+  const PackedModel& m = entropy_model();
+  check_fit(m, file_.config());
+  if (!file_.config().centroid) return;
+  shifts_ = file_.shifts(m.y_rows.count, 2 * kShiftReach + 1);
+  if (shifts_.empty()) shifts_ = gaussian_shifts(m);
+}
+
+Packet Codec::parse(Span packet, int64_t max_pixels) const {
+  const PacketHead head = peek_packet(packet, max_pixels);
+  if (head.fingerprint != fingerprint_)
+    throw Error(ErrorCode::kWrongModel, "the stream was written with the model " + hex(head.fingerprint) +
+                                            "; this one is " + hex(fingerprint_));
+  return parse_packet(packet, entropy_model().groups, max_pixels);
+}
+
+void Codec::decode(const Packet& packet, const PixelSink& sink, int threads, const DecodeExtras& extras) const {
+  const FloatBuffer values = decode_latents(packet, threads, extras);
+  const Stopwatch watch(extras.times ? &extras.times->synthesis : nullptr);
+  synthesis_.run(values.data(), packet.h(), packet.w(), packet.quality_code, sink, threads);
+}
+
+FloatBuffer Codec::decode_latents(const Packet& packet, int threads, const DecodeExtras& extras) const {
+  const PackedModel& m = entropy_model();
+  const auto h = static_cast<int32_t>(packet.h()), w = static_cast<int32_t>(packet.w());
+  const auto hz = static_cast<int32_t>(packet.hz()), wz = static_cast<int32_t>(packet.wz());
+  const int64_t plane = int64_t{h} * w;
+  if (plane * m.latent_channels >= int64_t{1} << 31)
+    throw Error(ErrorCode::kLimit,
+                "a plane of " + std::to_string(h) + "x" + std::to_string(w) + " latents cannot be coded as one image");
+  DecodeTimes unused;
+  DecodeTimes& times = extras.times ? *extras.times : unused;
+  std::vector<int16_t> z(static_cast<size_t>(hz) * wz * m.hyper_channels);
+  {
+    const Stopwatch watch(&times.z);
+    check_status(decode_z(m, segment(packet.streams[0]), hz, wz, z.data()), "z");
+  }
+  std::vector<uint8_t> psi(static_cast<size_t>(plane * m.psi_channels));
+  {
+    const Stopwatch watch(&times.hyper);
+    hyper(m, z.data(), hz, wz, h, w, threads, psi.data());
+  }
+  FloatBuffer values(static_cast<size_t>(plane * m.latent_channels));
+  {
+    const Stopwatch watch(&times.entropy);
+    std::vector<Segment> streams;
+    for (int32_t g = 0; g < m.groups; ++g) streams.push_back(segment(packet.streams[g + 1]));
+    DecodeJob job{psi.data(), streams.data(), extras.latents, kOk};
+    job.values = values.data();
+    job.shifts = shifts_.empty() ? nullptr : shifts_.data();
+    std::vector<DecodeJob> jobs{job};
+    decode_y(m, h, w, threads, jobs);
+    check_status(jobs[0].status, "y");
+  }
+  return values;
+}
+
+}  // namespace ccm

@@ -1,0 +1,65 @@
+// The codec of one model, without torch, NumPy or Python: bytes of a .ccm file to pixels.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "base/bytes.h"
+#include "container/container.h"
+#include "container/packet.h"
+#include "model/model.h"
+#include "model/weights.h"
+#include "transforms/synthesis.h"
+
+namespace ccm {
+
+// Cores that this process may use, at least 1.
+int default_threads();
+
+struct CodecOptions {
+  int threads = 1;                // for packing
+  bool float_transforms = false;  // products of floats even where those of 16-bit integers are faster
+  const char* isa = "";           // instruction set of the entropy path; "": the best one here
+};
+
+// Seconds of the stages of decoding.
+struct DecodeTimes {
+  double z = 0, hyper = 0, entropy = 0, synthesis = 0;
+};
+
+// What a decoder may be asked for beside the pixels.
+struct DecodeExtras {
+  int16_t* latents = nullptr;  // y_hat, [h][w][M]
+  DecodeTimes* times = nullptr;
+};
+
+// Immutable once made; threads may share it.
+class Codec {
+ public:
+  // Reads, checks and packs a model for decoding. Throws Error: kModel, kArgument (no such instruction set).
+  Codec(Bytes weights, const CodecOptions& options);
+  Codec(const Codec&) = delete;
+
+  const Fingerprint& fingerprint() const { return fingerprint_; }
+  const PackedModel& entropy_model() const { return *reinterpret_cast<const PackedModel*>(plan_.data()); }
+  const WeightsFile& weights() const { return file_; }
+
+  // The checked packet of this model. Throws Error, kWrongModel among others.
+  Packet parse(Span packet, int64_t max_pixels) const;
+
+  // Pixels of a packet of parse(). sink: of the packet's size, one channel for grey pictures, else three.
+  // Throws Error: kTruncated, kDamaged.
+  void decode(const Packet& packet, const PixelSink& sink, int threads, const DecodeExtras& extras = {}) const;
+
+  // What g_s reads, [h][w][M], and what `extras` asks for. Throws as decode().
+  FloatBuffer decode_latents(const Packet& packet, int threads, const DecodeExtras& extras = {}) const;
+
+ private:
+  const WeightsFile file_;
+  Fingerprint fingerprint_;
+  std::vector<uint8_t> plan_;  // a PackedModel
+  std::vector<float> shifts_;  // of centroids; empty where g_s reads whole numbers
+  Synthesis synthesis_;
+};
+
+}  // namespace ccm

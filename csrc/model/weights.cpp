@@ -1,0 +1,70 @@
+#include "model/weights.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "base/error.h"
+#include "model/json.h"
+
+namespace ccm {
+namespace {
+
+constexpr const char* kFormat = "ccm_fast weights 1";
+
+[[noreturn]] void fail(const std::string& why) { throw Error(ErrorCode::kModel, why); }
+
+}  // namespace
+
+WeightsFile::WeightsFile(Bytes file) : file_(std::move(file)) {
+  if (file_.size > kMaxWeightsBytes) fail("larger than any weights file");
+  parts_ = read_safetensors(file_);
+  if (parts_.metadata["format"] != kFormat) fail("no weights file of this library");
+  config_ = read_config(parse_json(parts_.metadata["config"]));
+  if (const auto meta = parts_.metadata.find("meta"); meta != parts_.metadata.end()) {
+    const Json remarks = parse_json(meta->second);
+    if (const Json* metric = remarks.find("metric"); metric && !metric->text.empty()) metric_ = metric->text;
+  }
+  const auto plan = parts_.tensors.find("plan");
+  if (plan == parts_.tensors.end() || plan->second.dtype != DType::kU8 || plan->second.shape.size() != 1)
+    fail("the frozen entropy model is missing, or not a row of bytes");
+  plan_ = plan->second;
+}
+
+std::vector<float> WeightsFile::shifts(int64_t rows, int64_t width) const {
+  const auto found = parts_.tensors.find("shifts");
+  if (found == parts_.tensors.end()) return {};
+  const TensorView& t = found->second;
+  if (t.dtype != DType::kF16 || t.shape != std::vector<int64_t>{rows, width}) fail("the shape of shifts");
+  std::vector<float> values = half_to_float(t);
+  if (!std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); }))
+    fail("shifts has values that are not finite");
+  return values;
+}
+
+std::vector<float> WeightsFile::sensitivities() const {
+  const auto found = parts_.tensors.find("sensitivities");
+  if (found == parts_.tensors.end()) return {};
+  const TensorView& t = found->second;
+  if (t.dtype != DType::kF32 || t.shape != std::vector<int64_t>{2, config_.latent_channels()})
+    fail("the shape of sensitivities");
+  std::vector<float> values(t.size / sizeof(float));
+  std::memcpy(values.data(), t.data, t.size);
+  if (!std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v) && v >= 0; }))
+    fail("sensitivities must be finite and not negative");
+  return values;
+}
+
+std::vector<float> WeightsFile::floats(const std::string& name, const std::vector<int64_t>& shape) const {
+  const auto found = parts_.tensors.find("float." + name);
+  if (found == parts_.tensors.end()) fail("missing tensor: " + name);
+  if (found->second.dtype != DType::kF16 || found->second.shape != shape)
+    fail(name + " has another type or shape than the configuration says");
+  std::vector<float> values = half_to_float(found->second);
+  if (!std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); }))
+    fail(name + " has values that are not finite");
+  return values;
+}
+
+}  // namespace ccm

@@ -1,0 +1,195 @@
+// The codec over bytes and NumPy arrays, without torch: ccm_fast/native.py is its Python face. Binding only. The
+// interpreter lock is released while it works; buffers that it reads are bytes, which nobody can change meanwhile.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "base/threads.h"
+#include "codec/codec.h"
+#include "entropy/cpu/kernels.h"
+#include "transforms/transform.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using ccm::Error;
+using ccm::ErrorCode;
+
+// A parsed file, which keeps its bytes.
+struct File {
+  File(py::bytes data, int64_t max_pixels) : data(std::move(data)), max_pixels(max_pixels) {
+    const std::string_view view = this->data;
+    container = ccm::parse_container({reinterpret_cast<const uint8_t*>(view.data()), view.size()});
+    head = ccm::peek_packet(container.packet, max_pixels);
+  }
+  const py::bytes data;
+  const int64_t max_pixels;
+  ccm::Container container;
+  ccm::PacketHead head;
+};
+
+py::bytes to_bytes(const uint8_t* data, size_t size) { return {reinterpret_cast<const char*>(data), size}; }
+
+py::dict chunks(const File& file) {
+  py::dict out;
+  for (const ccm::Chunk& c : file.container.chunks)
+    out[py::reinterpret_steal<py::object>(PyUnicode_FromOrdinal(c.kind))] = to_bytes(c.data.data, c.data.size);
+  return out;
+}
+
+std::unique_ptr<ccm::Codec> open_codec(const std::string& path, int threads, bool float_transforms,
+                                       const std::string& isa) {
+  py::gil_scoped_release release;
+  return std::make_unique<ccm::Codec>(ccm::map_file(path, ccm::kMaxWeightsBytes),
+                                      ccm::CodecOptions{threads, float_transforms, isa.c_str()});
+}
+
+std::unique_ptr<ccm::Codec> open_bytes(const py::bytes& data, int threads, bool float_transforms,
+                                       const std::string& isa) {
+  const std::string_view view = data;
+  py::gil_scoped_release release;
+  return std::make_unique<ccm::Codec>(ccm::copy_of(reinterpret_cast<const uint8_t*>(view.data()), view.size()),
+                                      ccm::CodecOptions{threads, float_transforms, isa.c_str()});
+}
+
+// One picture under way: arrays made with the lock, filled without it.
+struct Decoding {
+  ccm::Packet packet;
+  py::array pixels;
+  py::array_t<int16_t> latents;
+  ccm::PixelSink sink;
+  ccm::DecodeTimes times;
+};
+
+Decoding prepare(const ccm::Codec& codec, const File& file, int bits) {
+  Decoding d;
+  d.packet = codec.parse(file.container.packet, file.max_pixels);
+  const py::ssize_t height = d.packet.height, width = d.packet.width, channels = d.packet.grey ? 1 : 3;
+  const std::vector<py::ssize_t> shape =
+      d.packet.grey ? std::vector<py::ssize_t>{height, width} : std::vector<py::ssize_t>{height, width, channels};
+  d.pixels = bits == 8 ? py::array(py::array_t<uint8_t>(shape)) : py::array(py::array_t<uint16_t>(shape));
+  const py::ssize_t h = d.packet.h(), w = d.packet.w(), m = codec.entropy_model().latent_channels;
+  d.latents = py::array_t<int16_t>({h, w, m});
+  d.sink = {d.pixels.mutable_data(),
+            width * channels * bits / 8,
+            width,
+            height,
+            static_cast<int32_t>(channels),
+            bits,
+            d.packet.grey};
+  return d;
+}
+
+// Pixels, latents and seconds of every file. Fewer pictures than threads share those that are left over.
+py::list decode(const ccm::Codec& codec, const std::vector<const File*>& files, int threads, int bits) {
+  if (threads < 1 || threads > 1024) throw py::value_error("threads must lie in 1..1024");
+  if (bits != 8 && bits != 16) throw py::value_error("bits must be 8 or 16");
+  std::vector<Decoding> all;
+  for (const File* file : files) all.push_back(prepare(codec, *file, bits));
+  std::vector<int16_t*> latents;
+  for (Decoding& d : all) latents.push_back(d.latents.mutable_data());
+  {
+    py::gil_scoped_release release;
+    const auto n = static_cast<int>(std::min<size_t>(all.size(), 1024));
+    const int each = n ? std::max(1, threads / n) : 1;
+    ccm::parallel_for(std::min(threads, n), static_cast<int64_t>(all.size()),
+                      [&](int64_t k) { codec.decode(all[k].packet, all[k].sink, each, {latents[k], &all[k].times}); });
+  }
+  py::list out;
+  for (Decoding& d : all) {
+    py::dict seconds;
+    seconds["z"] = d.times.z;
+    seconds["h_s"] = d.times.hyper;
+    seconds["entropy"] = d.times.entropy;
+    seconds["g_s"] = d.times.synthesis;
+    out.append(py::make_tuple(d.pixels, d.latents, seconds));
+  }
+  return out;
+}
+
+// The Python class of a failure.
+py::object class_of(ErrorCode code) {
+  const auto ours = [](const char* name) { return py::module_::import("ccm_fast.errors").attr(name); };
+  const auto builtin = [](PyObject* type) { return py::reinterpret_borrow<py::object>(type); };
+  switch (code) {
+    case ErrorCode::kNotCcm:
+      return ours("NotCcmError");
+    case ErrorCode::kTruncated:
+      return ours("TruncatedError");
+    case ErrorCode::kDamaged:
+      return ours("DamagedError");
+    case ErrorCode::kWrongModel:
+      return ours("WrongModelError");
+    case ErrorCode::kUnsupported:
+      return ours("UnsupportedVersionError");
+    case ErrorCode::kLimit:
+      return ours("LimitError");
+    case ErrorCode::kModel:
+      return ours("ModelError");
+    case ErrorCode::kEncode:
+      return ours("EncodeError");
+    case ErrorCode::kArgument:
+      return builtin(PyExc_ValueError);
+    case ErrorCode::kFile:
+      return builtin(PyExc_OSError);
+    case ErrorCode::kMemory:
+      return builtin(PyExc_MemoryError);
+    case ErrorCode::kInternal:
+      break;
+  }
+  return builtin(PyExc_RuntimeError);
+}
+
+std::string isa_list() {
+  std::string s;
+  for (int i = ccm::kIsaCount - 1; i >= 0; --i)
+    if (const ccm::Kernels* k = ccm::kernels_for(static_cast<ccm::Isa>(i)))
+      s += (s.empty() ? "" : ",") + std::string(k->name);
+  return s;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, m) {
+  m.doc() = "The codec without torch; ccm_fast.native is its Python face.";
+  py::register_exception_translator([](std::exception_ptr p) {
+    try {
+      if (p) std::rethrow_exception(p);
+    } catch (const Error& error) {
+      PyErr_SetString(class_of(error.code).ptr(), error.what());
+    }
+  });
+  m.def("version", [] { return CCM_VERSION; }, "Version of ccm_fast that this module was compiled from.");
+  m.def("compiler", [] { return CCM_COMPILER; }, "What it was compiled with.");
+  m.def("isa_list", &isa_list, "Instruction sets of the entropy path that work here, the best one first.");
+  m.def("transform_isa", [] {
+    constexpr const char* kNames[] = {"scalar", "avx2", "avxvnni", "avx512vnni"};
+    return kNames[ccm::transform_isa()];
+  });
+  m.def("has_int16_transforms", [] { return ccm::transform_kernels().winograd_int16 != nullptr; });
+  m.def("default_threads", &ccm::default_threads, "Cores that this process may use.");
+  py::class_<File>(m, "File", "A .ccm file whose chunks and header have been read and checked.")
+      .def(py::init<py::bytes, int64_t>(), py::arg("data"), py::arg("max_pixels"))
+      .def_property_readonly(
+          "fingerprint", [](const File& f) { return to_bytes(f.head.fingerprint.data(), f.head.fingerprint.size()); })
+      .def_property_readonly("chunks", &chunks)
+      .def_property_readonly("packet",
+                             [](const File& f) { return to_bytes(f.container.packet.data, f.container.packet.size); });
+  py::class_<ccm::Codec>(m, "Codec", "A model, ready to decode; threads may share it.")
+      .def_static("open", &open_codec, py::arg("path"), py::arg("threads"), py::arg("float_transforms"), py::arg("isa"))
+      .def_static("from_bytes", &open_bytes, py::arg("data"), py::arg("threads"), py::arg("float_transforms"),
+                  py::arg("isa"))
+      .def_property_readonly(
+          "fingerprint", [](const ccm::Codec& c) { return to_bytes(c.fingerprint().data(), c.fingerprint().size()); })
+      .def_property_readonly("groups", [](const ccm::Codec& c) { return c.entropy_model().groups; })
+      .def("decode", &decode, py::arg("files"), py::arg("threads"), py::arg("bits") = 8);
+}

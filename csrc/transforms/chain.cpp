@@ -1,0 +1,75 @@
+#include "transforms/chain.h"
+
+#include <algorithm>
+#include <optional>
+
+namespace ccm {
+
+ConvolutionWeights read_convolution(const WeightsFile& file, const std::string& name, int32_t out, int32_t in,
+                                    int32_t kernel, bool biased) {
+  ConvolutionWeights w;
+  w.weight = file.floats(name + ".weight", {out, in, kernel, kernel});
+  if (biased) w.bias = file.floats(name + ".bias", {out});
+  w.out = out;
+  w.in = in;
+  w.kernel = kernel;
+  return w;
+}
+
+void Chain::add(std::vector<Piece> pieces) {
+  for (const Piece& p : pieces) {
+    span_.push_back({p.kernel, p.shape.stride, p.shape.padding});
+    if (p.shape.shuffle > 1) span_.push_back({1, 1, 0, p.shape.shuffle});
+  }
+  layers_.push_back({std::move(pieces), {}});
+}
+
+void Chain::convolution(int32_t in, int32_t out, int32_t kernel, int32_t stride) {
+  add({{next_name(), in, out, kernel, {stride, kernel / 2}}});
+}
+
+void Chain::upsampling(int32_t in, int32_t out) {
+  add({{next_name(), in, 4 * out, 3, {1, 1, 2}}});
+  ++index_;
+}
+
+void Chain::blocks(int32_t channels, int32_t count) {
+  for (int32_t k = 0; k < count; ++k) {
+    const std::string name = next_name();
+    add({{name + ".conv1", channels, channels, 3, {1, 1, 1, kBlockSlope}},
+         {name + ".conv2", channels, channels, 3, {1, 1}}});
+  }
+}
+
+void Chain::leaky(float slope) {
+  layers_.back().pieces.back().shape.slope = slope;
+  ++index_;
+}
+
+std::vector<std::function<void()>> Chain::packing() {
+  std::vector<std::function<void()>> work;
+  for (Layer& layer : layers_) {
+    layer.packed.resize(layer.pieces.size());
+    for (size_t k = 0; k < layer.pieces.size(); ++k)
+      work.push_back([this, &layer, k] {
+        const Piece& p = layer.pieces[k];
+        layer.packed[k] = Convolution(read_convolution(*file_, p.name, p.out, p.in, p.kernel), p.shape, int16_);
+      });
+  }
+  return work;
+}
+
+FloatPlane Chain::run(FloatPlane x, int threads, size_t first, size_t last) const {
+  for (size_t k = first; k < std::min(last, layers_.size()); ++k) {
+    const std::vector<Convolution>& steps = layers_[k].packed;
+    if (steps.size() == 1) {
+      x = steps[0].run(x, threads);
+    } else {
+      const FloatPlane middle = steps[0].run(x, threads);
+      x = steps[1].run(middle, std::move(x), threads);
+    }
+  }
+  return x;
+}
+
+}  // namespace ccm

@@ -1,0 +1,69 @@
+// A row of layers of g_a or g_s.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "model/weights.h"
+#include "transforms/convolution.h"
+#include "transforms/tiles.h"
+
+namespace ccm {
+
+// Of the residual blocks.
+constexpr float kBlockSlope = 0.01f;
+
+// Reads NAME.weight and, if wanted, NAME.bias of a weights file.
+ConvolutionWeights read_convolution(const WeightsFile& file, const std::string& name, int32_t out, int32_t in,
+                                    int32_t kernel, bool biased = true);
+
+class Chain {
+ public:
+  // Layers are announced in order and packed by pack(), some at a time. They are read from the file by
+  // torch's names: PREFIX.INDEX, where a pixel shuffle takes an index of its own.
+  Chain(const WeightsFile& file, std::string prefix, int32_t first_index, bool int16)
+      : file_(&file), prefix_(std::move(prefix)), index_(first_index), int16_(int16) {}
+
+  // k x k, padding k / 2.
+  void convolution(int32_t in, int32_t out, int32_t kernel, int32_t stride = 1);
+  // 3x3 to 4 `out` channels, then a pixel shuffle by 2.
+  void upsampling(int32_t in, int32_t out);
+  // x + conv3x3(leaky(conv3x3(x))), `count` times.
+  void blocks(int32_t channels, int32_t count);
+  // A leaky ReLU after the last convolution; it takes an index of its own.
+  void leaky(float slope);
+
+  // The work of packing, in pieces for several threads; each is to be run once, before run().
+  std::vector<std::function<void()>> packing();
+
+  // The result of layers [first, last) of x, whose memory is given back as soon as it is not needed.
+  FloatPlane run(FloatPlane x, int threads, size_t first = 0, size_t last = SIZE_MAX) const;
+
+  size_t layers() const { return layers_.size(); }
+  // For the receptive field.
+  const std::vector<SpanLayer>& span() const { return span_; }
+
+ private:
+  struct Piece {
+    std::string name;
+    int32_t in, out, kernel;
+    ConvolutionShape shape;
+  };
+  struct Layer {
+    std::vector<Piece> pieces;        // one, or the two of a residual block
+    std::vector<Convolution> packed;  // as many
+  };
+  void add(std::vector<Piece> pieces);
+  std::string next_name() { return prefix_ + "." + std::to_string(index_++); }
+
+  const WeightsFile* file_;
+  std::string prefix_;
+  int32_t index_;
+  bool int16_;
+  std::vector<Layer> layers_;
+  std::vector<SpanLayer> span_;
+};
+
+}  // namespace ccm

@@ -1,0 +1,176 @@
+#include "transforms/synthesis.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/threads.h"
+
+namespace ccm {
+namespace {
+
+// A latent spans kCells x kCells positions at 1/4 of the picture's sides, and those kCells x kCells pixels each.
+constexpr int64_t kCells = 4;
+constexpr int32_t kColours = 3, kFeatures = kColours * kCells * kCells;
+
+// The nearest integer, of two the even one; below 2^22.
+inline int32_t nearest(float v) {
+  constexpr float kOnes = 12582912;  // 1.5 * 2^23: its last bit counts ones
+  return static_cast<int32_t>((v + kOnes) - kOnes);
+}
+
+inline float unit(float v) { return v > 0 ? (v < 1 ? v : 1.0f) : 0.0f; }  // NaN: 0
+
+// One row of cells to four rows of pixels. z: features [cells][48], fine: the same of a row of latents, or null.
+template <class Sample>
+class Row {
+ public:
+  Row(const PixelSink& sink, float most) : sink_(sink), most_(most) {}
+
+  // Cells [0, count) of a tile's row; their first pixel is at (top, left).
+  void put(const float* z, const float* fine, int64_t fine_step, int64_t count, int64_t top, int64_t left) {
+    for (int64_t j = 0; j < count && left + j * kCells < sink_.width; ++j, z += kFeatures) {
+      // fine: [latents][4][4][48], of which this row reads four cells a latent.
+      const float* more = fine ? fine + j / kCells * fine_step + j % kCells * kFeatures : nullptr;
+      cell(z, more);
+      store(top, left + j * kCells);
+    }
+  }
+
+ private:
+  void cell(const float* z, const float* more) {
+    float v[kFeatures];
+    for (int k = 0; k < kFeatures; ++k) v[k] = z[k];
+    if (more)
+      for (int k = 0; k < kFeatures; ++k) v[k] += more[k];
+    for (int k = 0; k < kFeatures; ++k) v[k] = unit(v[k] * 0.25f + 0.5f);
+    constexpr int kPixels = kCells * kCells;
+    if (sink_.grey)
+      for (int k = 0; k < kPixels; ++k)
+        v[k] = v[k + kPixels] = v[k + 2 * kPixels] = (v[k] + v[k + kPixels] + v[k + 2 * kPixels]) / 3;
+    for (int k = 0; k < kFeatures; ++k) level_[k] = nearest(v[k] * most_);
+  }
+
+  void store(int64_t top, int64_t left) const {
+    const int64_t rows = std::min(kCells, sink_.height - top), columns = std::min(kCells, sink_.width - left);
+    for (int64_t u = 0; u < rows; ++u) {
+      auto* to = reinterpret_cast<Sample*>(static_cast<char*>(sink_.data) + (top + u) * sink_.row_bytes) +
+                 left * sink_.channels;
+      if (sink_.channels == 1) {
+        for (int64_t v = 0; v < columns; ++v) to[v] = static_cast<Sample>(level_[kCells * u + v]);
+      } else {
+        const int32_t* from = level_ + kCells * u;
+        for (int64_t v = 0; v < columns; ++v, to += kColours)
+          for (int c = 0; c < kColours; ++c) to[c] = static_cast<Sample>(from[c * kCells * kCells + v]);
+      }
+    }
+  }
+
+  const PixelSink& sink_;
+  const float most_;
+  int32_t level_[kFeatures];
+};
+
+// A 1x1 convolution to 768 channels, 16 c + s for the sub-pixel s of 4x4, with whole cells one after another instead:
+// the shuffle is then a matter of where they are added.
+ConvolutionWeights cells_of(const ConvolutionWeights& w) {
+  constexpr int32_t kCell = kCells * kCells;
+  ConvolutionWeights to = w;
+  for (int32_t c = 0; c < kFeatures; ++c)
+    for (int32_t s = 0; s < kCell; ++s)
+      std::copy_n(&w.weight[(static_cast<size_t>(c) * kCell + s) * w.in], w.in,
+                  &to.weight[(static_cast<size_t>(s) * kFeatures + c) * w.in]);
+  return to;
+}
+
+}  // namespace
+
+std::vector<float> gain_vector(const std::vector<float>& log_gain, int32_t qualities, int32_t quality_code) {
+  const size_t channels = log_gain.size() / static_cast<size_t>(qualities);
+  const double q = std::min(quality_code / 32.0, qualities - 1.0);
+  const int32_t low = std::min(static_cast<int32_t>(q), std::max(qualities - 2, 0));
+  const int32_t high = std::min(low + 1, qualities - 1);
+  const double weight = q - low;
+  std::vector<float> gain(channels);
+  for (size_t c = 0; c < channels; ++c) {
+    const double a = log_gain[low * channels + c], b = log_gain[high * channels + c];
+    gain[c] = static_cast<float>(std::exp(a + weight * (b - a)));
+  }
+  return gain;
+}
+
+Synthesis::Synthesis(const WeightsFile& file, bool int16)
+    : file_(&file),
+      config_(file.config()),
+      int16_(int16),
+      coarse_(file, config_.fine ? "g_s.0.coarse" : "g_s", 0, int16) {
+  const std::vector<int32_t>& blocks = config_.g_s_blocks();
+  const int32_t n4 = config_.widths[0], n8 = config_.widths[1], n16 = config_.widths[2];
+  coarse_.convolution(config_.coarse_channels(), n16, 3);
+  coarse_.blocks(n16, blocks[2]);
+  coarse_.upsampling(n16, n8);
+  coarse_.blocks(n8, blocks[1]);
+  coarse_.upsampling(n8, n4);
+  coarse_.blocks(n4, blocks[0]);
+  coarse_.convolution(n4, kFeatures, 3);
+  std::vector<SpanLayer> all = coarse_.span();
+  all.push_back({1, 1, 0, kCells});
+  const Range needed = input_range(all, {0, kCells * kCells - 1});
+  margin_ = std::max(-needed.first, needed.last);
+}
+
+std::vector<std::function<void()>> Synthesis::packing() {
+  std::vector<std::function<void()>> work = coarse_.packing();
+  work.push_back(
+      [this] { log_gain_ = file_->floats("log_inverse_gain", {config_.qualities, config_.latent_channels()}); });
+  if (config_.fine)
+    work.push_back([this] {
+      constexpr int32_t kOutputs = kFeatures * kCells * kCells;
+      const ConvolutionWeights w =
+          read_convolution(*file_, "g_s.0.fine.0", kOutputs, config_.fine_channels(), 1, false);
+      fine_ = Convolution(cells_of(w), {}, int16_);
+    });
+  return work;
+}
+
+void Synthesis::run(const float* y, int64_t h, int64_t w, int32_t quality_code, const PixelSink& sink,
+                    int threads) const {
+  const std::vector<float> gain = gain_vector(log_gain_, config_.qualities, quality_code);
+  for (const Tile& t : plan_tiles(h, w, margin_, kTileLatents)) tile(y, w, gain, t, sink, threads);
+}
+
+void Synthesis::tile(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t, const PixelSink& sink,
+                     int threads) const {
+  const int32_t coarse = config_.coarse_channels(), all = config_.latent_channels();
+  const int64_t rows = t.outer_i1 - t.outer_i0, columns = t.outer_j1 - t.outer_j0;
+  FloatPlane a(rows, columns, coarse), b;
+  if (config_.fine) b = FloatPlane(rows, columns, all - coarse);
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < columns; ++j) {
+      const float* from = y + ((t.outer_i0 + i) * w + t.outer_j0 + j) * all;
+      float* to = a.at(i, j);
+      for (int32_t c = 0; c < coarse; ++c) to[c] = from[c] * gain[c];
+      if (!config_.fine) continue;
+      to = b.at(i, j);
+      for (int32_t c = coarse; c < all; ++c) to[c - coarse] = from[c] * gain[c];
+    }
+  const FloatPlane z = coarse_.run(std::move(a), threads);
+  const FloatPlane cells = config_.fine ? fine_.run(b, threads) : FloatPlane();
+  const int64_t skip_i = (t.i0 - t.outer_i0) * kCells, skip_j = t.j0 - t.outer_j0;
+  const int64_t cell_rows = (t.i1 - t.i0) * kCells, count = (t.j1 - t.j0) * kCells;
+  parallel_for(threads, t.i1 - t.i0, [&](int64_t latent_row) {
+    const auto put_rows = [&](auto row) {
+      for (int64_t i = latent_row * kCells; i < std::min((latent_row + 1) * kCells, cell_rows); ++i) {
+        const int64_t at = skip_i + i, top = (t.i0 * kCells + i) * kCells;
+        if (top >= sink.height) break;
+        const float* fine = config_.fine ? cells.at(at / kCells, skip_j) + at % kCells * kCells * kFeatures : nullptr;
+        row.put(z.at(at, skip_j * kCells), fine, cells.channels, count, top, t.j0 * kCells * kCells);
+      }
+    };
+    if (sink.bits == 8)
+      put_rows(Row<uint8_t>(sink, 255));
+    else
+      put_rows(Row<uint16_t>(sink, 65535));
+  });
+}
+
+}  // namespace ccm

@@ -1,0 +1,97 @@
+// Damaged files and damaged weights through the C interface. Prints how often each status came and exits with 0 when
+// none was unexpected.
+//
+//   decode_check WEIGHTS FILE.ccm FLIPS
+//
+// Decodes the file whole, every truncation of it, and FLIPS copies with a few flipped bits; then opens FLIPS damaged
+// copies of the weights, and decodes with those that open.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "ccm.h"
+#include "check.h"
+
+namespace {
+
+using checking::read_file;
+using checking::require;
+using Bytes = std::vector<uint8_t>;
+
+std::map<ccm_status, int> seen;
+
+ccm_status count(ccm_status status) {
+  ++seen[status];
+  require(status == CCM_OK || *ccm_last_error(), "a failure without a message");
+  return status;
+}
+
+ccm_status decode(const ccm_model* model, const Bytes& data) {
+  ccm_options options;
+  ccm_options_init(&options);
+  options.threads = 1;
+  options.max_pixels = 1 << 20;
+  ccm_info info;
+  if (const ccm_status status = ccm_read_info(data.data(), data.size(), options.max_pixels, &info)) return status;
+  const size_t row = static_cast<size_t>(info.width) * 3;
+  Bytes pixels(row * static_cast<size_t>(info.height));
+  return ccm_decode(model, data.data(), data.size(), CCM_RGB8, pixels.data(), row, &options);
+}
+
+void flip(Bytes& data, std::mt19937& random, int most) {
+  for (int k = 1 + static_cast<int>(random() % most); k > 0; --k) data[random() % data.size()] ^= 1u << random() % 8;
+}
+
+bool of_streams(ccm_status s) { return s >= CCM_NOT_CCM && s <= CCM_LIMIT; }
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  require(argc == 4, "usage: decode_check WEIGHTS FILE FLIPS");
+  const Bytes weights = read_file(argv[1]), file = read_file(argv[2]);
+  const int flips = std::atoi(argv[3]);
+  ccm_options options;
+  ccm_options_init(&options);
+  options.threads = 2;
+  ccm_model* model;
+  require(ccm_model_open_memory(weights.data(), weights.size(), &options, &model) == CCM_OK, ccm_last_error());
+  require(decode(model, file) == CCM_OK, ccm_last_error());
+  for (size_t n = 0; n < file.size(); ++n)
+    require(of_streams(count(decode(model, Bytes(file.begin(), file.begin() + static_cast<std::ptrdiff_t>(n))))),
+            "a truncated file");
+  std::mt19937 random(1);
+  for (int k = 0; k < flips; ++k) {
+    Bytes bad = file;
+    flip(bad, random, 4);
+    if (bad != file) require(of_streams(count(decode(model, bad))), "a damaged file");
+  }
+  ccm_model_close(model);
+  for (int k = 0; k < flips; ++k) {
+    Bytes bad = weights;
+    if (k % 4 == 0)
+      bad.resize(random() % bad.size());
+    else if (k % 4 == 1)  // mostly the header
+      bad[random() % std::min<size_t>(bad.size(), 9000)] ^= 1u << random() % 8;
+    else
+      flip(bad, random, 4);
+    const ccm_status status = count(ccm_model_open_memory(bad.data(), bad.size(), &options, &model));
+    require(status == CCM_OK || status == CCM_BAD_MODEL, "damaged weights");
+    require((status == CCM_OK) == (model != nullptr), "a model in spite of a failure, or none");
+    if (model) {
+      const ccm_status decoded = count(decode(model, file));
+      require(decoded == CCM_OK || of_streams(decoded), "a file and damaged weights");
+    }
+    ccm_model_close(model);
+  }
+  require(ccm_model_open("no such file", nullptr, &model) == CCM_FILE && !model, "a file that is not there");
+  require(ccm_model_open_memory(nullptr, 5, nullptr, &model) == CCM_ARGUMENT, "null");
+  require(ccm_decode(nullptr, nullptr, 0, CCM_RGB8, nullptr, 0, nullptr) == CCM_ARGUMENT, "null");
+  std::printf("ok");
+  for (const auto& [status, times] : seen) std::printf(" %s=%d", ccm_status_name(status), times);
+  std::printf("\n");
+  return 0;
+}
