@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from .messages import say
-
 __all__ = ["checks", "run"]
 
 
@@ -146,10 +144,10 @@ def run(args) -> int:
     for check in checks(args.model):
         results.append(check)
         if not args.json:
-            say(f"{'ok  ' if check['ok'] else 'FAIL'}  {check['name']}  {check['note']}".rstrip())
+            print(f"{'ok  ' if check['ok'] else 'FAIL'}  {check['name']}  {check['note']}".rstrip(), flush=True)
     good = all(check["ok"] for check in results)
     if args.json:
-        say(json.dumps({"ok": good, "checks": results}))
+        print(json.dumps({"ok": good, "checks": results}))
     else:
-        say("all checks passed" if good else "SOME CHECKS FAILED; please report them together with `ccm-fast env`")
+        print("all checks passed" if good else "SOME CHECKS FAILED; please report them together with `ccm-fast env`")
     return int(not good)

@@ -106,16 +106,26 @@ class CrossChannelContextModel(nn.Module):
             z_hat: float [B, N, ceil(h / 4), ceil(w / 4)].
             context: False leaves out what is computed from y_hat: a cheap hyperprior to train the transforms with.
             choose: called for each group with its channels, means and indexes; gives the symbols that later groups see.
+                Where symbols may be skipped it is called again with what these are in the context of its choice, which
+                decoders have: once in training, thrice in evaluation, after which hardly any symbol changes.
         """
         psi = self.h_s(z_hat.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT))[..., : y_hat.shape[-2], : y_hat.shape[-1]]
         known = y_hat.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT)
         means, indexes, start = [], [], 0
         for group in self.contexts:
             end = start + group.channels
-            if context:
-                mean, index = group(psi, known[:, :start] if start else None, known[:, start:end])
-            else:
+            own = known[:, start:end]
+            if not context:
                 mean, index = group.parameters_from(group.hyper(psi))
+            elif choose is None or self.config.skip_index < 0:
+                mean, index = group(psi, known[:, :start] if start else None, own)
+            else:
+                base = group.base(psi, known[:, :start] if start else None)
+                for _ in range(1 if self.training else 3):
+                    with torch.no_grad():
+                        found = group.parameters_beside(base, own)
+                    own = choose(slice(start, end), *found).clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT)
+                mean, index = group.parameters_beside(base, own)
             if choose is not None:
                 chosen = choose(slice(start, end), mean, index).clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT)
                 known = torch.cat([known[:, :start], chosen, known[:, end:]], 1)
@@ -176,17 +186,34 @@ class CrossChannelContextModel(nn.Module):
         Returns:
             y_hat, whole numbers, and mean and fractional scale index of every symbol; float, of y's shape.
         """
-        parts: list[Tensor] = []
+        y_hat, _, mean, index = self._choose(y, z_hat, context, rdoq=True)
+        return y_hat, mean, index
+
+    def skipped(self, index: Tensor) -> Tensor:
+        """Where symbols of these fractional scale indexes are not coded, bool of its shape."""
+        limit = self.config.skip_index
+        return index < (limit + 0.5 if limit >= 0 else -torch.inf)  # indexes are not clamped yet
+
+    def _choose(self, y: Tensor, z_hat: Tensor, context: bool, rdoq: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What decoders get for y, what it would be if nothing were skipped, and mean and index of every symbol."""
+        if not rdoq and self.config.skip_index < 0:
+            y_hat = ste_round(y)
+            return y_hat, y_hat, *self.entropy_parameters(y_hat, z_hat, context)
+        parts: dict[int, tuple[Tensor, Tensor]] = {}
 
         def choose(channels: slice, mean: Tensor, index: Tensor) -> Tensor:
             own = y[:, channels]
-            with torch.autocast(y.device.type, enabled=False):
-                rounded = towards_mean(own.float(), mean.float(), scale_from_index(index.float()), self.reconstruct)
-            parts.append(own + (rounded - own).detach())
-            return parts[-1]
+            with torch.autocast(y.device.type, enabled=False), torch.no_grad():
+                exact, mean, index = own.float(), mean.float(), index.float()
+                scale = scale_from_index(index)
+                wanted = towards_mean(exact, mean, scale, self.reconstruct) if rdoq else torch.round(exact)
+                coded = torch.where(self.skipped(index), torch.round(mean), wanted)
+            parts[channels.start] = own + (coded - own).detach(), own + (wanted - own).detach()
+            return parts[channels.start][0]
 
         mean, index = self.entropy_parameters(ste_round(y), z_hat, context, choose)
-        return torch.cat(parts, 1), mean, index
+        y_hat, wanted = (torch.cat(part, 1) for part in zip(*parts.values(), strict=True))
+        return y_hat, wanted, mean, index
 
     def coded(self, y: Tensor, z_hat: Tensor) -> Tensor:
         """What the default effort codes, about: y by :meth:`rdoq`, or for other metrics than mse rounded.
@@ -198,7 +225,7 @@ class CrossChannelContextModel(nn.Module):
         Returns:
             Whole numbers of y's type and shape.
         """
-        return self.rdoq(y, z_hat)[0] if self.metric == "mse" else torch.round(y)
+        return self._choose(y, z_hat, True, rdoq=self.metric == "mse")[0]
 
     def _entropy(self, y: Tensor, context: bool, rdoq: bool) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
         """Likelihoods of y, unrounded; y_hat, and mean and scale of every symbol."""
@@ -206,14 +233,15 @@ class CrossChannelContextModel(nn.Module):
         # Noise for z, not rounding: early z lies within half a step of zero, and from an input that is rounded to zero
         # everywhere h_s would never learn that it carries anything.
         z_hat = z + torch.rand_like(z) - 0.5 if self.training else torch.round(z)
-        if rdoq:
-            y_hat, mean, index = self.rdoq(y, z_hat, context)
-        else:
-            y_hat = ste_round(y)
-            mean, index = self.entropy_parameters(y_hat, z_hat, context)
+        y_hat, wanted, mean, index = self._choose(y, z_hat, context, rdoq)
         with torch.autocast(y.device.type, enabled=False):
             mean, scale = mean.float(), scale_from_index(index.float())
-            likelihood = logistic_likelihood(y_hat.detach() if self.training else y_hat, mean, scale)
+            if self.training:
+                # Also of symbols that are skipped what they would cost: where that is much, they had better be coded,
+                # and nothing else tells the scales so.
+                likelihood = logistic_likelihood(wanted.detach(), mean, scale)
+            else:
+                likelihood = logistic_likelihood(y_hat, mean, scale).masked_fill(self.skipped(index), 1.0)
             if self.training and y.requires_grad:
                 # y itself moves by the rate under noise, whose slope does not jump between symbols. 1 in value.
                 noisy = logistic_likelihood(y + torch.rand_like(y) - 0.5, mean.detach(), scale.detach())

@@ -33,8 +33,12 @@ class CCMConfig:
         fine: whether the last group holds fine details, which only high qualities code. It is cheap: strided 4x4
             convolutions of the features at 1/4, added to the image by a linear map of 16x16 pixels, not looked at by
             h_a, with a stack over the earlier groups that lacks the first kernel.
+        fine_context: whether the fine channels are predicted from those of their own group, too. Without that, all of
+            them are decoded in one step.
         fine_deep: whether the fine channels are also told of the features at 1/8, behind the residual blocks there.
         synthesis_blocks: residual blocks of g_s, where they are not those of g_a; () for the same.
+        skip_index: symbols whose scale index, rounded, is at most this are not coded: they are what their mean rounds
+            to. -1: all are coded.
     """
 
     name: str = "ccm-small"
@@ -54,6 +58,8 @@ class CCMConfig:
     fine: bool = False
     fine_deep: bool = False
     synthesis_blocks: tuple[int, ...] = ()
+    skip_index: int = -1
+    fine_context: bool = True
 
     def __post_init__(self) -> None:
         for key in ("widths", "blocks", "groups", "cross_kernels", "parameter_widths", "synthesis_blocks"):
@@ -70,6 +76,8 @@ class CCMConfig:
             raise ValueError("parameter_widths needs at least one hidden layer: the contexts are added there")
         if self.reconstruction not in ("integer", "centroid"):
             raise ValueError(f"reconstruction must be integer or centroid, not {self.reconstruction!r}")
+        if not -1 <= self.skip_index < 64:
+            raise ValueError(f"skip_index must be a scale index or -1, not {self.skip_index!r}")
         for k in (self.context_kernel, *self.cross_kernels):
             if k % 2 != 1:
                 raise ValueError(f"convolution kernels must be odd, got {k}")
@@ -89,9 +97,13 @@ class CCMConfig:
         """Channels of y that are not fine."""
         return self.latent_channels - self.fine_channels
 
+    def is_fine(self, group: int) -> bool:
+        """Whether this is the fine group."""
+        return self.fine and group == len(self.groups) - 1
+
     def stack_kernels(self, group: int) -> tuple[int, ...]:
         """Kernels of a group's convolution stack over the earlier groups."""
-        return self.cross_kernels[1:] if self.fine and group == len(self.groups) - 1 else self.cross_kernels
+        return self.cross_kernels[1:] if self.is_fine(group) else self.cross_kernels
 
     def to_dict(self) -> dict:
         """A JSON-ready dict; :meth:`from_dict` reads it back."""
@@ -140,4 +152,6 @@ PRESETS: dict[str, CCMConfig] = {
         reconstruction="centroid",
     ),
 }
+# What format 2 is made for: symbols of small scales are not coded, and the fine group is decoded in one step.
+PRESETS["ccm-small-2"] = replace(PRESETS["ccm-small"], name="ccm-small-2", skip_index=4, fine_context=False)
 PRESETS["ccm-small-g1"] = replace(PRESETS["ccm-small-192"], name="ccm-small-g1", groups=(192,))

@@ -67,7 +67,7 @@ class GroupContext(nn.Module):
         self.channels = own
         self.hyper = nn.Conv2d(config.psi_channels, widths[0], 1)
         self.spatial = None
-        if schedule.taps(config.context_kernel):
+        if schedule.taps(config.context_kernel) and (config.fine_context or not config.is_fine(index)):
             self.spatial = SpatialContext(own, widths[0], config.context_kernel, schedule)
         self.stack = nn.ModuleList()
         self.skip = None
@@ -120,7 +120,8 @@ class GroupContext(nn.Module):
 
     def forward(self, psi: Tensor, earlier: Tensor | None, own: Tensor) -> tuple[Tensor, Tensor]:
         """All positions at once, for training and encoding: y_hat is known, the mask keeps the order honest."""
-        pre = self.base(psi, earlier)
-        if self.spatial is not None:
-            pre = pre + self.spatial(own)
-        return self.parameters_from(pre)
+        return self.parameters_beside(self.base(psi, earlier), own)
+
+    def parameters_beside(self, base: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of :meth:`base` and the group's own symbols."""
+        return self.parameters_from(base if self.spatial is None else base + self.spatial(own))

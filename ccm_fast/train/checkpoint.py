@@ -12,9 +12,10 @@ import torch
 
 from ..atomic import atomic_write
 from ..models import CCMConfig, CrossChannelContextModel
+from .floats import read_floats
 from .grow import deepen, grow, is_deeper
 
-__all__ = ["Progress", "initial", "read", "restore", "write"]
+__all__ = ["Progress", "averages", "initial", "read", "restore", "write"]
 
 
 @dataclass
@@ -97,6 +98,18 @@ def read(path: str | Path) -> dict:
     return state
 
 
+def averages(path: str | Path) -> dict | None:
+    """Averaged weights (``"ema"``), their ``"config"`` and ``"train"``, of a checkpoint or of a file of floats.
+
+    Returns:
+        None for a weights file, which holds no floats of the entropy networks.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: a checkpoint that is none, or damaged floats.
+    """
+    return read(path) if str(path).endswith(".pt") else read_floats(path)
+
+
 def _progress(state: dict) -> Progress:
     known = Progress.__dataclass_fields__
     return Progress(**{key: value for key, value in state.items() if key in known})
@@ -117,7 +130,7 @@ def restore(state: dict, model, ema, optimizer, crops, processes) -> Progress:
 
 
 def initial(path: str, model: CrossChannelContextModel, images: Sequence[np.ndarray]) -> Progress:
-    """Load the weights of a checkpoint (its averaged ones) or of a shipped file, as far as they fit.
+    """Load the weights of a checkpoint (its averaged ones), of floats or of a weights file, as far as they fit.
 
     A model with a fine group takes a trained one without as its coarse part, and starts the group on ``images``
     (:func:`ccm_fast.train.grow.grow`). One with deeper transforms starts as the shallower one
@@ -130,8 +143,8 @@ def initial(path: str, model: CrossChannelContextModel, images: Sequence[np.ndar
         ValueError: nothing fits.
     """
     before = Progress()
-    if path.endswith(".pt"):
-        state = read(path)
+    shipped = not Path(path).suffix  # a name, not a file
+    if not shipped and (state := averages(path)) is not None:
         weights, config, before = state["ema"], CCMConfig.from_dict(state["config"]), _progress(state)
         before.stage = before.stage_step = 0
         before.stage_hours = 0.0

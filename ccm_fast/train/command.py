@@ -6,11 +6,15 @@ import argparse
 import dataclasses
 import re
 import signal
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from ..bench.timing import device_for
-from ..command.messages import FAILURES, complain, interactive, reason
+from ..command.messages import FAILURES, complain, reason
 from ..command.options import within
+from .checkpoint import read
+from .floats import write_floats
 from .loop import TrainConfig, train
 
 __all__ = ["main"]
@@ -63,26 +67,40 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--plot", metavar="FILE", help="train nothing; draw the log of the run in --out (PNG, SVG, PDF)"
     )
+    parser.add_argument(
+        "--floats",
+        metavar="FILE",
+        help="train nothing; write the averaged weights of the run in --out in fp16 (.safetensors), for a later --init",
+    )
     return parser
+
+
+def _instead(folder: str, picture: str | None, floats: str | None) -> int:
+    """What --plot and --floats ask for, of the run in a folder."""
+    try:
+        if picture:
+            from .plot import plot
+
+            print(plot([folder], picture))
+        if floats:
+            write_floats(read(Path(folder, "last.pt")), floats)
+            print(floats)
+    except (*FAILURES, ImportError) as error:
+        complain(None, reason(error))
+        return 1
+    return 0
 
 
 def main(argv: Sequence[str]) -> int:
     """Run ``ccm-fast train``; returns the exit code."""
     parser = _parser()
     args = vars(parser.parse_args(argv))
-    picture = args.pop("plot")
-    if picture:
-        from .plot import plot
-
-        try:
-            print(plot([args["out"]], picture))
-        except (*FAILURES, ImportError) as error:
-            complain(None, reason(error))
-            return 1
-        return 0
+    picture, floats = args.pop("plot"), args.pop("floats")
+    if picture or floats:
+        return _instead(args["out"], picture, floats)
     if not args["data"]:
         parser.error("the following arguments are required: --data")
-    progress = not args.pop("quiet") and interactive()
+    progress = not args.pop("quiet") and sys.stderr.isatty()
 
     asked: list[int] = []
 
@@ -91,7 +109,7 @@ def main(argv: Sequence[str]) -> int:
             raise KeyboardInterrupt
         asked.append(number)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         device_for(args["device"])
         last = train(TrainConfig(**args), progress=progress, stop=lambda: bool(asked))

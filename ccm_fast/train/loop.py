@@ -67,8 +67,8 @@ class TrainConfig:
         data: tar shards, folders or images to train on.
         valid: the same, for validation; empty: none.
         preset: name of a model preset, or a configuration; used when nothing is resumed.
-        init: weights (a checkpoint or a shipped .safetensors file) to start from when nothing is resumed; tensors that
-            the preset has in another shape, or not at all, are left out.
+        init: weights (a checkpoint, floats of one, or a shipped .safetensors file) to start from when nothing is
+            resumed; tensors that the preset has in another shape, or not at all, are left out.
         start: when neither: "klt" starts the transforms as a block transform of the training images, "random" anywhere.
         stages: what to train and for how long, one after another: hyper (the hyperprior alone, on the latents of fixed
             transforms), transforms (with the hyperprior), context (the whole entropy model, transforms fixed),

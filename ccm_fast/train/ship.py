@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..atomic import atomic_write
 from ..models import CCMConfig, CrossChannelContextModel
-from .checkpoint import read
+from .checkpoint import averages
 from .data import load_images
 
 __all__ = ["evaluate", "load_checkpoint", "ship"]
@@ -26,12 +26,14 @@ FREEZE_IMAGES = 4000
 
 
 def load_checkpoint(path: str | Path) -> tuple[CrossChannelContextModel, dict]:
-    """The averaged weights of a training checkpoint as a model, and what is known of its training.
+    """The averaged weights of a training checkpoint, or of floats, as a model, and what is known of its training.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: not a checkpoint of ``ccm-fast train``.
+        FileNotFoundError: no such file. ValueError: neither a checkpoint of ``ccm-fast train`` nor floats.
     """
-    state = read(path)
+    state = averages(path)
+    if state is None:
+        raise ValueError(f"{path} is no checkpoint of ccm-fast train, and no file of floats")
     model = CrossChannelContextModel(CCMConfig.from_dict(state["config"]))
     model.load_state_dict(state["ema"])
     train = state["train"]
@@ -90,7 +92,7 @@ def ship(
     """Freeze a checkpoint, write the weights, load them again, evaluate, and write the evaluation beside them.
 
     Args:
-        checkpoint: ``last.pt`` of a training run.
+        checkpoint: ``last.pt`` of a training run, or floats that ``ccm-fast train --floats`` has written.
         out: the weights file, NAME.safetensors; the evaluation goes to NAME.json.
         data: training images, for calibration.
         test: images to evaluate on (never trained on); none: no evaluation.
