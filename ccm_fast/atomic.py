@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
-__all__ = ["atomic_write", "open_descriptor"]
+__all__ = ["atomic_write", "descriptor_of"]
 
 # Short, as the folder may hold names of up to 255 bytes; hidden, and not the name of any process: process numbers
 # repeat in containers.
@@ -25,25 +25,19 @@ _NO_NEW_FILES = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NOT_REPLACEABLE = (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM)
 
 
-def open_descriptor(path: str | os.PathLike) -> BinaryIO | None:
-    """The open file that a path such as /dev/stdout or /dev/fd/63 stands for, for writing; None for other paths.
-
-    Opening such a path would begin at its start what the shell has opened to append to.
-
-    Raises:
-        OSError: no such descriptor is open.
-    """
+def descriptor_of(path: str | os.PathLike) -> int | None:
+    """The descriptor that a path such as /dev/stdout or /dev/fd/63 stands for; None for other paths."""
     name = os.path.normpath(os.fsdecode(path))
-    number = _DESCRIPTORS.get(name)
-    if number is None:
-        found = re.fullmatch(r"/(?:dev|proc/self)/fd/(\d{1,9})", name)
-        if found is None:
-            return None
-        number = int(found[1])
+    found = re.fullmatch(r"/(?:dev|proc/self)/fd/(\d{1,9})", name)
+    return _DESCRIPTORS.get(name) if found is None else int(found[1])
+
+
+def _duplicate(number: int, path: str | os.PathLike) -> BinaryIO:
+    """A descriptor as a file. Opening its path would begin at the start of what the shell has opened to append to."""
     try:
         return os.fdopen(os.dup(number), "wb")
     except OSError as error:
-        error.filename = name
+        error.filename = os.fspath(path)
         raise
 
 
@@ -109,8 +103,8 @@ def atomic_write(path: str | os.PathLike, *, replace: bool = True) -> Iterator[B
         FileExistsError: ``replace`` is False and there is something.
         OSError: the file cannot be written; ``filename`` is the name that was given, links resolved.
     """
-    if (direct := open_descriptor(path)) is not None:
-        with direct:
+    if (number := descriptor_of(path)) is not None:
+        with _duplicate(number, path) as direct:
             yield direct
         return
     try:

@@ -20,11 +20,12 @@ from .decoding import DecodedLatents, check_fingerprint, decode_packets, render
 from .effort.targets import Target, picture_psnr
 from .encoding import encode_packets, quality_code
 from .engines import frozen_of, stage, torch_threads
-from .errors import LimitError, WrongModelError
+from .errors import WrongModelError
 from .images import Picture, open_picture, output_format, save_picture, to_pillow
 from .models import CrossChannelContextModel
+from .reading import read_bytes
 from .stream.container import parse_container, write_container
-from .stream.limits import MAX_PIXELS, max_file_bytes
+from .stream.limits import MAX_PIXELS, check_limit
 from .stream.packet import Packet, parse_file, peek
 
 __all__ = ["Decoded", "decode_bytes", "decode_file", "encode_file", "encode_picture", "model_for", "read_bytes"]
@@ -184,6 +185,7 @@ def encode_file(
         EncodeError: the model makes latents of this image that cannot be coded.
         TargetError: no quality meets the target.
         NotFrozenError, FileNotFoundError, ModelError: the model is not usable.
+        TypeError: src or dst is neither a path nor a file.
         ValueError: quality, lanes, threads, effort or target out of range, several targets, or an effort that the model
             does not have.
         OSError: a file cannot be read or written.
@@ -191,6 +193,8 @@ def encode_file(
     from .images import from_pillow
 
     quality_code(quality)  # before anything is read
+    check_limit(max_pixels)
+    _check_target(dst)
     with stage(timings, "read"):
         picture = from_pillow(src) if isinstance(src, Image.Image) else open_picture(src, max_pixels)
     options = {"lanes": lanes, "threads": threads, "engine": engine, "timings": timings}
@@ -204,6 +208,12 @@ def encode_file(
     H, W = picture.size
     found = peek(parse_container(data).packet, None).quality_code
     return {"width": W, "height": H, "bytes": len(data), "bpp": 8 * len(data) / (W * H), "quality": 1 + found / 32}
+
+
+def _check_target(dst: object) -> None:
+    """Raises TypeError, before the work is done, for what is neither a path nor a file to write to."""
+    if not isinstance(dst, (str, os.PathLike)) and not hasattr(dst, "write"):
+        raise TypeError(f"a path or a binary file to write to is needed, not {type(dst).__name__}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -223,27 +233,6 @@ class Decoded:
     picture: Picture
     packet: Packet
     latents: np.ndarray
-
-
-def read_bytes(src: str | os.PathLike | BinaryIO, max_pixels: int | None = MAX_PIXELS) -> bytes:
-    """A whole file.
-
-    Raises:
-        TypeError: neither a path nor a binary file.
-        LimitError: larger than any file of ``max_pixels`` pixels can be.
-    """
-    if isinstance(src, (str, os.PathLike)):
-        with open(src, "rb") as file:
-            return read_bytes(file, max_pixels)
-    if not hasattr(src, "read"):
-        raise TypeError(f"a path or a binary file is needed, not {type(src).__name__}")
-    limit = max_file_bytes(max_pixels)
-    data = src.read() if limit is None else src.read(limit + 1)
-    if isinstance(data, str):
-        raise TypeError("the file is open for text: open it with mode 'rb'")
-    if limit is not None and len(data) > limit:
-        raise LimitError(f"more than {limit} bytes: no image of {max_pixels} pixels takes that")
-    return data
 
 
 def decode_bytes(
@@ -311,6 +300,10 @@ def decode_file(
         NotFrozenError, FileNotFoundError, ModelError: the model is not usable.
         OSError: a file cannot be read or written.
     """
+    if dst is not None:
+        _check_target(dst)
+    if not isinstance(file_format, (str, type(None))):
+        raise TypeError(f"file_format is the name of a format, such as 'PNG', not {file_format!r}")
     if file_format is None and dst is not None:
         is_path = isinstance(dst, (str, os.PathLike)) and Path(dst).suffix
         file_format = output_format(Path(dst).suffix) if is_path else "PNG"

@@ -233,6 +233,11 @@ def save_picture(picture: Picture, target: str | os.PathLike | BinaryIO, file_fo
         return
     if ALPHA in picture.chunks and file_format in ("JPEG", "MPO", "PPM"):
         raise ImageError(f"{file_format} holds no transparency, and the image has an alpha channel: choose PNG or WebP")
+    if not (hasattr(target, "seekable") and target.seekable()):  # some formats go back to their beginning
+        whole = io.BytesIO()
+        save_picture(picture, whole, file_format, **options)
+        target.write(whole.getbuffer())
+        return
     image = to_pillow(picture)
     if file_format.upper() not in Image.SAVE:
         Image.init()  # loads the rarer plugins

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 import tiny
 import torch
@@ -10,6 +11,10 @@ from PIL import Image
 
 from ccm_fast.entropy import tensors
 from ccm_fast.models import precision
+
+# Examples have no deadline: what takes 1 ms takes 300 on a busy machine.
+hypothesis.settings.register_profile("ccm", deadline=None)
+hypothesis.settings.load_profile("ccm")
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def run(*argv):
 
 
 def test_a_file_there_and_back(photos, tmp_path, capsys):
-    assert run("encode", photos / "a.png", tmp_path / "a.ccm", "-Q", 6, "-m", WEIGHTS) == 0
+    assert run("encode", photos / "a.png", tmp_path / "a.ccm", "-q", 6, "-m", WEIGHTS) == 0
     assert run("decode", tmp_path / "a.ccm", tmp_path / "a.png", "-m", WEIGHTS) == 0
     out, err = capsys.readouterr()
     assert out == err == ""
@@ -74,7 +74,8 @@ def test_failures_do_not_stop_the_others(photos, tmp_path, capsys):
     (photos / "0.png").write_bytes(b"no picture")
     assert run("encode", photos, tmp_path / "out", "-m", WEIGHTS) == 1
     err = capsys.readouterr().err.splitlines()
-    assert len(err) == 1 and err[0].startswith(f"ccm-fast: {photos / '0.png'}: ")
+    assert len(err) == 3 and err[0].startswith(f"ccm-fast: {photos / '0.png'}: ")
+    assert "notes.txt" in err[1] and "2 encoded, 0 skipped, 1 failed" in err[2]
     assert sorted(p.name for p in (tmp_path / "out").rglob("*.ccm")) == ["a.ccm", "b.ccm"]
     (tmp_path / "out" / "a.ccm").write_bytes(b"CCM\x01 damaged")
     assert run("decode", tmp_path / "out", tmp_path / "back", "-m", WEIGHTS, "--json") == 1
@@ -139,7 +140,7 @@ def test_wrong_usage(argv, capsys):
 def test_errors_are_one_line(tmp_path, capsys):
     for argv in (
         ["encode", tmp_path / "missing.png", tmp_path / "x.ccm", "-m", WEIGHTS],
-        ["encode", tmp_path, tmp_path / "x.ccm", "-m", "no-such-model"],
+        ["encode", __file__, tmp_path / "x.ccm", "-m", "no-such-model"],
         ["encode", "x.png", tmp_path / "x.ccm", "-m", __file__],
         ["decode", tmp_path / "missing.ccm", tmp_path / "x.png", "-m", WEIGHTS],
         ["decode", tiny.GOLDEN / "colour.ccm", tmp_path / "x.png"],

@@ -180,26 +180,38 @@ def test_rounding_towards_the_mean_is_the_best_of_the_neighbours(model, reconstr
 
 @pytest.mark.parametrize("quality", [2, 6])
 def test_more_effort_lowers_the_lagrangian_of_real_files(shipped, quality, quick):
-    x = batch(3, 4, 5, 6, height=112, width=144)
+    x = tiny.photographs(112, 144)
     plain = lagrangians(shipped, x, quality, compress(shipped, x, quality, effort=1))
     before = plain
-    for effort in (2, 3, 5, 9):
+    # With all instruction sets: 0.936 to 0.964, 0.993 to 1.002, 0.987 to 0.991, 0.992 to 0.995. A correction need not
+    # gain at quality 2 (24 validation photographs: 0.2 % at 1 and 2, 1.1 at 6); it must not lose much.
+    for effort, most in {2: 0.98, 3: 1.006, 5: 0.998, 9: 0.998}.items():
         found = lagrangians(shipped, x, quality, compress(shipped, x, quality, effort=effort))
         assert all(f < p for f, p in zip(found, plain, strict=True))
-        # What a higher effort tries does not contain all that a lower one does: it may end a trace higher. (At quality
-        # 2 effort 3 does on these, by 0.3 %; on 24 validation photographs it is 0.2 % lower at 1 and 2, and 1.1 at 6.)
-        assert sum(found) <= 1.005 * sum(before)
+        assert sum(found) < most * sum(before)
         before = found
 
 
 @pytest.mark.parametrize("quality", [2.0, 6.0])
 def test_passes_find_something(shipped, quality):
     """Single steps gain where the default effort ends: too much faith in each alone makes the sum of them a loss."""
-    x = batch(3, 4, 5, 6, height=112, width=144)
+    x = tiny.photographs(112, 144)
     before, found = (
         sum(lagrangians(shipped, x, quality, compress(shipped, x, quality, effort=effort))) for effort in (3, 4)
     )
-    assert found < 0.995 * before, found / before
+    # Four photographs together: 0.980 to 0.984 with every instruction set and kind of transforms.
+    assert found < 0.99 * before, found / before
+
+
+def test_one_pass_does_no_great_harm(shipped, monkeypatch):
+    """Where the float entropy model is sure and wrong, its slope promises hundreds of bits for one move."""
+    seen = []
+    offer = search._Best.offer
+    monkeypatch.setattr(search._Best, "offer", lambda self, c, value: (seen.append(value), offer(self, c, value)))
+    monkeypatch.setitem(LEVELS, 4, levels.Level(rounding=True, corrections=1, passes=1))
+    compress(shipped, batch(6, height=112, width=144), 6.0, effort=4)
+    _plain, start, after = seen
+    assert after < 1.05 * start, (after, start)  # 1.00; with slopes as they are 1.27
 
 
 @pytest.mark.usefixtures("float_transforms")

@@ -7,7 +7,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from ccm_fast import decode_file, encode_file, errors, files, images
+from ccm_fast import decode_file, encode_file, errors, files, images, reading
 from ccm_fast.stream.container import parse_container
 
 
@@ -167,8 +167,74 @@ def test_models_are_found(model, tmp_path, monkeypatch):
 def test_huge_files_are_not_read():
     class Endless(io.RawIOBase):
         def read(self, n):
-            assert n < 1 << 28
-            return bytes(n)
+            assert n <= 1 << 24  # what a file claims is taken as it comes
+            return self.start + bytes(n - 3)
 
+    Endless.start = b"CCM"
     with pytest.raises(errors.LimitError):
-        files.read_bytes(Endless(), max_pixels=1000)
+        reading.read_bytes(Endless(), max_pixels=1000)
+    for limit in (1000, None):  # what is no .ccm file is not read on
+        Endless.start = b"\0\0\0"
+        with pytest.raises(errors.NotCcmError):
+            reading.read_bytes(Endless(), max_pixels=limit)
+    assert reading.read_bytes(tiny.GOLDEN / "grey.ccm", None) == (tiny.GOLDEN / "grey.ccm").read_bytes()
+
+
+def test_files_without_buffering(model):
+    """Reads may give fewer bytes than asked for: pipes, sockets."""
+
+    class Drops(io.RawIOBase):
+        def __init__(self, data):
+            self.rest = data
+
+        def readable(self):
+            return True
+
+        def read(self, n=-1):
+            part, self.rest = self.rest[:1], self.rest[1:]
+            return part
+
+    data = (tiny.GOLDEN / "alpha.ccm").read_bytes()
+    assert decode_file(Drops(data), None, model).size == (53, 37)
+    with pytest.raises(errors.NotCcmError):
+        reading.read_bytes(Drops(b"CAM" + data[3:]))
+    with pytest.raises(errors.TruncatedError):
+        decode_file(Drops(b"C"), None, model)
+
+
+def test_files_that_cannot_go_back(model, tmp_path):
+    """TIFF and PDF are written with jumps; a pipe takes them all the same."""
+
+    class Pipe(io.RawIOBase):
+        def __init__(self):
+            self.data = b""
+
+        def writable(self):
+            return True
+
+        def write(self, part):
+            self.data += bytes(part)
+            return len(part)
+
+    for file_format, start in (("TIFF", b"II*\0"), ("PDF", b"%PDF"), ("PNG", b"\x89PNG")):
+        pipe = Pipe()
+        decode_file(tiny.GOLDEN / "colour.ccm", pipe, model, file_format=file_format)
+        assert pipe.data.startswith(start)
+
+
+def test_wrong_arguments_are_noticed_before_the_work(model, tmp_path):
+    coded = tiny.GOLDEN / "grey.ccm"
+    for call, said in (
+        (lambda: encode_file(picture("L"), None, model=model), "write to"),
+        (lambda: encode_file(picture("L"), [1], model=model), "write to"),
+        (lambda: encode_file(picture("L"), b"name.ccm", model=model), "write to"),
+        (lambda: decode_file(coded, [1], model), "write to"),
+        (lambda: decode_file(coded, io.BytesIO(), model, file_format=5), "file_format"),
+    ):
+        with pytest.raises(TypeError, match=said):
+            call()
+    for limit in (float("nan"), -1):
+        with pytest.raises(ValueError, match="max_pixels"):
+            encode_file(picture("L"), io.BytesIO(), model=model, max_pixels=limit)
+        with pytest.raises(ValueError, match="max_pixels"):
+            decode_file(coded, None, model, max_pixels=limit)

@@ -132,7 +132,9 @@ def test_every_kind_of_picture_in_one_folder(tmp_path, capsys):
     (folder / "cut.png").write_bytes((folder / "alpha.png").read_bytes()[:-300])
     (folder / "empty.png").touch()
     assert run("encode", folder, tmp_path / "coded", "-m", WEIGHTS) == 1
-    lines = sorted(capsys.readouterr().err.splitlines())
+    *lines, summary = capsys.readouterr().err.splitlines()
+    assert f"{len(kinds)} encoded, 0 skipped, 4 failed" in summary
+    lines = sorted(lines)
     assert [line.split(": ")[1] for line in lines] == [
         str(folder / name) for name in ("cut.png", "empty.png", "floats.tif", "moving.gif")
     ]

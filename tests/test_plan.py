@@ -42,7 +42,7 @@ def test_every_truncation_is_an_error():
         Plan.from_bytes(data + b"\0\0\0\0")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_damage_is_a_plan_error_or_another_plan(data):
     good = bytearray(make(groups=(2, 1), psi_channels=2, widths=(4,), hyper_channels=1).to_bytes())

@@ -43,7 +43,7 @@ GOLDEN_ONE = "7e97330700d5232351e0ff"
 GOLDEN_TWO = "8b61bc0400d5d6ee840135fb6051201d"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_equals_oracle(data):
     lanes = data.draw(st.sampled_from([1, 2, 4, 8, 16, 32]))

@@ -33,7 +33,7 @@ def test_round_trip(schedule, groups, lanes):
     round_trip(plan, *sample_latents(rng, plan, 7, 10), lanes)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**32 - 1),
     groups=st.lists(st.integers(1, 6), min_size=1, max_size=3).map(tuple),

@@ -54,3 +54,12 @@ def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
     planes = [np.sin(i * rng.uniform(0.5, 2) + rng.uniform(0, 6)) * np.cos(j * rng.uniform(0.5, 2)) for _ in range(3)]
     image = 128 + 70 * np.stack(planes, -1) + 40 * ((i + 2 * j) % 3 > 1.5)[..., None]
     return np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8)
+
+
+def photographs(height: int, width: int) -> torch.Tensor:
+    """Crops of the four colour photographs that scikit-image ships, float32 [4, 3, height, width] in [0, 1]."""
+    import skimage.data
+
+    corners = {"astronaut": (0, 160), "coffee": (120, 200), "chelsea": (60, 120), "rocket": (100, 200)}
+    cut = [getattr(skimage.data, name)()[i : i + height, j : j + width] for name, (i, j) in corners.items()]
+    return torch.from_numpy(np.stack(cut)).permute(0, 3, 1, 2).float() / 255

@@ -2,67 +2,84 @@
 
 from __future__ import annotations
 
+import io
 import os
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from .jobs import Job, plan_jobs, prepare, rounded, run_jobs
-from .messages import FAILURES, UsageError, complain, reason, usage
+from .batch import StageTimes, run_plan
+from .jobs import Job, Plan, plan_jobs
+from .messages import UsageError, usage
+from .options import split_paths
+from .streams import binary_input, open_target
 
 __all__ = ["run"]
+
+# Of 24 megapixels to PNG.
+SHARES = {"z": 0.01, "h_s": 0.04, "entropy": 0.15, "g_s": 0.6, "write": 0.2}
+
+
+def _same(a: str, b: str) -> bool:
+    return os.path.realpath(a) == os.path.realpath(b)
+
+
+def _plan(args, suffix: str) -> Plan:
+    """What to do. Raises UsageError for what does not go together."""
+    if args.latents and len(args.paths) == 1 and args.output is None:
+        args.inputs, out = args.paths, None
+        plan = Plan([Job(args.paths[0], None)])
+    else:
+        out = split_paths(args)
+        plan = plan_jobs(args.inputs, out, {".ccm"}, suffix)
+    if args.latents:
+        if len(plan.jobs) != 1 or os.path.isdir(args.inputs[0]):
+            raise UsageError("--latents needs exactly one input file")
+        job = plan.jobs[0]
+        if args.latents != "-" and any(name and _same(args.latents, name) for name in (job.source, job.target)):
+            raise UsageError("--latents and another file of this command are the same file")
+    if [out, args.latents, "-" if args.json else None].count("-") > 1:
+        raise UsageError("only one of the image, --latents and --json can go to standard output")
+    return plan
 
 
 def run(args) -> int:
     """``ccm-fast decode``."""
     suffix = "." + (args.format or "png").lower().lstrip(".")
     try:
-        if len(args.paths) == 1 and args.latents:
-            jobs = [Job(args.paths[0], None)]
-        elif len(args.paths) == 1:
-            raise UsageError("an input and an output are needed")
-        else:
-            jobs = plan_jobs(args.paths[:-1], args.paths[-1], {".ccm"}, suffix)
-        if args.json and jobs and jobs[0].target == "-":
-            raise UsageError("--json and an image cannot both go to standard output")
-        if args.latents and (len(jobs) != 1 or os.path.isdir(args.paths[0])):
-            raise UsageError("--latents needs exactly one input file")
+        plan = _plan(args, suffix)
     except UsageError as error:
         return usage("decode", error)
-    from ccm_fast.atomic import atomic_write
-    from ccm_fast.engines import stage
-    from ccm_fast.files import decode_bytes, model_for, read_bytes
-    from ccm_fast.images import output_format, save_picture
 
-    prepare()
-    try:
-        model = model_for(args.model) if args.model else None
-        output_format(suffix)
-        if args.latents and os.path.isfile(args.latents) and not args.force:
-            raise FileExistsError(None, f"{args.latents} exists (--force replaces it)")
-    except FAILURES as error:
-        complain(None, reason(error))
-        return 1
-    save_options = {} if args.save_quality is None else {"quality": args.save_quality}
-
-    def work(job: Job) -> dict:
+    def start(threads: int | None) -> Callable[[Job, StageTimes], dict]:
         import numpy as np
 
-        seconds: dict[str, float] = {}
-        to_file = job.target not in (None, "-") and not args.format and Path(job.target).suffix
-        file_format = output_format(Path(job.target).suffix if to_file else suffix)
-        data = read_bytes(sys.stdin.buffer if job.source == "-" else job.source, args.max_pixels)
-        options = {"threads": args.threads, "engine": args.engine, "max_pixels": args.max_pixels}
-        decoded = decode_bytes(data, model, timings=seconds, **options)
-        if args.latents:
-            with atomic_write(args.latents) as file:
-                np.save(file, decoded.latents)
-        if job.target is not None:
-            target = sys.stdout.buffer if job.target == "-" else job.target
-            with stage(seconds, "write"):
-                save_picture(decoded.picture, target, file_format, **save_options)
-        p = decoded.packet
-        bpp = 8 * len(data) / (p.width * p.height)
-        report = {"width": p.width, "height": p.height, "bytes": len(data), "bpp": bpp, "quality": p.quality}
-        return {**report, "seconds": rounded(seconds)}
+        from ccm_fast.engines import stage
+        from ccm_fast.files import decode_bytes, model_for
+        from ccm_fast.images import output_format, save_picture
+        from ccm_fast.reading import read_bytes
 
-    return run_jobs(jobs, args, work, "decode", {".ccm"})
+        model = model_for(args.model) if args.model else None
+        output_format(suffix)
+        options = {"threads": threads, "engine": args.engine, "max_pixels": args.max_pixels}
+        save_options = {} if args.save_quality is None else {"quality": args.save_quality}
+
+        def work(job: Job, times: StageTimes) -> dict:
+            to_file = job.target not in (None, "-") and not args.format and Path(job.target).suffix
+            file_format = output_format(Path(job.target).suffix if to_file else suffix)
+            data = read_bytes(binary_input(job.source), args.max_pixels)
+            decoded = decode_bytes(data, model, timings=times, **options)
+            if args.latents:
+                whole = io.BytesIO()  # NumPy writes to real files by their descriptor
+                np.save(whole, decoded.latents)
+                with open_target(args.latents, args.force) as file:
+                    file.write(whole.getbuffer())
+            if job.target is not None:
+                with stage(times, "write"), open_target(job.target, args.force) as file:
+                    save_picture(decoded.picture, file, file_format, **save_options)
+            p = decoded.packet
+            bpp = 8 * len(data) / (p.width * p.height)
+            return {"width": p.width, "height": p.height, "bytes": len(data), "bpp": bpp, "quality": p.quality}
+
+        return work
+
+    return run_plan(plan, args, "decode", {".ccm"}, SHARES, start)

@@ -2,58 +2,46 @@
 
 from __future__ import annotations
 
-import sys
+import io
+from collections.abc import Callable
 
-from .jobs import IMAGE_SUFFIXES, Job, plan_jobs, prepare, rounded, run_jobs
-from .messages import FAILURES, UsageError, complain, reason, usage
+from .batch import StageTimes, run_plan
+from .jobs import IMAGE_SUFFIXES, Job, plan_jobs
+from .messages import UsageError, usage
+from .options import split_paths
+from .streams import open_target, picture_input
 
 __all__ = ["run"]
+
+# Of 24 megapixels at the default effort.
+SHARES = {"read": 0.05, "g_a": 0.4, "h_a": 0.03, "h_s": 0.07, "effort": 0.25, "entropy": 0.2}
 
 
 def run(args) -> int:
     """``ccm-fast encode``."""
     try:
-        if len(args.paths) < 2:
-            raise UsageError("an input and an output are needed")
-        if args.json and args.paths[-1] == "-":
+        out = split_paths(args)
+        if args.json and out == "-":
             raise UsageError("--json and an image cannot both go to standard output")
-        jobs = plan_jobs(args.paths[:-1], args.paths[-1], IMAGE_SUFFIXES, ".ccm")
+        plan = plan_jobs(args.inputs, out, IMAGE_SUFFIXES, ".ccm")
     except UsageError as error:
         return usage("encode", error)
-    from ccm_fast.effort import DEFAULT_EFFORT, EffortWarning
-    from ccm_fast.files import encode_file, model_for
 
-    prepare()
-    try:
+    def start(threads: int | None) -> Callable[[Job, StageTimes], dict]:
+        from ccm_fast.files import encode_file, model_for
+
         model = model_for(args.model)
-    except FAILURES as error:
-        complain(None, reason(error))
-        return 1
+        options = {name: getattr(args, name) for name in ("lanes", "max_pixels", "effort")}
+        options |= {name: getattr(args, name) for name in ("target_size", "target_bpp", "target_psnr")}
 
-    bars = not args.quiet and sys.stderr.isatty() and (args.effort or DEFAULT_EFFORT) > DEFAULT_EFFORT
+        def work(job: Job, times: StageTimes) -> dict:
+            source, whole = picture_input(job.source, args.max_pixels), io.BytesIO()
+            watched = {"threads": threads, "timings": times, "progress": times.progress}
+            report = encode_file(source, whole, args.quality, model, **options, **watched)
+            with open_target(job.target, args.force) as file:
+                file.write(whole.getbuffer())
+            return report
 
-    def work(job: Job) -> dict:
-        import io
-        import warnings
+        return work
 
-        from tqdm import tqdm
-
-        seconds: dict[str, float] = {}
-        source = io.BytesIO(sys.stdin.buffer.read()) if job.source == "-" else job.source
-        target = sys.stdout.buffer if job.target == "-" else job.target
-        options = {"lanes": args.lanes, "threads": args.threads, "max_pixels": args.max_pixels, "timings": seconds}
-        with warnings.catch_warnings(record=True) as notes, tqdm(disable=not bars, unit="step", leave=False) as bar:
-            warnings.simplefilter("always", EffortWarning)
-
-            def progress(done: int, steps: int) -> None:
-                bar.total = steps
-                bar.update(done - bar.n)
-
-            options |= {"effort": args.effort, "progress": progress}
-            options |= {name: getattr(args, name) for name in ("target_size", "target_bpp", "target_psnr")}
-            report = encode_file(source, target, args.quality, model, **options)
-        for note in notes:
-            complain(job.source, note.message)
-        return {**report, "seconds": rounded(seconds)}
-
-    return run_jobs(jobs, args, work, "encode", IMAGE_SUFFIXES)
+    return run_plan(plan, args, "encode", IMAGE_SUFFIXES, SHARES, start)

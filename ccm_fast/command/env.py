@@ -11,6 +11,8 @@ import shutil
 import subprocess
 import sys
 
+from .messages import say
+
 # The instruction sets that change which integer kernels run, by the names of /proc/cpuinfo (x86, then Arm).
 _ISA = """
     sse4_1 avx avx2 f16c fma avx_vnni avx512f avx512bw avx512dq avx512vl avx512_vnni avx512_vbmi avx512_bf16
@@ -171,5 +173,5 @@ def format_env(env: dict | None = None) -> str:
 
 def run(args) -> int:
     """``ccm-fast env``."""
-    print(json.dumps(collect()) if args.json else format_env())
+    say(json.dumps(collect()) if args.json else format_env())
     return 0

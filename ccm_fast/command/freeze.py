@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 
-from .messages import FAILURES, complain, reason
+from .messages import FAILURES, complain, interactive, reason, say
 
 __all__ = ["run"]
 
@@ -15,9 +14,9 @@ def run(args) -> int:
     from ccm_fast.train.ship import ship
 
     try:
-        report = ship(args.checkpoint, args.out, args.data, args.test, progress=not args.quiet and sys.stderr.isatty())
+        report = ship(args.checkpoint, args.out, args.data, args.test, progress=not args.quiet and interactive())
     except FAILURES as error:
         complain(None, reason(error))
         return 1
-    print(json.dumps(report, indent=1))
+    say(json.dumps(report, indent=1))
     return 0

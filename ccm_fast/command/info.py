@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from .messages import FAILURES, complain, reason
+from .messages import complain, reason, say, shown
+from .streams import binary_input
 
 __all__ = ["describe", "run"]
 
@@ -66,27 +67,32 @@ def _lines(report: dict) -> Iterator[str]:
     yield f"  bytes  container {parts['container']}, header {parts['header']}, z {parts['z']}, y {parts['y']}"
     yield f"  lanes  z {r['lanes']['z']}, y {r['lanes']['y']}"
     if r["chunks"]:
-        yield "  chunks " + ", ".join(f"{name} {size}" for name, size in r["chunks"].items())
+        yield "  chunks " + ", ".join(f"{shown(name)} {size}" for name, size in r["chunks"].items())
+
+
+def _files(names: list[str]) -> Iterator[str]:
+    """The files themselves, and those of the kind in the folders."""
+    for name in names:
+        inside = sorted(str(p) for p in Path(name).rglob("*.ccm") if p.is_file()) if os.path.isdir(name) else []
+        yield from inside or [name]
 
 
 def run(args) -> int:
     """``ccm-fast info``."""
+    from ccm_fast.reading import read_bytes
+
     failed = False
-    for name in args.files:
+    for name in _files(args.files):
         try:
-            if name == "-":
-                data = sys.stdin.buffer.read()
-            else:
-                data = Path(name).read_bytes()
-            report = {"file": name, **describe(data)}
-        except FAILURES as error:
+            report = {"file": name, **describe(read_bytes(binary_input(name), args.max_pixels))}
+        except Exception as error:
             failed = True
             why = reason(error, name)
             complain(name, why)
             report = {"file": name, "error": why, "type": type(error).__name__}
         if args.json:
-            print(json.dumps(report))
+            say(json.dumps(report))
         elif "error" not in report:
             first, *rest = _lines(report)
-            print("\n".join((f"{name}: {first}", *rest)))
+            say("\n".join((f"{shown(name)}: {first}", *rest)))
     return int(failed)

@@ -6,9 +6,23 @@ import argparse
 import math
 from collections.abc import Callable
 
-__all__ = ["add_common", "effort", "pixels", "quality", "threads", "within"]
+from .messages import UsageError, complain
 
-_MAX_PIXELS = 178_956_970  # ccm_fast.stream.limits.MAX_PIXELS, without the import
+__all__ = [
+    "MAX_PIXELS",
+    "Renamed",
+    "add_common",
+    "add_json",
+    "add_quality",
+    "effort",
+    "pixels",
+    "quality",
+    "split_paths",
+    "threads",
+    "within",
+]
+
+MAX_PIXELS = 178_956_970  # ccm_fast.stream.limits.MAX_PIXELS, without the import
 
 
 def within(kind: type, low: float, high: float = math.inf) -> Callable[[str], float]:
@@ -36,17 +50,85 @@ def pixels(text: str) -> int | None:
     return within(int, 0)(text) or None
 
 
+def _hinting(parse: Callable[[str], float], hint: str) -> Callable[[str], float]:
+    """A parser whose complaints say what else may have been meant."""
+
+    def parse_or_hint(text: str) -> float:
+        try:
+            return parse(text)
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentTypeError(f"{error} ({hint})") from None
+
+    return parse_or_hint
+
+
+class Renamed(argparse.Action):
+    """An old spelling, which is taken as what it has become, with a line about it."""
+
+    def __init__(self, option_strings, dest, now: str, flag: bool = False, **options):
+        self.now, self.flag = now, flag
+        super().__init__(option_strings, dest, nargs=0 if flag else options.pop("nargs", None), **options)
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        """Note the value."""
+        complain(None, f"{option_string} is now {self.now}; the old spelling will go")
+        setattr(namespace, self.dest, True if self.flag else values)
+
+
+def add_quality(parser: argparse.ArgumentParser) -> None:
+    """``-q``, and its old spelling."""
+    parser.add_argument(
+        "-q",
+        "--quality",
+        type=_hinting(quality, "no progress bar: --quiet"),
+        default=4.0,
+        metavar="N",
+        help="1 (smallest) to 8 (best), fractions too (default: %(default)g)",
+    )
+    parser.add_argument("-Q", dest="quality", action=Renamed, now="-q", type=quality, help=argparse.SUPPRESS)
+
+
+def add_json(parser: argparse.ArgumentParser, what: str) -> None:
+    """``--json``, and its old spelling, for commands without jobs."""
+    parser.add_argument("--json", action="store_true", help=f"print {what}")
+    parser.add_argument("-j", dest="json", action=Renamed, now="--json", flag=True, help=argparse.SUPPRESS)
+
+
 def add_common(parser: argparse.ArgumentParser) -> None:
-    """Options of every command that works on files."""
-    parser.add_argument("-t", "--threads", type=threads, metavar="N", help="CPU threads (default: torch's choice)")
+    """Options of every command that makes files of files."""
+    parser.add_argument("-o", "--output", metavar="OUT", help="the output; without it, the last PATH is")
+    parser.add_argument(
+        "-j",
+        "--jobs",
+        type=_hinting(threads, "a report as JSON: --json"),
+        metavar="N",
+        help="files to work on at once (default: one for each core)",
+    )
+    parser.add_argument(
+        "-t", "--threads", type=threads, metavar="N", help="CPU threads for each file (default: by cores and jobs)"
+    )
     parser.add_argument(
         "--max-pixels",
         type=pixels,
-        default=_MAX_PIXELS,
+        default=MAX_PIXELS,
         metavar="N",
         help="refuse larger images; 0: no limit (default: %(default)s)",
     )
-    parser.add_argument("-f", "--force", action="store_true", help="replace existing outputs")
-    parser.add_argument("-j", "--json", action="store_true", help="print one JSON object per file")
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("-f", "--force", action="store_true", help="replace existing outputs")
+    existing.add_argument("--skip-existing", action="store_true", help="leave inputs alone whose outputs exist")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per file")
     parser.add_argument("-v", "--verbose", action="store_true", help="print a line per file")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
+
+
+def split_paths(args: argparse.Namespace) -> str:
+    """Sets ``args.inputs``; returns the output.
+
+    Raises:
+        UsageError: one of them is missing.
+    """
+    args.inputs, out = (args.paths, args.output) if args.output is not None else (args.paths[:-1], args.paths[-1])
+    if not args.inputs:
+        raise UsageError("an input and an output are needed")
+    return out

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from ccm_fast.version import __version__
 
-from .options import add_common, effort, quality, threads, within
+from .options import MAX_PIXELS, Renamed, add_common, add_json, add_quality, effort, pixels, threads, within
 
-__all__ = ["build_parser"]
+__all__ = ["build_parser", "parse"]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,11 +30,11 @@ def build_parser() -> argparse.ArgumentParser:
     p = commands.add_parser(
         "encode",
         help="images to .ccm files",
-        usage="ccm-fast encode [options] IN... OUT",
+        usage="ccm-fast encode [options] IN... OUT\n       ccm-fast encode [options] IN... -o OUT",
         epilog=files_epilog,
     )
     p.add_argument("paths", nargs="+", metavar="PATH", help="images or folders, then the output")
-    p.add_argument("-Q", "--quality", type=quality, default=4.0, help="1 (smallest) to 8 (best) (default: %(default)s)")
+    add_quality(p)
     p.add_argument(
         "-m",
         "--model",
@@ -69,7 +70,8 @@ def build_parser() -> argparse.ArgumentParser:
     p = commands.add_parser(
         "decode",
         help=".ccm files to images",
-        usage="ccm-fast decode [options] IN... OUT\n       ccm-fast decode [options] IN --latents FILE.npy",
+        usage="ccm-fast decode [options] IN... OUT\n       ccm-fast decode [options] IN... -o OUT\n"
+        "       ccm-fast decode [options] IN --latents FILE.npy",
         epilog=files_epilog + " The format follows OUT's suffix, or --format; it is PNG otherwise.",
     )
     p.add_argument("paths", nargs="+", metavar="PATH", help=".ccm files or folders, then the output")
@@ -88,15 +90,22 @@ def build_parser() -> argparse.ArgumentParser:
     add_common(p)
 
     p = commands.add_parser("info", help="what is in .ccm files; needs no model")
-    p.add_argument("files", nargs="+", metavar="FILE", help=".ccm files; - is standard input")
-    p.add_argument("-j", "--json", action="store_true", help="print one JSON object per file")
+    p.add_argument("files", nargs="+", metavar="FILE", help=".ccm files, or folders of them; - is standard input")
+    add_json(p, "one JSON object per file")
+    p.add_argument(
+        "--max-pixels",
+        type=pixels,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="refuse files that hold more; 0: no limit (default: %(default)s)",
+    )
 
     p = commands.add_parser("selftest", help="check that this installation encodes and decodes exactly")
     p.add_argument("-m", "--model", metavar="NAME|FILE", help="default: every shipped model")
-    p.add_argument("-j", "--json", action="store_true", help="print one JSON object")
+    add_json(p, "one JSON object")
 
     p = commands.add_parser("env", help="the environment, for bug reports")
-    p.add_argument("-j", "--json", action="store_true", help="print one JSON object")
+    add_json(p, "one JSON object")
 
     commands.add_parser("train", help="train a model", add_help=False)
     commands.add_parser("eval", help="rate and distortion against other codecs", add_help=False)
@@ -106,7 +115,8 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("out", metavar="OUT.safetensors", help="the weights; an evaluation goes to OUT.json")
     p.add_argument("--data", nargs="+", required=True, metavar="PATH", help="training images, to calibrate on")
     p.add_argument("--test", nargs="+", default=[], metavar="PATH", help="images to evaluate on; never trained on")
-    p.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    p.add_argument("--quiet", action="store_true", help="no progress bar")
+    p.add_argument("-q", dest="quiet", action=Renamed, now="--quiet", flag=True, help=argparse.SUPPRESS)
 
     p = commands.add_parser(
         "profile", help="decode latency by stage", epilog="Pictures are encoded first, at quality 4."
@@ -130,7 +140,17 @@ def build_parser() -> argparse.ArgumentParser:
 
     p = commands.add_parser("demo", help="a photograph through the codec, beside a JPEG of the same size")
     p.add_argument("image", nargs="?", type=Path, help="a picture (default: one that a Python package carries)")
-    p.add_argument("-Q", "--quality", type=quality, default=4.0, help="1 to 8 (default: %(default)s)")
+    add_quality(p)
     p.add_argument("-m", "--model", metavar="NAME|FILE", help="default: ccm-small")
     p.add_argument("--out", type=Path, default=Path("demo_out"), metavar="FOLDER", help="default: %(default)s")
+    parser.commands = commands.choices
     return parser
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Arguments of a command line; argparse exits on wrong ones, with the usage of the command that they are for."""
+    parser = build_parser()
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.commands[args.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+    return args

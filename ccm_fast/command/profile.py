@@ -26,7 +26,7 @@ from ccm_fast.engines import engine_for, torch_threads
 from ccm_fast.errors import BitstreamError, ImageError
 from ccm_fast.stream.limits import MAX_PIXELS
 
-from .messages import FAILURES, complain, reason
+from .messages import FAILURES, complain, reason, say
 
 __all__ = ["chrome_trace", "profile", "report", "run"]
 
@@ -171,9 +171,9 @@ def run(args) -> int:
             with atomic_write(args.trace) as file:
                 file.write(json.dumps(chrome_trace(result)).encode())
         if args.json == "-":
-            print(json.dumps(result))
+            say(json.dumps(result))
         else:
-            print(report(result))
+            say(report(result))
         if args.json not in (None, "-"):
             write_json(args.json, result)
     except FAILURES as error:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from .messages import say
+
 __all__ = ["checks", "run"]
 
 
@@ -144,10 +146,10 @@ def run(args) -> int:
     for check in checks(args.model):
         results.append(check)
         if not args.json:
-            print(f"{'ok  ' if check['ok'] else 'FAIL'}  {check['name']}  {check['note']}".rstrip(), flush=True)
+            say(f"{'ok  ' if check['ok'] else 'FAIL'}  {check['name']}  {check['note']}".rstrip())
     good = all(check["ok"] for check in results)
     if args.json:
-        print(json.dumps({"ok": good, "checks": results}))
+        say(json.dumps({"ok": good, "checks": results}))
     else:
-        print("all checks passed" if good else "SOME CHECKS FAILED; please report them together with `ccm-fast env`")
+        say("all checks passed" if good else "SOME CHECKS FAILED; please report them together with `ccm-fast env`")
     return int(not good)

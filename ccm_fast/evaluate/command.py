@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..atomic import atomic_write
 from ..command.env import collect
-from ..command.options import effort, quality, threads, within
+from ..command.messages import interactive
+from ..command.options import Renamed, effort, quality, threads, within
 from . import plots, report
 from .codecs import CODECS, Codec, CodecMissingError
 from .crops import side_by_side
@@ -50,7 +50,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="result files of earlier runs on the same data, or published ones, to be joined (CompressAI's format)",
     )
-    add("-Q", "--qualities", type=quality, nargs="+", metavar="Q", help="of our models (default: 1 to 8)")
+    add("-q", "--qualities", type=quality, nargs="+", metavar="Q", help="of our models (default: 1 to 8)")
+    add("-Q", dest="qualities", action=Renamed, now="-q", type=quality, nargs="+", help=argparse.SUPPRESS)
     add(
         "-E",
         "--effort",
@@ -64,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--crops", type=within(int, 0), default=3, metavar="N", help="images to show crops of (default: %(default)s)")
     add("--name", help="of the data, for titles (default: the folder's name)")
     add(
+        "-j",
         "--jobs",
         type=within(int, 1),
         default=1,
@@ -71,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         help="processes; more than 1 spoils the times (default: 1)",
     )
     add("-t", "--threads", type=threads, metavar="N", help="CPU threads of our models (default: torch's choice)")
-    add("-q", "--quiet", action="store_true", help="no progress bar")
+    add("--quiet", action="store_true", help="no progress bar")
     return parser
 
 
@@ -131,7 +133,7 @@ def main(argv: Sequence[str]) -> int:
         complain(codec, message)
 
     skipped: list[str] = []
-    progress = not args.quiet and sys.stderr.isatty()
+    progress = not args.quiet and interactive()
     out = Path(args.out)
     try:
         joined = load_curves(args.reference)

@@ -6,12 +6,11 @@ import argparse
 import dataclasses
 import re
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..bench.timing import device_for
-from ..command.messages import FAILURES, complain, reason
+from ..command.messages import FAILURES, complain, interactive, reason
 from ..command.options import within
 from .checkpoint import read
 from .floats import write_floats
@@ -100,7 +99,7 @@ def main(argv: Sequence[str]) -> int:
         return _instead(args["out"], picture, floats)
     if not args["data"]:
         parser.error("the following arguments are required: --data")
-    progress = not args.pop("quiet") and sys.stderr.isatty()
+    progress = not args.pop("quiet") and interactive()
 
     asked: list[int] = []
 
@@ -109,7 +108,7 @@ def main(argv: Sequence[str]) -> int:
             raise KeyboardInterrupt
         asked.append(number)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
     try:
         device_for(args["device"])
         last = train(TrainConfig(**args), progress=progress, stop=lambda: bool(asked))

@@ -1,0 +1,260 @@
+"""The loop over files that ``encode`` and ``decode`` share: what is skipped, several at a time, and the summary."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
+
+from .jobs import Job, Plan
+from .machine import default_jobs, usable_cores
+from .messages import complain, interactive, reason, say, shown
+from .streams import same_file, taken
+
+__all__ = ["StageTimes", "run_plan"]
+
+# Of existing outputs, so many are named one by one.
+_NAMED = 5
+
+
+class StoppedError(Exception):
+    """The command is ending: the files that other threads work on are not of interest any more."""
+
+
+class StageTimes(dict):
+    """Seconds by stage, which a bar and a stop follow: given to the library as ``timings``.
+
+    Attributes:
+        shares: stage -> about which share of the time it takes, in the stages' order.
+        notes: remarks about the file.
+    """
+
+    def __init__(self, shares: dict[str, float], stopping: threading.Event, bar=None):
+        super().__init__()
+        self.shares, self.notes = shares, []
+        self._stopping, self._bar = stopping, bar
+
+    def _show(self, share: float) -> None:
+        if self._stopping.is_set():
+            raise StoppedError
+        if self._bar is not None:
+            self._bar.update(max(0.0, min(share, 1.0) - self._bar.n))
+
+    def __setitem__(self, stage: str, seconds: float) -> None:
+        super().__setitem__(stage, seconds)
+        self._show(sum(share for name, share in self.shares.items() if name in self))
+
+    def progress(self, done: int, steps: int) -> None:
+        """Steps within the stage after the last one that has ended."""
+        current = next((share for name, share in self.shares.items() if name not in self), 0.0)
+        self._show(sum(share for name, share in self.shares.items() if name in self) + current * done / max(steps, 1))
+
+    def rounded(self) -> dict[str, float]:
+        """To a tenth of a millisecond."""
+        return {name: round(seconds, 4) for name, seconds in self.items()}
+
+
+class Batch:
+    """A plan being worked on: what became of its files.
+
+    Attributes:
+        failed, skipped, done: numbers of files.
+        before, after: bytes of the inputs that were worked on, and of their outputs.
+    """
+
+    def __init__(self, plan: Plan, args, verb: str):
+        self.plan, self.args, self.verb = plan, args, verb
+        self.failed = self.skipped = self.done = self.before = self.after = 0
+
+    def fail(self, job: Job, why: str, kind: str, quiet: bool = False) -> None:
+        """One file could not be worked on."""
+        self.failed += 1
+        if not quiet:
+            complain("standard input" if job.source == "-" else job.source, why)
+        if self.args.json:
+            say(json.dumps({"input": job.source, "output": job.target, "error": why, "type": kind}))
+
+    def choose(self) -> list[Job]:
+        """The jobs that are left to do: without those whose outputs exist, or are those of others."""
+        left, existing = [], []
+        seen: set[str] = set()
+        for job in self.plan.jobs:
+            if job.target in (None, "-"):
+                left.append(job)
+                continue
+            target = os.path.realpath(job.target)
+            if target in seen:
+                self.fail(job, f"{job.target} is the output of another input, too", "FileExistsError")
+            elif same_file(job.source, job.target):
+                self.fail(job, "the output is the input itself", "FileExistsError")
+            elif not self.args.force and taken(job.target):
+                existing.append(job)
+            else:
+                left.append(job)
+            seen.add(target)
+        for job in existing:
+            if self.args.skip_existing:
+                self.skipped += 1
+                if self.args.json:
+                    say(json.dumps({"input": job.source, "output": job.target, "skipped": True}))
+            else:
+                why = f"{job.target} exists (--force replaces it)"
+                self.fail(job, why, "FileExistsError", quiet=len(existing) > _NAMED)
+        if len(existing) > _NAMED and not self.args.skip_existing:
+            names = f"{len(existing)} outputs exist, {existing[0].target} the first"
+            complain(None, f"{names} (--force replaces them, --skip-existing leaves them)")
+        return left
+
+    def finish(self, job: Job, report: dict) -> None:
+        """Say what became of a file."""
+        for note in report.pop("notes", ()):
+            complain("standard input" if job.source == "-" else job.source, note)
+        if "error" in report:
+            self.fail(job, report["error"], report["type"])
+            return
+        self.done += 1
+        if job.source != "-" and job.target not in (None, "-"):
+            with suppress(OSError):
+                self.before, self.after = (
+                    self.before + os.path.getsize(job.source),
+                    self.after + os.path.getsize(job.target),
+                )
+        if self.args.json:
+            say(json.dumps({"input": job.source, "output": job.target, **report}))
+        elif self.args.verbose and sys.stderr is not None:
+            size = f"{report['width']}x{report['height']}  {report['bytes']} bytes  {report['bpp']:.3f} bpp"
+            line = f"{job.source} -> {job.target}  {size}  {report['total_seconds']:.2f} s"
+            print(shown(line), file=sys.stderr)
+
+    def close(self) -> int:
+        """Say what was left out, and the sums; returns the exit code."""
+        for name, why in self.plan.failures:
+            complain(name, why)
+        self.failed += len(self.plan.failures)
+        if self.plan.several and not self.args.quiet:
+            if line := self.plan.left_out_line():
+                complain(None, line)
+            skipped = f"{self.skipped} skipped" + (" (their outputs exist)" if self.skipped else "")
+            sizes = f"; {_megabytes(self.before)} -> {_megabytes(self.after)}" if self.done else ""
+            complain(None, f"{self.done} {self.verb}d, {skipped}, {self.failed} failed{sizes}")
+        return int(bool(self.failed))
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+@contextmanager
+def _notes_to(current: threading.local) -> Iterator[None]:
+    """Let warnings of the library, for the time being, become remarks about the file that a thread is working on."""
+
+    def show(message, category, *where, **options) -> None:
+        times = getattr(current, "times", None)
+        if times is not None and category.__module__.startswith("ccm_fast."):
+            times.notes.append(str(message))
+        else:
+            other(message, category, *where, **options)
+
+    with warnings.catch_warnings():
+        other, warnings.showwarning = warnings.showwarning, show
+        warnings.simplefilter("always", UserWarning)
+        warnings.filterwarnings("ignore", module="PIL")  # about odd metadata; stderr is for one-line errors
+        yield
+
+
+@contextmanager
+def _pillow_limit(max_pixels: int | None) -> Iterator[None]:
+    """Pillow's own limit, which some formats ask while they are opened, is the command's."""
+    from PIL import Image
+
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def run_plan(
+    plan: Plan,
+    args,
+    verb: str,
+    suffixes: Iterable[str],
+    shares: dict[str, float],
+    start: Callable[[int | None], Callable[[Job, StageTimes], dict]],
+) -> int:
+    """Do the jobs, complain about those that fail, go on with the others; several at a time if there are several.
+
+    Args:
+        plan: what to do.
+        args: the command's arguments: ``json``, ``verbose``, ``quiet``, ``force``, ``skip_existing``, ``jobs``,
+            ``threads``, ``max_pixels``, ``inputs``.
+        verb: "encode" or "decode".
+        suffixes: of the files that the command takes from folders.
+        shares: stages of the work, as for :class:`StageTimes`.
+        start: called once, with the threads that each job may use, if there is anything to do: returns what does a job,
+            and returns a report with the keys ``width``, ``height``, ``bytes`` and ``bpp``. Whatever it raises is that
+            file's failure.
+
+    Returns:
+        The exit code.
+    """
+    batch = Batch(plan, args, verb)
+    if not plan.jobs and not plan.failures:
+        complain(", ".join(args.inputs), f"nothing to {verb}: no file ends in {', '.join(sorted(suffixes))}")
+        return 1
+    todo = batch.choose()
+    if not todo:
+        return batch.close()
+    at_once = min(args.jobs or default_jobs(len(todo)), len(todo))
+    threads = args.threads or (max(1, usable_cores() // at_once) if at_once > 1 else None)
+    try:
+        work = start(threads)
+    except Exception as error:
+        complain(None, reason(error))
+        return 1
+    current, stopping = threading.local(), threading.Event()
+
+    def attempt(job: Job, bar=None) -> dict:
+        begin = time.perf_counter()
+        times = current.times = StageTimes(shares, stopping, bar)
+        try:
+            report = work(job, times)
+        except Exception as error:
+            if isinstance(error, BrokenPipeError) and job.target == "-":
+                raise
+            return {"error": reason(error, job.source), "type": type(error).__name__, "notes": times.notes}
+        seconds = {"seconds": times.rounded(), "total_seconds": round(time.perf_counter() - begin, 4)}
+        return {**report, **seconds, "notes": times.notes}
+
+    from tqdm import tqdm
+
+    show = interactive() and not args.quiet
+    with _notes_to(current), _pillow_limit(args.max_pixels):
+        if len(todo) == 1:
+            style = "{desc}: {percentage:3.0f}% |{bar}| {elapsed}"
+            with tqdm(total=1.0, desc=verb, disable=not show, leave=False, delay=1, bar_format=style) as bar:
+                report = attempt(todo[0], bar if show else None)
+            batch.finish(todo[0], report)
+            return batch.close()
+        with (
+            tqdm(total=len(todo), disable=not show, unit="file", desc=verb, leave=False) as bar,
+            ThreadPoolExecutor(at_once, "ccm-fast") as pool,
+        ):
+            futures = [pool.submit(attempt, job) for job in todo]
+            try:
+                for job, future in zip(todo, futures, strict=True):
+                    report = future.result()
+                    with bar.external_write_mode(sys.stderr) if show else nullcontext():
+                        batch.finish(job, report)
+                    bar.update()
+            except BaseException:
+                stopping.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    return batch.close()
