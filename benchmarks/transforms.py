@@ -21,7 +21,7 @@ import ccm_fast
 from ccm_fast.bench import dropin
 from ccm_fast.interop.compressai.synthesis import fast_transform
 from ccm_fast.models import inference
-from ccm_fast.models.precision import set_transform_precision
+from ccm_fast.precision import set_transform_precision
 
 N = 192  # channels of the nets that CompressAI trains for its higher rates
 LAYERS = {

@@ -10,13 +10,14 @@ from ccm_fast.version import __version__
 
 # Public name -> module that defines it. The names are the package's promise; the modules may move.
 _EXPORTS = {
+    "Codec": "ccm_fast.native",
     "compress": "ccm_fast.codec",
     "decompress": "ccm_fast.codec",
     "load": "ccm_fast.weights",
     "freeze": "ccm_fast.freezing.freeze",
     "accelerate": "ccm_fast.interop.compressai",
-    "set_transform_precision": "ccm_fast.models.precision",
-    "transform_precision": "ccm_fast.models.precision",
+    "set_transform_precision": "ccm_fast.precision",
+    "transform_precision": "ccm_fast.precision",
     "encode_file": "ccm_fast.files",
     "decode_file": "ccm_fast.files",
     "CrossChannelContextModel": "ccm_fast.models",
@@ -44,7 +45,15 @@ def __getattr__(name):
         module = _EXPORTS[name]
     except KeyError:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    value = getattr(importlib.import_module(module), name)
+    try:
+        value = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as why:
+        if why.name != "torch":
+            raise
+        from ccm_fast._backend import TORCH_REMEDY
+        from ccm_fast.errors import BuildError
+
+        raise BuildError(f"ccm_fast.{name} needs torch, which is not installed: {TORCH_REMEDY}") from why
     globals()[name] = value  # the next access does not come here
     return value
 

@@ -1,21 +1,25 @@
-"""Loads the two native libraries, once, at the first call that needs one of them.
+"""Loads the native libraries, each once, at the first call that needs it.
 
-Layer rule: the rest of the package reaches native code only through `load()`; it returns the torch operators and the
-pybind11 module, or raises `BuildError` with the command that mends it. Nothing here runs at import.
+Layer rule: the rest of the package reaches native code only through `native()`, the codec without torch, and `load()`,
+the torch operators and the rANS module. They raise `BuildError` with the command that mends it. Nothing here runs at
+import.
 """
 
 import functools
+import importlib
 import importlib.util
 import json
 import re
 import sys
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from ccm_fast.errors import BuildError
 
 TORCH_MINIMUM = (2, 10)  # the oldest stable ABI that csrc/torch/ops.cpp is compiled for
+TORCH_REMEDY = f"`{sys.executable or 'python'} -m pip install 'torch>=2.10'`, then build ccm_fast again."
 OPS_NAME = "_ops.torch.so"
 _FOLDER = Path(__file__).resolve().parent
 
@@ -70,13 +74,29 @@ def _unfit(file: Path, torch, why: Exception) -> BuildError:
 
 
 @functools.cache
+def native() -> ModuleType:
+    """Returns the codec without torch, the module ``ccm_fast._native``; it is loaded at the first call.
+
+    Raises:
+        BuildError: the library is missing, or does not fit this Python.
+    """
+    try:
+        return importlib.import_module("ccm_fast._native")
+    except ImportError as why:
+        raise BuildError(f"ccm_fast's native library does not load: {why}. {_remedy()}") from why
+
+
+@functools.cache
 def load() -> Native:
     """Returns the native libraries; they are loaded at the first call.
 
     Raises:
-        BuildError: a library is missing, or does not fit the running torch or Python.
+        BuildError: a library is missing, or does not fit the running torch or Python; torch is missing.
     """
-    import torch
+    try:
+        import torch
+    except ModuleNotFoundError as why:
+        raise BuildError(f"this part of ccm_fast needs torch: {why}. {TORCH_REMEDY}") from why
 
     version = tuple(int(n) for n in re.findall(r"\d+", torch.__version__)[:2])
     if version < TORCH_MINIMUM:

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .decoding import decode_packets, decoding_gain, parse_packets, render
-from .encoding import check_images, encode_packets, quality_code, strings_of
+from .encoding import check_images, encode_packets, strings_of
 from .engines import accelerated, frozen_of, stage, torch_threads
 from .stream.limits import MAX_PIXELS
+from .stream.quality import quality_code
 from .tiles import STRIDE, TILE_PIXELS
 
 if TYPE_CHECKING:

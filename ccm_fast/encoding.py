@@ -31,15 +31,7 @@ if TYPE_CHECKING:
 
     from .models import CrossChannelContextModel
 
-__all__ = ["check_images", "encode_packets", "packets_of", "quality_code", "strings_of"]
-
-
-def quality_code(quality: float) -> int:
-    """Quality 1..8 as files store it, in 1/32 steps. Raises ValueError outside 1..8."""
-    quality = float(quality)
-    if not 1.0 <= quality <= 8.0:  # NaN too
-        raise ValueError(f"quality must lie in 1..8, not {quality:g}")
-    return round(32 * (quality - 1))
+__all__ = ["check_images", "encode_packets", "packets_of", "strings_of"]
 
 
 def check_images(x: Tensor) -> None:

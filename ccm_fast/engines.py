@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from torch import nn
 
 from ._backend import has_cuda
 from .errors import NotFrozenError
+from .timing import stage
 
 if TYPE_CHECKING:
     from ccm_fast.entropy.frozen import FrozenEntropyModel
@@ -62,12 +62,3 @@ def torch_threads(threads: int | None) -> Iterator[int]:
         yield threads
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def stage(timings: dict | None, name: str) -> Iterator[None]:
-    """Add the seconds of the body to ``timings[name]``."""
-    start = time.perf_counter()
-    yield
-    if timings is not None:
-        timings[name] = timings.get(name, 0.0) + time.perf_counter() - start

@@ -3,62 +3,89 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias, Union
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from .atomic import atomic_write
-from .decoding import DecodedLatents, check_fingerprint, decode_packets, render
-from .effort.targets import Target, picture_psnr
-from .encoding import encode_packets, quality_code
-from .engines import frozen_of, stage, torch_threads
 from .errors import WrongModelError
 from .images import Picture, open_picture, output_format, save_picture, to_pillow
-from .models import CrossChannelContextModel
+from .native import Codec
+from .precision import transform_precision
 from .reading import read_bytes
-from .stream.container import parse_container, write_container
+from .shipped import shipped_fingerprints
+from .stream.container import parse_container
 from .stream.limits import MAX_PIXELS, check_limit
 from .stream.packet import Packet, parse_file, peek
+from .stream.quality import quality_code
+from .timing import stage
 
-__all__ = ["Decoded", "decode_bytes", "decode_file", "encode_file", "encode_picture", "model_for", "read_bytes"]
+if TYPE_CHECKING:
+    from .models import CrossChannelContextModel
 
-Model = CrossChannelContextModel | str | os.PathLike | None
+__all__ = [
+    "Decoded",
+    "codec_for",
+    "decode_bytes",
+    "decode_file",
+    "encode_file",
+    "encode_picture",
+    "model_for",
+    "read_bytes",
+]
+
+Model: TypeAlias = Union["CrossChannelContextModel", Codec, str, os.PathLike, None]
 DEFAULT_MODEL = "ccm-small"
 
 
 @functools.lru_cache(maxsize=4)
-def _load(name: str) -> CrossChannelContextModel:
-    from .weights import load
-
-    return load(name)
+def _codec(name: str, precision: str) -> Codec:
+    return Codec.load(name, precision=precision)
 
 
-@functools.cache
-def shipped_fingerprints() -> dict[bytes, tuple[str, int]]:
-    """Fingerprint -> name and number of groups of every model that ships with the package."""
-    from safetensors import safe_open
+def _is_native(model: Model, engine: str | None) -> bool:
+    """Whether the codec without torch does what is asked for: on the CPU, with a model that is no module of torch."""
+    return engine in (None, "cpu") and (model is None or isinstance(model, (Codec, str, os.PathLike)))
 
-    from .weights import available, find
 
-    found = {}
-    for name in available():
-        with safe_open(str(find(name)), framework="np") as file:
-            plan = file.get_tensor("plan").tobytes()
-        groups = int.from_bytes(plan[20:24], "little")  # FORMAT.md, section 7
-        found[hashlib.sha256(plan).digest()[:8]] = name, groups
-    return found
+def _named(model: Model, fingerprint: bytes | None) -> Model:
+    """The name of a shipped model in the place of None."""
+    if model is not None:
+        return model
+    if fingerprint is None:
+        return DEFAULT_MODEL
+    if fingerprint in shipped_fingerprints():
+        return shipped_fingerprints()[fingerprint][0]
+    names = ", ".join(name for name, _ in shipped_fingerprints().values()) or "none"
+    raise WrongModelError(
+        f"written with the model {fingerprint.hex()}, which does not ship with this release (shipped: {names});"
+        " name its weights file"
+    )
+
+
+def codec_for(model: Codec | str | os.PathLike | None, fingerprint: bytes | None = None) -> Codec:
+    """The codec to work with, without torch.
+
+    Args:
+        model: a codec; the name of a shipped model or a weights file; None: the shipped one with this fingerprint.
+        fingerprint: of the stream to decode, if one is to be decoded.
+
+    Raises:
+        FileNotFoundError: no model of that name.
+        ModelError: not a weights file, or a damaged one.
+        WrongModelError: no shipped model has the fingerprint.
+    """
+    model = _named(model, fingerprint)
+    return model if isinstance(model, Codec) else _codec(os.fspath(model), transform_precision())
 
 
 def model_for(model: Model, fingerprint: bytes | None = None) -> CrossChannelContextModel:
-    """The model to work with.
+    """The torch module to work with.
 
     Args:
         model: a model; the name of a shipped one or a weights file; None: the shipped one with this fingerprint.
@@ -69,23 +96,9 @@ def model_for(model: Model, fingerprint: bytes | None = None) -> CrossChannelCon
         NotFrozenError: the model is not frozen.
         WrongModelError: no shipped model has the fingerprint, or the given one has another.
     """
-    if model is None:
-        if fingerprint is None:
-            model = DEFAULT_MODEL
-        elif fingerprint in shipped_fingerprints():
-            model = shipped_fingerprints()[fingerprint][0]
-        else:
-            names = ", ".join(name for name, _ in shipped_fingerprints().values()) or "none"
-            raise WrongModelError(
-                f"written with the model {fingerprint.hex()}, which does not ship with this release (shipped: {names});"
-                " name its weights file"
-            )
-    if not isinstance(model, CrossChannelContextModel):
-        model = _load(os.fspath(model))
-    frozen = frozen_of(model)
-    if fingerprint is not None:
-        check_fingerprint(fingerprint, frozen)
-    return model
+    from .tensor_files import module_for
+
+    return module_for(_named(model, fingerprint), fingerprint)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -108,32 +121,21 @@ def encode_picture(
     timings: dict | None = None,
 ) -> bytes:
     """The bytes of a .ccm file. Arguments and errors as :func:`encode_file`."""
+    from .effort.targets import Target, picture_psnr
+    from .tensor_files import encoder
+
     code = quality_code(quality)
     model = model_for(model)
-    pixels, (H, W) = picture.pixels, picture.size
-    scale = float(np.iinfo(pixels.dtype).max)
-
-    def read(rows: slice, columns: slice) -> Tensor:
-        # Repeats the edge where a piece reaches beyond the image.
-        part = pixels[rows, columns]
-        over = [(0, rows.stop - rows.start - part.shape[0]), (0, columns.stop - columns.start - part.shape[1])]
-        part = np.pad(part, over + [(0, 0)] * (pixels.ndim - 2), mode="edge")
-        values = torch.from_numpy(part.astype(np.float32)).div_(scale)
-        return (values.expand(3, -1, -1) if picture.grey else values.permute(2, 0, 1))[None]
-
-    options = {"grey": picture.grey, "lanes": lanes, "threads": threads, "engine": engine, "timings": timings}
-    options |= {"effort": effort, "progress": progress}
-
-    def encode(code: int) -> bytes:
-        (packet,) = encode_packets(model, read, (H, W), [code], **options)
-        return write_container(packet.to_file(), picture.chunks)
+    options = {"lanes": lanes, "threads": threads, "engine": engine, "timings": timings}
+    encode = encoder(picture, model, effort=effort, progress=progress, **options)
 
     def psnr(data: bytes) -> float:
         decoded = decode_bytes(data, model, threads=threads, engine=engine, max_pixels=None)
-        return picture_psnr(pixels, decoded.picture.pixels)
+        return picture_psnr(picture.pixels, decoded.picture.pixels)
 
     if target_size is target_bpp is target_psnr is None:
         return encode(code)
+    H, W = picture.size
     return Target(target_size, target_bpp, target_psnr).find(encode, psnr, H * W, code)
 
 
@@ -226,13 +228,20 @@ class Decoded:
 
     Attributes:
         picture: pixels and metadata.
-        packet: the header's fields and the streams.
         latents: y_hat, int16 [h, w, M]: the same numbers on every machine.
+        packet_bytes: the header and the streams.
+        groups: groups of latents.
     """
 
     picture: Picture
-    packet: Packet
     latents: np.ndarray
+    packet_bytes: bytes | memoryview
+    groups: int
+
+    @functools.cached_property
+    def packet(self) -> Packet:
+        """The header's fields and the streams."""
+        return parse_file(self.packet_bytes, self.groups, None)
 
 
 def decode_bytes(
@@ -245,25 +254,20 @@ def decode_bytes(
     timings: dict | None = None,
 ) -> Decoded:
     """Decode the bytes of a .ccm file. Arguments and errors as :func:`decode_file`."""
+    if _is_native(model, engine):
+        file = Codec.open_file(data, max_pixels)
+        codec = codec_for(model, file.fingerprint)
+        ((pixels, latents, seconds),) = codec.decode_files([file], threads)
+        for name, value in seconds.items() if timings is not None else ():
+            timings[name] = timings.get(name, 0.0) + value
+        return Decoded(Picture(pixels, file.chunks), latents, file.packet, codec.groups)
+    from .tensor_files import decode_container
+
     container = parse_container(data)
     model = model_for(model, peek(container.packet, max_pixels).fingerprint)
-    frozen = frozen_of(model)
-    packet = parse_file(container.packet, len(frozen.plan.groups), max_pixels)
-    device = next(model.parameters()).device
-    decoded = decode_packets(frozen, [packet], threads=threads, engine=engine, device=device, timings=timings)
-    decoded.check()
-    picture = Picture(_pixels(model, decoded, packet, threads, timings), container.chunks)
-    return Decoded(picture, packet, decoded.y_hat[0].cpu().numpy())
-
-
-def _pixels(model, decoded: DecodedLatents, packet: Packet, threads: int | None, timings: dict | None) -> np.ndarray:
-    """uint8 [H, W] or [H, W, 3]."""
-    out = np.empty((packet.height, packet.width) + (() if packet.grey else (3,)), np.uint8)
-    with torch.inference_mode(), torch_threads(threads), stage(timings, "g_s"):
-        for rows, columns, pixels in render(model, decoded.reconstruct(model), [packet]):
-            levels = pixels[0].float().mul_(255).round_().to("cpu", torch.uint8)
-            out[rows, columns] = levels[0].numpy() if packet.grey else levels.permute(1, 2, 0).numpy()
-    return out
+    options = {"threads": threads, "engine": engine, "max_pixels": max_pixels, "timings": timings}
+    pixels, latents = decode_container(container, model, **options)
+    return Decoded(Picture(pixels, container.chunks), latents, container.packet, len(model.frozen.plan.groups))
 
 
 def decode_file(
@@ -283,10 +287,12 @@ def decode_file(
     Args:
         src: path or binary file.
         dst: path or binary file; an existing file is replaced, in one go. None: return a Pillow image.
-        model: a frozen model, a name or a weights file; None: the shipped model whose fingerprint the file carries.
+        model: a :class:`ccm_fast.Codec`, a frozen module, a name or a weights file; None: the shipped model whose
+            fingerprint the file carries.
         file_format: Pillow's name of the format to write ("PNG", "JPEG", ...); None: by dst's suffix, else PNG.
-        threads: of torch and of the entropy decoder; None: torch's setting.
-        engine: "cpu", "cuda" or "reference" (slow): the same latents; None: by the model's device.
+        threads: None: as many as there are cores; with a module of torch, torch's setting.
+        engine: "cpu", "cuda" or "reference" (slow): the same latents; None: by the model's device. All but a name or a
+            weights file on "cpu" needs torch.
         max_pixels: largest image to decode; None: no limit but the format's.
         timings: if given, seconds are added to its keys ``z``, ``h_s``, ``entropy``, ``g_s``, ``write``.
         save_options: passed on to Pillow's ``save``, such as ``quality=90`` for JPEG.

@@ -28,6 +28,7 @@ from ccm_fast.entropy.schedule import Schedule
 from ccm_fast.errors import ModelError, NotFrozenError
 from ccm_fast.freezing.thaw import thaw
 from ccm_fast.models import CCMConfig, CrossChannelContextModel
+from ccm_fast.shipped import available, find
 
 __all__ = ["available", "find", "load", "read_meta", "save"]
 
@@ -35,30 +36,8 @@ FORMAT = "ccm_fast weights 1"
 PREFIX = "float."
 SHIFTS, SENSITIVITIES = "shifts", "sensitivities"
 FROZEN = ("h_s.", "contexts.")  # parameters that the plan holds
-FOLDER = Path(__file__).resolve().parent / "weights_data"
 # Beyond this a file is not read: 40 times the shipped one.
 MAX_BYTES = 1 << 30
-
-
-def available() -> list[str]:
-    """Names of the models that ship with the package."""
-    return sorted(p.stem for p in FOLDER.glob("*.safetensors"))
-
-
-def find(name: str | Path) -> Path:
-    """The weights file of a shipped model's name, or of a path.
-
-    Raises:
-        FileNotFoundError: neither; the message lists the names.
-    """
-    shipped = FOLDER / f"{name}.safetensors"
-    if isinstance(name, str) and name in available():
-        return shipped
-    path = Path(name)
-    if path.is_file():
-        return path
-    names = ", ".join(available()) or "none"
-    raise FileNotFoundError(f"no model called {str(name)!r} (shipped: {names}), and no file of that name")
 
 
 def save(model: CrossChannelContextModel, path: str | Path, meta: dict | None = None) -> None:

@@ -9,8 +9,8 @@ import tiny
 import torch
 from PIL import Image
 
+from ccm_fast import precision
 from ccm_fast.entropy import tensors
-from ccm_fast.models import precision
 
 # Examples have no deadline: what takes 1 ms takes 300 on a busy machine.
 hypothesis.settings.register_profile("ccm", deadline=None)

@@ -9,8 +9,8 @@ import tiny
 import torch
 
 from ccm_fast import compress, decoding, decompress, errors, files, tiles
-from ccm_fast.encoding import quality_code
 from ccm_fast.models import CrossChannelContextModel
+from ccm_fast.stream.quality import quality_code
 
 GOLDEN = json.loads((tiny.GOLDEN / "golden.json").read_text())
 

@@ -153,7 +153,7 @@ def test_models_are_found(model, tmp_path, monkeypatch):
     with pytest.raises(errors.WrongModelError, match=model.frozen.fingerprint.hex()):
         files.decode_bytes(data)
     assert files.decode_bytes(data, tiny.GOLDEN / "tiny.safetensors").picture.size == (37, 53)
-    monkeypatch.setattr("ccm_fast.weights.FOLDER", tiny.GOLDEN)
+    monkeypatch.setattr("ccm_fast.shipped.FOLDER", tiny.GOLDEN)
     files.shipped_fingerprints.cache_clear()
     try:
         assert files.shipped_fingerprints() == {model.frozen.fingerprint: ("tiny", 3)}

@@ -14,7 +14,7 @@ from ccm_fast import errors, files
 @pytest.fixture(autouse=True)
 def shipped(monkeypatch):
     """The tiny model ships, for the length of a test."""
-    monkeypatch.setattr("ccm_fast.weights.FOLDER", tiny.GOLDEN)
+    monkeypatch.setattr("ccm_fast.shipped.FOLDER", tiny.GOLDEN)
     monkeypatch.setattr(files, "DEFAULT_MODEL", "tiny")
     files.shipped_fingerprints.cache_clear()
     yield

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ccm_fast import weights
+from ccm_fast import shipped, weights
 from ccm_fast.entropy import FrozenEntropyModel, PlanError
 from ccm_fast.entropy.testing import random_plan, sample_latents
 from ccm_fast.errors import BitstreamError, DamagedError, ModelError, NotFrozenError, TruncatedError
@@ -132,7 +132,7 @@ def test_weights_round_trip(model, tmp_path):
 
 
 def test_missing_models_are_listed(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "FOLDER", tmp_path)
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
     with pytest.raises(FileNotFoundError, match="shipped: none"):
         weights.load("ccm-huge")
     (tmp_path / "ccm-nice.safetensors").write_bytes(b"")

@@ -53,12 +53,13 @@ def run(args) -> int:
     def start(threads: int | None) -> Callable[[Job, StageTimes], dict]:
         import numpy as np
 
-        from ccm_fast.engines import stage
-        from ccm_fast.files import decode_bytes, model_for
+        from ccm_fast.files import codec_for, decode_bytes, model_for
         from ccm_fast.images import output_format, save_picture
         from ccm_fast.reading import read_bytes
+        from ccm_fast.timing import stage
 
-        model = model_for(args.model) if args.model else None
+        find = codec_for if args.engine in (None, "cpu") else model_for
+        model = find(args.model) if args.model else None
         output_format(suffix)
         options = {"threads": threads, "engine": args.engine, "max_pixels": args.max_pixels}
         save_options = {} if args.save_quality is None else {"quality": args.save_quality}

@@ -117,7 +117,7 @@ def _kernels():
 def _transforms():
     """What g_a, h_a and g_s multiply on this CPU, and with which instructions."""
     from ccm_fast._backend import load
-    from ccm_fast.models.precision import transform_precision
+    from ccm_fast.precision import transform_precision
 
     return f"{transform_precision()} ({load().ops.transform_isa()})"
 

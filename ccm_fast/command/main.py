@@ -90,6 +90,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + end.number
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        from ccm_fast._backend import TORCH_REMEDY
+
+        complain(None, f"this needs torch, which is not installed: {TORCH_REMEDY}")
+        return 1
     except BrokenPipeError:  # the reader of our output has left
         sys.stdout = None
         return 1

@@ -7,7 +7,7 @@
 - Bias, activation, (inverse) GDN and residuals are applied to rows that are still in the cache.
 - Planes are used again, and a residual is added in its own place, where nobody else needs it.
 - Where the processor has AVX2, products are of 16-bit integers with a scale for every row and column
-  (:mod:`ccm_fast.models.precision`).
+  (:mod:`ccm_fast.precision`).
 
 The operators are in csrc/transforms. What is not recognised runs as it is. ``benchmarks/transforms.py`` compares
 with torch's own convolutions, layer by layer.
@@ -28,8 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ccm_fast import _backend
-
-from .precision import transform_precision
+from ccm_fast.precision import transform_precision
 
 __all__ = ["Residual", "Then", "fast_conv", "fast_transform", "inference", "pointwise", "rebuild", "subpixel_weight"]
 

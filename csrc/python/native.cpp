@@ -177,6 +177,13 @@ PYBIND11_MODULE(_native, m) {
   });
   m.def("has_int16_transforms", [] { return ccm::transform_kernels().winograd_int16 != nullptr; });
   m.def("default_threads", &ccm::default_threads, "Cores that this process may use.");
+  m.def(
+      "read_plan",
+      [](const std::string& path) {
+        const ccm::WeightsFile file(ccm::map_file(path, ccm::kMaxWeightsBytes));
+        return to_bytes(file.plan(), file.plan_size());
+      },
+      py::arg("path"), "The frozen entropy model of a weights file, as bytes.");
   py::class_<File>(m, "File", "A .ccm file whose chunks and header have been read and checked.")
       .def(py::init<py::bytes, int64_t>(), py::arg("data"), py::arg("max_pixels"))
       .def_property_readonly(

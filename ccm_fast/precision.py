@@ -1,10 +1,8 @@
-"""What the transforms multiply on CPUs."""
+"""Arithmetic of the transforms g_a, h_a and g_s on CPUs: float32, or 16-bit integers that stand for it."""
 
 from __future__ import annotations
 
 import os
-
-import torch
 
 from ccm_fast import _backend
 
@@ -17,9 +15,9 @@ _precision = os.environ.get("CCM_FAST_TRANSFORMS", "int16")
 def set_transform_precision(precision: str) -> None:
     """Choose what g_a, h_a and g_s multiply on CPUs: floats, or 16-bit integers that stand for them.
 
-    Models of this package change at their next call; CompressAI nets keep what they were accelerated or loaded with.
-    The environment variable ``CCM_FAST_TRANSFORMS`` sets the choice at the start. Files decode to the same latents
-    either way: the entropy path knows no floats.
+    Models of this package change at their next call; a :class:`ccm_fast.Codec` and CompressAI nets keep what they were
+    loaded or accelerated with. The environment variable ``CCM_FAST_TRANSFORMS`` sets the choice at the start. Files
+    decode to the same latents either way: the entropy path knows no floats.
 
     Args:
         precision: "int16" (the default), where the processor has AVX2, or "float32"; docs/compressai.md has what
@@ -43,5 +41,4 @@ def transform_precision() -> str:
     """
     if _precision not in _PRECISIONS:
         raise ValueError(f"CCM_FAST_TRANSFORMS must be one of {', '.join(_PRECISIONS)}, not {_precision!r}")
-    _backend.load()
-    return _precision if torch.ops.ccm_fast.has_int16_transforms() else "float32"
+    return _precision if _backend.native().has_int16_transforms() else "float32"

@@ -1,0 +1,104 @@
+"""What :mod:`ccm_fast.files` does with modules of torch: encoding, and decoding on GPUs or by the oracle."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .decoding import DecodedLatents, check_fingerprint, decode_packets, render
+from .encoding import encode_packets
+from .engines import frozen_of, torch_threads
+from .images import Picture
+from .models import CrossChannelContextModel
+from .native import Codec
+from .stream.container import Container, write_container
+from .stream.packet import Packet, parse_file
+from .timing import stage
+
+__all__ = ["decode_container", "encoder", "module_for"]
+
+
+@functools.lru_cache(maxsize=4)
+def _load(name: str) -> CrossChannelContextModel:
+    from .weights import load
+
+    return load(name)
+
+
+def module_for(
+    model: CrossChannelContextModel | Codec | str | os.PathLike, fingerprint: bytes | None
+) -> CrossChannelContextModel:
+    """A module, or the one of a name, a weights file or a codec. Arguments and errors as :func:`files.model_for`."""
+    if isinstance(model, Codec):
+        model = model.path
+    if not isinstance(model, CrossChannelContextModel):
+        model = _load(os.fspath(model))
+    frozen = frozen_of(model)
+    if fingerprint is not None:
+        check_fingerprint(fingerprint, frozen)
+    return model
+
+
+def encoder(picture: Picture, model: CrossChannelContextModel, **options) -> Callable[[int], bytes]:
+    """A function that gives the bytes of a .ccm file for a quality code.
+
+    Args:
+        picture: what to encode.
+        model: a frozen model.
+        options: of :func:`ccm_fast.encoding.encode_packets`.
+    """
+    pixels = picture.pixels
+    scale = float(np.iinfo(pixels.dtype).max)
+
+    def read(rows: slice, columns: slice) -> Tensor:
+        # Repeats the edge where a piece reaches beyond the image.
+        part = pixels[rows, columns]
+        over = [(0, rows.stop - rows.start - part.shape[0]), (0, columns.stop - columns.start - part.shape[1])]
+        part = np.pad(part, over + [(0, 0)] * (pixels.ndim - 2), mode="edge")
+        values = torch.from_numpy(part.astype(np.float32)).div_(scale)
+        return (values.expand(3, -1, -1) if picture.grey else values.permute(2, 0, 1))[None]
+
+    def encode(code: int) -> bytes:
+        (packet,) = encode_packets(model, read, picture.size, [code], grey=picture.grey, **options)
+        return write_container(packet.to_file(), picture.chunks)
+
+    return encode
+
+
+def decode_container(
+    container: Container,
+    model: CrossChannelContextModel,
+    *,
+    threads: int | None,
+    engine: str | None,
+    max_pixels: int | None,
+    timings: dict | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels, uint8 [H, W, 3] or [H, W], and y_hat, int16 [h, w, M]. Errors as :func:`ccm_fast.decode_file`."""
+    frozen = frozen_of(model)
+    packet = parse_file(container.packet, len(frozen.plan.groups), max_pixels)
+    device = next(model.parameters()).device
+    decoded = decode_packets(frozen, [packet], threads=threads, engine=engine, device=device, timings=timings)
+    decoded.check()
+    return _pixels(model, decoded, packet, threads, timings), decoded.y_hat[0].cpu().numpy()
+
+
+def _pixels(
+    model: CrossChannelContextModel,
+    decoded: DecodedLatents,
+    packet: Packet,
+    threads: int | None,
+    timings: dict | None,
+) -> np.ndarray:
+    """uint8 [H, W] or [H, W, 3]."""
+    out = np.empty((packet.height, packet.width) + (() if packet.grey else (3,)), np.uint8)
+    with torch.inference_mode(), torch_threads(threads), stage(timings, "g_s"):
+        for rows, columns, pixels in render(model, decoded.reconstruct(model), [packet]):
+            levels = pixels[0].float().mul_(255).round_().to("cpu", torch.uint8)
+            out[rows, columns] = levels[0].numpy() if packet.grey else levels.permute(1, 2, 0).numpy()
+    return out
