@@ -4,8 +4,6 @@ Importing this package costs next to nothing: each public name is imported at it
 libraries are loaded when the first function needs them. See `ccm_fast._backend`.
 """
 
-import importlib
-
 from ccm_fast.version import __version__
 
 # Public name -> module that defines it. The names are the package's promise; the modules may move.
@@ -45,15 +43,9 @@ def __getattr__(name):
         module = _EXPORTS[name]
     except KeyError:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    try:
-        value = getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as why:
-        if why.name != "torch":
-            raise
-        from ccm_fast._backend import TORCH_REMEDY
-        from ccm_fast.errors import BuildError
+    from ccm_fast._backend import import_with_torch
 
-        raise BuildError(f"ccm_fast.{name} needs torch, which is not installed: {TORCH_REMEDY}") from why
+    value = getattr(import_with_torch(module, f"ccm_fast.{name}"), name)
     globals()[name] = value  # the next access does not come here
     return value
 

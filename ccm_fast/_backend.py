@@ -73,6 +73,20 @@ def _unfit(file: Path, torch, why: Exception) -> BuildError:
     return BuildError(f"ccm_fast's native library {file} does not load {_versions(torch)}: {why}. {_remedy()}")
 
 
+def import_with_torch(module: str, what: str) -> ModuleType:
+    """Import a module that imports torch, for ``what``, which the message names where torch is not installed.
+
+    Raises:
+        BuildError: torch is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as why:
+        if why.name != "torch":
+            raise
+        raise BuildError(f"{what} needs torch, which is not installed: {TORCH_REMEDY}") from why
+
+
 @functools.cache
 def native() -> ModuleType:
     """Returns the codec without torch, the module ``ccm_fast._native``; it is loaded at the first call.
@@ -93,10 +107,7 @@ def load() -> Native:
     Raises:
         BuildError: a library is missing, or does not fit the running torch or Python; torch is missing.
     """
-    try:
-        import torch
-    except ModuleNotFoundError as why:
-        raise BuildError(f"this part of ccm_fast needs torch: {why}. {TORCH_REMEDY}") from why
+    torch = import_with_torch("torch", "this part of ccm_fast")
 
     version = tuple(int(n) for n in re.findall(r"\d+", torch.__version__)[:2])
     if version < TORCH_MINIMUM:

@@ -7,11 +7,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias, Union
 
 import numpy as np
 from PIL import Image
 
+from ._backend import import_with_torch
 from .atomic import atomic_write
 from .errors import WrongModelError
 from .images import Picture, open_picture, output_format, save_picture, to_pillow
@@ -46,6 +48,10 @@ DEFAULT_MODEL = "ccm-small"
 @functools.lru_cache(maxsize=4)
 def _codec(name: str, precision: str) -> Codec:
     return Codec.load(name, precision=precision)
+
+
+def _tensor_files() -> ModuleType:
+    return import_with_torch("ccm_fast.tensor_files", "encoding, or decoding with this model and engine,")
 
 
 def _is_native(model: Model, engine: str | None) -> bool:
@@ -96,9 +102,7 @@ def model_for(model: Model, fingerprint: bytes | None = None) -> CrossChannelCon
         NotFrozenError: the model is not frozen.
         WrongModelError: no shipped model has the fingerprint, or the given one has another.
     """
-    from .tensor_files import module_for
-
-    return module_for(_named(model, fingerprint), fingerprint)
+    return _tensor_files().module_for(_named(model, fingerprint), fingerprint)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -121,13 +125,13 @@ def encode_picture(
     timings: dict | None = None,
 ) -> bytes:
     """The bytes of a .ccm file. Arguments and errors as :func:`encode_file`."""
+    tensor_files = _tensor_files()
     from .effort.targets import Target, picture_psnr
-    from .tensor_files import encoder
 
     code = quality_code(quality)
     model = model_for(model)
     options = {"lanes": lanes, "threads": threads, "engine": engine, "timings": timings}
-    encode = encoder(picture, model, effort=effort, progress=progress, **options)
+    encode = tensor_files.encoder(picture, model, effort=effort, progress=progress, **options)
 
     def psnr(data: bytes) -> float:
         decoded = decode_bytes(data, model, threads=threads, engine=engine, max_pixels=None)
@@ -261,12 +265,10 @@ def decode_bytes(
         for name, value in seconds.items() if timings is not None else ():
             timings[name] = timings.get(name, 0.0) + value
         return Decoded(Picture(pixels, file.chunks), latents, file.packet, codec.groups)
-    from .tensor_files import decode_container
-
     container = parse_container(data)
     model = model_for(model, peek(container.packet, max_pixels).fingerprint)
     options = {"threads": threads, "engine": engine, "max_pixels": max_pixels, "timings": timings}
-    pixels, latents = decode_container(container, model, **options)
+    pixels, latents = _tensor_files().decode_container(container, model, **options)
     return Decoded(Picture(pixels, container.chunks), latents, container.packet, len(model.frozen.plan.groups))
 
 

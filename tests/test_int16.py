@@ -6,7 +6,8 @@ from test_transforms import GDN, OPS, conv
 from torch import nn
 
 import ccm_fast
-from ccm_fast.models import inference, precision
+from ccm_fast import precision
+from ccm_fast.models import inference
 
 # Processors without AVX2 have nothing that these could test.
 pytestmark = pytest.mark.skipif(not OPS.has_int16_transforms(), reason="int16 transforms need AVX2")

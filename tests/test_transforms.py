@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import ccm_fast
-from ccm_fast import _backend
-from ccm_fast.models import PRESETS, CrossChannelContextModel, inference, precision
+from ccm_fast import _backend, precision
+from ccm_fast.models import PRESETS, CrossChannelContextModel, inference
 
 OPS = _backend.load().ops
 

@@ -55,7 +55,7 @@ def test_the_command_decodes(run, tmp_path):
 
 def test_the_command_describes(run):
     done = run("-m", "ccm_fast", "info", COLOUR)
-    assert done.returncode == 0 and "37x53 colour, quality 4" in done.stdout
+    assert done.returncode == 0 and "53x37 colour, quality 4" in done.stdout
     assert run("-m", "ccm_fast", "env").returncode == 0
 
 
@@ -73,7 +73,7 @@ from PIL import Image
 codec = ccm_fast.Codec.load({str(WEIGHTS)!r})
 data = open({str(COLOUR)!r}, "rb").read()
 one, (two, three) = codec.decode(data), codec.decode([data, data])
-assert one.shape == (53, 37, 3) and (one == two).all() and (one == three).all()
+assert one.shape == (37, 53, 3) and (one == two).all() and (one == three).all()
 image = ccm_fast.decode_file({str(COLOUR)!r}, model=codec)
 assert image.tobytes() == one.tobytes()
 ccm_fast.interop.pillow.CcmImageFile.model = {str(WEIGHTS)!r}
@@ -86,7 +86,7 @@ except ccm_fast.BitstreamError as error:
 assert not [name for name in sys.modules if name.partition(".")[0] == "torch"]
 """
     done = run("-c", code)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "DamagedError\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "TruncatedError\n", "")
 
 
 def test_codec_arguments():
