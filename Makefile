@@ -1,6 +1,7 @@
-# make demo    a photograph through the codec          make test    all that CI checks
+# make demo         a photograph through the codec      make test           all that CI checks (8 minutes of two cores)
+# make test-quick   the tests that find most (2)        make test-newest    the same with the newest of every library
 #
-# Both work on a fresh machine: each has its own virtual environment, made once and kept. Settings:
+# All work on a fresh machine: demo and tests each have a virtual environment, made once and kept. Settings:
 #   PYTHON=python3.12       interpreter to make the environments with (>= 3.10)
 #   TORCH='torch==2.10.*'   torch to install into them
 #   IMAGE=photo.jpg         for the demo
@@ -12,18 +13,22 @@ IMAGE ?=
 PYTEST_ARGS ?= -n auto
 VENV_RUN ?= .venv-run
 VENV_TEST ?= .venv-test
+# What the test environment's libraries are; empty: the newest.
+PINS ?= -c tests/constraints.txt
 
 PIP_FLAGS = -q --disable-pip-version-check
 CPP = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 # This Makefile's lines are echoed only where a reader wants to see them.
 .SILENT:
-.PHONY: help demo test lint format clean test-install test-cuda-torch cuda-check cuda-code cuda-coverage cuda-kodak \
+.PHONY: help demo test test-quick test-newest lint format clean test-install test-cuda-torch cuda-check cuda-code cuda-coverage cuda-kodak \
   cuda-layout gpu-check
 .DELETE_ON_ERROR:
 
 help:
-	sed -n 's/^# \?//p' Makefile | head -7
+	sed -n 's/^# \?//p' Makefile | head -9
 
+# Without a GPU no CUDA kernels are built, with one only its own, unless CCM_CUDA or TORCH_CUDA_ARCH_LIST says otherwise.
+demo lint format: export CCM_CUDA ?= native
 demo: $(VENV_RUN)/.installed
 	$(VENV_RUN)/bin/python setup.py -q build_ext --inplace
 	$(VENV_RUN)/bin/python -m ccm_fast demo $(if $(IMAGE),"$(IMAGE)")
@@ -34,6 +39,17 @@ test: export TORCH_CUDA_ARCH_LIST ?= 7.5 9.0
 test: lint
 	CCM_WERROR=1 $(VENV_TEST)/bin/python setup.py -q build_ext --inplace
 	$(VENV_TEST)/bin/python -m pytest $(PYTEST_ARGS)
+
+# What is not marked slow; without CUDA kernels, and built again only where sources have changed.
+test-quick: export CCM_CUDA ?= 0
+test-quick: lint
+	CCM_WERROR=1 $(VENV_TEST)/bin/python setup.py -q build_ext --inplace
+	$(VENV_TEST)/bin/python -m pytest $(PYTEST_ARGS) -m "not slow"
+
+# In an environment of its own, made anew: does the next release of some library break something?
+test-newest:
+	rm -rf .venv-newest
+	$(MAKE) test VENV_TEST=.venv-newest PINS= TORCH=torch
 
 lint: $(VENV_TEST)/.installed
 	$(VENV_TEST)/bin/ruff check .
@@ -49,12 +65,12 @@ format: $(VENV_TEST)/.installed
 $(VENV_RUN)/.installed: EXTRAS = demo
 $(VENV_TEST)/.installed: EXTRAS = test,lint,eval
 # Without its dependencies: it wants torchvision and with it another torch. Its tests are skipped where it is missing.
-$(VENV_TEST)/.installed: AFTER = "compressai==1.2.8"
-%/.installed: %/.torch pyproject.toml
+$(VENV_TEST)/.installed: AFTER = compressai
+%/.installed: %/.torch pyproject.toml tests/constraints.txt
 	echo "installing ccm_fast into $* ..."
-	$*/bin/python -m pip install $(PIP_FLAGS) --no-build-isolation -e ".[build,$(EXTRAS)]" \
+	$*/bin/python -m pip install $(PIP_FLAGS) $(PINS) --no-build-isolation -e ".[build,$(EXTRAS)]" \
 	  || { echo "make: ccm_fast could not be installed into $*; the reason is above." >&2; exit 1; }
-	if [ -n '$(AFTER)' ]; then $*/bin/python -m pip install $(PIP_FLAGS) --no-deps $(AFTER) \
+	if [ -n '$(AFTER)' ]; then $*/bin/python -m pip install $(PIP_FLAGS) $(PINS) --no-deps $(AFTER) \
 	  || echo "make: $(AFTER) could not be installed: its tests will be skipped" >&2; fi
 	touch $@
 
@@ -64,7 +80,7 @@ $(VENV_TEST)/.installed: AFTER = "compressai==1.2.8"
 	echo "making the virtual environment $* with $(TORCH) (once) ..."
 	"$(PYTHON)" -m venv --clear $* \
 	  || { echo "make: no virtual environment (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
-	$*/bin/python -m pip install $(PIP_FLAGS) "$(TORCH)" numpy "setuptools>=77" "ninja>=1.11" "pybind11>=2.12" \
+	$*/bin/python -m pip install $(PIP_FLAGS) $(PINS) "$(TORCH)" numpy "setuptools>=77" "ninja>=1.11" "pybind11>=2.12" \
 	  || { echo "make: $(TORCH) could not be installed; choose another: make TORCH='torch>=2.10'" >&2; exit 1; }
 	touch $@
 
@@ -121,5 +137,5 @@ test-cuda-torch: $(VENV_TEST)/.installed
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis demo_out
 	rm -f ccm_fast/*.so ccm_fast/_build_info.json
-	rm -rf .venv-run .venv-test .venv-cuda-torch
+	rm -rf .venv-run .venv-test .venv-newest .venv-cuda-torch
 	find ccm_fast tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

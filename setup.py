@@ -11,9 +11,10 @@ all of it, so that files compile in parallel, each with its own flags, and again
 changed.
 
 Environment switches
-    CCM_CUDA=auto|0|1   CUDA kernels: where nvcc is found (from CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda), never, or
-                        insist on them. Whether a GPU is there does not matter. The result loads without a driver and
-                        in a torch without CUDA too.
+    CCM_CUDA=auto|0|1|native   CUDA kernels: where nvcc is found (from CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda),
+                        never, insist on them, or as auto for the GPUs of this machine alone: none where none is. For
+                        the others it does not matter whether a GPU is there. The result loads without a driver and in a
+                        torch without CUDA too.
     TORCH_CUDA_ARCH_LIST  as in torch, "8.0 9.0+PTX": GPU architectures, 7.5 and newer (default: see ARCHITECTURES)
     CCM_TORCH=FOLDER    the torch package to build against, where it is not found by itself
     CCM_WERROR=0|1      treat warnings as errors; by default in place (developers), but not in wheels, which meet
@@ -39,6 +40,7 @@ from setuptools.command.build_ext import build_ext
 HERE = Path(__file__).parent.resolve()
 sys.path.insert(0, str(HERE / "_build_backend"))  # `python setup.py ...` does not go through the PEP 517 backend
 from ccm_build import find_torch  # noqa: E402
+from ccm_gpus import gpu_architectures  # noqa: E402
 from ccm_sources import (  # noqa: E402
     CODEC_ROOMS,
     CODEC_WITHOUT,
@@ -176,10 +178,16 @@ class Cuda:
 def find_cuda(compiler):
     """The CUDA toolkit, or None; decided by CCM_CUDA."""
     mode = os.environ.get("CCM_CUDA", "auto")
-    if mode not in ("auto", "0", "1"):
-        sys.exit(f"CCM_CUDA={mode}: expected auto, 0 or 1.")
+    if mode not in ("auto", "0", "1", "native"):
+        sys.exit(f"CCM_CUDA={mode}: expected auto, 0, 1 or native.")
     if mode == "0" or not sorted((CSRC / "entropy/cuda").glob("*_cuda.cu")):
         return None
+    if mode == "native" and not os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        here = gpu_architectures()
+        if not here:
+            print("ccm_fast: building without CUDA kernels: no GPU here (CCM_CUDA=auto builds them for all)")
+            return None
+        os.environ["TORCH_CUDA_ARCH_LIST"] = " ".join(here)
     try:
         return Cuda(compiler)
     except NoCudaError as why:

@@ -1,7 +1,10 @@
 """The build and what users meet when it went wrong: import cost, error messages, what the source distribution holds."""
 
 import importlib
+import importlib.metadata
 import json
+import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -183,11 +186,88 @@ def test_sdist_is_complete(tmp_path):
         held = {name.partition("/")[2] for name in tar.getnames()}
     wanted = {"setup.py", "pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md", "Makefile"}
     patterns = ["csrc/**/*.cpp", "csrc/**/*.h", "csrc/**/*.cu", "csrc/**/*.cuh", "ccm_fast/**/*.py", "tests/**/*.py"]
-    patterns += ["_build_backend/*.py", "ccm_fast/weights_data/*.safetensors", "tests/golden/*"]
+    patterns += [
+        "_build_backend/*.py",
+        "ccm_fast/weights_data/*.safetensors",
+        "tests/golden/*",
+        "tests/constraints.txt",
+    ]
     for pattern in patterns:
         wanted |= {p.relative_to(ROOT).as_posix() for p in ROOT.glob(pattern) if p.is_file()}
     assert not wanted - held
     assert not [name for name in held if name.endswith((".so", ".pyc", "_build_info.json"))]
+
+
+# --- what is built, and what tests run with ----------------------------------------------------------------------
+
+
+class Driver:
+    """CUDA's driver library, of a machine with these GPUs."""
+
+    def __init__(self, *capabilities):
+        self.capabilities = capabilities
+
+    def cuInit(self, flags):
+        return 0 if self.capabilities else 100  # CUDA_ERROR_NO_DEVICE
+
+    def cuDeviceGetCount(self, count):
+        count._obj.value = len(self.capabilities)
+        return 0
+
+    def cuDeviceGetAttribute(self, value, attribute, device):
+        value._obj.value = self.capabilities[device][attribute - 75]
+        return 0
+
+
+@in_checkout
+def test_kernels_for_this_machine_alone(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "_build_backend"))
+    gpus = importlib.import_module("ccm_gpus")
+    assert gpus.gpu_architectures("no such library") == []
+    monkeypatch.setattr(sys, "argv", ["setup.py", "--version"])
+    find_cuda = runpy.run_path(str(ROOT / "setup.py"))["find_cuda"]
+    monkeypatch.setitem(find_cuda.__globals__, "Cuda", lambda compiler: os.environ.get("TORCH_CUDA_ARCH_LIST"))
+    monkeypatch.setenv("CCM_CUDA", "native")
+    for named in ("", "8.0"):
+        for capabilities, expected in (((), None), (((9, 0), (8, 6), (9, 0)), "8.6 9.0")):
+            monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", named)
+            monkeypatch.setattr(gpus.ctypes, "CDLL", lambda name, c=capabilities: Driver(*c))
+            assert find_cuda(["c++"]) == (named or expected)
+    assert "no GPU here" in capsys.readouterr().out
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST")
+    monkeypatch.setenv("CCM_CUDA", "auto")
+    assert find_cuda(["c++"]) is None  # all: the driver is not asked
+
+
+def pinned():
+    """Names in the constraints file."""
+    lines = (ROOT / "tests/constraints.txt").read_text().splitlines()
+    return {line.partition("==")[0].strip().lower() for line in lines if line and not line.startswith("#")}
+
+
+def required(name, extras):
+    """Normalized names of what a distribution needs here, itself included, without what only torch needs."""
+    from packaging.requirements import Requirement
+
+    found, left = set(), [(name, frozenset(extras))]
+    while left:
+        name, extras = left.pop()
+        for line in importlib.metadata.requires(name) or ():
+            r = Requirement(line)
+            if r.marker and not any(r.marker.evaluate({"extra": e}) for e in (extras or {""})):
+                continue
+            other = r.name.lower().replace("_", "-")
+            if other not in found and other not in ("torch", "ccm-fast"):
+                found.add(other)
+                left.append((other, frozenset(r.extras)))
+    return found
+
+
+@in_checkout
+def test_tests_run_with_pinned_libraries():
+    needed = required("ccm-fast", ["build", "test", "lint", "eval"])
+    assert {"pytest", "iniconfig", "numpy", "ruff"} <= needed
+    assert not needed - pinned()
 
 
 # --- bug reports ----------------------------------------------------------------------------------------------------
