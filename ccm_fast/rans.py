@@ -33,7 +33,7 @@ def Tables(lo, n, cdf):
     return load().rans.Tables(np.asarray(lo), np.asarray(n), np.asarray(cdf))
 
 
-def encode(tables, symbols, rows, steps=None, lanes: int = 0) -> tuple[bytes, int]:
+def encode(tables, symbols, rows, steps=None, lanes: int = 0, version: int = 1) -> tuple[bytes, int]:
     """Encode symbols.
 
     Args:
@@ -41,7 +41,8 @@ def encode(tables, symbols, rows, steps=None, lanes: int = 0) -> tuple[bytes, in
         symbols: int [K], each in -32767..32767; those outside a row's range are escaped.
         rows: int [K], the row of each symbol.
         steps: int [S], sizes of the steps (each begins at lane 0); one step of everything by default.
-        lanes: 1, 2, 4, 8, 16 or 32 interleaved states; 0: chosen from the payload.
+        lanes: 1, 2, 4, 8, 16 or 32 interleaved states, in version 2 also 64 or 128; 0: chosen from the payload.
+        version: of the stream, 1 or 2.
 
     Returns:
         The stream and the number of lanes, which the decoder has to be told.
@@ -49,11 +50,11 @@ def encode(tables, symbols, rows, steps=None, lanes: int = 0) -> tuple[bytes, in
     Raises:
         ValueError: symbols, steps or lanes out of range. IndexError: a row that does not exist.
     """
-    return load().rans.encode(tables, np.asarray(symbols), np.asarray(rows), steps, lanes)
+    return load().rans.encode(tables, np.asarray(symbols), np.asarray(rows), steps, lanes, version)
 
 
-def decode(tables, data: bytes, lanes: int, rows, steps=None) -> np.ndarray:
-    """Decode what :func:`encode` wrote, given the same rows and steps.
+def decode(tables, data: bytes, lanes: int, rows, steps=None, version: int = 1) -> np.ndarray:
+    """Decode what :func:`encode` wrote, given the same rows, steps and version.
 
     Returns:
         int16 [K].
@@ -62,7 +63,7 @@ def decode(tables, data: bytes, lanes: int, rows, steps=None) -> np.ndarray:
         TruncatedError: the stream ends too early. DamagedError: it does not end as every good stream does.
         ValueError, IndexError: as in :func:`encode`.
     """
-    symbols, status = load().rans.decode(tables, bytes(data), lanes, np.asarray(rows), steps)
+    symbols, status = load().rans.decode(tables, bytes(data), lanes, np.asarray(rows), steps, version=version)
     if status == 1:
         raise TruncatedError("the rANS stream ends before its last symbol")
     if status:

@@ -13,13 +13,19 @@ import numpy as np
 from ccm_fast.constants import SYMBOL_MAX
 from ccm_fast.entropy.plan import TableRows
 from ccm_fast.errors import DamagedError, TruncatedError
+from ccm_fast.stream.varint import ByteReader, encode_varint
 
-__all__ = ["Stream", "choose_lanes", "decode_stream", "encode", "encode_stream", "ideal_bits"]
+__all__ = ["Stream", "choose_lanes", "decode_stream", "encode", "encode_stream", "ideal_bits", "lanes_of"]
 
 LANES = (1, 2, 4, 8, 16, 32)
-STATE_LOW, STATE_END = 1 << 24, 1 << 40
-STATE_SINGLE = 1 << 16  # where the encoder of a stream with one lane starts
+#: Of streams of version 2.
+MOST_LANES = (*LANES, 64, 128)
+SEQUENCE_LANES = 32
+STATE_LOW, STATE_LONG, STATE_END = 1 << 24, 1 << 32, 1 << 40
+STATE_SINGLE = 1 << 16  # where the encoder of a stream of version 1 with one lane starts
+STATE_FIRST = 1 << 8  # where lanes of version 2 start, or at a larger power of two up to STATE_LOW
 STATE_BYTES = 5
+TURN = 5  # lanes by which a step of version 2 begins beyond where the last one has ended
 WORD = 1 << 16
 NB_BITS = 5  # the escape's bit count is one of 2^5 equiprobable numbers
 MAX_NB = 17
@@ -30,6 +36,12 @@ class Stream(NamedTuple):
 
     data: bytes
     lanes: int
+    version: int = 1
+
+
+def lanes_of(version: int) -> tuple[int, ...]:
+    """Numbers of lanes that streams of a version may have."""
+    return MOST_LANES if version == 2 else LANES
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -70,21 +82,17 @@ def ideal_bits(rows: TableRows, row: np.ndarray, v: np.ndarray) -> float:
 
 
 class _Decoder:
-    """The lanes of one stream."""
+    """The lanes of one sequence of words: of a stream of version 1, or of a part of one of version 2."""
 
-    def __init__(self, data: bytes, lanes: int):
-        if lanes not in LANES:
-            raise DamagedError(f"a stream cannot have {lanes} lanes")
-        head = STATE_BYTES * lanes
-        if len(data) < head:
-            raise TruncatedError("the stream ends inside its initial states")
+    def __init__(self, data: bytes, lanes: int, version: int):
+        self.version, self.turn, self.at = version, 0, 0
+        self.end = STATE_SINGLE if lanes == 1 else STATE_LOW
+        self.x, head = (_states_of_2 if version == 2 else _states)(data, lanes)
         if (len(data) - head) % 2:
             raise DamagedError("half a word follows the stream")
-        self.x = [int.from_bytes(data[STATE_BYTES * k : STATE_BYTES * (k + 1)], "little") for k in range(lanes)]
         self.words = np.frombuffer(data, "<u2", offset=head).tolist()
-        self.at = 0
-        self.end = STATE_SINGLE if lanes == 1 else STATE_LOW
-        if min(self.x) < (STATE_LOW if self.words else self.end):
+        least = 0 if version == 2 else self.end
+        if min(self.x) < (STATE_LOW if self.words else least):
             raise DamagedError("an initial state is too small")
 
     def slot(self, lane: int) -> int:
@@ -96,7 +104,7 @@ class _Decoder:
         if x < STATE_LOW and self.at < len(self.words):
             x = x * WORD + self.words[self.at]
             self.at += 1
-        elif x < self.end:
+        elif x < self.end and self.version == 1:
             raise TruncatedError("the stream ends before its last symbol")
         self.x[lane] = x
 
@@ -106,41 +114,102 @@ class _Decoder:
         self.advance(lane, value << (16 - bits), 1 << (16 - bits))
         return value
 
+    def end_step(self, symbols: int) -> None:
+        if self.version == 2:
+            self.turn = (self.turn + symbols + TURN) % len(self.x)
+
     def finish(self) -> None:
-        if any(x != self.end for x in self.x) or self.at != len(self.words):
+        if self.version == 2:
+            good = all(STATE_FIRST <= x <= STATE_LOW and x & (x - 1) == 0 for x in self.x)
+        else:
+            good = all(x == self.end for x in self.x)
+        if not good or self.at != len(self.words):
             raise DamagedError("the stream does not end in the coder's initial state")
 
 
-def _decode_step(decoder: _Decoder, rows: TableRows, row: list[int], offset: list[int]) -> list[int]:
+def _states(data: bytes, lanes: int) -> tuple[list[int], int]:
+    """Initial states of version 1, and how many bytes they take."""
+    head = STATE_BYTES * lanes
+    if len(data) < head:
+        raise TruncatedError("the stream ends inside its initial states")
+    return [int.from_bytes(data[k : k + STATE_BYTES], "little") for k in range(0, head, STATE_BYTES)], head
+
+
+def _states_of_2(data: bytes, lanes: int) -> tuple[list[int], int]:
+    """The same of a sequence of version 2."""
+    if lanes == 1 and len(data) <= STATE_BYTES:
+        state = int.from_bytes(data, "little") if data else STATE_FIRST
+        if data and (data[-1] == 0 or state <= STATE_FIRST):
+            raise DamagedError("a lone state that is not in its shortest form")
+        return [state], len(data)
+    at = 0
+    if lanes == 1:
+        sizes = [STATE_BYTES - 1 + len(data) % 2]
+    else:
+        at = max(1, lanes // 8)
+        flags = int.from_bytes(data[:at], "little")
+        if len(data) < at:
+            raise TruncatedError("the stream ends before its initial states")
+        if flags >> lanes:
+            raise DamagedError("a flag of a lane that is not there")
+        sizes = [STATE_BYTES - 1 + (flags >> k & 1) for k in range(lanes)]
+    states = []
+    for size in sizes:
+        if at + size > len(data):
+            raise TruncatedError("the stream ends inside its initial states")
+        states.append(int.from_bytes(data[at : at + size], "little"))
+        if states[-1] < (STATE_LONG if size == STATE_BYTES else STATE_FIRST):
+            raise DamagedError("an initial state is too small for its length")
+        at += size
+    return states, at
+
+
+def _sequences(data: bytes, count: int) -> list[bytes]:
+    """The parts of a stream of version 2, of which all but the last say how long they are."""
+    reader = ByteReader(data)
+    sizes = [reader.varint("the lengths of the sequences") for _ in range(count - 1)]
+    parts = [bytes(reader.take(size, "a sequence")) for size in sizes]
+    return [*parts, bytes(reader.data[reader.position :])]
+
+
+def _decode_symbols(decoder: _Decoder, rows: TableRows, row: list[int], offset: list[int]) -> list[int]:
     """The symbols y = v + offset of one step."""
     out = []
     lanes = len(decoder.x)
     for r in range(0, len(row), lanes):
         round_rows = row[r : r + lanes]
+        turns = [(decoder.turn + k) % lanes for k in range(len(round_rows))]
         entries: list[int] = []
         escapes: list[int | None] = []
-        for lane, k in enumerate(round_rows):  # phase 1
+        for lane, k in zip(turns, round_rows, strict=True):  # phase 1
             cdf = rows.row(k)
             entry = int(np.searchsorted(cdf, decoder.slot(lane), side="right")) - 1
             decoder.advance(lane, int(cdf[entry]), int(cdf[entry + 1] - cdf[entry]))
             entries.append(entry)
             escapes.append(0 if entry == rows.n[k] - 1 else None)
         nb = [0] * len(round_rows)
-        for lane, e in enumerate(escapes):  # phase 2
+        for i, e in enumerate(escapes):  # phase 2
             if e is not None:
-                nb[lane] = decoder.uniform(lane, NB_BITS)
-                if nb[lane] > MAX_NB:
+                nb[i] = decoder.uniform(turns[i], NB_BITS)
+                if nb[i] > MAX_NB:
                     raise DamagedError("an escape has too many bits")
-                escapes[lane] = min(nb[lane], 1)
-        for lane, bits in enumerate(nb):  # phase 3
+                escapes[i] = min(nb[i], 1)
+        for i, bits in enumerate(nb):  # phase 3
             if bits >= 2:
-                escapes[lane] = (1 << (bits - 1)) | decoder.uniform(lane, bits - 1)
-        for lane, k in enumerate(round_rows):
-            y = join_symbol(rows, k, entries[lane], escapes[lane]) + offset[r + lane]
+                escapes[i] = (1 << (bits - 1)) | decoder.uniform(turns[i], bits - 1)
+        for i, k in enumerate(round_rows):
+            y = join_symbol(rows, k, entries[i], escapes[i]) + offset[r + i]
             if abs(y) > SYMBOL_MAX:
                 raise DamagedError("a symbol does not fit 16 bits")
             out.append(y)
+    decoder.end_step(len(row))
     return out
+
+
+def _blocks(symbols: int, q: int, count: int) -> np.ndarray:
+    """Places in a step of the symbols that sequence q of ``count`` codes."""
+    at = np.arange(symbols)
+    return at[at // SEQUENCE_LANES % count == q] if count > 1 else at
 
 
 def decode_stream(stream: Stream, rows: TableRows, steps: Iterable[Callable]) -> None:
@@ -156,53 +225,133 @@ def decode_stream(stream: Stream, rows: TableRows, steps: Iterable[Callable]) ->
         TruncatedError: a word is missing.
         DamagedError: an impossible value, unread words, or a wrong final state.
     """
-    decoder = _Decoder(*stream)
+    data, lanes, version = stream
+    if lanes not in lanes_of(version):
+        raise DamagedError(f"a stream of version {version} cannot have {lanes} lanes")
+    count = max(1, lanes // SEQUENCE_LANES)
+    decoders = [_Decoder(part, lanes // count, version) for part in _sequences(data, count)]
 
     def draw(row: np.ndarray, offset: np.ndarray) -> np.ndarray:
-        values = _decode_step(decoder, rows, row.ravel().tolist(), offset.ravel().tolist())
-        return np.array(values, np.int64).reshape(row.shape)
+        row, offset = np.asarray(row), np.asarray(offset)
+        values = np.zeros(row.size, np.int64)
+        for q, decoder in enumerate(decoders):
+            own = _blocks(row.size, q, count)
+            values[own] = _decode_symbols(decoder, rows, row.ravel()[own].tolist(), offset.ravel()[own].tolist())
+        return values.reshape(row.shape)
 
     for step in steps:
         step(draw)
-    decoder.finish()
+    for decoder in decoders:
+        decoder.finish()
 
 
-def _step_events(rows: TableRows, row: list[int], v: list[int], lanes: int) -> Iterable[tuple[int, int, int]]:
-    """What the decoder will read in one step: (lane, start, frequency), in its order."""
+def _step_events(rows: TableRows, row: list[int], v: list[int], lanes: int, turn: int) -> Iterable[Event]:
+    """What the decoder will read in one step, in its order."""
     for r in range(0, len(row), lanes):
         escapes = []
-        for lane, (k, symbol) in enumerate(zip(row[r : r + lanes], v[r : r + lanes], strict=True)):
+        for i, (k, symbol) in enumerate(zip(row[r : r + lanes], v[r : r + lanes], strict=True)):
             entry, e = split_symbol(rows, k, symbol)
-            cdf = rows.row(k)
-            yield lane, int(cdf[entry]), int(cdf[entry + 1] - cdf[entry])
+            cdf, lane = rows.row(k), (turn + i) % lanes
+            yield Event(lane, int(cdf[entry]), int(cdf[entry + 1] - cdf[entry]))
             if e is not None:
                 escapes.append((lane, e, e.bit_length()))
         for lane, _, nb in escapes:
-            yield lane, nb << (16 - NB_BITS), 1 << (16 - NB_BITS)
+            yield Event(lane, nb << (16 - NB_BITS), 1 << (16 - NB_BITS))
         for lane, e, nb in escapes:
             if nb >= 2:
                 low = e - (1 << (nb - 1))
-                yield lane, low << (17 - nb), 1 << (17 - nb)
+                yield Event(lane, low << (17 - nb), 1 << (17 - nb))
 
 
-def encode_stream(rows: TableRows, steps: Iterable[tuple[np.ndarray, np.ndarray]], lanes: int) -> bytes:
-    """One stream of the given steps, each (row, v): int64 arrays in coding order, v without offsets."""
-    events = [
-        event for row, v in steps for event in _step_events(rows, np.ravel(row).tolist(), np.ravel(v).tolist(), lanes)
-    ]
-    x = [STATE_SINGLE if lanes == 1 else STATE_LOW] * lanes
+class Event(NamedTuple):
+    """A cumulative range that a lane codes."""
+
+    lane: int
+    start: int
+    freq: int
+
+    def due(self, x: int) -> bool:
+        """Whether a state x has to give away a word first, else the new state would reach 2^40."""
+        return x >= self.freq << 24
+
+    def after(self, x: int) -> int:
+        """The state that codes it."""
+        return ((x // self.freq) << 16) + x % self.freq + self.start
+
+
+def _starts(events: list[Event], lanes: int) -> list[int]:
+    """Where the lanes of version 2 start.
+
+    All are at STATE_LOW when the first word is given away: a decoder, for whom it is the last one, refills the others
+    until then.
+
+    Args:
+        events: of the sequence, last one first.
+        lanes: of the sequence.
+    """
+    starts = [STATE_FIRST] * lanes
+    while True:
+        x, count = starts.copy(), 0
+        for event in events:
+            if event.due(x[event.lane]):
+                break
+            x[event.lane] = event.after(x[event.lane])
+            count += 1
+        low = [lane for lane in range(lanes) if x[lane] < STATE_LOW]
+        if count == len(events) or not low:
+            return starts
+        for lane in low:
+            own = [event for event in events[:count] if event.lane == lane]
+            state = 0
+            while state < STATE_LOW:
+                starts[lane] *= 2
+                state = starts[lane]
+                for event in own:
+                    state = event.after(state)
+
+
+def _encode_sequence(rows: TableRows, steps: list[tuple[list[int], list[int]]], lanes: int, version: int) -> bytes:
+    events, turn = [], 0
+    for row, v in steps:
+        events += _step_events(rows, row, v, lanes, turn)
+        turn = (turn + len(row) + TURN) % lanes if version == 2 else 0
+    events.reverse()  # rANS is last in, first out
+    x = _starts(events, lanes) if version == 2 else [STATE_SINGLE if lanes == 1 else STATE_LOW] * lanes
     words = []
-    for lane, start, freq in reversed(events):  # rANS is last in, first out
-        if x[lane] >= freq << 24:  # else the new state would reach 2^40
-            words.append(x[lane] % WORD)
-            x[lane] >>= 16
-        x[lane] = ((x[lane] // freq) << 16) + x[lane] % freq + start
-    states = b"".join(state.to_bytes(STATE_BYTES, "little") for state in x)
+    for event in events:
+        state = x[event.lane]
+        if event.due(state):
+            words.append(state % WORD)
+            state >>= 16
+        x[event.lane] = event.after(state)
+    if version == 1:
+        states = b"".join(state.to_bytes(STATE_BYTES, "little") for state in x)
+    elif lanes == 1 and not words:
+        states = b"" if x[0] == STATE_FIRST else x[0].to_bytes(-(-x[0].bit_length() // 8), "little")
+    else:
+        long = [state >= STATE_LONG for state in x]
+        flags = sum(bit << lane for lane, bit in enumerate(long))
+        states = b"" if lanes == 1 else flags.to_bytes(max(1, lanes // 8), "little")
+        states += b"".join(state.to_bytes(STATE_BYTES - 1 + bit, "little") for state, bit in zip(x, long, strict=True))
     return states + np.array(words[::-1], "<u2").tobytes()
 
 
+def encode_stream(
+    rows: TableRows, steps: Iterable[tuple[np.ndarray, np.ndarray]], lanes: int, version: int = 1
+) -> bytes:
+    """One stream of the given steps, each (row, v): int64 arrays in coding order, v without offsets."""
+    count = max(1, lanes // SEQUENCE_LANES)
+    steps = [(np.ravel(row), np.ravel(v)) for row, v in steps]
+    parts = []
+    for q in range(count):
+        own = [_blocks(len(row), q, count) for row, _ in steps]
+        mine = [(row[at].tolist(), v[at].tolist()) for (row, v), at in zip(steps, own, strict=True)]
+        parts.append(_encode_sequence(rows, mine, lanes // count, version))
+    return b"".join([*(encode_varint(len(part)) for part in parts[:-1]), *parts])
+
+
 def choose_lanes(payload_bytes: int) -> int:
-    """The encoder's choice of lanes (not normative): the most whose states cost at most 0.25 % of the payload.
+    """The encoder's choice of lanes in version 1 (not normative): the most that cost at most 0.25 % of the payload.
 
     At least 1; files of 10 kB and more then stay within half a percent of their ideal length.
     ``payload_bytes`` is the length of the stream with one lane.
@@ -213,13 +362,22 @@ def choose_lanes(payload_bytes: int) -> int:
     return lanes
 
 
-def encode(rows: TableRows, steps: list[tuple[np.ndarray, np.ndarray]], lanes: int) -> Stream:
+def lanes_for_symbols(symbols: int, payload_bytes: int) -> int:
+    """The same in version 2: as many as make 2,500 rounds, if at 9/4 bytes each they cost at most 0.5 %."""
+    lanes = 1
+    while lanes < MOST_LANES[-1] and symbols > 2500 * lanes and 2 * lanes * 9 * 200 <= 4 * payload_bytes:
+        lanes *= 2
+    return lanes
+
+
+def encode(rows: TableRows, steps: list[tuple[np.ndarray, np.ndarray]], lanes: int, version: int = 1) -> Stream:
     """The same as a :class:`Stream`; lanes 0: chosen from the payload. Raises ValueError for another number."""
     if lanes == 0:
-        single = encode_stream(rows, steps, 1)
-        lanes = choose_lanes(len(single))
+        single = encode_stream(rows, steps, 1, version)
+        symbols = sum(np.size(row) for row, _ in steps)
+        lanes = choose_lanes(len(single)) if version == 1 else lanes_for_symbols(symbols, len(single))
         if lanes == 1:
-            return Stream(single, 1)
-    elif lanes not in LANES:
-        raise ValueError(f"lanes must be 0 (automatic) or one of {LANES}, not {lanes}")
-    return Stream(encode_stream(rows, steps, lanes), lanes)
+            return Stream(single, 1, version)
+    elif lanes not in lanes_of(version):
+        raise ValueError(f"lanes must be 0 (automatic) or one of {lanes_of(version)}, not {lanes}")
+    return Stream(encode_stream(rows, steps, lanes, version), lanes, version)

@@ -29,6 +29,8 @@ constexpr int kMostLanes = 128;
 // taken: then at a larger power of two. A decoder refills only while words are left, so lanes may end there. Starting
 // at 1 would save nothing, since a first symbol takes any state below 2^16 to its slot, and damage would show less.
 constexpr uint64_t kStateFirst = uint64_t{1} << 8;
+// From here on a state has kStateBytes bytes in a stream of version 2, below one less.
+constexpr uint64_t kStateLong = uint64_t{1} << 32;
 // Lanes by which the next step's first symbol is moved on beyond its turn: without it, the lanes of steps whose symbols
 // are a multiple of the lanes (48 channels) would always code the same channels, and some would carry little.
 constexpr int kStepTurn = 5;
@@ -51,8 +53,23 @@ CCM_HD uint64_t rans_extend(uint64_t x, uint32_t start, uint32_t freq) {
 
 CCM_HD uint64_t end_state(int32_t lanes) { return lanes == 1 ? kStateEndOfOne : kStateLow; }
 
+// How operators and engines name streams: the number of lanes, and this more where the stream is of version 2. 0 lanes
+// leave an encoder the choice.
+constexpr int kVersion2 = 256;
+
+struct StreamKind {
+  int32_t version, lanes;
+};
+
+CCM_HD StreamKind stream_kind(int64_t code) {
+  return {code >= kVersion2 ? 2 : 1, static_cast<int32_t>(code >= kVersion2 ? code - kVersion2 : code)};
+}
+
 // Whether a lane of version 2 may end here.
 CCM_HD bool valid_end(uint64_t x) { return x >= kStateFirst && x <= kStateLow && (x & (x - 1)) == 0; }
+
+// Bytes of flags before the states of a sequence with several lanes.
+CCM_HD int32_t flag_bytes(int32_t lanes) { return lanes < 8 ? 1 : lanes / 8; }
 
 // The lane of the next step's first symbol, after a step of which the sequence had n.
 CCM_HD int32_t next_turn(int32_t turn, int32_t n, int32_t lanes) {
@@ -69,6 +86,23 @@ CCM_HD int32_t lanes_for_payload(int64_t payload) {
   return lanes;
 }
 
+// The same for version 2: enough lanes for kRounds rounds, as long as they cost at most one byte in kLaneShare of the
+// payload (bytes, coded with one lane), at kLaneBytes / 4 bytes each. Not part of the format.
+CCM_HD int32_t lanes_for_symbols(int64_t coded, int64_t payload) {
+  constexpr int32_t kRounds = 2500, kLaneBytes = 9, kLaneShare = 200;
+  int32_t lanes = 1;
+  while (lanes < kMostLanes && coded > static_cast<int64_t>(lanes) * kRounds &&
+         static_cast<int64_t>(2 * lanes) * kLaneBytes * kLaneShare <= 4 * payload)
+    lanes *= 2;
+  return lanes;
+}
+
 CCM_HD bool valid_lanes(int64_t lanes) { return lanes >= 1 && lanes <= kMaxLanes && (lanes & (lanes - 1)) == 0; }
+
+// The same with kVersion2.
+CCM_HD bool valid_streams(int64_t code) {
+  const int64_t lanes = code - kVersion2;
+  return valid_lanes(code) || (lanes >= 1 && lanes <= kMostLanes && (lanes & (lanes - 1)) == 0);
+}
 
 }  // namespace ccm

@@ -46,12 +46,21 @@ std::vector<int32_t> step_sizes(const py::object& steps, size_t n) {
   return sizes;
 }
 
+// As encode_stream and StreamDecoder take it.
+int32_t code_of(int lanes, int version, bool may_choose) {
+  if (version != 1 && version != 2) throw py::value_error("version must be 1 or 2");
+  const int32_t code = lanes + (version == 2 ? ccm::kVersion2 : 0);
+  if (!(may_choose && lanes == 0) && (lanes < 1 || lanes > ccm::kMostLanes || !ccm::valid_streams(code)))
+    throw py::value_error("lanes must be 1, 2, 4, 8, 16 or 32, in version 2 also 64 or 128; 0 lets an encoder choose");
+  return code;
+}
+
 py::tuple encode(const ccm::OwnedRows& tables, const Array<int32_t>& symbols, const Array<uint16_t>& rows,
-                 const py::object& steps, int lanes) {
+                 const py::object& steps, int lanes, int version) {
   if (symbols.ndim() != 1 || rows.ndim() != 1) throw py::value_error("symbols and rows must be one-dimensional");
   const size_t count = static_cast<size_t>(symbols.size());
   if (count != static_cast<size_t>(rows.size())) throw py::value_error("symbols and rows differ in length");
-  if (lanes != 0 && !ccm::valid_lanes(lanes)) throw py::value_error("lanes must be 0 (chosen), 1, 2, 4, 8, 16 or 32");
+  const int32_t code = code_of(lanes, version, true);
   std::vector<ccm::Coded> coded(count);
   for (size_t i = 0; i < count; ++i) {
     const int32_t value = symbols.data()[i];
@@ -65,15 +74,16 @@ py::tuple encode(const ccm::OwnedRows& tables, const Array<int32_t>& symbols, co
   std::vector<uint8_t> bytes;
   {
     py::gil_scoped_release release;
-    bytes = ccm::encode_stream(tables.view(), coded, sizes, lanes, &used);
+    bytes = ccm::encode_stream(tables.view(), coded, sizes, code, &used);
   }
-  return py::make_tuple(py::bytes(reinterpret_cast<const char*>(bytes.data()), bytes.size()), used);
+  return py::make_tuple(py::bytes(reinterpret_cast<const char*>(bytes.data()), bytes.size()),
+                        ccm::stream_kind(used).lanes);
 }
 
 py::tuple decode(const ccm::OwnedRows& tables, const py::bytes& data, int lanes, const Array<uint16_t>& rows,
-                 const py::object& steps, bool vectors) {
+                 const py::object& steps, bool vectors, int version) {
   if (rows.ndim() != 1) throw py::value_error("rows must be one-dimensional");
-  if (!ccm::valid_lanes(lanes)) throw py::value_error("lanes must be 1, 2, 4, 8, 16 or 32");
+  const int32_t code = code_of(lanes, version, false);
   const size_t count = static_cast<size_t>(rows.size());
   const std::vector<int32_t> sizes = step_sizes(steps, count);
   const std::string_view view = data;
@@ -86,7 +96,7 @@ py::tuple decode(const ccm::OwnedRows& tables, const py::bytes& data, int lanes,
   ccm::Status status;
   {
     py::gil_scoped_release release;
-    ccm::StreamDecoder decoder(reinterpret_cast<const uint8_t*>(view.data()), view.size(), lanes, vectors);
+    ccm::StreamDecoder decoder(reinterpret_cast<const uint8_t*>(view.data()), view.size(), code, vectors);
     uint16_t block[kBlock];
     size_t at = 0;
     bool good = true;
@@ -103,10 +113,11 @@ py::tuple decode(const ccm::OwnedRows& tables, const py::bytes& data, int lanes,
           good = false;
           break;
         }
-        good = decoder.decode_step(tables.view(), block, nullptr, static_cast<int32_t>(n), to + at);
+        good = decoder.decode(tables.view(), block, nullptr, static_cast<int32_t>(n), to + at);
         if (good) at += n;
         left -= n;
       }
+      decoder.end_step();
     }
     std::fill(to + at, to + count, int16_t{0});
     status = decoder.finish();
@@ -140,8 +151,8 @@ PYBIND11_MODULE(_rans, m) {
            py::arg("lo"), py::arg("n"), py::arg("cdf"))
       .def("__len__", [](const ccm::OwnedRows& t) { return t.info.size(); });
   m.def("encode", &encode, py::arg("tables"), py::arg("symbols"), py::arg("rows"), py::arg("steps") = py::none(),
-        py::arg("lanes") = 0);
+        py::arg("lanes") = 0, py::arg("version") = 1);
   m.def("decode", &decode, py::arg("tables"), py::arg("data"), py::arg("lanes"), py::arg("rows"),
-        py::arg("steps") = py::none(), py::arg("vectors") = true);
+        py::arg("steps") = py::none(), py::arg("vectors") = true, py::arg("version") = 1);
   bind_compressai(m);
 }

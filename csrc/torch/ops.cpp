@@ -25,7 +25,7 @@ const PackedModel& model(const Tensor& packed) {
   return ccm::open_packed(packed.data_ptr(), static_cast<size_t>(packed.numel()));
 }
 
-// Rows (offset, length, lanes) of `segments`, checked against the bytes they point into.
+// Rows (offset, length, lanes as in valid_streams()) of `segments`, checked against the bytes they point into.
 std::vector<ccm::Segment> read_segments(const Tensor& bytes, const Tensor& segments) {
   check(bytes.is_cpu() && bytes.scalar_type() == ScalarType::Byte && bytes.is_contiguous() && bytes.dim() == 1,
         "data must be a contiguous one-dimensional uint8 CPU tensor");
@@ -34,8 +34,8 @@ std::vector<ccm::Segment> read_segments(const Tensor& bytes, const Tensor& segme
   std::vector<ccm::Segment> out;
   for (int64_t i = 0; i < count; ++i, s += 3) {
     check(s[0] >= 0 && s[1] >= 0 && s[0] <= size && s[1] <= size - s[0], "a segment lies outside data");
-    check(ccm::valid_lanes(s[2]), "lanes must be 1, 2, 4, 8, 16 or 32");
-    out.push_back({data<uint8_t>(bytes) + s[0], s[1], static_cast<int32_t>(s[2])});
+    check(ccm::valid_streams(s[2]), "a segment of unknown lanes");
+    out.push_back({data<uint8_t>(bytes) + s[0], s[1], s[2]});
   }
   return out;
 }
@@ -53,7 +53,7 @@ std::tuple<Tensor, Tensor> write_segments(const Tensor& like, const std::vector<
     if (!s.bytes.empty()) std::memcpy(data<uint8_t>(bytes) + at, s.bytes.data(), s.bytes.size());
     *row++ = at;
     *row++ = static_cast<int64_t>(s.bytes.size());
-    *row++ = s.lanes;
+    *row++ = s.code;
     at += static_cast<int64_t>(s.bytes.size());
   }
   return {bytes, segments};
@@ -143,7 +143,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> decode_y_parameters(Tensor packed, Te
 
 std::tuple<Tensor, Tensor> encode_z(Tensor packed, Tensor z_hat, int64_t lanes, int64_t threads) {
   const PackedModel& m = model(packed);
-  check_lanes(lanes);
+  check_lanes(lanes, true);
   check_tensor(z_hat, ScalarType::Short, {-1, -1, -1, m.hyper_channels}, "z_hat");
   check_values(z_hat, "z_hat");
   const int64_t batch = z_hat.size(0), hz = z_hat.size(1), wz = z_hat.size(2);
@@ -166,7 +166,7 @@ int64_t check_known(const PackedModel& m, const Tensor& psi, const Tensor& y_hat
 
 std::tuple<Tensor, Tensor> encode_y(Tensor packed, Tensor psi, Tensor y_hat, int64_t lanes, int64_t threads) {
   const PackedModel& m = model(packed);
-  check_lanes(lanes);
+  check_lanes(lanes, true);
   const int64_t batch = check_known(m, psi, y_hat), h = psi.size(1), w = psi.size(2);
   check(!m.residual, "this model codes residuals: use encode_y_residual");
   check_values(y_hat, "y_hat");
@@ -183,7 +183,7 @@ std::tuple<Tensor, Tensor> encode_y(Tensor packed, Tensor psi, Tensor y_hat, int
 std::tuple<Tensor, Tensor, Tensor> encode_y_residual(Tensor packed, Tensor psi, Tensor y, int64_t lanes,
                                                      int64_t threads) {
   const PackedModel& m = model(packed);
-  check_lanes(lanes);
+  check_lanes(lanes, true);
   check(m.residual, "this model does not code residuals: use encode_y");
   check_tensor(psi, ScalarType::Byte, {-1, -1, -1, m.psi_channels}, "psi");
   const int64_t batch = psi.size(0), h = psi.size(1), w = psi.size(2), plane = h * w * m.latent_channels;

@@ -59,8 +59,10 @@ inline void check_plane(int64_t h, int64_t w, int64_t channels) {
         "a plane of " + std::to_string(h) + "x" + std::to_string(w) + " latents cannot be coded as one image");
 }
 
-inline void check_lanes(int64_t lanes) {
-  check(lanes == 0 || ccm::valid_lanes(lanes), "lanes must be 0 (chosen), 1, 2, 4, 8, 16 or 32");
+// any: of version 2 too, see kVersion2.
+inline void check_lanes(int64_t lanes, bool any = false) {
+  check(lanes == 0 || ccm::valid_lanes(lanes) || (any && (lanes == ccm::kVersion2 || ccm::valid_streams(lanes))),
+        "lanes must be 0 (chosen), 1, 2, 4, 8, 16 or 32, or in streams of version 2 also 64 or 128");
 }
 
 }  // namespace ccm_ops

@@ -74,8 +74,7 @@ struct Image {
       : job(j), context(k, h, w, m.plane_channels, kLatentZero), steps_done(m.groups), busy(m.groups) {
     for (int32_t g = 0; g < m.groups; ++g) {
       groups.emplace_back(m, k, g, h, w);
-      if (j.streams)
-        streams.emplace_back(j.streams[g].data, static_cast<size_t>(j.streams[g].size), j.streams[g].lanes);
+      if (j.streams) streams.emplace_back(j.streams[g].data, static_cast<size_t>(j.streams[g].size), j.streams[g].code);
     }
     symbols.resize(j.latents ? m.groups : 0);
   }
@@ -99,13 +98,13 @@ struct Task {
 
 class BatchCoder {
  public:
-  // lanes: for encoders.
-  BatchCoder(const PackedModel& m, int32_t h, int32_t w, int32_t lanes, int threads, std::vector<Job> jobs)
+  // code: for encoders, as that of encode_stream.
+  BatchCoder(const PackedModel& m, int32_t h, int32_t w, int32_t code, int threads, std::vector<Job> jobs)
       : m_(m),
         k_(kernels_of(m)),
         h_(h),
         w_(w),
-        lanes_(lanes),
+        code_(code),
         threads_(threads),
         order_(m.schedule, h, w),
         jobs_(std::move(jobs)),
@@ -310,7 +309,7 @@ class BatchCoder {
   void write_stream(Image& image, int32_t g) const {
     const std::vector<int32_t> steps = order_.symbols(m_.group[g].channels);
     EncodedStream& out = image.job.encoded[g];
-    out.bytes = encode_stream(m_.rows(m_.y_rows), image.symbols[g], steps, lanes_, &out.lanes);
+    out.bytes = encode_stream(m_.rows(m_.y_rows), image.symbols[g], steps, code_, &out.code);
     std::vector<Coded>().swap(image.symbols[g]);
   }
 
@@ -343,7 +342,7 @@ class BatchCoder {
 
   const PackedModel& m_;
   const Kernels& k_;
-  const int32_t h_, w_, lanes_;
+  const int32_t h_, w_, code_;
   const int threads_;
   const StepOrder order_;
   const std::vector<Job> jobs_;
@@ -368,11 +367,11 @@ void decode_y(const PackedModel& m, int32_t h, int32_t w, int threads, std::vect
   BatchCoder(m, h, w, 0, threads, std::move(all)).run();
 }
 
-void encode_y_residual(const PackedModel& m, int32_t h, int32_t w, int32_t lanes, int threads,
+void encode_y_residual(const PackedModel& m, int32_t h, int32_t w, int32_t code, int threads,
                        const std::vector<ResidualJob>& jobs) {
   std::vector<Job> all;
   for (const ResidualJob& j : jobs) all.push_back({j.psi, j.y, nullptr, nullptr, j.latents, j.streams});
-  BatchCoder(m, h, w, lanes, threads, std::move(all)).run();
+  BatchCoder(m, h, w, code, threads, std::move(all)).run();
 }
 
 }  // namespace ccm

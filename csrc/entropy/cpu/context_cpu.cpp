@@ -66,17 +66,17 @@ std::vector<uint16_t> z_rows(const PackedModel& m, int64_t positions) {
 Status decode_z(const PackedModel& m, const Segment& stream, int32_t hz, int32_t wz, int16_t* z) {
   const std::vector<uint16_t> rows = z_rows(m, static_cast<int64_t>(hz) * wz);
   const std::vector<int16_t> offsets(rows.size());
-  StreamDecoder decoder(stream.data, static_cast<size_t>(stream.size), stream.lanes);
+  StreamDecoder decoder(stream.data, static_cast<size_t>(stream.size), stream.code);
   decoder.decode_step(m.rows(m.z_rows), rows.data(), offsets.data(), static_cast<int32_t>(rows.size()), z);
   return decoder.finish();
 }
 
-EncodedStream encode_z(const PackedModel& m, const int16_t* z, int32_t hz, int32_t wz, int32_t lanes) {
+EncodedStream encode_z(const PackedModel& m, const int16_t* z, int32_t hz, int32_t wz, int32_t code) {
   const std::vector<uint16_t> rows = z_rows(m, static_cast<int64_t>(hz) * wz);
   std::vector<Coded> symbols(rows.size());
   for (size_t i = 0; i < rows.size(); ++i) symbols[i] = {z[i], rows[i]};
   EncodedStream out;
-  out.bytes = encode_stream(m.rows(m.z_rows), symbols, {static_cast<int32_t>(symbols.size())}, lanes, &out.lanes);
+  out.bytes = encode_stream(m.rows(m.z_rows), symbols, {static_cast<int32_t>(symbols.size())}, code, &out.code);
   return out;
 }
 
@@ -152,7 +152,7 @@ void parameters(const PackedModel& m, const uint8_t* psi, const int16_t* y, int3
 }
 
 std::vector<EncodedStream> encode_y(const PackedModel& m, const uint8_t* psi, const int16_t* y, int32_t h, int32_t w,
-                                    int32_t lanes, int threads) {
+                                    int32_t code, int threads) {
   std::vector<EncodedStream> streams(m.groups);
   for_each_group(m, psi, y, h, w, threads,
                  [&](int32_t g, const StepOrder& order, const auto& rows, const auto& offsets) {
@@ -166,7 +166,7 @@ std::vector<EncodedStream> encode_y(const PackedModel& m, const uint8_t* psi, co
                      }
                    }
                    const std::vector<int32_t> steps = order.symbols(d.channels);
-                   streams[g].bytes = encode_stream(m.rows(m.y_rows), symbols, steps, lanes, &streams[g].lanes);
+                   streams[g].bytes = encode_stream(m.rows(m.y_rows), symbols, steps, code, &streams[g].code);
                  });
   return streams;
 }

@@ -12,17 +12,17 @@ namespace ccm {
 struct Segment {
   const uint8_t* data;
   int64_t size;
-  int32_t lanes;
+  int64_t code;  // of valid_streams()
 };
 
 struct EncodedStream {
   std::vector<uint8_t> bytes;
-  int32_t lanes;
+  int32_t code;  // of valid_streams()
 };
 
 // z of one image: int16 [hz][wz][N].
 Status decode_z(const PackedModel& m, const Segment& stream, int32_t hz, int32_t wz, int16_t* z);
-EncodedStream encode_z(const PackedModel& m, const int16_t* z, int32_t hz, int32_t wz, int32_t lanes);
+EncodedStream encode_z(const PackedModel& m, const int16_t* z, int32_t hz, int32_t wz, int32_t code);
 
 // psi uint8 [h][w][P] of one image, cropped from 4 hz x 4 wz. Rows of every layer are dealt to `threads`.
 void hyper(const PackedModel& m, const int16_t* z, int32_t hz, int32_t wz, int32_t h, int32_t w, int threads,
@@ -63,7 +63,7 @@ struct ResidualJob {
 void decode_y(const PackedModel& m, int32_t h, int32_t w, int threads, std::vector<DecodeJob>& jobs);
 
 // Encodes a batch of images with a residual model, step by step: every mean depends on the symbols before it.
-void encode_y_residual(const PackedModel& m, int32_t h, int32_t w, int32_t lanes, int threads,
+void encode_y_residual(const PackedModel& m, int32_t h, int32_t w, int32_t code, int threads,
                        const std::vector<ResidualJob>& jobs);
 
 // Row and offset (0 in residual models) of every symbol, all steps at once: uint16 / int16 [h][w][M].
@@ -72,6 +72,6 @@ void parameters(const PackedModel& m, const uint8_t* psi, const int16_t* y, int3
 
 // Streams of all groups of one image; not for residual models.
 std::vector<EncodedStream> encode_y(const PackedModel& m, const uint8_t* psi, const int16_t* y, int32_t h, int32_t w,
-                                    int32_t lanes, int threads);
+                                    int32_t code, int threads);
 
 }  // namespace ccm

@@ -143,6 +143,18 @@ bool same_as_plain(RansRounds vector, int32_t lanes) {
 // be left out.
 constexpr int32_t kCheckedSymbols = 64;
 
+// An unsigned LEB128 number of at most 5 bytes without superfluous zero groups, taken from the front; false: none.
+bool read_varint(const uint8_t*& data, size_t& size, size_t& value) {
+  value = 0;
+  for (int i = 0; i < 5 && size; ++i) {
+    const uint8_t byte = *data++;
+    --size;
+    value |= static_cast<size_t>(byte & 127) << (7 * i);
+    if (byte < 128) return byte || !i;
+  }
+  return false;
+}
+
 inline bool fits(int32_t v) { return v >= -32767 && v <= 32767; }
 
 }  // namespace
@@ -165,41 +177,92 @@ RansRounds vector_rounds(int32_t lanes) {
 #endif
 }
 
-StreamDecoder::StreamDecoder(const uint8_t* data, size_t size, int32_t lanes, bool vectors)
-    : end_state_(end_state(lanes)),
-      plain_(plain_rounds_of(lanes)),
-      vector_(vectors ? vector_rounds(lanes) : nullptr),
-      lanes_(lanes) {
-  const size_t head = static_cast<size_t>(lanes) * kStateBytes;
+SequenceDecoder::SequenceDecoder(const uint8_t* data, size_t size, StreamKind kind, bool vectors)
+    : least_state_(kind.version == 2 ? 0 : end_state(kind.lanes)),
+      plain_(plain_rounds_of(kind.lanes)),
+      vector_(vectors ? vector_rounds(kind.lanes) : nullptr),
+      version_(kind.version),
+      lanes_(kind.lanes) {
+  std::fill(state_, state_ + kMaxLanes, kStateLow);
+  next_ = end_ = data;
+  version_ == 2 ? read_states_of_2(data, size) : read_states(data, size);
+}
+
+uint64_t SequenceDecoder::read_state(const uint8_t* data, int bytes) {
+  uint64_t x = 0;
+  for (int b = 0; b < bytes; ++b) x |= static_cast<uint64_t>(data[b]) << (8 * b);
+  return x;
+}
+
+void SequenceDecoder::read_states(const uint8_t* data, size_t size) {
+  const size_t head = static_cast<size_t>(lanes_) * kStateBytes;
   if (size < head) {
     truncated_ = true;
-    std::fill(state_, state_ + kMaxLanes, kStateLow);
-    next_ = end_ = data;
     return;
   }
-  for (int32_t l = 0; l < lanes; ++l) {
-    uint64_t x = 0;
-    for (int b = 0; b < kStateBytes; ++b) x |= static_cast<uint64_t>(data[l * kStateBytes + b]) << (8 * b);
-    if (x < (size >= head + 2 ? kStateLow : end_state_)) damaged_ = true;
-    state_[l] = x;
+  for (int32_t l = 0; l < lanes_; ++l) {
+    state_[l] = read_state(data + l * kStateBytes, kStateBytes);
+    if (state_[l] < (size >= head + 2 ? kStateLow : least_state_)) damaged_ = true;
   }
   if ((size - head) % 2) damaged_ = true;
   next_ = data + head;
   end_ = next_ + (size - head) / 2 * 2;
 }
 
-inline void StreamDecoder::refill(uint64_t& x) {
+void SequenceDecoder::read_states_of_2(const uint8_t* data, size_t size) {
+  const uint8_t* const end = data + size;
+  uint8_t lengths[kMaxLanes];
+  if (lanes_ == 1) {
+    lengths[0] = static_cast<uint8_t>(size > kStateBytes ? kStateBytes - 1 + size % 2 : size);
+    if (size <= kStateBytes) {  // the state alone, written as short as can be
+      state_[0] = size ? read_state(data, static_cast<int>(size)) : kStateFirst;
+      damaged_ = size && (!data[size - 1] || state_[0] <= kStateFirst);
+      next_ = end_ = end;
+      return;
+    }
+  } else {
+    const int32_t flags = flag_bytes(lanes_);
+    if (size < static_cast<size_t>(flags)) {
+      truncated_ = true;
+      return;
+    }
+    for (int32_t l = 0; l < 8 * flags; ++l) {
+      const int bit = data[l / 8] >> (l % 8) & 1;
+      if (l < lanes_)
+        lengths[l] = static_cast<uint8_t>(kStateBytes - 1 + bit);
+      else if (bit)
+        damaged_ = true;
+    }
+    data += flags;
+  }
+  for (int32_t l = 0; l < lanes_; ++l) {
+    if (end - data < lengths[l]) {
+      truncated_ = true;
+      return;
+    }
+    state_[l] = read_state(data, lengths[l]);
+    if (state_[l] < (lengths[l] == kStateBytes ? kStateLong : kStateFirst)) damaged_ = true;
+    data += lengths[l];
+  }
+  if ((end - data) % 2) damaged_ = true;
+  next_ = data;
+  end_ = data + (end - data) / 2 * 2;
+  if (next_ != end_)
+    for (int32_t l = 0; l < lanes_; ++l) damaged_ |= state_[l] < kStateLow;
+}
+
+inline void SequenceDecoder::refill(uint64_t& x) {
   if (x >= kStateLow) return;
   if (CCM_LIKELY(next_ != end_)) {
     x = x << 16 | next_[0] | static_cast<uint32_t>(next_[1]) << 8;
     next_ += 2;
-  } else if (x < end_state_) {
+  } else if (x < least_state_) {
     truncated_ = true;
     x = x << 16;  // anything; it keeps the state from reaching zero
   }
 }
 
-uint32_t StreamDecoder::raw_bits(int32_t lane, int32_t bits) {
+uint32_t SequenceDecoder::raw_bits(int32_t lane, int32_t bits) {
   uint64_t& x = state_[lane];
   const uint32_t slot = static_cast<uint32_t>(x) & kProbMask;
   const uint32_t value = slot >> (kProbBits - bits);
@@ -208,8 +271,8 @@ uint32_t StreamDecoder::raw_bits(int32_t lane, int32_t bits) {
   return value;
 }
 
-void StreamDecoder::decode_escapes(const Rows& tables, const uint16_t* rows, const int16_t* offsets, uint32_t lanes,
-                                   int16_t* out) {
+void SequenceDecoder::decode_escapes(const Rows& tables, const uint16_t* rows, const int16_t* offsets, uint32_t lanes,
+                                     int16_t* out) {
   uint32_t length[kMaxLanes];
   for (uint32_t left = lanes; left; left &= left - 1) {
     const int32_t l = __builtin_ctz(left);
@@ -234,8 +297,8 @@ void StreamDecoder::decode_escapes(const Rows& tables, const uint16_t* rows, con
   }
 }
 
-int32_t StreamDecoder::checked_rounds(const Rows& tables, const uint16_t* rows, int32_t n, int16_t* out,
-                                      uint32_t& escaped) {
+int32_t SequenceDecoder::checked_rounds(const Rows& tables, const uint16_t* rows, int32_t n, int16_t* out,
+                                        uint32_t& escaped) {
   int32_t first = 0;
   while (first < n && !escaped) {
     const int32_t count = std::min(lanes_, n - first);
@@ -252,7 +315,7 @@ int32_t StreamDecoder::checked_rounds(const Rows& tables, const uint16_t* rows, 
   return first;
 }
 
-void StreamDecoder::add_offsets(const int16_t* offsets, int32_t n, int16_t* out) {
+void SequenceDecoder::add_offsets(const int16_t* offsets, int32_t n, int16_t* out) {
   if (!offsets) return;
   int16_t overflow = 0, lowest = 0;
   for (int32_t i = 0; i < n; ++i) {  // written for vectors of 16-bit numbers
@@ -264,8 +327,8 @@ void StreamDecoder::add_offsets(const int16_t* offsets, int32_t n, int16_t* out)
   if (overflow < 0 || lowest) damaged_ = true;
 }
 
-bool StreamDecoder::decode_step(const Rows& tables, const uint16_t* rows, const int16_t* offsets, int32_t n,
-                                int16_t* out) {
+bool SequenceDecoder::decode(const Rows& tables, const uint16_t* rows, const int16_t* offsets, int32_t n,
+                             int16_t* out) {
   const RansRounds rounds = vector_ && fits_origin(tables) ? vector_ : plain_;
   int32_t at = 0, plain = 0;  // plain: where the values begin whose offsets are still to be added
   while (at < n) {
@@ -287,162 +350,73 @@ bool StreamDecoder::decode_step(const Rows& tables, const uint16_t* rows, const 
     }
   }
   add_offsets(offsets ? offsets + plain : nullptr, n - plain, out + plain);
+  in_step_ += n;
   return !truncated_ && !damaged_;
 }
 
-Status StreamDecoder::finish() const {
+void SequenceDecoder::end_step() {
+  if (version_ == 2) std::rotate(state_, state_ + next_turn(0, in_step_, lanes_), state_ + lanes_);
+  in_step_ = 0;
+}
+
+Status SequenceDecoder::finish() const {
   if (truncated_) return kTruncated;
   bool good = !damaged_ && next_ == end_;
-  for (int32_t l = 0; l < lanes_; ++l) good &= state_[l] == end_state_;
+  for (int32_t l = 0; l < lanes_; ++l) good &= version_ == 2 ? valid_end(state_[l]) : state_[l] == least_state_;
   return good ? kOk : kDamaged;
 }
 
-namespace {
-
-// What an escape codes after its entry.
-uint32_t escape_magnitude(const RowInfo& info, int32_t value) {
-  const int32_t hi = info.lo + info.count - 2;
-  return value > hi ? 2u * static_cast<uint32_t>(value - hi - 1) : 2u * static_cast<uint32_t>(info.lo - 1 - value) + 1;
+StreamDecoder::StreamDecoder(const uint8_t* data, size_t size, int64_t code, bool vectors) {
+  const StreamKind kind = stream_kind(code);
+  const int32_t count = std::max(1, kind.lanes / kSequenceLanes);
+  const StreamKind each{kind.version, kind.lanes / count};
+  std::vector<size_t> lengths(count);
+  for (int32_t q = 0; q + 1 < count; ++q) truncated_ |= !read_varint(data, size, lengths[q]);
+  for (int32_t q = 0; q < count; ++q) {
+    if (q + 1 == count) lengths[q] = size;
+    if (lengths[q] > size) truncated_ = true, lengths[q] = size;
+    sequences_.emplace_back(data, lengths[q], each, vectors);
+    data += lengths[q];
+    size -= lengths[q];
+  }
 }
 
-inline bool in_row(const RowInfo& info, int32_t value) {
-  return static_cast<uint32_t>(value - info.lo) < static_cast<uint32_t>(info.count - 1);
-}
-
-int32_t bit_length(uint32_t v) { return v ? 32 - __builtin_clz(v) : 0; }
-
-class StreamEncoder {
- public:
-  StreamEncoder(const Rows& tables, int32_t lanes) : tables_(tables), lanes_(lanes) {
-    std::fill(state_, state_ + kMaxLanes, end_state(lanes));
-  }
-
-  // A step's symbols, last round first, last phase first, last lane first: the decoder's order backwards.
-  void step(const Coded* symbols, int32_t n) { lanes_ == 1 ? rounds<1>(symbols, n) : rounds<0>(symbols, n); }
-
-  std::vector<uint8_t> finish() const {
-    std::vector<uint8_t> out(static_cast<size_t>(lanes_) * kStateBytes + 2 * used_);
-    uint8_t* to = out.data();
-    for (int32_t l = 0; l < lanes_; ++l)
-      for (int b = 0; b < kStateBytes; ++b) *to++ = static_cast<uint8_t>(state_[l] >> (8 * b));
-    for (size_t i = used_; i-- > 0;) {
-      *to++ = static_cast<uint8_t>(words_[i]);
-      *to++ = static_cast<uint8_t>(words_[i] >> 8);
-    }
-    return out;
-  }
-
- private:
-  // kOne: of one lane; 0: of any number.
-  template <int kOne>
-  void rounds(const Coded* symbols, int32_t n) {
-    const int32_t lanes = kOne ? kOne : lanes_;
-    // Rounds between two looks at the room for their words, three a symbol.
-    const int32_t chunk = std::max(1, 1024 / lanes) * lanes;
-    for (int32_t end = n; end > 0;) {
-      const int32_t begin = (end - 1) / chunk * chunk;
-      if (words_.size() < used_ + 3 * static_cast<size_t>(chunk)) words_.resize(2 * words_.size() + 3 * chunk);
-      for (int32_t first = (end - 1) / lanes * lanes; first >= begin; first -= lanes)
-        round(symbols + first, kOne ? kOne : std::min(lanes, end - first));
-      end = begin;
-    }
-  }
-
-  inline void round(const Coded* symbols, int32_t count) {
-    uint32_t entry[kMaxLanes];
-    uint32_t escaped = 0;
-    for (int32_t l = 0; l < count; ++l) {
-      const RowInfo& info = tables_.info[symbols[l].row];
-      const uint32_t escape = info.count - 1u, k = static_cast<uint32_t>(symbols[l].value - info.lo);
-      escaped |= static_cast<uint32_t>(k >= escape) << l;
-      entry[l] = tables_.entries[info.first + std::min(k, escape)];
-    }
-    if (CCM_UNLIKELY(escaped)) push_escapes(symbols, escaped);
-    for (int32_t l = count - 1; l >= 0; --l) push(l, entry[l] & kProbMask, entry[l] >> 16);
-  }
-
-  void push(int32_t lane, uint32_t start, uint32_t freq) {
-    // Without a branch: whether a word is due is anybody's guess.
-    uint64_t x = state_[lane];
-    const uint32_t due = rans_due(x, freq);
-    words_[used_] = static_cast<uint16_t>(x);
-    used_ += due;
-    x >>= 16 * due;
-    state_[lane] = rans_extend(x, start, freq);
-  }
-  void push_raw(int32_t lane, uint32_t value, int32_t bits) {
-    push(lane, value << (kProbBits - bits), 1u << (kProbBits - bits));
-  }
-  void push_escapes(const Coded* symbols, uint32_t escaped) {
-    uint32_t escape[kMaxLanes];
-    int32_t length[kMaxLanes];
-    for (int32_t l = lanes_ - 1; l >= 0; --l) {
-      if (!(escaped >> l & 1)) continue;
-      escape[l] = escape_magnitude(tables_.info[symbols[l].row], symbols[l].value);
-      length[l] = bit_length(escape[l]);
-      if (length[l] >= 2) push_raw(l, escape[l] & ((1u << (length[l] - 1)) - 1), length[l] - 1);
-    }
-    for (int32_t l = lanes_ - 1; l >= 0; --l)
-      if (escaped >> l & 1) push_raw(l, static_cast<uint32_t>(length[l]), kEscapeLengthBits);
-  }
-
-  const Rows& tables_;
-  int32_t lanes_;
-  uint64_t state_[kMaxLanes];
-  std::vector<uint16_t> words_;  // backwards; the first used_ of them, and room for one more
-  size_t used_ = 0;
-};
-
-std::vector<uint8_t> encode_lanes(const Rows& tables, const std::vector<Coded>& symbols,
-                                  const std::vector<int32_t>& steps, int32_t lanes) {
-  StreamEncoder encoder(tables, lanes);
-  size_t end = symbols.size();
-  for (size_t s = steps.size(); s-- > 0;) {
-    end -= steps[s];
-    encoder.step(symbols.data() + end, steps[s]);
-  }
-  return encoder.finish();
-}
-
-// Ideal length in bytes.
-double ideal_bytes(const Rows& tables, const std::vector<Coded>& symbols) {
-  // The logarithm of a product instead of a sum of logarithms: 2^-16 or more each, so sixty stay above 2^-1022.
-  constexpr size_t kChunk = 60;
-  double bits = 0;
-  for (size_t first = 0; first < symbols.size(); first += kChunk) {
-    const size_t end = std::min(symbols.size(), first + kChunk);
-    double p = 1;
-    for (size_t i = first; i < end; ++i) {
-      const RowInfo& info = tables.info[symbols[i].row];
-      int32_t k = symbols[i].value - info.lo;
-      if (CCM_UNLIKELY(!in_row(info, symbols[i].value))) {
-        k = info.count - 1;
-        bits += kEscapeLengthBits + std::max(0, bit_length(escape_magnitude(info, symbols[i].value)) - 1);
+bool StreamDecoder::decode(const Rows& tables, const uint16_t* rows, const int16_t* offsets, int32_t n, int16_t* out) {
+  if (sequences_.size() == 1) return sequences_[0].decode(tables, rows, offsets, n, out);
+  bool good = !truncated_;
+  const int32_t next = static_cast<int32_t>(sequences_.size()) * kSequenceLanes;  // block of the same sequence
+  rows_.resize(n);
+  offsets_.resize(n);
+  out_.resize(n);
+  for (size_t q = 0; q < sequences_.size(); ++q) {
+    const auto blocks = [&](auto each) {
+      int32_t at = 0;
+      for (int32_t i = static_cast<int32_t>(q) * kSequenceLanes; i < n; i += next) {
+        const int32_t count = std::min(kSequenceLanes, n - i);
+        each(i, at, count);
+        at += count;
       }
-      p *= (tables.entries[info.first + k] >> 16) * (1.0 / 65536);
-    }
-    bits -= std::log2(p);
+      return at;
+    };
+    const int32_t own = blocks([&](int32_t i, int32_t at, int32_t count) {
+      std::copy_n(rows + i, count, &rows_[at]);
+      if (offsets) std::copy_n(offsets + i, count, &offsets_[at]);
+    });
+    good &= sequences_[q].decode(tables, rows_.data(), offsets ? offsets_.data() : nullptr, own, out_.data());
+    blocks([&](int32_t i, int32_t at, int32_t count) { std::copy_n(&out_[at], count, out + i); });
   }
-  return bits / 8;
+  return good;
 }
 
-}  // namespace
+void StreamDecoder::end_step() {
+  for (SequenceDecoder& s : sequences_) s.end_step();
+}
 
-std::vector<uint8_t> encode_stream(const Rows& tables, const std::vector<Coded>& symbols,
-                                   const std::vector<int32_t>& steps, int32_t lanes, int32_t* lanes_used) {
-  if (!lanes) {
-    // What one lane takes is mostly plain from the ideal length (it is within 0.01 % and a few bytes); coding with one
-    // lane tells where it is not.
-    const double ideal = ideal_bytes(tables, symbols);
-    lanes = lanes_for_payload(static_cast<int64_t>(ideal));
-    if (lanes != lanes_for_payload(static_cast<int64_t>(ideal * 1.001) + 16)) {
-      std::vector<uint8_t> one = encode_lanes(tables, symbols, steps, 1);
-      lanes = lanes_for_payload(static_cast<int64_t>(one.size()));
-      if (lanes == 1) return *lanes_used = 1, one;
-    }
-  }
-  *lanes_used = lanes;
-  return encode_lanes(tables, symbols, steps, lanes);
+Status StreamDecoder::finish() const {
+  Status status = truncated_ ? kTruncated : kOk;
+  for (const SequenceDecoder& s : sequences_)
+    if (status == kOk) status = s.finish();
+  return status;
 }
 
 uint32_t crc32c(const uint8_t* data, size_t size, uint32_t crc) {

@@ -11,36 +11,67 @@
 
 namespace ccm {
 
-// Decodes one stream, step by step. Reads nothing outside the given bytes: past the last word it supplies zeros and
-// remembers that it did.
-class StreamDecoder {
+// Decodes one sequence of words: a stream of version 1, or a part of one of version 2. Reads nothing outside the given
+// bytes: without a word that it needs it goes on and remembers that.
+class SequenceDecoder {
  public:
-  // lanes must be valid (valid_lanes); a stream too short for its states starts out truncated.
-  // vectors: use the machine's vector kernels; the results are the same.
-  StreamDecoder(const uint8_t* data, size_t size, int32_t lanes, bool vectors = true);
+  // At most kSequenceLanes lanes. One too short for its states starts out truncated.
+  SequenceDecoder(const uint8_t* data, size_t size, StreamKind kind, bool vectors);
 
-  // The next n symbols, one step: out[i] = symbol of row rows[i] + offsets[i] (null: zeros). Returns false once the
-  // stream is known to be bad; then the values are meaningless (but written) and decoding should stop.
-  bool decode_step(const Rows& tables, const uint16_t* rows, const int16_t* offsets, int32_t n, int16_t* out);
-
-  // After the last step: whether everything was as it must be.
+  // As those of StreamDecoder.
+  bool decode(const Rows& tables, const uint16_t* rows, const int16_t* offsets, int32_t n, int16_t* out);
+  void end_step();
   Status finish() const;
 
  private:
+  void read_states(const uint8_t* data, size_t size);
+  void read_states_of_2(const uint8_t* data, size_t size);
+  uint64_t read_state(const uint8_t* data, int bytes);
   int32_t checked_rounds(const Rows& tables, const uint16_t* rows, int32_t n, int16_t* out, uint32_t& escaped);
   void add_offsets(const int16_t* offsets, int32_t n, int16_t* out);
   void decode_escapes(const Rows& tables, const uint16_t* rows, const int16_t* offsets, uint32_t lanes, int16_t* out);
   uint32_t raw_bits(int32_t lane, int32_t bits);
   void refill(uint64_t& x);
 
-  uint64_t state_[kMaxLanes];
-  uint64_t end_state_;
+  uint64_t state_[kMaxLanes];  // of the lane whose turn it is first, of the next one and so on
+  uint64_t least_state_;       // below it a state without a word is an error
   const uint8_t* next_;
   const uint8_t* end_;
   RansRounds plain_, vector_;
-  int32_t lanes_;
+  int32_t version_, lanes_;
+  int32_t in_step_ = 0;  // symbols of this step so far
   bool truncated_ = false;
   bool damaged_ = false;
+};
+
+// Decodes one stream, step by step.
+class StreamDecoder {
+ public:
+  // code: of valid_streams(). vectors: use the machine's vector kernels; the results are the same.
+  StreamDecoder(const uint8_t* data, size_t size, int64_t code, bool vectors = true);
+
+  // The next n symbols of a step: out[i] = symbol of row rows[i] + offsets[i] (null: zeros). A step may be cut where a
+  // multiple of kMostLanes symbols have been decoded. Returns false once the stream is known to be bad; then the values
+  // are meaningless (but written) and decoding should stop.
+  bool decode(const Rows& tables, const uint16_t* rows, const int16_t* offsets, int32_t n, int16_t* out);
+  // To be called after each step, the empty ones too.
+  void end_step();
+  // A whole step.
+  bool decode_step(const Rows& tables, const uint16_t* rows, const int16_t* offsets, int32_t n, int16_t* out) {
+    const bool good = decode(tables, rows, offsets, n, out);
+    end_step();
+    return good;
+  }
+
+  // After the last step: whether everything was as it must be.
+  Status finish() const;
+
+ private:
+  std::vector<SequenceDecoder> sequences_;
+  bool truncated_ = false;  // its sequences do not fit into it
+  // Of the symbols of one of several sequences.
+  std::vector<uint16_t> rows_;
+  std::vector<int16_t> offsets_, out_;
 };
 
 // One symbol to encode: a row and the value relative to its offset.
@@ -49,10 +80,11 @@ struct Coded {
   uint16_t row;
 };
 
-// Encodes symbols of consecutive steps; steps[s] is the number of symbols in step s. lanes 0: chosen from the payload
-// (lanes_for_payload); the chosen number is stored through lanes_used.
+// Encodes symbols of consecutive steps; steps[s] is the number of symbols in step s. `code`: of valid_streams(), or
+// with 0 lanes: they are chosen (lanes_for_payload, lanes_for_symbols); the code with their number is stored through
+// code_used.
 std::vector<uint8_t> encode_stream(const Rows& tables, const std::vector<Coded>& symbols,
-                                   const std::vector<int32_t>& steps, int32_t lanes, int32_t* lanes_used);
+                                   const std::vector<int32_t>& steps, int32_t code, int32_t* code_used);
 
 // CRC-32C (Castagnoli) of `size` bytes, continuing from `crc` (0 to start).
 uint32_t crc32c(const uint8_t* data, size_t size, uint32_t crc);

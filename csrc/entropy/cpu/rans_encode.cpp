@@ -1,0 +1,299 @@
+// The encoder of rANS streams. It runs backwards over the symbols and writes its words backwards.
+#include <algorithm>
+#include <cmath>
+
+#include "entropy/cpu/rans_cpu.h"
+
+namespace ccm {
+namespace {
+
+// What an escape codes after its entry.
+uint32_t escape_magnitude(const RowInfo& info, int32_t value) {
+  const int32_t hi = info.lo + info.count - 2;
+  return value > hi ? 2u * static_cast<uint32_t>(value - hi - 1) : 2u * static_cast<uint32_t>(info.lo - 1 - value) + 1;
+}
+
+inline bool in_row(const RowInfo& info, int32_t value) {
+  return static_cast<uint32_t>(value - info.lo) < static_cast<uint32_t>(info.count - 1);
+}
+
+int32_t bit_length(uint32_t v) { return v ? 32 - __builtin_clz(v) : 0; }
+
+// The least state that takes a symbol to `state` or beyond.
+uint64_t least_before(uint64_t state, uint32_t start, uint32_t freq) {
+  const uint64_t high = state >> kProbBits;
+  const uint32_t slot = static_cast<uint32_t>(state) & kProbMask;
+  if (slot < start) return freq * high;
+  return slot - start < freq ? freq * high + slot - start : freq * (high + 1);
+}
+
+class SequenceEncoder {
+ public:
+  // n: symbols of each of its steps, which come last to first.
+  SequenceEncoder(const Rows& tables, StreamKind kind, const std::vector<int32_t>& n)
+      : tables_(tables), version_(kind.version), lanes_(kind.lanes), mask_(kind.lanes - 1) {
+    std::fill(state_, state_ + kMaxLanes, version_ == 2 ? kStateFirst : end_state(lanes_));
+    tail_ = version_ == 2;
+    for (size_t s = 0; s + 1 < n.size() && version_ == 2; ++s) turn_ = next_turn(turn_, n[s], lanes_);
+  }
+
+  // A step's symbols, last round first, last phase first, last symbol first: the decoder's order backwards.
+  void step(const Coded* symbols, int32_t n) { lanes_ == 1 ? rounds<1>(symbols, n) : rounds<0>(symbols, n); }
+
+  // To be called between two steps, with the number of symbols of the one that comes next.
+  void turn_back(int32_t n) {
+    if (version_ == 2) turn_ = (turn_ - next_turn(0, n, lanes_)) & mask_;
+  }
+
+  std::vector<uint8_t> finish() const {
+    std::vector<uint8_t> out;
+    out.reserve(static_cast<size_t>(lanes_) * (kStateBytes + 1) + 2 * used_);
+    version_ == 2 ? put_states_of_2(out) : put_states(out);
+    for (size_t i = used_; i-- > 0;) {
+      out.push_back(static_cast<uint8_t>(words_[i]));
+      out.push_back(static_cast<uint8_t>(words_[i] >> 8));
+    }
+    return out;
+  }
+
+ private:
+  static void put_state(std::vector<uint8_t>& out, uint64_t x, int bytes) {
+    for (int b = 0; b < bytes; ++b) out.push_back(static_cast<uint8_t>(x >> (8 * b)));
+  }
+
+  void put_states(std::vector<uint8_t>& out) const {
+    for (int32_t l = 0; l < lanes_; ++l) put_state(out, state_[l], kStateBytes);
+  }
+
+  void put_states_of_2(std::vector<uint8_t>& out) const {
+    const auto bytes = [this](int32_t l) { return state_[l] < kStateLong ? kStateBytes - 1 : kStateBytes; };
+    if (lanes_ == 1) {
+      if (used_) return put_state(out, state_[0], bytes(0));
+      for (uint64_t x = state_[0] == kStateFirst ? 0 : state_[0]; x; x >>= 8) out.push_back(static_cast<uint8_t>(x));
+      return;
+    }
+    out.assign(flag_bytes(lanes_), 0);
+    for (int32_t l = 0; l < lanes_; ++l)
+      if (bytes(l) == kStateBytes) out[l / 8] = static_cast<uint8_t>(out[l / 8] | 1 << (l % 8));
+    for (int32_t l = 0; l < lanes_; ++l) put_state(out, state_[l], bytes(l));
+  }
+
+  // kOne: of one lane; 0: of any number.
+  template <int kOne>
+  void rounds(const Coded* symbols, int32_t n) {
+    const int32_t lanes = kOne ? kOne : lanes_;
+    // Rounds between two looks at the room for their words, three a symbol.
+    const int32_t chunk = static_cast<int32_t>(kChunk) / lanes * lanes;
+    for (int32_t end = n; end > 0;) {
+      const int32_t begin = (end - 1) / chunk * chunk;
+      if (words_.size() < used_ + 3 * static_cast<size_t>(chunk)) words_.resize(2 * words_.size() + 3 * chunk);
+      for (int32_t first = (end - 1) / lanes * lanes; first >= begin; first -= lanes)
+        round(symbols + first, kOne ? kOne : std::min(lanes, end - first));
+      end = begin;
+    }
+  }
+
+  inline void round(const Coded* symbols, int32_t count) {
+    uint32_t entry[kMaxLanes];
+    uint32_t escaped = 0;
+    for (int32_t i = 0; i < count; ++i) {
+      const RowInfo& info = tables_.info[symbols[i].row];
+      const uint32_t escape = info.count - 1u, k = static_cast<uint32_t>(symbols[i].value - info.lo);
+      escaped |= static_cast<uint32_t>(k >= escape) << i;
+      entry[i] = tables_.entries[info.first + std::min(k, escape)];
+    }
+    if (CCM_UNLIKELY(escaped)) push_escapes(symbols, escaped);
+    if (CCM_UNLIKELY(tail_)) {
+      for (int32_t i = count - 1; i >= 0; --i) push_any(i, entry[i] & kProbMask, entry[i] >> 16);
+      return;
+    }
+    for (int32_t i = count - 1; i >= 0; --i) push(lane(i), entry[i] & kProbMask, entry[i] >> 16);
+  }
+
+  // The lane of the i-th symbol of a round.
+  int32_t lane(int32_t i) const { return (turn_ + i) & mask_; }
+
+  void push(int32_t lane, uint32_t start, uint32_t freq) {
+    // Without a branch: whether a word is due is anybody's guess.
+    uint64_t x = state_[lane];
+    const uint32_t due = rans_due(x, freq);
+    words_[used_] = static_cast<uint16_t>(x);
+    used_ += due;
+    x >>= 16 * due;
+    state_[lane] = rans_extend(x, start, freq);
+  }
+
+  // push(), or what comes before the first word. i: the symbol's place in its round.
+  void push_any(int32_t i, uint32_t start, uint32_t freq) {
+    if (!tail_) return push(lane(i), start, freq);
+    const Event event{start, freq, lane(i)};
+    late_.push_back(event);
+    if (!rans_due(state_[event.lane], freq)) {
+      state_[event.lane] = rans_extend(state_[event.lane], start, freq);
+      return;
+    }
+    end_tail();
+  }
+  void push_raw(int32_t i, uint32_t value, int32_t bits) {
+    push_any(i, value << (kProbBits - bits), 1u << (kProbBits - bits));
+  }
+
+  void push_escapes(const Coded* symbols, uint32_t escaped) {
+    uint32_t escape[kMaxLanes];
+    int32_t length[kMaxLanes];
+    for (int32_t i = lanes_ - 1; i >= 0; --i) {
+      if (!(escaped >> i & 1)) continue;
+      escape[i] = escape_magnitude(tables_.info[symbols[i].row], symbols[i].value);
+      length[i] = bit_length(escape[i]);
+      if (length[i] >= 2) push_raw(i, escape[i] & ((1u << (length[i] - 1)) - 1), length[i] - 1);
+    }
+    for (int32_t i = lanes_ - 1; i >= 0; --i)
+      if (escaped >> i & 1) push_raw(i, static_cast<uint32_t>(length[i]), kEscapeLengthBits);
+  }
+
+  // One thing that a lane codes.
+  struct Event {
+    uint32_t start, freq;
+    int32_t lane;
+  };
+
+  // From the states in `first` on: how many late events go without a word. The states that they lead to are stored.
+  size_t without_words(const uint64_t* first) {
+    std::copy(first, first + lanes_, state_);
+    for (size_t i = 0; i < late_.size(); ++i) {
+      uint64_t& x = state_[late_[i].lane];
+      if (rans_due(x, late_[i].freq)) return i;
+      x = rans_extend(x, late_[i].start, late_[i].freq);
+    }
+    return late_.size();
+  }
+
+  // The first word is due, which is the last that a decoder takes. It refills every lane below kStateLow from now on,
+  // so all have to be there: those that are not start higher. That can bring the first word forward, and then there
+  // are more of them.
+  void end_tail() {
+    uint64_t first[kMaxLanes];
+    std::fill(first, first + kMaxLanes, kStateFirst);
+    size_t count = without_words(first);
+    for (bool raised = true; raised;) {
+      raised = false;
+      uint64_t least[kMaxLanes];
+      std::fill(least, least + kMaxLanes, kStateLow);
+      for (size_t i = count; i-- > 0;)
+        least[late_[i].lane] = least_before(least[late_[i].lane], late_[i].start, late_[i].freq);
+      for (int32_t l = 0; l < lanes_; ++l)
+        for (; first[l] < least[l]; first[l] *= 2) raised = true;
+      if (raised) count = without_words(first);
+    }
+    tail_ = false;
+    for (size_t i = count; i < late_.size(); ++i) {
+      if (words_.size() <= used_ + 1) words_.resize(2 * words_.size() + 2);
+      push(late_[i].lane, late_[i].start, late_[i].freq);
+    }
+    if (words_.size() < used_ + 3 * kChunk) words_.resize(2 * used_ + 3 * kChunk);  // what is left of this chunk
+    std::vector<Event>().swap(late_);
+  }
+
+  static constexpr size_t kChunk = 1024;  // symbols, at most, between two looks at the room for words
+
+  const Rows& tables_;
+  const int32_t version_, lanes_, mask_;
+  int32_t turn_ = 0;  // the lane of the step's first symbol
+  bool tail_;         // no word yet, and it matters
+  uint64_t state_[kMaxLanes];
+  std::vector<Event> late_;      // in the tail: all so far
+  std::vector<uint16_t> words_;  // backwards; the first used_ of them, and room for one more
+  size_t used_ = 0;
+};
+
+std::vector<uint8_t> encode_sequence(const Rows& tables, const std::vector<Coded>& symbols,
+                                     const std::vector<int32_t>& steps, StreamKind kind) {
+  SequenceEncoder encoder(tables, kind, steps);
+  size_t end = symbols.size();
+  for (size_t s = steps.size(); s-- > 0;) {
+    end -= steps[s];
+    encoder.step(symbols.data() + end, steps[s]);
+    if (s) encoder.turn_back(steps[s - 1]);
+  }
+  return encoder.finish();
+}
+
+void put_varint(std::vector<uint8_t>& out, size_t value) {
+  for (; value >= 128; value >>= 7) out.push_back(static_cast<uint8_t>(value | 128));
+  out.push_back(static_cast<uint8_t>(value));
+}
+
+std::vector<uint8_t> encode_lanes(const Rows& tables, const std::vector<Coded>& symbols,
+                                  const std::vector<int32_t>& steps, StreamKind kind) {
+  const int32_t count = std::max(1, kind.lanes / kSequenceLanes);
+  if (count == 1) return encode_sequence(tables, symbols, steps, kind);
+  std::vector<uint8_t> lengths, bytes;
+  for (int32_t q = 0; q < count; ++q) {
+    std::vector<Coded> own;
+    std::vector<int32_t> own_steps;
+    size_t first = 0;
+    for (const int32_t n : steps) {
+      const size_t before = own.size();
+      for (int32_t i = q * kSequenceLanes; i < n; i += count * kSequenceLanes)
+        own.insert(own.end(), symbols.begin() + first + i, symbols.begin() + first + std::min(n, i + kSequenceLanes));
+      own_steps.push_back(static_cast<int32_t>(own.size() - before));
+      first += n;
+    }
+    const std::vector<uint8_t> sequence = encode_sequence(tables, own, own_steps, {kind.version, kSequenceLanes});
+    if (q + 1 < count) put_varint(lengths, sequence.size());
+    bytes.insert(bytes.end(), sequence.begin(), sequence.end());
+  }
+  lengths.insert(lengths.end(), bytes.begin(), bytes.end());
+  return lengths;
+}
+
+// Ideal length in bytes.
+double ideal_bytes(const Rows& tables, const std::vector<Coded>& symbols) {
+  // The logarithm of a product instead of a sum of logarithms: 2^-16 or more each, so sixty stay above 2^-1022.
+  constexpr size_t kChunk = 60;
+  double bits = 0;
+  for (size_t first = 0; first < symbols.size(); first += kChunk) {
+    const size_t end = std::min(symbols.size(), first + kChunk);
+    double p = 1;
+    for (size_t i = first; i < end; ++i) {
+      const RowInfo& info = tables.info[symbols[i].row];
+      int32_t k = symbols[i].value - info.lo;
+      if (CCM_UNLIKELY(!in_row(info, symbols[i].value))) {
+        k = info.count - 1;
+        bits += kEscapeLengthBits + std::max(0, bit_length(escape_magnitude(info, symbols[i].value)) - 1);
+      }
+      p *= (tables.entries[info.first + k] >> 16) * (1.0 / 65536);
+    }
+    bits -= std::log2(p);
+  }
+  return bits / 8;
+}
+
+}  // namespace
+
+std::vector<uint8_t> encode_stream(const Rows& tables, const std::vector<Coded>& symbols,
+                                   const std::vector<int32_t>& steps, int32_t code, int32_t* code_used) {
+  StreamKind kind = stream_kind(code);
+  const int32_t version = code - kind.lanes;  // as part of a code
+  if (!kind.lanes) {
+    // What one lane takes is mostly plain from the ideal length (it is within 0.01 % and a few bytes); coding with one
+    // lane tells where it is not.
+    const auto chosen = [&](double bytes) {
+      const int64_t whole = static_cast<int64_t>(bytes);
+      return kind.version == 2 ? lanes_for_symbols(static_cast<int64_t>(symbols.size()), whole)
+                               : lanes_for_payload(whole);
+    };
+    const double ideal = ideal_bytes(tables, symbols);
+    kind.lanes = chosen(ideal);
+    if (kind.lanes != chosen(ideal * 1.001 + 16)) {
+      kind.lanes = 1;
+      std::vector<uint8_t> one = encode_lanes(tables, symbols, steps, kind);
+      kind.lanes = chosen(static_cast<double>(one.size()));
+      if (kind.lanes == 1) return *code_used = version + 1, one;
+    }
+  }
+  *code_used = version + kind.lanes;
+  return encode_lanes(tables, symbols, steps, kind);
+}
+
+}  // namespace ccm
