@@ -23,7 +23,7 @@ MOST_LANES = (*LANES, 64, 128)
 SEQUENCE_LANES = 32
 STATE_LOW, STATE_LONG, STATE_END = 1 << 24, 1 << 32, 1 << 40
 STATE_SINGLE = 1 << 16  # where the encoder of a stream of version 1 with one lane starts
-STATE_FIRST = 1 << 8  # where lanes of version 2 start, or at a larger power of two up to STATE_LOW
+STATE_FIRST, STATE_LAST = 3 << 6, 3 << 23  # lanes of version 2 start at 3 * 2^k
 STATE_BYTES = 5
 TURN = 5  # lanes by which a step of version 2 begins beyond where the last one has ended
 WORD = 1 << 16
@@ -120,7 +120,7 @@ class _Decoder:
 
     def finish(self) -> None:
         if self.version == 2:
-            good = all(STATE_FIRST <= x <= STATE_LOW and x & (x - 1) == 0 for x in self.x)
+            good = all(STATE_FIRST <= x <= STATE_LAST and x == 3 * (x & -x) for x in self.x)
         else:
             good = all(x == self.end for x in self.x)
         if not good or self.at != len(self.words):

@@ -25,10 +25,12 @@ constexpr int kMaxLanes = 32;
 // Version 2 (docs/format2.md). Lanes of a sequence of words, and of all sequences of a stream.
 constexpr int kSequenceLanes = 32;
 constexpr int kMostLanes = 128;
-// Where an encoder of version 2 starts a lane, unless the lane has to be at kStateLow when the stream's last word is
-// taken: then at a larger power of two. A decoder refills only while words are left, so lanes may end there. Starting
-// at 1 would save nothing, since a first symbol takes any state below 2^16 to its slot, and damage would show less.
-constexpr uint64_t kStateFirst = uint64_t{1} << 8;
+// Where an encoder of version 2 starts a lane: 3 * 2^6, and twice as much as often as it takes for the lane to be at
+// kStateLow when the stream's last word is taken. A decoder refills only while words are left, so lanes may end there.
+// Starting at 1 would save nothing, since a first symbol takes any state below 2^16 to its slot, and damage would show
+// less: a flipped bit never leads from one of these to another one within a symbol.
+constexpr uint64_t kStateFirst = 3 << 6;
+constexpr uint64_t kStateLast = 3 << 23;
 // From here on a state has kStateBytes bytes in a stream of version 2, below one less.
 constexpr uint64_t kStateLong = uint64_t{1} << 32;
 // Lanes by which the next step's first symbol is moved on beyond its turn: without it, the lanes of steps whose symbols
@@ -66,7 +68,10 @@ CCM_HD StreamKind stream_kind(int64_t code) {
 }
 
 // Whether a lane of version 2 may end here.
-CCM_HD bool valid_end(uint64_t x) { return x >= kStateFirst && x <= kStateLow && (x & (x - 1)) == 0; }
+CCM_HD bool valid_end(uint64_t x) {
+  // 3 * 2^k is its lowest bit and twice that.
+  return x >= kStateFirst && x <= kStateLast && x == 3 * (x & (~x + 1));
+}
 
 // Bytes of flags before the states of a sequence with several lanes.
 CCM_HD int32_t flag_bytes(int32_t lanes) { return lanes < 8 ? 1 : lanes / 8; }

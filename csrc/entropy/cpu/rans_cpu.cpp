@@ -143,16 +143,17 @@ bool same_as_plain(RansRounds vector, int32_t lanes) {
 // be left out.
 constexpr int32_t kCheckedSymbols = 64;
 
-// An unsigned LEB128 number of at most 5 bytes without superfluous zero groups, taken from the front; false: none.
-bool read_varint(const uint8_t*& data, size_t& size, size_t& value) {
+// An unsigned LEB128 number of at most 5 bytes without superfluous zero groups, taken from the front.
+Status read_varint(const uint8_t*& data, size_t& size, size_t& value) {
   value = 0;
-  for (int i = 0; i < 5 && size; ++i) {
+  for (int i = 0; i < 5; ++i) {
+    if (!size) return kTruncated;
     const uint8_t byte = *data++;
     --size;
     value |= static_cast<size_t>(byte & 127) << (7 * i);
-    if (byte < 128) return byte || !i;
+    if (byte < 128) return byte || !i ? kOk : kDamaged;
   }
-  return false;
+  return kDamaged;
 }
 
 inline bool fits(int32_t v) { return v >= -32767 && v <= 32767; }
@@ -371,10 +372,13 @@ StreamDecoder::StreamDecoder(const uint8_t* data, size_t size, int64_t code, boo
   const int32_t count = std::max(1, kind.lanes / kSequenceLanes);
   const StreamKind each{kind.version, kind.lanes / count};
   std::vector<size_t> lengths(count);
-  for (int32_t q = 0; q + 1 < count; ++q) truncated_ |= !read_varint(data, size, lengths[q]);
+  for (int32_t q = 0; q + 1 < count && status_ == kOk; ++q) status_ = read_varint(data, size, lengths[q]);
   for (int32_t q = 0; q < count; ++q) {
     if (q + 1 == count) lengths[q] = size;
-    if (lengths[q] > size) truncated_ = true, lengths[q] = size;
+    if (lengths[q] > size) {
+      if (status_ == kOk) status_ = kTruncated;
+      lengths[q] = size;
+    }
     sequences_.emplace_back(data, lengths[q], each, vectors);
     data += lengths[q];
     size -= lengths[q];
@@ -383,7 +387,7 @@ StreamDecoder::StreamDecoder(const uint8_t* data, size_t size, int64_t code, boo
 
 bool StreamDecoder::decode(const Rows& tables, const uint16_t* rows, const int16_t* offsets, int32_t n, int16_t* out) {
   if (sequences_.size() == 1) return sequences_[0].decode(tables, rows, offsets, n, out);
-  bool good = !truncated_;
+  bool good = status_ == kOk;
   const int32_t next = static_cast<int32_t>(sequences_.size()) * kSequenceLanes;  // block of the same sequence
   rows_.resize(n);
   offsets_.resize(n);
@@ -413,7 +417,7 @@ void StreamDecoder::end_step() {
 }
 
 Status StreamDecoder::finish() const {
-  Status status = truncated_ ? kTruncated : kOk;
+  Status status = status_;
   for (const SequenceDecoder& s : sequences_)
     if (status == kOk) status = s.finish();
   return status;

@@ -68,7 +68,7 @@ class StreamDecoder {
 
  private:
   std::vector<SequenceDecoder> sequences_;
-  bool truncated_ = false;  // its sequences do not fit into it
+  Status status_ = kOk;  // whether its sequences fit into it
   // Of the symbols of one of several sequences.
   std::vector<uint16_t> rows_;
   std::vector<int16_t> offsets_, out_;
