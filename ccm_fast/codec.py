@@ -50,8 +50,8 @@ def compress(
             :func:`ccm_fast.accelerate`, which has one quality only and takes images beyond [0, 1] too.
         x: images, float [B, 3, H, W] in [0, 1], of any size from 1x1.
         quality: from 1 (smallest) to 8 (best), in 1/32 steps; one number, or one for each image.
-        lanes: rANS lanes per stream (1, 2, 4, 8, 16, 32); 0 chooses them by the payload's size. 32 decode fastest on
-            GPUs, and cost up to 5 bytes each and stream (docs/cuda.md).
+        lanes: rANS lanes per stream (1, 2, 4, 8, 16, 32, 64, 128; the engine "cuda" up to 32); 0 chooses them by the
+            payload. Many decode fastest on GPUs, and cost about 2 bytes each and stream (docs/cuda.md).
         threads: of torch and of the entropy coder; None: torch's setting.
         engine: "cpu", "cuda" or "reference" (plain Python, slow): the same strings from the same latents. None: "cuda"
             if the model is on a GPU and this build has it.

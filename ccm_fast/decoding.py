@@ -129,7 +129,7 @@ def decode_packets(
     """
     (hz, wz), (h, w) = packets[0].z_shape, packets[0].y_shape
     device = torch.device(device)
-    engine = engine_for(engine, device)
+    engine = engine_for(engine, device, max(p.version for p in packets))
     if engine == "cuda":
         with stage(timings, "entropy"):
             streams = frozen.upload([p.z_stream for p in packets], [p.y_streams for p in packets], device)

@@ -19,15 +19,14 @@ from torch import Tensor
 from ccm_fast.constants import SYMBOL_MAX
 
 from .effort import better_symbols, level_for
-from .engines import engine_for, frozen_of, stage, torch_threads
+from .engines import engine_for, frozen_of, stage, stream_version, torch_threads
 from .errors import EncodeError
 from .stream.limits import MAX_SIDE
-from .stream.packet import Packet
+from .stream.packet import Packet, Stream
 from .tiles import STRIDE, TILE_PIXELS, analyse
 
 if TYPE_CHECKING:
     from ccm_fast.entropy.frozen import FrozenEntropyModel
-    from ccm_fast.entropy.reference_streams import Stream
 
     from .models import CrossChannelContextModel
 
@@ -63,6 +62,7 @@ def packets_of(
             grey,
             (z.lanes, *(s.lanes for s in groups)),
             (z.data, *(s.data for s in groups)),
+            z.version,
         )
         for code, z, groups in zip(codes, z_streams, y_streams, strict=True)
     ]
@@ -107,8 +107,8 @@ def encode_packets(
         size: (H, W), pixels.
         codes: B quality codes, see :func:`quality_code`.
         grey: mark the images as grey.
-        lanes: rANS lanes per stream (1, 2, 4, 8, 16, 32); 0 chooses them by the payload's size. 32 decode fastest on
-            GPUs, and cost up to 5 bytes each and stream (docs/cuda.md).
+        lanes: rANS lanes per stream (1, 2, 4, 8, 16, 32, 64, 128; the engine "cuda" up to 32); 0 chooses them by the
+            payload. Many decode fastest on GPUs, and cost about 2 bytes each and stream (docs/cuda.md).
         threads: of torch and of the entropy coder; None: torch's setting.
         engine: "cpu", "cuda" or "reference"; None: as :func:`engine_for` says.
         effort: 1 to 9, see :func:`compress`.
@@ -147,6 +147,7 @@ def encode_packets(
                 y_hat, z_hat, psi = better_symbols(model, y, z, z_hat, psi, quality, level, **options)
         del y, z
         with stage(timings, "entropy"):
-            z_streams = frozen.encode_z(z_hat, lanes=lanes, threads=count, engine=engine)
-            y_streams = frozen.encode_y(psi, y_hat, lanes=lanes, threads=count, engine=engine)
+            coder = {"lanes": lanes, "version": stream_version(engine), "threads": count, "engine": engine}
+            z_streams = frozen.encode_z(z_hat, **coder)
+            y_streams = frozen.encode_y(psi, y_hat, **coder)
     return packets_of(frozen, size, codes, z_streams, y_streams, grey)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .models import CrossChannelContextModel
 
-__all__ = ["accelerated", "engine_for", "frozen_of", "stage", "torch_threads"]
+__all__ = ["accelerated", "engine_for", "frozen_of", "stage", "stream_version", "torch_threads"]
 
 
 def frozen_of(model: CrossChannelContextModel) -> FrozenEntropyModel:
@@ -39,9 +39,17 @@ def accelerated(model):
     return getattr(model, "accelerated", None)
 
 
-def engine_for(engine: str | None, device: torch.device) -> str:
-    """The entropy engine for a model on ``device``: None becomes "cuda" if that is a GPU and the build has it."""
-    return engine or ("cuda" if device.type == "cuda" and has_cuda() else "cpu")
+def engine_for(engine: str | None, device: torch.device, version: int = 1) -> str:
+    """The entropy engine for a model on ``device``.
+
+    None becomes "cuda" if that is a GPU, the build has it, and it knows streams of this version; else "cpu".
+    """
+    return engine or ("cuda" if device.type == "cuda" and has_cuda() and version <= stream_version("cuda") else "cpu")
+
+
+def stream_version(engine: str) -> int:
+    """The version of the streams that an engine writes, and the newest that it reads."""
+    return 1 if engine == "cuda" else 2
 
 
 @contextmanager

@@ -169,8 +169,8 @@ def encode_file(
         dst: path or binary file; an existing file is replaced.
         quality: from 1 (smallest) to 8 (best), in 1/32 steps.
         model: a frozen model, the name of a shipped one, or a weights file.
-        lanes: rANS lanes per stream (1, 2, 4, 8, 16, 32); 0 chooses them by the payload's size. 32 decode fastest on
-            GPUs, and cost up to 5 bytes each and stream (docs/cuda.md).
+        lanes: rANS lanes per stream (1, 2, 4, 8, 16, 32, 64, 128; the engine "cuda" up to 32); 0 chooses them by the
+            payload. Many decode fastest on GPUs, and cost about 2 bytes each and stream (docs/cuda.md).
         threads: of torch and of the entropy coder; None: torch's setting.
         engine: "cpu", "cuda" or "reference" (slow): the same bytes from the same latents; None: by the model's device.
         effort: 1 to 9, None: the default; as for :func:`ccm_fast.compress`.

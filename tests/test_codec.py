@@ -38,6 +38,7 @@ def test_golden_files_decode_to_the_same_latents_for_ever(model, name, engine):
     assert hashlib.sha256(latents.astype("<i2").tobytes()).hexdigest() == want["sha256"]
     assert [decoded.packet.width, decoded.packet.height] == want["size"]
     assert decoded.packet.quality == want["quality"] and list(decoded.packet.lanes) == want["lanes"]
+    assert decoded.packet.version == want.get("version", 1)
     assert {k: len(v) for k, v in decoded.picture.chunks.items()} == want["chunks"]
     assert abs(float(decoded.picture.pixels.mean()) - want["mean"]) < 0.5  # floats: nearly the same everywhere
 
@@ -50,8 +51,9 @@ def test_latents_are_coded_to_the_golden_bytes(model, name):
     packet, frozen = decoded.packet, model.frozen
     z_hat = frozen.decode_z([packet.z_stream], *packet.z_shape)
     psi = frozen.hyper(z_hat, *packet.y_shape)
-    (z,) = frozen.encode_z(z_hat, lanes=packet.lanes[0])
-    (y,) = frozen.encode_y(psi, torch.from_numpy(decoded.latents)[None], lanes=packet.lanes[1])
+    options = {"version": packet.version}
+    (z,) = frozen.encode_z(z_hat, lanes=packet.lanes[0], **options)
+    (y,) = frozen.encode_y(psi, torch.from_numpy(decoded.latents)[None], lanes=packet.lanes[1], **options)
     assert [z.data, *(s.data for s in y)] == [bytes(s) for s in packet.streams]
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from ccm_fast import compress, decompress, errors, files
 from ccm_fast.stream.container import parse_container, write_container
 from ccm_fast.stream.crc32c import crc32c
-from ccm_fast.stream.packet import LANES, parse_file
+from ccm_fast.stream.packet import lanes_of, parse_file
 
 SECONDS = 1.0
 FLIPS = 10_000
@@ -24,15 +24,23 @@ def model():
     return tiny.model()
 
 
-@pytest.fixture(scope="module")
-def data(model):
-    """A file with everything in it: chunks, escapes, several lanes; about a kilobyte."""
+@pytest.fixture(scope="module", params=[1, 2])
+def data(model, request):
+    """A file with everything in it: chunks, escapes, several lanes; about a kilobyte. Of either version."""
     image = Image.fromarray(tiny.photo(60, 90))
     image.putalpha(Image.linear_gradient("L").resize((90, 60)))
     image.info["icc_profile"] = b"some profile"
     out = io.BytesIO()
     files.encode_file(image, out, 6, model, lanes=2)
-    return out.getvalue()
+    if request.param == 2:
+        return out.getvalue()
+    decoded = files.decode_bytes(out.getvalue(), model)
+    p, frozen = decoded.packet, model.frozen
+    z_hat = frozen.decode_z([p.z_stream], *p.z_shape)
+    (z,) = frozen.encode_z(z_hat, lanes=2)
+    (y,) = frozen.encode_y(frozen.hyper(z_hat, *p.y_shape), torch.from_numpy(decoded.latents)[None], lanes=2)
+    old = replace(p, streams=tuple(s.data for s in (z, *y)), version=1)
+    return write_container(old.to_file(), parse_container(out.getvalue()).chunks)
 
 
 def decode(data, model, **options):
@@ -85,9 +93,14 @@ def test_random_files_and_tails(data, model):
         assert decode(rng.bytes(rng.integers(300)), model)[0] == "error"
     for keep in rng.integers(4, len(data), 1000):
         assert decode(data[:keep] + rng.bytes(rng.integers(1, 300)), model)[0] == "error"
-    for head in (b"CCM\x01", b"CCM\x81"):
+    for head in (b"CCM\x01", b"CCM\x81", b"CCM\x02", b"CCM\x82"):
         for _ in range(1000):
             assert decode(head + rng.bytes(rng.integers(300)), model)[0] == "error"
+
+
+def least(lanes, version):
+    """Bytes of the states of so many lanes, about."""
+    return 5 * lanes if version == 1 else 4 * lanes + lanes // 8
 
 
 def mutate(rng, packet):
@@ -100,14 +113,15 @@ def mutate(rng, packet):
             streams[k][rng.integers(len(streams[k]))] ^= 1 << rng.integers(8)
     elif what == 3:  # a word less, or some more
         keep = len(streams[k]) - 2
-        if keep >= 5 * lanes[k] and rng.random() < 0.5:
+        if keep >= least(lanes[k], packet.version) and rng.random() < 0.5:
             del streams[k][keep:]
         else:
             streams[k] += rng.bytes(2 * int(rng.integers(1, 9)))
     elif what == 4:  # other lanes over about the same bytes
-        lanes[k] = int(rng.choice(LANES))
-        size = max(len(streams[k]), 5 * lanes[k])
-        streams[k] = streams[k].ljust(size + (size - 5 * lanes[k]) % 2, b"\x01")
+        lanes[k] = int(rng.choice(lanes_of(packet.version)))
+        size = max(len(streams[k]), least(lanes[k], packet.version))
+        odd = (size - 5 * lanes[k]) % 2 if packet.version == 1 else 0
+        streams[k] = streams[k].ljust(size + odd, b"\x01")
     elif what == 5:
         streams[k], streams[k - 1], lanes[k], lanes[k - 1] = streams[k - 1], streams[k], lanes[k - 1], lanes[k]
     else:

@@ -53,11 +53,26 @@ def test_crc32c_native_is_the_oracle_and_continues(a, b):
     assert crc32c(memoryview(b), crc32c(a)) == crc32c_python(b, crc32c_python(a)) == crc32c_python(a + b)
 
 
+def make2(width=300, height=20, lanes=(1, 64, 2), sizes=(3, 0, 5), grey=False):
+    streams = tuple(bytes([k + 1]) * n for k, n in enumerate(sizes))
+    return packet.Packet(width, height, 96, FINGERPRINT, grey, lanes, streams, 2)
+
+
 def make(width=40, height=20, lanes=(1, 2, 1), words=(3, 0, 5), grey=False, code=96):
     streams = tuple(bytes([k + 1]) * (5 * n + 2 * w) for k, (n, w) in enumerate(zip(lanes, words)))
     return packet.Packet(width, height, code, FINGERPRINT, grey, lanes, streams)
 
 
+packets_of_2 = st.integers(1, 32).flatmap(
+    lambda groups: st.builds(
+        make2,
+        width=st.integers(1, 1 << 13),
+        height=st.integers(1, 1 << 13),
+        lanes=st.tuples(*[st.sampled_from(packet.MOST_LANES)] * (groups + 1)),
+        sizes=st.tuples(*[st.integers(0, 400)] * (groups + 1)),
+        grey=st.booleans(),
+    )
+)
 packets = st.integers(1, 32).flatmap(
     lambda groups: st.builds(
         make,
@@ -71,7 +86,7 @@ packets = st.integers(1, 32).flatmap(
 )
 
 
-@given(packets)
+@given(packets | packets_of_2)
 def test_packet_round_trip(p):
     data = p.to_file()
     for parsed in (
@@ -81,7 +96,7 @@ def test_packet_round_trip(p):
     ):
         assert parsed == p and parsed.header() == p.header()
     single = set(p.lanes) == {1}
-    assert packet.peek(data) == packet.Fixed(p.width, p.height, p.quality_code, FINGERPRINT, p.grey, single)
+    assert packet.peek(data) == packet.Fixed(p.width, p.height, p.quality_code, FINGERPRINT, p.grey, single, p.version)
 
 
 def test_header_bytes():
@@ -94,13 +109,37 @@ def test_header_bytes():
     assert p.quality == 8.0 and p.y_shape == (2, 19) and p.z_shape == (1, 5)
 
 
+def test_header_bytes_of_version_2():
+    p = make2()
+    body = bytes([4]) + FINGERPRINT + b"\xac\x02" + b"\x14" + bytes([96]) + (6 << 3 | 1 << 6).to_bytes(2, "little")
+    body += b"\x03" + b"\x00"
+    assert p.header() == body + crc32c_python(body + b"".join(p.streams)).to_bytes(4, "little")
+    assert p.y_streams[0] == packet.Stream(b"", 256 + 64)
+    assert (p.y_streams[0].lanes, p.y_streams[0].version) == (64, 2)
+    assert container.write_container(p.to_file())[:4] == b"CCM\x02"
+
+
+def test_packets_and_files_are_of_one_version():
+    for p, other in ((make(), b"CCM\x02"), (make2(), b"CCM\x01")):
+        data = container.write_container(p.to_file())
+        assert bytes(container.parse_container(data).packet) == p.to_file()
+        with pytest.raises(errors.DamagedError, match="version"):
+            container.parse_container(other + data[4:])
+    with pytest.raises(ValueError, match="64 lanes"):
+        make2(sizes=(5, 400, 20)).__class__(9, 9, 0, FINGERPRINT, False, (1, 64), (b"12345", bytes(400)), 1).header()
+
+
 def test_a_photograph_costs_at_most_32_bytes_of_header():
     p = make(width=6000, height=4000, lanes=(8,) * 5, words=(20_000,) * 5)
     assert len(p.header()) <= 32
 
 
 def test_every_truncation_is_an_error():
-    p = make()
+    for p in (make(), make2(lanes=(1, 1, 1)), make2()):
+        check_truncations(p)
+
+
+def check_truncations(p):
     data, (y, z) = p.to_file(), p.to_strings()
     for n in range(len(data)):
         with pytest.raises(errors.BitstreamError):
@@ -118,8 +157,8 @@ def test_every_truncation_is_an_error():
             packet.parse_file(data + tail, p.groups)
 
 
-def test_every_bit_flip_is_an_error():
-    p = make()
+@pytest.mark.parametrize("p", [make(), make2()])
+def test_every_bit_flip_is_an_error(p):
     data = p.to_file()
     for k in range(8 * len(data)):
         if 1 <= k // 8 < 9:
@@ -147,7 +186,7 @@ def test_field_checks_hold_even_with_a_right_checksum():
     #      flags | fingerprint 1..8 | width 9 | height 10 | code 11 | lanes 12 | words of z 13 | crc 14..17
     packet.parse_file(recode(data, 9, 10, b"\x09"), 1)
     cases = [
-        (0, 1, b"\x04", errors.UnsupportedVersionError),
+        (0, 1, b"\x08", errors.UnsupportedVersionError),
         (12, 13, b"\x00", errors.DamagedError),  # all lanes one: a flag says that
         (9, 10, b"\x00", errors.LimitError),
         (9, 10, encode_varint((1 << 20) + 1), errors.LimitError),
@@ -228,7 +267,7 @@ def test_container_damage():
         (b"", errors.TruncatedError),
         (b"CC", errors.TruncatedError),
         (b"CCM", errors.TruncatedError),
-        (b"CCM\x02", errors.UnsupportedVersionError),
+        (b"CCM\x03", errors.UnsupportedVersionError),
         (b"CCM\x11", errors.UnsupportedVersionError),
         (b"CCM\x81I" + encode_varint((64 << 20) + 1), errors.LimitError),
         (b"CCM\x81I\xff\xff\xff\x01", errors.TruncatedError),

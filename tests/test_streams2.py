@@ -10,6 +10,7 @@ from ccm_fast._backend import load
 from ccm_fast.entropy import reference_streams
 from ccm_fast.entropy.tables import gaussian_rows
 from ccm_fast.errors import BitstreamError, DamagedError
+from ccm_fast.stream.packet import Stream
 
 ROWS = gaussian_rows()
 TABLES = rans.Tables(ROWS.lo, ROWS.n, ROWS.cdf)
@@ -47,7 +48,7 @@ def decode_oracle(data, lanes, rows, steps, tables=ROWS):
         return lambda draw: out.extend(draw(own, np.zeros_like(own)).tolist())
 
     parts = [step(np.asarray(rows[e - n : e])) for e, n in zip(ends, steps, strict=True)]
-    reference_streams.decode_stream(reference_streams.Stream(data, lanes, 2), tables, parts)
+    reference_streams.decode_stream(Stream.of(data, lanes, 2), tables, parts)
     return out
 
 

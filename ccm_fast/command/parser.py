@@ -62,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--lanes",
         type=int,
         default=0,
-        choices=(0, 1, 2, 4, 8, 16, 32),
+        choices=(0, 1, 2, 4, 8, 16, 32, 64, 128),
         help="rANS lanes per stream: 32 decode fastest on GPUs and cost some bytes; 0: chosen by size (default)",
     )
     add_common(p)

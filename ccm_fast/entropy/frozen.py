@@ -13,8 +13,8 @@ from torch import Tensor
 from ccm_fast import _backend
 from ccm_fast.entropy import reference, tensors
 from ccm_fast.entropy.plan import Plan
-from ccm_fast.entropy.reference_streams import Stream
 from ccm_fast.entropy.tensors import DeviceStreams
+from ccm_fast.stream.packet import Stream, stream_code
 
 __all__ = ["FrozenEntropyModel"]
 
@@ -185,22 +185,26 @@ class FrozenEntropyModel:
         z_hat: Tensor,
         *,
         lanes: int = 0,
+        version: int = 1,
         engine: str = "cpu",
         threads: int | None = None,
         isa: str | None = None,
     ) -> list[Stream]:
-        """One stream per image of z_hat int16 [B, hz, wz, N]; lanes 0: chosen by the payload.
+        """One stream per image of z_hat int16 [B, hz, wz, N]; lanes 0: chosen by the payload. version: of the streams.
 
         Raises:
             ValueError: a wrong lane count, or a value that the format cannot carry (-32768).
         """
-        z_hat = tensors.codable(tensors.latents(z_hat, self.plan.hyper_channels, "z_hat", engine), lanes, "z_hat")
+        z_hat = tensors.codable(
+            tensors.latents(z_hat, self.plan.hyper_channels, "z_hat", engine), lanes, version, "z_hat"
+        )
+        tensors.check_version(engine, version)
         if tensors.native(engine):
             found = _backend.load().ops.encode_z(
-                self.packed_for(engine, isa), z_hat, lanes, tensors.threads_for(threads)
+                self.packed_for(engine, isa), z_hat, stream_code(lanes, version), tensors.threads_for(threads)
             )
             return [streams[0] for streams in tensors.split(*found)]
-        return [reference.encode_z(self.plan, z, lanes) for z in z_hat.numpy()]
+        return [reference.encode_z(self.plan, z, lanes, version) for z in z_hat.numpy()]
 
     def encode_y(
         self,
@@ -208,6 +212,7 @@ class FrozenEntropyModel:
         y_hat: Tensor,
         *,
         lanes: int = 0,
+        version: int = 1,
         engine: str = "cpu",
         threads: int | None = None,
         isa: str | None = None,
@@ -220,14 +225,20 @@ class FrozenEntropyModel:
         if self.residual:
             raise ValueError("this model codes residuals: use encode_y_residual")
         psi, y_hat = self._pair(psi, y_hat, engine)
-        tensors.codable(y_hat, lanes, "y_hat")
+        tensors.codable(y_hat, lanes, version, "y_hat")
+        tensors.check_version(engine, version)
         if tensors.native(engine):
             found = _backend.load().ops.encode_y(
-                self.packed_for(engine, isa), psi, y_hat, lanes, tensors.threads_for(threads)
+                self.packed_for(engine, isa),
+                psi,
+                y_hat,
+                stream_code(lanes, version),
+                tensors.threads_for(threads),
             )
             return tensors.split(*found)
         return [
-            reference.encode_y(self.plan, p, y, lanes) for p, y in zip(tensors.wide(psi), y_hat.numpy(), strict=True)
+            reference.encode_y(self.plan, p, y, lanes, version)
+            for p, y in zip(tensors.wide(psi), y_hat.numpy(), strict=True)
         ]
 
     def encode_y_residual(
@@ -236,6 +247,7 @@ class FrozenEntropyModel:
         y: Tensor,
         *,
         lanes: int = 0,
+        version: int = 1,
         engine: str = "cpu",
         threads: int | None = None,
         isa: str | None = None,
@@ -248,6 +260,7 @@ class FrozenEntropyModel:
             psi: uint8 [B, h, w, P].
             y: [B, h, w, M]; floating-point numbers, or int32 in units of 1/256.
             lanes: as for :meth:`encode_z`.
+            version: as for :meth:`encode_z`.
             engine: as everywhere.
             threads: as everywhere.
             isa: as everywhere.
@@ -261,15 +274,16 @@ class FrozenEntropyModel:
         psi = tensors.features(psi, self.plan.psi_channels, engine)
         y = tensors.in_256ths(y, self.plan.latent_channels, engine)
         tensors.check_pair(psi, y, "y")
-        tensors.check_lanes(lanes)
+        tensors.check_lanes(lanes, version)
+        tensors.check_version(engine, version)
         if tensors.native(engine):
             ops = _backend.load().ops
             data, segments, y_hat = ops.encode_y_residual(
-                self.packed_for(engine, isa), psi, y, lanes, tensors.threads_for(threads)
+                self.packed_for(engine, isa), psi, y, stream_code(lanes, version), tensors.threads_for(threads)
             )
             return tensors.split(data, segments), y_hat
         pairs = zip(tensors.wide(psi), y.numpy(), strict=True)
-        found = [reference.encode_y_residual(self.plan, p, v, lanes) for p, v in pairs]
+        found = [reference.encode_y_residual(self.plan, p, v, lanes, version) for p, v in pairs]
         return [f[0] for f in found], tensors.stacked([f[1] for f in found], torch.int16)
 
     def decode_z(
@@ -283,7 +297,7 @@ class FrozenEntropyModel:
         threads: int | None = None,
         isa: str | None = None,
     ) -> Tensor:
-        """z_hat int16 [B, hz, wz, N] of one stream (bytes, lanes) per image.
+        """z_hat int16 [B, hz, wz, N] of one stream (bytes, code) per image.
 
         Raises:
             TruncatedError, DamagedError: naming the first image whose stream is not whole.
@@ -333,7 +347,7 @@ class FrozenEntropyModel:
 
         Args:
             psi: uint8 [B, h, w, P].
-            streams: for each image one (bytes, lanes) per group.
+            streams: for each image one (bytes, code) per group.
             threads: as everywhere.
 
         Returns:
@@ -360,8 +374,8 @@ class FrozenEntropyModel:
         """y_hat on a GPU, from the bytes on, without waiting for the GPU in between.
 
         Args:
-            z_streams: one (bytes, lanes) per image.
-            y_streams: for each image one (bytes, lanes) per group.
+            z_streams: one (bytes, code) per image.
+            y_streams: for each image one (bytes, code) per group.
             shape: (h, w), positions of y.
             device: a CUDA device.
 
@@ -388,8 +402,8 @@ class FrozenEntropyModel:
         """The streams of a batch on a GPU, for :meth:`decode_queued`. Errors as for :meth:`decode`.
 
         Args:
-            z_streams: one (bytes, lanes) per image.
-            y_streams: for each image one (bytes, lanes) per group.
+            z_streams: one (bytes, code) per image.
+            y_streams: for each image one (bytes, code) per group.
             device: a CUDA device.
             capacity: bytes of z and of y to have room for, if those are more: for :meth:`DeviceStreams.fill`.
         """

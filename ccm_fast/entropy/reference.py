@@ -217,11 +217,11 @@ def _check_latents(latents: np.ndarray, name: str) -> np.ndarray:
     return latents
 
 
-def encode_z(plan: Plan, z_hat: np.ndarray, lanes: int = 0) -> Stream:
+def encode_z(plan: Plan, z_hat: np.ndarray, lanes: int = 0, version: int = 1) -> Stream:
     """The stream of z_hat [hz, wz, N], raster order, then channel, one step. lanes 0: chosen from the payload."""
     z_hat = _check_latents(z_hat, "z_hat")
     row = np.broadcast_to(np.arange(plan.hyper_channels), z_hat.shape)
-    return encode(plan.z_rows, [(row, z_hat)], lanes)
+    return encode(plan.z_rows, [(row, z_hat)], lanes, version)
 
 
 def decode_z(plan: Plan, stream: tuple[bytes, int], hz: int, wz: int) -> np.ndarray:
@@ -240,7 +240,7 @@ def decode_z(plan: Plan, stream: tuple[bytes, int], hz: int, wz: int) -> np.ndar
     return z_hat
 
 
-def encode_y(plan: Plan, psi: np.ndarray, y_hat: np.ndarray, lanes: int = 0) -> list[Stream]:
+def encode_y(plan: Plan, psi: np.ndarray, y_hat: np.ndarray, lanes: int = 0, version: int = 1) -> list[Stream]:
     """The streams of y_hat [h, w, M], one per group. lanes 0: chosen from each group's payload.
 
     Raises:
@@ -255,12 +255,14 @@ def encode_y(plan: Plan, psi: np.ndarray, y_hat: np.ndarray, lanes: int = 0) -> 
     for channels in plan.group_channels:
         own = slice(start, start + channels)
         steps = [(row[i, j, own], v[i, j, own]) for i, j in (p.T for p in positions(plan, *y_hat.shape[:2]))]
-        streams.append(encode(plan.y_rows, steps, lanes))
+        streams.append(encode(plan.y_rows, steps, lanes, version))
         start += channels
     return streams
 
 
-def encode_y_residual(plan: Plan, psi: np.ndarray, y: np.ndarray, lanes: int = 0) -> tuple[list[Stream], np.ndarray]:
+def encode_y_residual(
+    plan: Plan, psi: np.ndarray, y: np.ndarray, lanes: int = 0, version: int = 1
+) -> tuple[list[Stream], np.ndarray]:
     """The streams of y, one per group, and y_hat, int64 [h, w, M] in 1/16, as a decoder will have it.
 
     Args:
@@ -268,6 +270,7 @@ def encode_y_residual(plan: Plan, psi: np.ndarray, y: np.ndarray, lanes: int = 0
         psi: its features.
         y: integers [h, w, M] in 1/256. Each becomes its mean plus the nearest whole number, halves upwards.
         lanes: 0: chosen from each group's payload.
+        version: of the streams.
 
     Raises:
         ValueError: a value beyond RESIDUAL_MAX, or a plan that is not residual.
@@ -289,7 +292,7 @@ def encode_y_residual(plan: Plan, psi: np.ndarray, y: np.ndarray, lanes: int = 0
 
         for run in _steps(plan, g, psi, y_hat):
             run(quantize)
-        streams.append(encode(plan.y_rows, steps, lanes))
+        streams.append(encode(plan.y_rows, steps, lanes, version))
         start += channels
     return streams, y_hat
 

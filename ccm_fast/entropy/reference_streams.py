@@ -13,13 +13,11 @@ import numpy as np
 from ccm_fast.constants import SYMBOL_MAX
 from ccm_fast.entropy.plan import TableRows
 from ccm_fast.errors import DamagedError, TruncatedError
+from ccm_fast.stream.packet import LANES, MOST_LANES, Stream, lanes_of
 from ccm_fast.stream.varint import ByteReader, encode_varint
 
-__all__ = ["Stream", "choose_lanes", "decode_stream", "encode", "encode_stream", "ideal_bits", "lanes_of"]
+__all__ = ["Stream", "choose_lanes", "decode_stream", "encode", "encode_stream", "ideal_bits"]
 
-LANES = (1, 2, 4, 8, 16, 32)
-#: Of streams of version 2.
-MOST_LANES = (*LANES, 64, 128)
 SEQUENCE_LANES = 32
 STATE_LOW, STATE_LONG, STATE_END = 1 << 24, 1 << 32, 1 << 40
 STATE_SINGLE = 1 << 16  # where the encoder of a stream of version 1 with one lane starts
@@ -29,19 +27,6 @@ TURN = 5  # lanes by which a step of version 2 begins beyond where the last one 
 WORD = 1 << 16
 NB_BITS = 5  # the escape's bit count is one of 2^5 equiprobable numbers
 MAX_NB = 17
-
-
-class Stream(NamedTuple):
-    """One rANS stream: z, or one group of y."""
-
-    data: bytes
-    lanes: int
-    version: int = 1
-
-
-def lanes_of(version: int) -> tuple[int, ...]:
-    """Numbers of lanes that streams of a version may have."""
-    return MOST_LANES if version == 2 else LANES
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -225,7 +210,7 @@ def decode_stream(stream: Stream, rows: TableRows, steps: Iterable[Callable]) ->
         TruncatedError: a word is missing.
         DamagedError: an impossible value, unread words, or a wrong final state.
     """
-    data, lanes, version = stream
+    data, lanes, version = stream.data, stream.lanes, stream.version
     if lanes not in lanes_of(version):
         raise DamagedError(f"a stream of version {version} cannot have {lanes} lanes")
     count = max(1, lanes // SEQUENCE_LANES)
@@ -377,7 +362,7 @@ def encode(rows: TableRows, steps: list[tuple[np.ndarray, np.ndarray]], lanes: i
         symbols = sum(np.size(row) for row, _ in steps)
         lanes = choose_lanes(len(single)) if version == 1 else lanes_for_symbols(symbols, len(single))
         if lanes == 1:
-            return Stream(single, 1, version)
+            return Stream.of(single, 1, version)
     elif lanes not in lanes_of(version):
         raise ValueError(f"lanes must be 0 (automatic) or one of {lanes_of(version)}, not {lanes}")
-    return Stream(encode_stream(rows, steps, lanes, version), lanes, version)
+    return Stream.of(encode_stream(rows, steps, lanes, version), lanes, version)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ccm_fast import _backend
-from ccm_fast.entropy import reference, reference_streams
-from ccm_fast.entropy.reference_streams import Stream
-from ccm_fast.errors import BuildError, DamagedError, TruncatedError
+from ccm_fast.entropy import reference
+from ccm_fast.errors import BuildError, DamagedError, TruncatedError, UnsupportedVersionError
+from ccm_fast.stream.packet import VERSIONS, Stream, lanes_of
 
 __all__ = ["ENGINES", "DeviceStreams"]
 
@@ -29,7 +29,7 @@ class DeviceStreams:
 
     Attributes:
         z_data: uint8, all bytes of z.
-        z_segments: int64 [B, 3]: offset, length and lanes of each stream.
+        z_segments: int64 [B, 3]: offset, length and code of each stream.
         y_data: uint8, all bytes of y.
         y_segments: int64 [B, G, 3].
     """
@@ -39,7 +39,7 @@ class DeviceStreams:
     y_data: Tensor
     y_segments: Tensor
 
-    def fill(self, z_streams: Sequence[tuple[bytes, int]], y_streams: Sequence[Sequence[tuple[bytes, int]]]) -> None:
+    def fill(self, z_streams: Sequence[tuple[bytes, int]], y_streams: Sequence[Sequence[Stream]]) -> None:
         """Put the streams of as many other images of the same size in the place of these.
 
         Raises:
@@ -125,15 +125,24 @@ def check_pair(psi: Tensor, y: Tensor, name: str) -> None:
         raise ValueError(f"psi {list(psi.shape)} and {name} {list(y.shape)} do not belong together")
 
 
-def check_lanes(lanes: int) -> None:
-    """Raises ValueError unless it is 0 or a number of lanes that streams may have."""
-    if lanes not in (0, *reference_streams.LANES):
-        raise ValueError(f"lanes must be 0 (automatic) or one of {reference_streams.LANES}, not {lanes}")
+def check_lanes(lanes: int, version: int) -> None:
+    """Raises ValueError unless it is 0 or a number of lanes that streams of this version may have."""
+    if version not in (1, 2):
+        raise ValueError(f"streams are of version 1 or 2, not {version}")
+    known = lanes_of(version)
+    if lanes not in (0, *known):
+        raise ValueError(f"lanes must be 0 (automatic) or one of {known}, not {lanes}")
 
 
-def codable(t: Tensor, lanes: int, name: str) -> Tensor:
+def check_version(engine: str, version: int) -> None:
+    """Raises UnsupportedVersionError unless the engine knows streams of this version."""
+    if engine == "cuda" and version != 1:
+        raise UnsupportedVersionError("the CUDA engine knows streams of version 1 only: use the engine 'cpu'")
+
+
+def codable(t: Tensor, lanes: int, version: int, name: str) -> Tensor:
     """``t`` itself, int16. Raises ValueError for a latent or a number of lanes that the format cannot carry."""
-    check_lanes(lanes)
+    check_lanes(lanes, version)
     if int(t.min()) == -32768:
         raise ValueError(f"{name} holds -32768, which the format cannot carry")
     return t
@@ -149,17 +158,18 @@ def stacked(planes: list[np.ndarray], dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(np.stack(planes)).to(dtype)
 
 
-def joined(
-    streams: Sequence[Sequence[tuple[bytes, int]]], device: torch.device, capacity: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Data uint8, at least ``capacity`` bytes, and segments int64 [B, streams, 3] (offset, length, lanes)."""
+def joined(streams: Sequence[Sequence[Stream]], device: torch.device, capacity: int = 0) -> tuple[Tensor, Tensor]:
+    """Data uint8, at least ``capacity`` bytes, and segments int64 [B, streams, 3] (offset, length, code)."""
     parts, rows, at = [], [], 0
     for image in streams:
-        for data, lanes in image:
-            if lanes not in reference_streams.LANES:
-                raise DamagedError(f"a stream cannot have {lanes} lanes")
+        for stream in image:
+            data, code = stream
+            lanes, version = Stream(*stream).lanes, Stream(*stream).version
+            if version not in VERSIONS or lanes not in lanes_of(version):
+                raise DamagedError(f"a stream of version {version} cannot have {lanes} lanes")
+            check_version(device.type, version)
             parts.append(data)
-            rows.append((at, len(data), lanes))
+            rows.append((at, len(data), code))
             at += len(data)
     joined = bytearray(b"".join(parts))
     joined.extend(bytes(max(0, max(1, capacity) - at)))
@@ -172,7 +182,7 @@ def split(data: Tensor, segments: Tensor) -> list[list[Stream]]:
     """The streams of every image: the inverse of :func:`joined`."""
     raw = memoryview(data.cpu().numpy())
     return [
-        [Stream(bytes(raw[at : at + size]), lanes) for at, size, lanes in image]
+        [Stream(bytes(raw[at : at + size]), code) for at, size, code in image]
         for image in segments.reshape(segments.shape[0], -1, 3).tolist()
     ]
 

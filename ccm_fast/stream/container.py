@@ -9,12 +9,13 @@ from .crc32c import crc32c
 from .limits import MAX_CHUNK_BYTES
 from .varint import ByteReader, encode_varint
 
-__all__ = ["ALPHA", "EXIF", "ICC", "MAGIC", "VERSION", "Container", "parse_container", "write_container"]
+__all__ = ["ALPHA", "EXIF", "ICC", "MAGIC", "VERSIONS", "Container", "parse_container", "write_container"]
 
 MAGIC = b"CCM"
-VERSION = 1
+VERSIONS = (1, 2)
 ICC, EXIF, ALPHA = "I", "X", "A"
 _CHUNKS_FOLLOW = 0x80
+_PACKET_OF_2 = 4  # a packet's flag, see ccm_fast.stream.packet
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,16 @@ class Container:
     packet: memoryview
 
 
+def _version(packet: bytes | memoryview) -> int:
+    return 2 if packet[:1] and packet[0] & _PACKET_OF_2 else 1
+
+
 def write_container(packet: bytes, chunks: dict[str, bytes] | None = None) -> bytes:
     """The bytes of a file. Raises ValueError if the chunks are larger than 64 MiB together."""
     chunks = chunks or {}
     if sum(map(len, chunks.values())) > MAX_CHUNK_BYTES:
         raise ValueError(f"the chunks (alpha, EXIF, ICC profile) have more than {MAX_CHUNK_BYTES >> 20} MiB together")
-    out = [MAGIC, bytes([VERSION | (_CHUNKS_FOLLOW if chunks else 0)])]
+    out = [MAGIC, bytes([_version(packet) | (_CHUNKS_FOLLOW if chunks else 0)])]
     for kind, data in chunks.items():
         code = kind.encode("latin-1")
         if len(code) != 1 or code == b"\0":
@@ -53,7 +58,7 @@ def parse_container(data: bytes | memoryview) -> Container:
     Raises:
         NotCcmError: the first bytes are not a .ccm file's.
         UnsupportedVersionError: another version, or unknown flags.
-        TruncatedError, DamagedError: the chunks are cut off or fail their checksums.
+        TruncatedError, DamagedError: the chunks are cut off or fail their checksums; a packet of another version.
         LimitError: more than 64 MiB of chunks.
     """
     reader = ByteReader(data)
@@ -64,9 +69,9 @@ def parse_container(data: bytes | memoryview) -> Container:
         raise TruncatedError("the data ends before the version" if start else "the data is empty")
     reader.position = len(MAGIC)
     version = reader.byte("the version")
-    if version & 0x0F != VERSION or version & 0x70:
+    if version & 0x0F not in VERSIONS or version & 0x70:
         raise UnsupportedVersionError(
-            f"version {version & 0x0F} (byte {version:#04x}) of the format; this release reads version {VERSION}"
+            f"version {version & 0x0F} (byte {version:#04x}) of the format; this release reads versions 1 and 2"
         )
     chunks: dict[str, bytes] = {}
     total = 0
@@ -87,4 +92,7 @@ def parse_container(data: bytes | memoryview) -> Container:
         if kind in chunks:
             raise DamagedError(f"two chunks of type {kind!r}")
         chunks[kind] = bytes(content)
-    return Container(chunks, reader.data[reader.position :])
+    packet = reader.data[reader.position :]
+    if packet and _version(packet) != version & 0x0F:
+        raise DamagedError(f"a packet of version {_version(packet)} in a file of version {version & 0x0F}")
+    return Container(chunks, packet)

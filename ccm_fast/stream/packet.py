@@ -14,22 +14,69 @@ from .crc32c import crc32c
 from .limits import MAX_GROUPS, MAX_PIXELS, MAX_SIDE, check_size
 from .varint import ByteReader, encode_varint
 
-__all__ = ["LANES", "MAX_QUALITY_CODE", "Packet", "Stream", "guess_groups", "parse_file", "parse_strings", "peek"]
+__all__ = [
+    "LANES",
+    "MAX_QUALITY_CODE",
+    "MOST_LANES",
+    "VERSIONS",
+    "Packet",
+    "Stream",
+    "guess_groups",
+    "lanes_of",
+    "parse_file",
+    "parse_strings",
+    "peek",
+    "stream_code",
+]
 
 LANES = (1, 2, 4, 8, 16, 32)
+MOST_LANES = (*LANES, 64, 128)  # in version 2
+VERSIONS = (1, 2)
+VERSION_2 = 256  # in a stream's code
 MAX_QUALITY_CODE = 224
-STATE_BYTES = 5  # one 40-bit state a lane opens each stream
+STATE_BYTES = 5  # one 40-bit state a lane opens each stream of version 1
 WORD_BYTES = 2
 DOWNSAMPLING = 16  # pixels a latent of y spans in each direction
 HYPER_DOWNSAMPLING = 4  # latents of y that one of z spans
-_GREY, _SINGLE = 1, 2  # flags
+_GREY, _SINGLE, _VERSION_2 = 1, 2, 4  # flags
 
 
 class Stream(NamedTuple):
-    """One rANS stream: z, or one group of y."""
+    """One rANS stream: z, or one group of y.
+
+    Attributes:
+        data: its bytes.
+        code: the number of lanes, and :data:`VERSION_2` more in a stream of version 2. So ``(data, lanes)`` is a stream
+            of version 1.
+    """
 
     data: bytes | memoryview
-    lanes: int
+    code: int
+
+    @classmethod
+    def of(cls, data: bytes | memoryview, lanes: int, version: int) -> Stream:
+        """A stream of so many lanes."""
+        return cls(data, stream_code(lanes, version))
+
+    @property
+    def lanes(self) -> int:
+        """Its lanes."""
+        return self.code % VERSION_2
+
+    @property
+    def version(self) -> int:
+        """1 or 2."""
+        return 1 + self.code // VERSION_2
+
+
+def lanes_of(version: int) -> tuple[int, ...]:
+    """Numbers of lanes that streams of a version may have."""
+    return MOST_LANES if version == 2 else LANES
+
+
+def stream_code(lanes: int, version: int) -> int:
+    """Lanes and version in one number, as operators take them (kVersion2 in csrc/format/rans.h)."""
+    return lanes + VERSION_2 * (version - 1)
 
 
 @dataclass(frozen=True)
@@ -43,6 +90,7 @@ class Packet:
         grey: the image has one channel.
         lanes: lane counts: z's, then each group's.
         streams: the streams in the same order, bytes or views.
+        version: of the streams, 1 or 2.
     """
 
     width: int
@@ -52,6 +100,7 @@ class Packet:
     grey: bool
     lanes: tuple[int, ...]
     streams: tuple[bytes | memoryview, ...]
+    version: int = 1
 
     @property
     def quality(self) -> float:
@@ -77,12 +126,14 @@ class Packet:
     @property
     def z_stream(self) -> Stream:
         """The stream of z."""
-        return Stream(self.streams[0], self.lanes[0])
+        return Stream.of(self.streams[0], self.lanes[0], self.version)
 
     @property
     def y_streams(self) -> list[Stream]:
         """The streams of the groups of y."""
-        return [Stream(data, lanes) for data, lanes in zip(self.streams[1:], self.lanes[1:], strict=True)]
+        return [
+            Stream.of(data, lanes, self.version) for data, lanes in zip(self.streams[1:], self.lanes[1:], strict=True)
+        ]
 
     def header(self) -> bytes:
         """The header's bytes, CRC included. Raises ValueError if a field cannot be written."""
@@ -92,18 +143,21 @@ class Packet:
             raise ValueError("quality code or fingerprint out of range")
         if not 1 <= self.groups <= MAX_GROUPS or len(self.streams) != len(self.lanes):
             raise ValueError("there must be one stream for z and one for each of 1 to 32 groups")
+        if self.version not in VERSIONS:
+            raise ValueError(f"packets are of version 1 or 2, not {self.version}")
         bits = 0
-        words = []
+        lengths = []
         for k, (lanes, stream) in enumerate(zip(self.lanes, self.streams, strict=True)):
-            if lanes not in LANES or (len(stream) - STATE_BYTES * lanes) % WORD_BYTES or len(stream) < 5 * lanes:
-                raise ValueError(f"stream {k} of {len(stream)} bytes does not fit {lanes} lanes")
+            if lanes not in lanes_of(self.version):
+                raise ValueError(f"stream {k} cannot have {lanes} lanes")
             bits |= (lanes.bit_length() - 1) << 3 * k
-            words.append((len(stream) - STATE_BYTES * lanes) // WORD_BYTES)
+            lengths.append(_length(len(stream), lanes, self.version))
         single = set(self.lanes) == {1}
-        out = bytes([_GREY * self.grey + _SINGLE * single]) + bytes(self.fingerprint)
+        flags = _GREY * self.grey + _SINGLE * single + _VERSION_2 * (self.version == 2)
+        out = bytes([flags]) + bytes(self.fingerprint)
         out += encode_varint(self.width) + encode_varint(self.height) + bytes([self.quality_code])
         out += b"" if single else bits.to_bytes(_lane_bytes(self.groups), "little")
-        out += b"".join(encode_varint(n) for n in words[:-1])
+        out += b"".join(encode_varint(n) for n in lengths[:-1])
         return out + _crc(out, self.streams).to_bytes(4, "little")
 
     def to_file(self) -> bytes:
@@ -113,6 +167,21 @@ class Packet:
     def to_strings(self) -> tuple[bytes, bytes]:
         """The y string and the z string."""
         return b"".join((self.header(), *self.streams[1:])), bytes(self.streams[0])
+
+
+def _length(size: int, lanes: int, version: int) -> int:
+    """What a header says of a stream of ``size`` bytes: in version 1 its words."""
+    if version == 2:
+        return size
+    rest = size - STATE_BYTES * lanes
+    if rest < 0 or rest % WORD_BYTES:
+        raise ValueError(f"a stream of {size} bytes does not fit {lanes} lanes")
+    return rest // WORD_BYTES
+
+
+def _size(length: int, lanes: int, version: int) -> int:
+    """The inverse of :func:`_length`."""
+    return length if version == 2 else STATE_BYTES * lanes + WORD_BYTES * length
 
 
 def _ceil(a: int, b: int) -> int:
@@ -140,11 +209,12 @@ class Fixed:
     fingerprint: bytes
     grey: bool
     single: bool  # every stream has one lane
+    version: int = 1
 
 
 def _fixed(reader: ByteReader, max_pixels: int | None) -> Fixed:
     flags = reader.byte("the packet header")
-    if flags & ~(_GREY | _SINGLE):
+    if flags & ~(_GREY | _SINGLE | _VERSION_2):
         raise UnsupportedVersionError(f"unknown packet flags {flags:#04x}")
     fingerprint = bytes(reader.take(8, "the packet header"))
     width, height = reader.varint("the image's width"), reader.varint("the image's height")
@@ -152,7 +222,8 @@ def _fixed(reader: ByteReader, max_pixels: int | None) -> Fixed:
     code = reader.byte("the packet header")
     if code > MAX_QUALITY_CODE:
         raise DamagedError(f"quality code {code} is above {MAX_QUALITY_CODE}")
-    return Fixed(width, height, code, fingerprint, bool(flags & _GREY), bool(flags & _SINGLE))
+    version = 2 if flags & _VERSION_2 else 1
+    return Fixed(width, height, code, fingerprint, bool(flags & _GREY), bool(flags & _SINGLE), version)
 
 
 def peek(data: bytes | memoryview, max_pixels: int | None = MAX_PIXELS) -> Fixed:
@@ -173,12 +244,12 @@ def _parse(data, groups: int, max_pixels: int | None, z: bytes | memoryview | No
     logs = [bits >> 3 * k & 7 for k in range(groups + 1)]
     if bits >> 3 * (groups + 1):
         raise DamagedError("the spare bits of the lane counts are not zero")
-    if max(logs) >= len(LANES):
+    if max(logs) >= len(lanes_of(fixed.version)):
         raise DamagedError(f"a lane count of 2^{max(logs)} is above 32")
     if not fixed.single and not any(logs):
         raise DamagedError("lane counts that should have been left out")
     lanes = tuple(1 << log for log in logs)
-    sizes = [STATE_BYTES * n + WORD_BYTES * reader.varint("the word counts") for n in lanes[:-1]]
+    sizes = [_size(reader.varint("the lengths of the streams"), n, fixed.version) for n in lanes[:-1]]
     end = reader.position
     stored = int.from_bytes(reader.take(4, "the checksum"), "little")
 
@@ -189,12 +260,13 @@ def _parse(data, groups: int, max_pixels: int | None, z: bytes | memoryview | No
         raise error(f"the z string has {len(z)} bytes, its header says {sizes[0]}")
     streams = [memoryview(z), *(reader.take(n, f"the stream of group {g}") for g, n in enumerate(sizes[1:]))]
     rest = len(reader.data) - reader.position
-    if rest < STATE_BYTES * lanes[-1] or (rest - STATE_BYTES * lanes[-1]) % WORD_BYTES:
+    if fixed.version == 1 and (rest < STATE_BYTES * lanes[-1] or (rest - STATE_BYTES * lanes[-1]) % WORD_BYTES):
         raise TruncatedError("the data ends inside the stream of the last group")
     streams.append(reader.take(rest, "the stream of the last group"))
     if _crc(reader.data[:end], tuple(streams)) != stored:
         raise DamagedError("the checksum does not match: the data is damaged or cut off")
-    return Packet(fixed.width, fixed.height, fixed.quality_code, fixed.fingerprint, fixed.grey, lanes, tuple(streams))
+    known = (fixed.width, fixed.height, fixed.quality_code, fixed.fingerprint, fixed.grey)
+    return Packet(*known, lanes, tuple(streams), fixed.version)
 
 
 def parse_file(data: bytes | memoryview, groups: int, max_pixels: int | None = MAX_PIXELS) -> Packet:

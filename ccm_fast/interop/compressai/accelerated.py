@@ -95,7 +95,7 @@ class AcceleratedNet:
         Args:
             x: float [B, 3, H, W]; any size: sides that are no multiples of 16 are padded with their edges, and
                 :meth:`decompress` returns the size that came in.
-            lanes: rANS lanes per stream (1, 2, 4, 8, 16, 32); 0 chooses them by the payload's size.
+            lanes: rANS lanes per stream (1, 2, 4, 8, 16, 32, 64, 128); 0 chooses them by the payload.
             threads: of torch and of the entropy coder; None: torch's setting.
             engine: "cpu" or "reference" (plain Python, slow); None: "cpu". Residual latents are encoded on the CPU.
             timings: if given, seconds are added to its keys ``g_a``, ``h_a``, ``h_s`` and ``entropy``.
@@ -122,9 +122,9 @@ class AcceleratedNet:
             with stage(timings, "h_s"):
                 psi = self.frozen.hyper(z_hat, *y.shape[1:3], **options)
             with stage(timings, "entropy"):
-                z_streams = self.frozen.encode_z(z_hat, lanes=lanes, **options)
+                z_streams = self.frozen.encode_z(z_hat, lanes=lanes, version=2, **options)
                 try:
-                    y_streams, _ = self.frozen.encode_y_residual(psi, y, lanes=lanes, **options)
+                    y_streams, _ = self.frozen.encode_y_residual(psi, y, lanes=lanes, version=2, **options)
                 except ValueError as error:
                     raise EncodeError(f"this net cannot code this image: {error}") from error
         return strings_of(packets_of(self.frozen, (H, W), [0] * len(x), z_streams, y_streams))
