@@ -22,7 +22,7 @@ TOLERANCE = 0.03
 sys.path.insert(0, str(ROOT / "_build_backend"))
 from ccm_sources import CSRC, isa_flags, isa_macros  # noqa: E402
 
-CPU = ("kernels", "kernels_scalar", "kernels_avx2", "rans_cpu", "rans_avx2", "winograd_int")
+CPU = ("kernels", "kernels_scalar", "kernels_avx2", "rans_cpu", "rans_encode", "rans_avx2", "winograd_int")
 SOURCES = ("base/memory", "model/rows", *(f"entropy/cpu/{name}" for name in CPU))
 
 

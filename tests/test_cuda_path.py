@@ -11,7 +11,7 @@ from ccm_fast.decoding import decode_latents
 from ccm_fast.engines import engine_for
 from ccm_fast.entropy.frozen import FrozenEntropyModel
 from ccm_fast.entropy.testing import random_plan, sample_latents
-from ccm_fast.errors import BuildError, DamagedError, TruncatedError
+from ccm_fast.errors import BuildError, DamagedError, TruncatedError, UnsupportedVersionError
 
 
 @pytest.fixture
@@ -59,10 +59,15 @@ def test_cuda_engine_is_the_cpu_engine(emulated, residual):
     for decoded in both(emulated, lambda engine: model.decode_z(z_streams, -(-h // 4), -(-w // 4), engine=engine)):
         assert torch.equal(decoded, z_hat)
 
+    with pytest.raises(UnsupportedVersionError, match="version 1 only"):
+        model.encode_z(z_hat, engine="cuda", version=2)
+    with pytest.raises(UnsupportedVersionError, match="version 1 only"):
+        model.decode_z([(b"", 257)] * 3, -(-h // 4), -(-w // 4), engine="cuda")
+
     # From the bytes on, and what damage does.
     assert torch.equal(model.decode(z_streams, y_streams, (h, w)), y_hat)
     packets = [
-        SimpleNamespace(z_stream=z, y_streams=y, z_shape=(-(-h // 4), -(-w // 4)), y_shape=(h, w))
+        SimpleNamespace(version=1, z_stream=z, y_streams=y, z_shape=(-(-h // 4), -(-w // 4)), y_shape=(h, w))
         for z, y in zip(z_streams, y_streams, strict=True)
     ]
     assert torch.equal(decode_latents(model, packets, engine="cuda"), y_hat)
@@ -125,4 +130,6 @@ def test_engine_follows_the_device(monkeypatch):
         monkeypatch.setattr(engines, "has_cuda", lambda built=built: built)
         assert engine_for(None, torch.device("cpu")) == "cpu"
         assert engine_for(None, torch.device("cuda", 1)) == ("cuda" if built else "cpu")
+        assert engine_for(None, torch.device("cuda"), version=2) == "cpu"
+        assert engine_for("cuda", torch.device("cuda"), version=2) == "cuda"
         assert engine_for("reference", torch.device("cuda")) == "reference"

@@ -303,7 +303,7 @@ class FrozenEntropyModel:
             TruncatedError, DamagedError: naming the first image whose stream is not whole.
         """
         if tensors.native(engine):
-            data, segments = tensors.joined([[s] for s in streams], tensors.device_for(engine, device))
+            data, segments = tensors.joined([[s] for s in streams], tensors.device_for(engine, device), engine=engine)
             z_hat, status = _backend.load().ops.decode_z(
                 self.packed_for(engine, isa), data, segments[:, 0].contiguous(), hz, wz, tensors.threads_for(threads)
             )
@@ -330,7 +330,7 @@ class FrozenEntropyModel:
         self._check_streams(streams, psi.shape[0])
         psi = tensors.features(psi, self.plan.psi_channels, engine)
         if tensors.native(engine):
-            data, segments = tensors.joined(streams, psi.device)
+            data, segments = tensors.joined(streams, psi.device, engine=engine)
             y_hat, status = _backend.load().ops.decode_y(
                 self.packed_for(engine, isa), psi, data, segments, tensors.threads_for(threads)
             )
@@ -409,8 +409,8 @@ class FrozenEntropyModel:
         """
         self._check_streams(y_streams, len(z_streams))
         device = tensors.device_for("cuda", device)
-        z_data, z_segments = tensors.joined([[s] for s in z_streams], device, capacity[0])
-        return DeviceStreams(z_data, z_segments.squeeze(1), *tensors.joined(y_streams, device, capacity[1]))
+        z_data, z_segments = tensors.joined([[s] for s in z_streams], device, capacity[0], "cuda")
+        return DeviceStreams(z_data, z_segments.squeeze(1), *tensors.joined(y_streams, device, capacity[1], "cuda"))
 
     def decode_queued(
         self,

@@ -52,7 +52,7 @@ class DeviceStreams:
             ([[s] for s in z_streams], self.z_data, self.z_segments),
             (y_streams, self.y_data, self.y_segments),
         ):
-            new, parts = joined(streams, torch.device("cpu"))
+            new, parts = joined(streams, torch.device("cpu"), engine="cuda")
             if new.numel() > data.numel():
                 raise ValueError(f"{new.numel()} bytes of streams, and there is room for {data.numel()}")
             data[: new.numel()].copy_(new)
@@ -158,7 +158,9 @@ def stacked(planes: list[np.ndarray], dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(np.stack(planes)).to(dtype)
 
 
-def joined(streams: Sequence[Sequence[Stream]], device: torch.device, capacity: int = 0) -> tuple[Tensor, Tensor]:
+def joined(
+    streams: Sequence[Sequence[Stream]], device: torch.device, capacity: int = 0, engine: str = "cpu"
+) -> tuple[Tensor, Tensor]:
     """Data uint8, at least ``capacity`` bytes, and segments int64 [B, streams, 3] (offset, length, code)."""
     parts, rows, at = [], [], 0
     for image in streams:
@@ -167,7 +169,7 @@ def joined(streams: Sequence[Sequence[Stream]], device: torch.device, capacity: 
             lanes, version = Stream(*stream).lanes, Stream(*stream).version
             if version not in VERSIONS or lanes not in lanes_of(version):
                 raise DamagedError(f"a stream of version {version} cannot have {lanes} lanes")
-            check_version(device.type, version)
+            check_version(engine, version)
             parts.append(data)
             rows.append((at, len(data), code))
             at += len(data)

@@ -42,16 +42,19 @@ class SequenceEncoder {
 
   // To be called between two steps, with the number of symbols of the one that comes next.
   void turn_back(int32_t n) {
-    if (version_ == 2) turn_ = (turn_ - next_turn(0, n, lanes_)) & mask_;
+    if (version_ != 2) return;
+    const int32_t by = next_turn(0, n, lanes_);
+    turn_ = (turn_ - by) & mask_;
+    std::rotate(state_, state_ + lanes_ - by, state_ + lanes_);
   }
 
   std::vector<uint8_t> finish() const {
-    std::vector<uint8_t> out;
-    out.reserve(static_cast<size_t>(lanes_) * (kStateBytes + 1) + 2 * used_);
-    version_ == 2 ? put_states_of_2(out) : put_states(out);
+    const std::vector<uint8_t> states = version_ == 2 ? states_of_2() : states_of_1();
+    std::vector<uint8_t> out(states.size() + 2 * used_);
+    uint8_t* to = std::copy(states.begin(), states.end(), out.data());
     for (size_t i = used_; i-- > 0;) {
-      out.push_back(static_cast<uint8_t>(words_[i]));
-      out.push_back(static_cast<uint8_t>(words_[i] >> 8));
+      *to++ = static_cast<uint8_t>(words_[i]);
+      *to++ = static_cast<uint8_t>(words_[i] >> 8);
     }
     return out;
   }
@@ -61,21 +64,26 @@ class SequenceEncoder {
     for (int b = 0; b < bytes; ++b) out.push_back(static_cast<uint8_t>(x >> (8 * b)));
   }
 
-  void put_states(std::vector<uint8_t>& out) const {
+  std::vector<uint8_t> states_of_1() const {
+    std::vector<uint8_t> out;
     for (int32_t l = 0; l < lanes_; ++l) put_state(out, state_[l], kStateBytes);
+    return out;
   }
 
-  void put_states_of_2(std::vector<uint8_t>& out) const {
+  std::vector<uint8_t> states_of_2() const {
     const auto bytes = [this](int32_t l) { return state_[l] < kStateLong ? kStateBytes - 1 : kStateBytes; };
-    if (lanes_ == 1) {
-      if (used_) return put_state(out, state_[0], bytes(0));
+    std::vector<uint8_t> out;
+    if (lanes_ == 1 && used_) {
+      put_state(out, state_[0], bytes(0));
+    } else if (lanes_ == 1) {
       for (uint64_t x = state_[0] == kStateFirst ? 0 : state_[0]; x; x >>= 8) out.push_back(static_cast<uint8_t>(x));
-      return;
+    } else {
+      out.assign(flag_bytes(lanes_), 0);
+      for (int32_t l = 0; l < lanes_; ++l)
+        if (bytes(l) == kStateBytes) out[l / 8] = static_cast<uint8_t>(out[l / 8] | 1 << (l % 8));
+      for (int32_t l = 0; l < lanes_; ++l) put_state(out, state_[l], bytes(l));
     }
-    out.assign(flag_bytes(lanes_), 0);
-    for (int32_t l = 0; l < lanes_; ++l)
-      if (bytes(l) == kStateBytes) out[l / 8] = static_cast<uint8_t>(out[l / 8] | 1 << (l % 8));
-    for (int32_t l = 0; l < lanes_; ++l) put_state(out, state_[l], bytes(l));
+    return out;
   }
 
   // kOne: of one lane; 0: of any number.
@@ -87,12 +95,20 @@ class SequenceEncoder {
     for (int32_t end = n; end > 0;) {
       const int32_t begin = (end - 1) / chunk * chunk;
       if (words_.size() < used_ + 3 * static_cast<size_t>(chunk)) words_.resize(2 * words_.size() + 3 * chunk);
-      for (int32_t first = (end - 1) / lanes * lanes; first >= begin; first -= lanes)
-        round(symbols + first, kOne ? kOne : std::min(lanes, end - first));
+      tail_ ? some_rounds<kOne, true>(symbols, begin, end) : some_rounds<kOne, false>(symbols, begin, end);
       end = begin;
     }
   }
 
+  // kTail: there may not have been a word yet.
+  template <int kOne, bool kTail>
+  void some_rounds(const Coded* symbols, int32_t begin, int32_t end) {
+    const int32_t lanes = kOne ? kOne : lanes_;
+    for (int32_t first = (end - 1) / lanes * lanes; first >= begin; first -= lanes)
+      round<kOne, kTail>(symbols + first, kOne ? kOne : std::min(lanes, end - first));
+  }
+
+  template <int kOne, bool kTail>
   inline void round(const Coded* symbols, int32_t count) {
     uint32_t entry[kMaxLanes];
     uint32_t escaped = 0;
@@ -102,42 +118,37 @@ class SequenceEncoder {
       escaped |= static_cast<uint32_t>(k >= escape) << i;
       entry[i] = tables_.entries[info.first + std::min(k, escape)];
     }
-    if (CCM_UNLIKELY(escaped)) push_escapes(symbols, escaped);
-    if (CCM_UNLIKELY(tail_)) {
-      for (int32_t i = count - 1; i >= 0; --i) push_any(i, entry[i] & kProbMask, entry[i] >> 16);
-      return;
-    }
-    for (int32_t i = count - 1; i >= 0; --i) push(lane(i), entry[i] & kProbMask, entry[i] >> 16);
+    if (CCM_UNLIKELY(escaped)) push_escapes<kTail>(symbols, escaped);
+    for (int32_t i = count - 1; i >= 0; --i) push_any<kTail>(kOne ? 0 : i, entry[i] & kProbMask, entry[i] >> 16);
   }
 
-  // The lane of the i-th symbol of a round.
-  int32_t lane(int32_t i) const { return (turn_ + i) & mask_; }
-
-  void push(int32_t lane, uint32_t start, uint32_t freq) {
+  // i: the symbol's place in its round.
+  void push(int32_t i, uint32_t start, uint32_t freq) {
     // Without a branch: whether a word is due is anybody's guess.
-    uint64_t x = state_[lane];
+    uint64_t x = state_[i];
     const uint32_t due = rans_due(x, freq);
     words_[used_] = static_cast<uint16_t>(x);
     used_ += due;
     x >>= 16 * due;
-    state_[lane] = rans_extend(x, start, freq);
+    state_[i] = rans_extend(x, start, freq);
   }
 
-  // push(), or what comes before the first word. i: the symbol's place in its round.
+  // push(), or in the tail what comes before the first word.
+  template <bool kTail>
   void push_any(int32_t i, uint32_t start, uint32_t freq) {
-    if (!tail_) return push(lane(i), start, freq);
-    const Event event{start, freq, lane(i)};
-    late_.push_back(event);
-    if (!rans_due(state_[event.lane], freq)) {
-      state_[event.lane] = rans_extend(state_[event.lane], start, freq);
-      return;
-    }
-    end_tail();
+    if (!kTail || !tail_) return push(i, start, freq);
+    late_.push_back({start, freq, (turn_ + i) & mask_});
+    if (rans_due(state_[i], freq))
+      end_tail();
+    else
+      state_[i] = rans_extend(state_[i], start, freq);
   }
+  template <bool kTail>
   void push_raw(int32_t i, uint32_t value, int32_t bits) {
-    push_any(i, value << (kProbBits - bits), 1u << (kProbBits - bits));
+    push_any<kTail>(i, value << (kProbBits - bits), 1u << (kProbBits - bits));
   }
 
+  template <bool kTail>
   void push_escapes(const Coded* symbols, uint32_t escaped) {
     uint32_t escape[kMaxLanes];
     int32_t length[kMaxLanes];
@@ -145,10 +156,10 @@ class SequenceEncoder {
       if (!(escaped >> i & 1)) continue;
       escape[i] = escape_magnitude(tables_.info[symbols[i].row], symbols[i].value);
       length[i] = bit_length(escape[i]);
-      if (length[i] >= 2) push_raw(i, escape[i] & ((1u << (length[i] - 1)) - 1), length[i] - 1);
+      if (length[i] >= 2) push_raw<kTail>(i, escape[i] & ((1u << (length[i] - 1)) - 1), length[i] - 1);
     }
     for (int32_t i = lanes_ - 1; i >= 0; --i)
-      if (escaped >> i & 1) push_raw(i, static_cast<uint32_t>(length[i]), kEscapeLengthBits);
+      if (escaped >> i & 1) push_raw<kTail>(i, static_cast<uint32_t>(length[i]), kEscapeLengthBits);
   }
 
   // One thing that a lane codes.
@@ -157,24 +168,21 @@ class SequenceEncoder {
     int32_t lane;
   };
 
-  // From the states in `first` on: how many late events go without a word. The states that they lead to are stored.
-  size_t without_words(const uint64_t* first) {
-    std::copy(first, first + lanes_, state_);
-    for (size_t i = 0; i < late_.size(); ++i) {
-      uint64_t& x = state_[late_[i].lane];
-      if (rans_due(x, late_[i].freq)) return i;
-      x = rans_extend(x, late_[i].start, late_[i].freq);
-    }
-    return late_.size();
+  // How many late events go without a word from the states x of the lanes on, which become those behind them.
+  size_t without_words(uint64_t* x) const {
+    size_t i = 0;
+    for (; i < late_.size() && !rans_due(x[late_[i].lane], late_[i].freq); ++i)
+      x[late_[i].lane] = rans_extend(x[late_[i].lane], late_[i].start, late_[i].freq);
+    return i;
   }
 
   // The first word is due, which is the last that a decoder takes. It refills every lane below kStateLow from now on,
   // so all have to be there: those that are not start higher. That can bring the first word forward, and then there
   // are more of them.
   void end_tail() {
-    uint64_t first[kMaxLanes];
+    uint64_t first[kMaxLanes], x[kMaxLanes];
     std::fill(first, first + kMaxLanes, kStateFirst);
-    size_t count = without_words(first);
+    size_t count = late_.size() - 1;
     for (bool raised = true; raised;) {
       raised = false;
       uint64_t least[kMaxLanes];
@@ -183,12 +191,14 @@ class SequenceEncoder {
         least[late_[i].lane] = least_before(least[late_[i].lane], late_[i].start, late_[i].freq);
       for (int32_t l = 0; l < lanes_; ++l)
         for (; first[l] < least[l]; first[l] *= 2) raised = true;
-      if (raised) count = without_words(first);
+      std::copy(first, first + kMaxLanes, x);
+      count = without_words(x);
     }
+    for (int32_t i = 0; i < lanes_; ++i) state_[i] = x[(turn_ + i) & mask_];
     tail_ = false;
     for (size_t i = count; i < late_.size(); ++i) {
       if (words_.size() <= used_ + 1) words_.resize(2 * words_.size() + 2);
-      push(late_[i].lane, late_[i].start, late_[i].freq);
+      push((late_[i].lane - turn_) & mask_, late_[i].start, late_[i].freq);
     }
     if (words_.size() < used_ + 3 * kChunk) words_.resize(2 * used_ + 3 * kChunk);  // what is left of this chunk
     std::vector<Event>().swap(late_);
@@ -198,7 +208,7 @@ class SequenceEncoder {
 
   const Rows& tables_;
   const int32_t version_, lanes_, mask_;
-  int32_t turn_ = 0;  // the lane of the step's first symbol
+  int32_t turn_ = 0;  // the lane of the step's first symbol, whose state comes first
   bool tail_;         // no word yet, and it matters
   uint64_t state_[kMaxLanes];
   std::vector<Event> late_;      // in the tail: all so far
