@@ -59,3 +59,7 @@ class TargetError(EncodeError):
 
 class ImageError(CcmFastError, ValueError):
     """A picture file that cannot be read, or that this codec does not take (animations, for instance)."""
+
+
+class PictureWarning(UserWarning):
+    """Part of a picture (metadata, colour, precision) cannot be kept; the message says which and why."""

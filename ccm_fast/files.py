@@ -16,7 +16,16 @@ from PIL import Image
 from ._backend import import_with_torch
 from .atomic import atomic_write
 from .errors import WrongModelError
-from .images import Picture, open_picture, output_format, save_picture, to_pillow
+from .images import (
+    Picture,
+    from_pillow,
+    open_picture,
+    output_format,
+    replace_metadata,
+    save_picture,
+    strip_metadata,
+    to_pillow,
+)
 from .native import Codec
 from .precision import transform_precision
 from .reading import read_bytes
@@ -157,12 +166,16 @@ def encode_file(
     target_bpp: float | None = None,
     target_psnr: float | None = None,
     max_pixels: int | None = MAX_PIXELS,
+    strip: bool = False,
+    exif: bytes | None = None,
+    icc: bytes | None = None,
     progress: Callable[[int, int], None] | None = None,
     timings: dict | None = None,
 ) -> dict:
     """Encode an image file to a .ccm file, which appears under its name only when complete.
 
-    Alpha is kept losslessly, EXIF and ICC profile travel along; see :mod:`ccm_fast.images` for what is taken.
+    Alpha is kept losslessly; EXIF, ICC profile, XMP and IPTC travel along; see :mod:`ccm_fast.images` for what is
+    taken. A PictureWarning names what is lost.
 
     Args:
         src: path, binary file or Pillow image.
@@ -179,6 +192,9 @@ def encode_file(
         target_bpp: the same, in bits per pixel.
         target_psnr: dB that the decoded picture reaches, by at most 0.05 more or the next step of quality.
         max_pixels: larger images are refused; None: no limit.
+        strip: leave out EXIF, XMP and IPTC; a picture that EXIF would have turned is turned.
+        exif: an EXIF block in place of the picture's own; empty: none.
+        icc: an ICC profile in place of the picture's own; empty: none.
         progress: called with (steps done, steps in all) by efforts that take steps, 4 and above.
         timings: if given, seconds are added to its keys ``read``, ``g_a``, ``h_a``, ``h_s``, ``effort``, ``entropy``.
 
@@ -186,7 +202,7 @@ def encode_file(
         ``{"width", "height", "bytes", "bpp", "quality"}`` of the file, the quality as quantized.
 
     Raises:
-        ImageError: src is no image, or of a kind that cannot be coded.
+        ImageError: src is no image, or of a kind that cannot be coded; exif or icc is none.
         LimitError: more than ``max_pixels`` pixels.
         EncodeError: the model makes latents of this image that cannot be coded.
         TargetError: no quality meets the target.
@@ -196,13 +212,12 @@ def encode_file(
             does not have.
         OSError: a file cannot be read or written.
     """
-    from .images import from_pillow
-
     quality_code(quality)  # before anything is read
     check_limit(max_pixels)
     _check_target(dst)
     with stage(timings, "read"):
         picture = from_pillow(src) if isinstance(src, Image.Image) else open_picture(src, max_pixels)
+        picture = replace_metadata(strip_metadata(picture) if strip else picture, exif, icc)
     options = {"lanes": lanes, "threads": threads, "engine": engine, "timings": timings}
     options |= {"target_size": target_size, "target_bpp": target_bpp, "target_psnr": target_psnr}
     data = encode_picture(picture, quality, model, effort=effort, progress=progress, **options)

@@ -1,6 +1,8 @@
 """The Pillow plugin."""
 
+import copy
 import io
+import pickle
 
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 import ccm_fast.interop.pillow as plugin
 from ccm_fast import errors, files
+
+PROFILE = bytes(36) + b"acsp" + bytes(88)
 
 
 @pytest.fixture(autouse=True)
@@ -67,11 +71,11 @@ def test_modes(mode, image):
 def test_metadata(image):
     exif = Image.Exif()
     exif[0x0112] = 6
-    image.info.update(exif=exif.tobytes(), icc_profile=b"abc")
+    image.info.update(exif=exif.tobytes(), icc_profile=PROFILE)
     out = io.BytesIO()
     image.save(out, "CCM")
     back = Image.open(io.BytesIO(out.getvalue()))
-    assert back.info["icc_profile"] == b"abc" and back.getexif()[0x0112] == 6
+    assert back.info["icc_profile"] == PROFILE and back.getexif()[0x0112] == 6
     assert ImageOps.exif_transpose(back).size == (30, 50)
     out = io.BytesIO()
     exif[0x0112] = 3
@@ -86,15 +90,46 @@ def test_bad_files(tmp_path, image, monkeypatch):
     data = out.getvalue()
     with pytest.raises(UnidentifiedImageError):
         Image.open(io.BytesIO(b"nothing of the kind"))
-    with pytest.raises(errors.TruncatedError):
-        Image.open(io.BytesIO(data[:7]))
+    for cut in (data[:7], b"CCM", b"CCM is no magic for a text", data[:3] + b"\x0f" + data[4:]):
+        with pytest.raises(UnidentifiedImageError):
+            Image.open(io.BytesIO(cut))
     with pytest.raises(errors.DamagedError):
         Image.open(io.BytesIO(data[:-1] + bytes([data[-1] ^ 1]))).load()
-    with pytest.raises(ValueError, match="quality"):
-        image.save(tmp_path / "x.ccm", quality=75)
+    for quality in (0.5, 101, -3):
+        with pytest.raises(ValueError, match="quality"):
+            image.save(tmp_path / "x.ccm", quality=quality)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)
     with pytest.raises(Image.DecompressionBombError):
         Image.open(io.BytesIO(data))
+
+
+def test_images_are_pickled_and_copied(image):
+    out = io.BytesIO()
+    image.save(out, "CCM")
+    opened = Image.open(out)
+    for loaded in (False, True):
+        if loaded:
+            opened.load()
+        for other in (copy.deepcopy(opened), pickle.loads(pickle.dumps(opened))):
+            assert other.tobytes() == opened.tobytes() and other.getpixel((3, 4)) == opened.getpixel((3, 4))
+
+
+def test_verify_checks_checksums(image):
+    out = io.BytesIO()
+    image.save(out, "CCM")
+    data = bytearray(out.getvalue())
+    Image.open(io.BytesIO(data)).verify()
+    data[-3] ^= 4
+    with pytest.raises(errors.DamagedError), Image.open(io.BytesIO(data)) as damaged:
+        damaged.verify()
+
+
+def test_quality_on_the_scale_of_jpeg(image):
+    assert [plugin.quality_of(q) for q in (1, 4.5, 8, 25, 63, 95, 100)] == [1, 4.5, 8, 2, 4, 8, 8]
+    assert [plugin.quality_of(q) for q in (0, 101)] == [0, 101]
+    out = io.BytesIO()
+    image.save(out, "CCM", quality=75)
+    assert Image.open(out).info["quality"] == pytest.approx(4.86, abs=0.02)
 
 
 def test_registering_again_is_harmless(image):

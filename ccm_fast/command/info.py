@@ -16,7 +16,7 @@ __all__ = ["describe", "run"]
 def describe(data: bytes) -> dict:
     """What can be said of a .ccm file without decoding it. Raises BitstreamError."""
     from ccm_fast.errors import DamagedError
-    from ccm_fast.stream.container import ALPHA, EXIF, ICC, parse_container
+    from ccm_fast.stream.container import CHUNK_NAMES, parse_container
     from ccm_fast.stream.packet import guess_groups, peek
 
     container = parse_container(data)
@@ -24,7 +24,6 @@ def describe(data: bytes) -> dict:
     packet = guess_groups(container.packet, None)
     if packet is None:
         raise DamagedError("no number of groups makes the checksum right: the data is damaged or cut off")
-    names = {ALPHA: "alpha", EXIF: "exif", ICC: "icc"}
     sizes = [len(s) for s in packet.streams]
     return {
         "bytes": len(data),
@@ -44,7 +43,7 @@ def describe(data: bytes) -> dict:
             "z": sizes[0],
             "y": sizes[1:],
         },
-        "chunks": {names.get(kind, kind): len(content) for kind, content in container.chunks.items()},
+        "chunks": {CHUNK_NAMES.get(kind, kind): len(content) for kind, content in container.chunks.items()},
     }
 
 

@@ -7,25 +7,33 @@
 (64, 48)
 
 ``Image.open`` reads the header only; pixels are decoded when they are first needed. ``save`` takes ``quality`` (1..8,
-default 4), ``model`` (as :func:`ccm_fast.encode_file`), ``lanes``, ``effort``, ``threads``, ``target_size``,
-``target_bpp``, ``target_psnr``, and ``exif`` and ``icc_profile`` in place of the image's own (``None`` drops them). Bad
-files raise :class:`ccm_fast.BitstreamError`; Pillow's limits on pixels (``Image.MAX_IMAGE_PIXELS``) hold.
+default 4; numbers above 8 are on JPEG's scale up to 100, see :func:`quality_of`), ``model`` (as
+:func:`ccm_fast.encode_file`), ``lanes``, ``effort``, ``threads``, ``target_size``, ``target_bpp``, ``target_psnr``, and
+``exif``, ``icc_profile`` and ``xmp`` in place of the image's own (``None`` drops them).
+
+Files whose beginning is damaged are none to ``Image.open`` (``PIL.UnidentifiedImageError``), as with Pillow's own
+formats; damage further on raises :class:`ccm_fast.BitstreamError` when pixels are decoded, and by ``verify``, which
+checks the checksums without decoding. Pillow's limits on pixels (``Image.MAX_IMAGE_PIXELS``) hold.
 """
 
 from __future__ import annotations
 
 import io
 
+import numpy as np
 from PIL import Image, ImageFile
 
-from ..images import from_pillow, metadata
-from ..stream.container import ALPHA, EXIF, ICC, MAGIC, parse_container
+from ..errors import BitstreamError, DamagedError
+from ..images import from_pillow, metadata, replace_metadata
+from ..stream.container import ALPHA, MAGIC, XMP, parse_container
 from ..stream.limits import max_file_bytes
-from ..stream.packet import peek
+from ..stream.packet import guess_groups, peek
 
-__all__ = ["CcmImageFile", "register"]
+__all__ = ["CcmImageFile", "quality_of", "register"]
 
 FORMAT = "CCM"
+# JPEG qualities (4:4:4) of the same PSNR as the qualities 1 to 8: means over Kodak up to 6, beyond along JPEG's curve.
+_JPEG_QUALITIES = (17, 25, 42, 63, 77, 84, 90, 94)
 _OPTIONS = ("lanes", "effort", "threads", "engine", "target_size", "target_bpp", "target_psnr")
 
 
@@ -44,12 +52,17 @@ class CcmImageFile(ImageFile.ImageFile):
     format = FORMAT
     format_description = "ccm_fast integer learned image codec"
     model = None
+    _file: bytes | None = None  # what is not decoded yet; unpickled images have nothing left to decode
 
     def _open(self) -> None:
         limit = max_file_bytes(_limit())
-        self._file = self.fp.read() if limit is None else self.fp.read(limit + 1)
-        container = parse_container(self._file)
-        head = peek(container.packet, None)  # Image.open looks at the size next
+        data = self.fp.read() if limit is None else self.fp.read(limit + 1)
+        try:
+            container = parse_container(data)
+            head = peek(container.packet, None)  # Image.open looks at the size next
+        except BitstreamError as error:
+            raise SyntaxError(str(error)) from error  # by which Pillow's plugins say that the file is not theirs
+        self._file = data
         self._size = head.width, head.height
         self._mode = ("L" if head.grey else "RGB") + ("A" if ALPHA in container.chunks else "")
         self.info.update(metadata(container.chunks))
@@ -69,6 +82,16 @@ class CcmImageFile(ImageFile.ImageFile):
             self.tile = [ImageFile._Tile("raw", (0, 0, *self.size), 0, self.mode)]
         return super().load()
 
+    def verify(self) -> None:
+        """Check the checksums of the file, without decoding; as with other formats, open it again to load it.
+
+        Raises:
+            BitstreamError: the file is damaged or cut off.
+        """
+        if self._file is not None and guess_groups(parse_container(self._file).packet, None) is None:
+            raise DamagedError("no number of groups makes the checksum right: the data is damaged or cut off")
+        super().verify()
+
     def load_seek(self, pos: int) -> None:
         """Part of Pillow's protocol: the pixels begin at the start of the buffer."""
 
@@ -81,21 +104,28 @@ def _save(image: Image.Image, fp, filename: str | bytes) -> None:
     from ..files import DEFAULT_MODEL, encode_picture
 
     given = image.encoderinfo
-    picture = from_pillow(image)
-    exif, icc = given.get("exif", ...), given.get("icc_profile", ...)
-    if exif is not ...:
-        data = exif.tobytes() if isinstance(exif, Image.Exif) else exif or b""
-        _replace(picture.chunks, EXIF, data.removeprefix(b"Exif\0\0"))
-    if icc is not ...:
-        _replace(picture.chunks, ICC, icc or b"")
+    exif = given.get("exif", ...)
+    if isinstance(exif, Image.Exif):
+        exif = exif.tobytes()
+    replaced = {"exif": exif, "icc": given.get("icc_profile", ...)}
+    picture = replace_metadata(from_pillow(image), **{k: v or b"" for k, v in replaced.items() if v is not ...})
+    if (xmp := given.get("xmp", ...)) is not ...:
+        picture.chunks.pop(XMP, None)
+        picture.chunks |= {XMP: xmp.encode() if isinstance(xmp, str) else bytes(xmp)} if xmp else {}
     options = {name: given[name] for name in _OPTIONS if name in given}
-    fp.write(encode_picture(picture, given.get("quality", 4.0), given.get("model", DEFAULT_MODEL), **options))
+    model = given.get("model", DEFAULT_MODEL)
+    fp.write(encode_picture(picture, quality_of(given.get("quality", 4.0)), model, **options))
 
 
-def _replace(chunks: dict[str, bytes], kind: str, data: bytes) -> None:
-    chunks.pop(kind, None)
-    if data:
-        chunks[kind] = data
+def quality_of(value: float) -> float:
+    """The quality, 1 to 8, that is meant by a number on Pillow's scale; numbers up to 8 are our own.
+
+    A number above 8 and up to 100 is the quality of a JPEG whose PSNR is about the same: 25 is 2, 63 is 4, 75 is 4.9,
+    94 and more are 8. Other numbers are handed back, for others to refuse.
+    """
+    if not isinstance(value, (int, float)) or not 8 < value <= 100:
+        return value
+    return float(np.interp(value, _JPEG_QUALITIES, range(1, 9)))
 
 
 def register() -> None:

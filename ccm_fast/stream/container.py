@@ -9,11 +9,13 @@ from .crc32c import crc32c
 from .limits import MAX_CHUNK_BYTES
 from .varint import ByteReader, encode_varint
 
-__all__ = ["ALPHA", "EXIF", "ICC", "MAGIC", "VERSIONS", "Container", "parse_container", "write_container"]
+__all__ = ["ALPHA", "CHUNK_NAMES", "EXIF", "ICC", "IPTC", "MAGIC", "VERSIONS", "XMP", "Container", "parse_container"]
+__all__ += ["write_container"]
 
 MAGIC = b"CCM"
 VERSIONS = (1, 2)
-ICC, EXIF, ALPHA = "I", "X", "A"
+ICC, EXIF, ALPHA, XMP, IPTC = "I", "X", "A", "M", "N"
+CHUNK_NAMES = {ALPHA: "alpha", EXIF: "exif", ICC: "icc", XMP: "xmp", IPTC: "iptc"}
 _CHUNKS_FOLLOW = 0x80
 _PACKET_OF_2 = 4  # a packet's flag, see ccm_fast.stream.packet
 
@@ -39,7 +41,7 @@ def write_container(packet: bytes, chunks: dict[str, bytes] | None = None) -> by
     """The bytes of a file. Raises ValueError if the chunks are larger than 64 MiB together."""
     chunks = chunks or {}
     if sum(map(len, chunks.values())) > MAX_CHUNK_BYTES:
-        raise ValueError(f"the chunks (alpha, EXIF, ICC profile) have more than {MAX_CHUNK_BYTES >> 20} MiB together")
+        raise ValueError(f"the chunks (alpha channel, metadata) have more than {MAX_CHUNK_BYTES >> 20} MiB together")
     out = [MAGIC, bytes([_version(packet) | (_CHUNKS_FOLLOW if chunks else 0)])]
     for kind, data in chunks.items():
         code = kind.encode("latin-1")

@@ -1,0 +1,43 @@
+"""Formats that pictures are read from and written to."""
+
+from __future__ import annotations
+
+import functools
+
+from PIL import Image
+
+from ..errors import ImageError
+
+__all__ = ["READ_FORMATS", "output_format", "readable", "registered"]
+
+# Pillow's names; MPO files are found by JPEG's. They are named one by one because other plugins of Pillow run
+# interpreters (EPS: Ghostscript) or decode embedded pictures while a file is only opened (ICO, ICNS), before its size
+# can be looked at.
+_PHOTOGRAPHS = ("AVIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP")
+READ_FORMATS = (*_PHOTOGRAPHS, "BMP", "DIB", "GIF", "PCX", "PPM", "QOI", "SGI", "TGA")
+
+
+@functools.cache
+def readable() -> tuple[str, ...]:
+    """Those of ``READ_FORMATS`` that this Pillow has."""
+    Image.init()
+    return tuple(name for name in READ_FORMATS if name in Image.OPEN)
+
+
+def output_format(suffix: str) -> str:
+    """Pillow's format name of a file suffix. Raises ImageError for unknown ones, and for those it cannot write."""
+    known = Image.registered_extensions()
+    name = known.get(suffix.lower())
+    if name is None or name == "CCM" or name not in Image.SAVE:
+        raise ImageError(f"no format to write for the suffix {suffix!r}; .png, .jpg, .webp, .tif and others are known")
+    return name
+
+
+def registered(file_format: str) -> str:
+    """The name under which Pillow writes a format. Raises ImageError if it writes none of that name."""
+    name = file_format.upper()
+    if name not in Image.SAVE:
+        Image.init()  # loads the rarer plugins
+    if name not in Image.SAVE:
+        raise ImageError(f"Pillow writes no format {file_format!r}; PNG, JPEG, WEBP, TIFF and others are known")
+    return name
