@@ -20,6 +20,7 @@ __all__ = ["main"]
 
 # What numbers may be: least, and most where there is one.
 _LIMITS = {
+    "limit": (0,),
     "batch": (1,),
     "crop": (16,),  # one position of y
     "augment": (1,),

@@ -19,6 +19,7 @@ from ..models.config import PRESETS
 from . import checkpoint
 from .convolutions import fast_convolutions
 from .data import CropDataset, ImageFiles, load_images
+from .deadline import Deadline
 from .fine import start_fine
 from .klt import fit_synthesis, initialise
 from .loss import psnr, rate_distortion_loss, rate_loss
@@ -73,6 +74,9 @@ class TrainConfig:
         stages: what to train and for how long, one after another: hyper (the hyperprior alone, on the latents of fixed
             transforms), transforms (with the hyperprior), context (the whole entropy model, transforms fixed),
             synthesis (g_s alone, for the error) or joint (everything), each with hours (0.5h) or steps (2000).
+        limit: minutes of the clock, if not 0, that the call may take, loading, validations and saving included. The
+            one stage, whatever its length, ends with them, and its schedule with it; a resumed one goes on in its
+            schedule. For machines that are lent for minutes.
         metric: "mse" or "ms-ssim".
         batch: crops per step and process.
         crop: side of the crops, pixels.
@@ -111,6 +115,7 @@ class TrainConfig:
     init: str = ""
     start: str = "klt"
     stages: str = "hyper=0.1h,transforms=0.6h,context=0.3h,joint=1h"
+    limit: float = 0.0
     metric: str = "mse"
     batch: int = 8
     crop: int = 128
@@ -384,7 +389,10 @@ def train(cfg: TrainConfig, progress: bool = True, stop: Callable[[], bool] = la
     Raises:
         FileNotFoundError: no data. ValueError: crops that no image, or the metric, can do with; unknown options.
     """
+    deadline = Deadline(cfg.limit) if cfg.limit else None
     stages = parse_stages(cfg.stages)
+    if deadline and len(stages) > 1:
+        raise ValueError(f"a limit is for one stage, not for {len(stages)}")
     if isinstance(cfg.preset, str) and cfg.preset not in PRESETS:
         raise ValueError(f"unknown preset {cfg.preset!r}: choose from {', '.join(PRESETS)}")
     learning_rate(cfg.schedule, 0.0, cfg.final_lr)
@@ -404,13 +412,28 @@ def train(cfg: TrainConfig, progress: bool = True, stop: Callable[[], bool] = la
         run = _Run(cfg, processes)
         valid = load_images(cfg.valid)[:VALID_IMAGES] if cfg.valid and processes.first else []
         with open(out / "log.jsonl" if processes.first else "/dev/null", "a", encoding="utf-8", buffering=1) as log:
-            _stages(run, stages, valid, log, progress and processes.first, stop)
+            _stages(run, stages, valid, log, progress and processes.first, stop, deadline)
     finally:
         processes.close()
     return out / "last.pt"
 
 
-def _stages(run: _Run, stages: list, valid: list, log, progress: bool, stop: Callable[[], bool]) -> None:
+def _done(run: _Run, stage: Stage, deadline: Deadline | None) -> float:
+    """The share of the stage that is over: 1 or more at its end, in all processes alike."""
+    if deadline is None:
+        return stage.done(run.progress.stage_hours, run.progress.stage_step)
+    return run.processes.largest(deadline.done())[0]
+
+
+def _stages(
+    run: _Run,
+    stages: list,
+    valid: list,
+    log,
+    progress: bool,
+    stop: Callable[[], bool],
+    deadline: Deadline | None,
+) -> None:
     cfg, p, last = run.cfg, run.progress, Path(run.cfg.out, "last.pt")
 
     def note(**values) -> None:
@@ -427,6 +450,11 @@ def _stages(run: _Run, stages: list, valid: list, log, progress: bool, stop: Cal
             )
 
     note(event="start", config=asdict(cfg), bf16=run.bf16, processes=run.processes.world)
+    if deadline and p.stage < len(stages):  # what the end will take, and what the run starts from
+        before = time.monotonic()
+        check(stages[p.stage])
+        run.save(last)
+        deadline.start(p.stage_hours, *run.processes.largest(time.monotonic() - before))
     bar = tqdm(disable=not progress, unit="step", initial=p.step)
     saved = validated = time.monotonic()
     mark = None
@@ -441,7 +469,7 @@ def _stages(run: _Run, stages: list, valid: list, log, progress: bool, stop: Cal
                 note(event="renewed", groups=renewed)
             run.stream = run.crops.stream(cfg.batch, cfg.workers)
             average: dict[str, Tensor] = {}
-            while (done := stage.done(p.stage_hours, p.stage_step)) < 1:
+            while (done := _done(run, stage, deadline)) < 1:
                 clock, cpu = time.monotonic(), time.process_time()
                 mark = torch.get_rng_state(), run.crops.state()
                 share = min(1.0, (p.stage_step + 1) / max(cfg.warmup, 1)) * learning_rate(
