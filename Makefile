@@ -68,7 +68,7 @@ $(VENV_TEST)/.installed: EXTRAS = test,lint,eval
 $(VENV_TEST)/.installed: AFTER = compressai
 %/.installed: %/.torch pyproject.toml tests/constraints.txt
 	echo "installing ccm_fast into $* ..."
-	$*/bin/python -m pip install $(PIP_FLAGS) $(PINS) --no-build-isolation -e ".[build,$(EXTRAS)]" \
+	$*/bin/python -m pip install $(PIP_FLAGS) $(PINS) --no-build-isolation -e ".[build,torch,$(EXTRAS)]" \
 	  || { echo "make: ccm_fast could not be installed into $*; the reason is above." >&2; exit 1; }
 	if [ -n '$(AFTER)' ]; then $*/bin/python -m pip install $(PIP_FLAGS) $(PINS) --no-deps $(AFTER) \
 	  || echo "make: $(AFTER) could not be installed: its tests will be skipped" >&2; fi
@@ -116,8 +116,12 @@ gpu-check: $(VENV_TEST)/.installed
 	CCM_CUDA=1 $(VENV_TEST)/bin/python setup.py -q build_ext --inplace
 	$(VENV_TEST)/bin/python benchmarks/gpu_check.py $(if $(wildcard $(KODAK)),--images "$(KODAK)") $(GPU_CHECK_ARGS)
 
-# Not part of `make test`, for their downloads. The first: does `pip install .`, isolated and without flags, find torch?
+# Not part of `make test`, for their downloads. The first: does `pip install .`, isolated and without flags, decode
+# without torch, and find it where it is?
 test-install:
+	rm -rf build/install && "$(PYTHON)" -m venv build/install
+	build/install/bin/python -m pip install $(PIP_FLAGS) .
+	build/install/bin/ccm-fast decode -m tests/golden/tiny.safetensors tests/golden/colour.ccm build/install/colour.png
 	rm -rf build/install && "$(PYTHON)" -m venv build/install
 	build/install/bin/python -m pip install $(PIP_FLAGS) "$(TORCH)"
 	build/install/bin/python -m pip install $(PIP_FLAGS) .

@@ -1,5 +1,7 @@
-"""Builds the two native libraries of ccm_fast. Everything declarative is in pyproject.toml.
+"""Builds the native libraries of ccm_fast. Everything declarative is in pyproject.toml.
 
+    ccm_fast/_native.*.so     pybind11 module: csrc/python/native.cpp, the codec and the core. Needs no torch.
+    ccm_fast/libccm.so        the same without Python: csrc/ccm.h.
     ccm_fast/_ops.torch.so    torch operators: csrc/torch/*.cpp and the core; loaded with torch.ops.load_library. It is
                               no Python module (hence the odd name, which `import` does not find) and is on torch's
                               stable ABI, so it fits every torch >= 2.10.
@@ -16,6 +18,7 @@ Environment switches
                         the others it does not matter whether a GPU is there. The result loads without a driver and in a
                         torch without CUDA too.
     TORCH_CUDA_ARCH_LIST  as in torch, "8.0 9.0+PTX": GPU architectures, 7.5 and newer (default: see ARCHITECTURES)
+    CCM_TORCH=auto|0|1  torch operators: where torch is found, never, or insist on them
     CCM_TORCH=FOLDER    the torch package to build against, where it is not found by itself
     CCM_WERROR=0|1      treat warnings as errors; by default in place (developers), but not in wheels, which meet
                         compilers newer than the code
@@ -315,13 +318,13 @@ class Build(build_ext):
     def build_extensions(self):
         if sys.platform == "win32":
             sys.exit("ccm_fast: building on Windows is not supported yet; it works in WSL.")
-        torch, compiler = find_torch(), find_compiler()
-        cuda = find_cuda(compiler)
+        torch, compiler = self.torch, find_compiler()
+        cuda = find_cuda(compiler) if torch else None
         if cuda:
             print(f"ccm_fast: CUDA kernels with nvcc {cuda.version} for {' '.join(cuda.architectures)} (some minutes)")
         # Not self.build_temp: an editable install makes that afresh each time. One folder per Python, torch and mode,
         # so that virtual environments which share this tree do not throw away each other's objects.
-        key = hashlib.sha256(f"{torch.root} {self.werror}".encode()).hexdigest()[:8]
+        key = hashlib.sha256(f"{torch and torch.root} {self.werror}".encode()).hexdigest()[:8]
         folder = HERE / "build" / f"native-{sys.implementation.cache_tag}-{key}"
         folder.mkdir(parents=True, exist_ok=True)
         products = self.write_ninja(folder, torch, compiler, cuda)
@@ -341,6 +344,9 @@ class Build(build_ext):
         info.write_text(json.dumps(self.info, indent=2) + "\n")
 
     def run(self):
+        self.torch = find_torch()
+        if not self.torch:
+            self.extensions = [ext for ext in self.extensions if not ext.name.endswith("_ops")]
         # setuptools clears self.inplace while it builds and copies the extensions afterwards; remember what was asked.
         self.developing = bool(self.inplace or getattr(self, "editable_mode", False))
         self.werror = os.environ.get("CCM_WERROR", "1" if self.developing else "0") != "0"
@@ -349,9 +355,6 @@ class Build(build_ext):
             shutil.copyfile(Path(self.build_lib, "ccm_fast", "_build_info.json"), HERE / "ccm_fast/_build_info.json")
 
     def write_ninja(self, folder, torch, compiler, cuda):
-        ops = sorted((CSRC / "torch").glob("*.cpp"))
-        if not cuda:
-            ops = [source for source in ops if source.stem != "ops_cuda"]
         native = [CSRC / "python/native.cpp"]
         python = [source for source in sorted((CSRC / "python").glob("*.cpp")) if source not in native]
 
@@ -383,44 +386,23 @@ class Build(build_ext):
 
         identity = compiler_version(compiler)
         own_flags = [f'-DCCM_VERSION="{version()}"', f'-DCCM_COMPILER="{identity.replace(" ", "_")}"']
-        torch_flags = [f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", f'-DCCM_TORCH_VERSION="{torch.version}"']
-        torch_flags += own_flags
-        for include in torch.include_dirs:
-            torch_flags += ["-isystem", include]
         python_flags = [*own_flags, "-isystem", pybind11_include()]
         for include in self.include_dirs:  # Python's own, from distutils
             python_flags += ["-isystem", include]
 
-        if cuda:
-            torch_flags += ["-DCCM_WITH_CUDA"]
-            torch_flags += ["-isystem", str(cuda.include.parent)]
-
         core = compile_all(core_sources(), "core", [])
-        ops_objects = compile_all(ops, "ops", torch_flags)
         python_objects = compile_all(python, "python", python_flags)
         codec_core = [o for o in core if o.relative_to(folder).parts[0] not in CODEC_WITHOUT]
         codec = [*compile_all(core_sources(CODEC_ROOMS), "codec", own_flags), *codec_core]
         native_objects = compile_all(native, "python", python_flags)
 
-        cuda_objects, link_cuda = [], []
-        if cuda:
-            for source in sorted((CSRC / "entropy/cuda").glob("*_cuda.cu")):
-                target = folder / source.relative_to(CSRC).with_suffix(".cu.o")
-                flags = [*cuda.flags(self.werror), f"-I{CSRC}"]
-                ninja.build(target, "nvcc", [source], flags, flavour="cuda")
-                cuda_objects.append(target)
-            host = sorted((CSRC / "entropy/cuda").glob("*.cpp"))
-            cuda_objects += compile_all(host, "cuda", ["-isystem", str(cuda.include.parent)])
-            link_cuda = [str(cuda.cudart), "-Wl,--exclude-libs,ALL", "-ldl", "-lrt"]
-
         shared = ["-shared", "-pthread", *shlex.split(os.environ.get("LDFLAGS", ""))]
-        # No run path to torch: whoever loads this has imported torch, and its libraries are then found by their name.
-        link_torch = [f"-L{torch.library_dir}", "-ltorch_cpu", "-ltorch"]
-        link_ops = [*shared, *link_torch] if MAC else [*shared, "-Wl,-z,defs", "-Wl,--no-as-needed", *link_torch]
         link_python = [*shared, *(["-undefined", "dynamic_lookup"] if MAC else [])]
         names = {"_ops": "_ops.torch.so", "_rans": "_rans.so", "_native": "_native.so", "libccm": "libccm.so"}
         products = {f"ccm_fast.{name}": folder / file for name, file in names.items()}
-        ninja.build(products["ccm_fast._ops"], "link", [*ops_objects, *cuda_objects, *core], [*link_ops, *link_cuda])
+        if torch:
+            objects, link_ops = self.torch_objects(folder, torch, cuda, ninja, compile_all, own_flags)
+            ninja.build(products["ccm_fast._ops"], "link", [*objects, *core], [*shared, *link_ops])
         ninja.build(products["ccm_fast._rans"], "link", [*python_objects, *core], link_python)
         ninja.build(products["ccm_fast._native"], "link", [*native_objects, *codec], link_python)
         ninja.build(products["ccm_fast.libccm"], "link", codec, shared if MAC else [*shared, "-Wl,-z,defs"])
@@ -428,7 +410,7 @@ class Build(build_ext):
 
         self.info = {
             "version": version(),
-            "torch": torch.version,
+            "torch": torch.version if torch else None,
             "torch_minimum": "2.10",
             "python": platform.python_version(),
             "machine": platform.machine(),
@@ -437,6 +419,27 @@ class Build(build_ext):
             "cuda": {"version": cuda.version, "architectures": cuda.architectures} if cuda else None,
         }
         return products
+
+    def torch_objects(self, folder, torch, cuda, ninja, compile_all, own_flags):
+        """Objects of the torch operators, with CUDA kernels where there are any, and what they are linked with."""
+        flags = [f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", f'-DCCM_TORCH_VERSION="{torch.version}"', *own_flags]
+        for include in torch.include_dirs:
+            flags += ["-isystem", include]
+        sources = sorted((CSRC / "torch").glob("*.cpp"))
+        # No run path to torch: whoever loads this has imported torch, and its libraries are then found by their name.
+        link = [f"-L{torch.library_dir}", "-ltorch_cpu", "-ltorch"]
+        if not MAC:
+            link = ["-Wl,-z,defs", "-Wl,--no-as-needed", *link]
+        if not cuda:
+            return compile_all([source for source in sources if source.stem != "ops_cuda"], "ops", flags), link
+        include = ["-isystem", str(cuda.include.parent)]
+        objects = compile_all(sources, "ops", [*flags, "-DCCM_WITH_CUDA", *include])
+        for source in sorted((CSRC / "entropy/cuda").glob("*_cuda.cu")):
+            target = folder / source.relative_to(CSRC).with_suffix(".cu.o")
+            ninja.build(target, "nvcc", [source], [*cuda.flags(self.werror), f"-I{CSRC}"], flavour="cuda")
+            objects.append(target)
+        objects += compile_all(sorted((CSRC / "entropy/cuda").glob("*.cpp")), "cuda", include)
+        return objects, [*link, str(cuda.cudart), "-Wl,--exclude-libs,ALL", "-ldl", "-lrt"]
 
 
 setup(

@@ -1,9 +1,10 @@
-"""The build's one question: against which torch? Also the PEP 517 backend that asks it before anything else runs.
+"""The build's one question: against which torch, if any? Also the PEP 517 backend, which asks it before all else.
 
 pip builds in an isolated environment that holds the build requirements and nothing else, so `import torch` fails there
 even though the torch to build against is installed next door. Compiling needs no *running* torch, though, only its
 headers and libtorch_cpu.so: so torch is looked up as a folder, in the environment that asked for the build, and is
-never imported. The operators are on torch's stable ABI, so any torch >= 2.10 found this way will do.
+never imported. The operators are on torch's stable ABI, so any torch >= 2.10 found this way will do. Where there is
+none, the codec without torch is built alone.
 """
 
 import importlib.machinery
@@ -18,8 +19,8 @@ from typing import NamedTuple
 
 MINIMUM = (2, 10)
 HELP = (
-    "ccm_fast is compiled against torch >= 2.10, and there is {what}: run `{python} -m pip install 'torch>=2.10'`,"
-    " then repeat this command (or set CCM_TORCH to the folder of an installed torch package)."
+    "the operators are compiled against torch >= 2.10, and there is {what}: run `{python} -m pip install"
+    " 'torch>=2.10'`, then repeat this command (or set CCM_TORCH to the folder of an installed torch package)."
 )
 
 
@@ -57,9 +58,15 @@ def _candidates():
 
 
 def find_torch():
-    """Returns the Torch to build against, or ends the build with one sentence that says what to do."""
-    old = None
-    for folder in [os.environ.get("CCM_TORCH"), *_candidates()]:
+    """Returns the Torch to build against, or None for a build without; decided by CCM_TORCH.
+
+    Where that insists on one (1, or a folder) and there is none, the build ends with one sentence that says what to do.
+    """
+    wanted, old = os.environ.get("CCM_TORCH") or "auto", None
+    if wanted == "0":
+        return None
+    insists = wanted != "auto"
+    for folder in [*([wanted] if insists and wanted != "1" else []), *_candidates()]:
         if not folder:
             continue
         if (Path(folder) / "version.py").is_file() and Path(folder).name == "torch":
@@ -82,7 +89,11 @@ def find_torch():
         old = old or torch
     # A build front end's own interpreter is gone when the reader sees this: do not name it.
     python = "python" if Path(sys.executable).is_relative_to(tempfile.gettempdir()) else sys.executable
-    sys.exit(HELP.format(what=f"only torch {old.version} here" if old else "none here", python=python))
+    why = HELP.format(what=f"only torch {old.version} here" if old else "none here", python=python)
+    if insists:
+        sys.exit(f"ccm_fast: CCM_TORCH={wanted}, but {why}")
+    print(f"ccm_fast: building without what needs torch: {why}")
+    return None
 
 
 # PEP 517: setuptools' backend, with the question asked first, so that its answer is not buried in a build log.

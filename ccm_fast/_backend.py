@@ -61,7 +61,8 @@ def _remedy() -> str:
 
 def _versions(torch) -> str:
     built = build_info()
-    by = f"built against torch {built['torch']} with Python {built['python']}" if built else "no record of a build"
+    against = f"built against torch {built['torch']}" if built.get("torch") else "built without torch"
+    by = f"{against} with Python {built['python']}" if built else "no record of a build"
     return f"({by}; running torch {torch.__version__}, Python {sys.version.split()[0]})"
 
 

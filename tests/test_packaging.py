@@ -153,14 +153,20 @@ def test_special_instruction_sets_stay_in_their_files():
 
 
 @in_checkout
-def test_build_finds_or_asks_for_torch(monkeypatch, tmp_path):
+def test_build_finds_or_asks_for_torch(monkeypatch, tmp_path, capsys):
     pytest.importorskip("setuptools")
     monkeypatch.syspath_prepend(str(ROOT / "_build_backend"))
     build = importlib.import_module("ccm_build")
     monkeypatch.delenv("CCM_TORCH", raising=False)
     assert build.find_torch().version == torch.__version__
+    monkeypatch.setenv("CCM_TORCH", "0")
+    assert build.find_torch() is None
 
     monkeypatch.setattr(build, "_candidates", lambda: [str(tmp_path)])
+    monkeypatch.delenv("CCM_TORCH")
+    assert build.find_torch() is None
+    assert "building without what needs torch" in capsys.readouterr().out
+    monkeypatch.setenv("CCM_TORCH", "1")
     with pytest.raises(SystemExit, match=r"there is none here: run `.* -m pip install 'torch>=2\.10'`"):
         build.get_requires_for_build_wheel()
 

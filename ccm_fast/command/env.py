@@ -94,7 +94,8 @@ def _build():
     if not info:
         return "no record"
     cuda = f"CUDA {info['cuda']}" if info["cuda"] else "no CUDA"
-    return f"{info['version']} against torch {info['torch']}, {info['compiler']}, {' '.join(info['isa'])}, {cuda}"
+    torch = f"against torch {info['torch']}" if info["torch"] else "without torch"
+    return f"{info['version']} {torch}, {info['compiler']}, {' '.join(info['isa'])}, {cuda}"
 
 
 def _native():
