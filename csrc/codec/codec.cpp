@@ -59,7 +59,7 @@ bool takes_int16(const CodecOptions& options) {
   return !options.float_transforms && transform_kernels().winograd_int16 != nullptr;
 }
 
-Segment segment(const Stream& s) { return {s.data.data, static_cast<int64_t>(s.data.size), s.lanes}; }
+Segment segment(const Stream& s) { return {s.data.data, static_cast<int64_t>(s.data.size), s.code}; }
 
 }  // namespace
 

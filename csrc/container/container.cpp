@@ -4,13 +4,14 @@
 #include <cstring>
 #include <string>
 
+#include "container/packet.h"
 #include "entropy/cpu/rans_cpu.h"
 
 namespace ccm {
 namespace {
 
 constexpr uint8_t kMagic[] = {'C', 'C', 'M'};
-constexpr int kVersion = 1;
+constexpr int kNewestVersion = 2;
 constexpr uint8_t kChunksFollow = 0x80, kVersionBits = 0x0f;
 
 }  // namespace
@@ -24,9 +25,10 @@ Container parse_container(Span file) {
     throw Error(ErrorCode::kTruncated, file.size ? "the data ends before the version" : "the data is empty");
   reader.take(sizeof kMagic, "the magic");
   const uint8_t version = reader.byte("the version");
-  if ((version & ~kChunksFollow) != kVersion)
+  const int number = version & ~kChunksFollow;
+  if (number < 1 || number > kNewestVersion)
     throw Error(ErrorCode::kUnsupported, "version " + std::to_string(version & kVersionBits) +
-                                             " of the format; this release reads version " + std::to_string(kVersion));
+                                             " of the format; this release reads versions 1 and 2");
   Container out;
   out.version = version & kVersionBits;
   uint64_t total = 0;
@@ -47,6 +49,8 @@ Container parse_container(Span file) {
     out.chunks.push_back({kind, data});
   }
   out.packet = reader.take(reader.left(), "the packet");
+  if (out.packet.size && packet_version(out.packet.data[0]) != out.version)
+    throw Error(ErrorCode::kDamaged, "a packet of another version than its file's");
   return out;
 }
 

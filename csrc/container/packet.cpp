@@ -10,7 +10,7 @@
 namespace ccm {
 namespace {
 
-constexpr uint8_t kGrey = 1, kSingle = 2;
+constexpr uint8_t kGrey = 1, kSingle = 2, kOfVersion2 = 4;
 constexpr uint64_t kWordBytes = 2;
 
 std::string pixels(int64_t width, int64_t height) {
@@ -28,7 +28,8 @@ void check_size(int64_t width, int64_t height, int64_t max_pixels) {
 PacketHead read_head(ByteReader& reader, int64_t max_pixels) {
   PacketHead head;
   const uint8_t flags = reader.byte("the packet header");
-  if (flags & ~(kGrey | kSingle)) throw Error(ErrorCode::kUnsupported, "unknown packet flags " + std::to_string(flags));
+  if (flags & ~(kGrey | kSingle | kOfVersion2))
+    throw Error(ErrorCode::kUnsupported, "unknown packet flags " + std::to_string(flags));
   const Span print = reader.take(head.fingerprint.size(), "the packet header");
   std::copy_n(print.data, print.size, head.fingerprint.begin());
   head.width = static_cast<int64_t>(reader.varint("the image's width"));
@@ -40,13 +41,14 @@ PacketHead read_head(ByteReader& reader, int64_t max_pixels) {
                 "quality code " + std::to_string(head.quality_code) + " is above " + std::to_string(kMaxQualityCode));
   head.grey = flags & kGrey;
   head.single = flags & kSingle;
+  head.version = packet_version(flags);
   return head;
 }
 
 // Lane counts of z and of every group, three bits each.
-std::vector<int32_t> read_lanes(ByteReader& reader, bool single, int32_t groups) {
+std::vector<int32_t> read_lanes(ByteReader& reader, const PacketHead& head, int32_t groups) {
   std::vector<int32_t> lanes(static_cast<size_t>(groups) + 1, 1);
-  if (single) return lanes;
+  if (head.single) return lanes;
   const int32_t bits = 3 * (groups + 1);
   const Span packed = reader.take(static_cast<uint64_t>((bits + 7) / 8), "the lane counts");
   const auto bit = [&](int32_t k) { return packed.data[k / 8] >> k % 8 & 1; };
@@ -58,13 +60,15 @@ std::vector<int32_t> read_lanes(ByteReader& reader, bool single, int32_t groups)
   }
   for (int32_t k = bits; k < static_cast<int32_t>(packed.size) * 8; ++k)
     if (bit(k)) throw Error(ErrorCode::kDamaged, "the spare bits of the lane counts are not zero");
-  if (!valid_lanes(1 << most))
+  if (head.version == 1 && !valid_lanes(1 << most))
     throw Error(ErrorCode::kDamaged, "a lane count of 2^" + std::to_string(most) + " is above 32");
   if (!most) throw Error(ErrorCode::kDamaged, "lane counts that should have been left out");
   return lanes;
 }
 
 }  // namespace
+
+int32_t packet_version(uint8_t flags) { return flags & kOfVersion2 ? 2 : 1; }
 
 PacketHead peek_packet(Span packet, int64_t max_pixels) {
   ByteReader reader(packet);
@@ -77,20 +81,24 @@ Packet parse_packet(Span packet, int32_t groups, int64_t max_pixels) {
   ByteReader reader(packet);
   Packet out;
   static_cast<PacketHead&>(out) = read_head(reader, max_pixels);
-  const std::vector<int32_t> lanes = read_lanes(reader, out.single, groups);
+  const std::vector<int32_t> lanes = read_lanes(reader, out, groups);
   const auto states = [&](int32_t k) { return static_cast<uint64_t>(kStateBytes) * lanes[k]; };
+  const auto code = [&](int32_t k) { return lanes[k] + (out.version == 2 ? kVersion2 : 0); };
   std::vector<uint64_t> sizes;
-  for (int32_t k = 0; k < groups; ++k) sizes.push_back(states(k) + kWordBytes * reader.varint("the word counts"));
+  for (int32_t k = 0; k < groups; ++k) {
+    const uint64_t length = reader.varint("the lengths of the streams");  // in version 1 of the words
+    sizes.push_back(out.version == 2 ? length : states(k) + kWordBytes * length);
+  }
   const size_t end = reader.position();
   const uint32_t stored = reader.u32("the checksum");
   for (int32_t k = 0; k < groups; ++k) {
     const std::string what = k ? "the stream of group " + std::to_string(k - 1) : "the stream of z";
-    out.streams.push_back({reader.take(sizes[k], what), lanes[k]});
+    out.streams.push_back({reader.take(sizes[k], what), code(k)});
   }
   const uint64_t rest = reader.left();
-  if (rest < states(groups) || (rest - states(groups)) % kWordBytes)
+  if (out.version == 1 && (rest < states(groups) || (rest - states(groups)) % kWordBytes))
     throw Error(ErrorCode::kTruncated, "the data ends inside the stream of the last group");
-  out.streams.push_back({reader.take(rest, "the stream of the last group"), lanes[groups]});
+  out.streams.push_back({reader.take(rest, "the stream of the last group"), code(groups)});
   uint32_t crc = crc32c(packet.data, end, 0);
   for (const Stream& s : out.streams) crc = crc32c(s.data.data, s.data.size, crc);
   if (crc != stored) throw Error(ErrorCode::kDamaged, "the checksum does not match: the data is damaged or cut off");

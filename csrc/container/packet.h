@@ -22,6 +22,7 @@ struct PacketHead {
   int32_t quality_code = 0;       // quality = 1 + quality_code / 32
   Fingerprint fingerprint{};
   bool grey = false, single = false;  // single: every stream has one lane
+  int32_t version = 1;                // of the streams, 1 or 2
 
   double quality() const { return 1 + quality_code / 32.0; }
   int64_t h() const { return (height + kLatentPixels - 1) / kLatentPixels; }  // rows of y
@@ -33,12 +34,15 @@ struct PacketHead {
 // One rANS stream; a view into the packet.
 struct Stream {
   Span data;
-  int32_t lanes;
+  int32_t code;  // of valid_streams()
 };
 
 struct Packet : PacketHead {
   std::vector<Stream> streams;  // z's, then each group's
 };
+
+// The version that a packet's first byte says, 1 or 2.
+int32_t packet_version(uint8_t flags);
 
 // Size, quality, fingerprint and flags; checks no more than these. max_pixels <= 0: no limit beyond the format's.
 // Throws Error: kTruncated, kDamaged, kUnsupported or kLimit.
