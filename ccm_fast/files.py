@@ -270,10 +270,15 @@ def decode_bytes(
     threads: int | None = None,
     engine: str | None = None,
     max_pixels: int | None = MAX_PIXELS,
+    depth: int = 8,
     timings: dict | None = None,
 ) -> Decoded:
     """Decode the bytes of a .ccm file. Arguments and errors as :func:`decode_file`."""
-    if _is_native(model, engine):
+    if depth not in (8, 16):
+        raise ValueError(f"depth must be 8 or 16 bits, not {depth!r}")
+    if depth == 16 and isinstance(model, Codec):
+        model = model.path  # C++ rounds to 8 bits
+    if depth == 8 and _is_native(model, engine):
         file = Codec.open_file(data, max_pixels)
         codec = codec_for(model, file.fingerprint)
         ((pixels, latents, seconds),) = codec.decode_files([file], threads)
@@ -282,7 +287,7 @@ def decode_bytes(
         return Decoded(Picture(pixels, file.chunks), latents, file.packet, codec.groups)
     container = parse_container(data)
     model = model_for(model, peek(container.packet, max_pixels).fingerprint)
-    options = {"threads": threads, "engine": engine, "max_pixels": max_pixels, "timings": timings}
+    options = {"threads": threads, "engine": engine, "max_pixels": max_pixels, "depth": depth, "timings": timings}
     pixels, latents = _tensor_files().decode_container(container, model, **options)
     return Decoded(Picture(pixels, container.chunks), latents, container.packet, len(model.frozen.plan.groups))
 
@@ -296,6 +301,8 @@ def decode_file(
     threads: int | None = None,
     engine: str | None = None,
     max_pixels: int | None = MAX_PIXELS,
+    depth: int = 8,
+    strip: bool = False,
     timings: dict | None = None,
     **save_options,
 ) -> Image.Image | None:
@@ -311,11 +318,16 @@ def decode_file(
         engine: "cpu", "cuda" or "reference" (slow): the same latents; None: by the model's device. All but a name or a
             weights file on "cpu" needs torch.
         max_pixels: largest image to decode; None: no limit but the format's.
+        depth: bits of a sample, 8 or 16, rounded from the same floats. 16 needs torch; it is written as PNG or PPM, grey
+            also as TIFF or JPEG 2000.
+        strip: leave out EXIF, XMP and IPTC; a picture that EXIF would have turned is turned.
         timings: if given, seconds are added to its keys ``z``, ``h_s``, ``entropy``, ``g_s``, ``write``.
-        save_options: passed on to Pillow's ``save``, such as ``quality=90`` for JPEG.
+        save_options: passed on to Pillow's ``save``, such as ``quality=90``. Without it JPEG and WebP are written at 95
+            (JPEG with 4:4:4) and AVIF at 90, so that little is lost for the second time.
 
     Returns:
-        The image (mode L, LA, RGB or RGBA; 8 bits a channel) if dst is None. EXIF and ICC profile are in its ``info``.
+        The image (mode L, LA, RGB or RGBA; 8 bits a channel; with ``depth=16`` I;16 of grey pictures) if dst is None.
+        EXIF, ICC profile and XMP are in its ``info``.
 
     Raises:
         BitstreamError: one of its subclasses says what is wrong with the file.
@@ -331,9 +343,12 @@ def decode_file(
         is_path = isinstance(dst, (str, os.PathLike)) and Path(dst).suffix
         file_format = output_format(Path(dst).suffix) if is_path else "PNG"
     data = read_bytes(src, max_pixels)
-    decoded = decode_bytes(data, model, threads=threads, engine=engine, max_pixels=max_pixels, timings=timings)
+    options = {"threads": threads, "engine": engine, "max_pixels": max_pixels, "depth": depth, "timings": timings}
+    picture = decode_bytes(data, model, **options).picture
+    if strip:
+        picture = strip_metadata(picture)
     if dst is None:
-        return to_pillow(decoded.picture)
+        return to_pillow(picture)
     with stage(timings, "write"):
-        save_picture(decoded.picture, dst, file_format, **save_options)
+        save_picture(picture, dst, file_format, **save_options)
     return None

@@ -77,28 +77,31 @@ def decode_container(
     threads: int | None,
     engine: str | None,
     max_pixels: int | None,
+    depth: int,
     timings: dict | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels, uint8 [H, W, 3] or [H, W], and y_hat, int16 [h, w, M]. Errors as :func:`ccm_fast.decode_file`."""
+    """Pixels, uint8 or uint16 (by depth) [H, W, 3] or [H, W], and y_hat, int16 [h, w, M]. Errors as :func:`ccm_fast.decode_file`."""
     frozen = frozen_of(model)
     packet = parse_file(container.packet, len(frozen.plan.groups), max_pixels)
     device = next(model.parameters()).device
     decoded = decode_packets(frozen, [packet], threads=threads, engine=engine, device=device, timings=timings)
     decoded.check()
-    return _pixels(model, decoded, packet, threads, timings), decoded.y_hat[0].cpu().numpy()
+    return _pixels(model, decoded, packet, depth, threads, timings), decoded.y_hat[0].cpu().numpy()
 
 
 def _pixels(
     model: CrossChannelContextModel,
     decoded: DecodedLatents,
     packet: Packet,
+    depth: int,
     threads: int | None,
     timings: dict | None,
 ) -> np.ndarray:
-    """uint8 [H, W] or [H, W, 3]."""
-    out = np.empty((packet.height, packet.width) + (() if packet.grey else (3,)), np.uint8)
+    """uint8 or uint16 [H, W] or [H, W, 3]."""
+    kind, rounded = (np.uint8, torch.uint8) if depth == 8 else (np.uint16, torch.int32)
+    out = np.empty((packet.height, packet.width) + (() if packet.grey else (3,)), kind)
     with torch.inference_mode(), torch_threads(threads), stage(timings, "g_s"):
         for rows, columns, pixels in render(model, decoded.reconstruct(model), [packet]):
-            levels = pixels[0].float().mul_(255).round_().to("cpu", torch.uint8)
+            levels = pixels[0].float().mul_(np.iinfo(kind).max).round_().to("cpu", rounded)
             out[rows, columns] = levels[0].numpy() if packet.grey else levels.permute(1, 2, 0).numpy()
     return out

@@ -9,7 +9,7 @@ import pytest
 import tiny
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
-from ccm_fast import encode_file, errors, images
+from ccm_fast import decode_file, encode_file, errors, files, images
 from ccm_fast.images import alpha, colour, icc
 from ccm_fast.stream.container import ALPHA, ICC
 
@@ -269,3 +269,52 @@ def test_lossy_formats_lose_little_by_default(file_format, least):
         return 20 * np.log10(255 / np.sqrt(np.square(np.asarray(Image.open(out)) - image.astype(float)).mean()))
 
     assert error() > max(least, error(quality=75) + 2)
+
+
+@pytest.mark.parametrize("grey, transparent", [(False, False), (False, True), (True, False), (True, True)])
+@pytest.mark.parametrize("suffix", ["png", "ppm"])
+def test_sixteen_bits_are_decoded(tmp_path, grey, transparent, suffix):
+    planes = tiny.photo(70, 50).mean(-1).astype(np.uint8) if grey else tiny.photo(70, 50)
+    source = Image.fromarray(planes)
+    if transparent:
+        source.putalpha(Image.linear_gradient("L").resize((50, 70)))
+    source.info["exif"] = b"Exif\0\0" + struct.pack("<2sHIHHHII", b"II", 42, 8, 1, 0x112, 3, 1, 6) + bytes(4)
+    encode_file(source, out := io.BytesIO(), 6, tiny.model())
+    target = tmp_path / f"x.{suffix}"
+    if suffix == "ppm" and transparent:
+        with pytest.raises(errors.ImageError, match="transparency"):
+            decode_file(io.BytesIO(out.getvalue()), target, tiny.model(), depth=16)
+        return
+    decode_file(io.BytesIO(out.getvalue()), target, tiny.model(), depth=16)
+    coarse = files.decode_bytes(out.getvalue(), tiny.model()).picture
+    exact = files.decode_bytes(out.getvalue(), tiny.model(), depth=16).picture
+    assert exact.pixels.dtype == np.uint16 and len(np.unique(exact.pixels)) > 300
+    assert (abs(exact.pixels / 257 - coarse.pixels) <= 0.5).all()
+    if suffix == "ppm":  # which has no EXIF
+        exact = images.Picture(exact.pixels[::-1].swapaxes(0, 1), {})
+        data = target.read_bytes()
+        shape = exact.pixels.shape
+        assert data.split(b"\n")[:3] == [b"P5" if grey else b"P6", b"%d %d" % (shape[1], shape[0]), b"65535"]
+        assert (np.frombuffer(data[-2 * exact.pixels.size :], ">u2").reshape(shape) == exact.pixels).all()
+        return
+    back = images.open_picture(target, None)
+    visible = alpha_of(back) > 0 if transparent else slice(None)
+    assert (back.pixels[visible] == exact.pixels[visible]).all() and back.chunks["X"] == exact.chunks["X"]
+    if transparent:
+        assert (alpha_of(back) == alpha_of(exact)).all()
+    Image.open(target).verify()
+
+
+def test_sixteen_bits_where_there_are_eight(tmp_path):
+    encode_file(Image.fromarray(PIXELS), out := io.BytesIO(), 6, tiny.model())
+    for name in ("x.jpg", "x.tif", None):
+        with pytest.raises(errors.ImageError, match="16 bits"):
+            target = tmp_path / name if name else None
+            decode_file(io.BytesIO(out.getvalue()), target, tiny.model(), depth=16)
+    with pytest.raises(ValueError, match="depth"):
+        decode_file(io.BytesIO(out.getvalue()), model=tiny.model(), depth=12)
+    deep = images.Picture(GREY.astype(np.uint16) * 257)
+    images.save_picture(deep, again := io.BytesIO(), "TIFF")
+    assert (images.open_picture(again, None).pixels == deep.pixels).all()
+    with pytest.raises(errors.ImageError, match="16-bit grey"):
+        images.save_picture(deep, io.BytesIO(), "WEBP")

@@ -15,6 +15,7 @@ from ..stream.container import ALPHA, EXIF, ICC, IPTC, XMP
 from . import exif as exif_blocks
 from .alpha import decode_alpha
 from .colour import to_srgb
+from .deep import is_deep, save_deep
 from .exif import HEADER, PICTURE_TAGS
 from .formats import registered
 from .icc import colour_space
@@ -82,6 +83,11 @@ def save_picture(picture: Picture, target: str | os.PathLike | BinaryIO, file_fo
     if ALPHA in picture.chunks and name in _OPAQUE:
         raise ImageError(f"{name} holds no transparency, and the image has an alpha channel: choose PNG or WebP")
     picture = _fitted(picture, name)
+    if is_deep(picture, name):
+        if ICC in picture.chunks and name not in _HOLDS:
+            note(f"{name} holds no ICC profile, and 16 bits are not converted: left out")
+        save_deep(picture, target, name, {**_options(picture, name), **options})
+        return
     image = _with_colour(to_pillow(picture), picture, name)
     ours = _options(picture, name)
     if "quality" not in options:
