@@ -28,6 +28,7 @@ from .images import (
 )
 from .native import Codec
 from .precision import transform_precision
+from .psnr import psnr
 from .reading import read_bytes
 from .shipped import shipped_fingerprints
 from .stream.container import parse_container
@@ -135,21 +136,21 @@ def encode_picture(
 ) -> bytes:
     """The bytes of a .ccm file. Arguments and errors as :func:`encode_file`."""
     tensor_files = _tensor_files()
-    from .effort.targets import Target, picture_psnr
+    from .effort.targets import Target
 
     code = quality_code(quality)
     model = model_for(model)
     options = {"lanes": lanes, "threads": threads, "engine": engine, "timings": timings}
     encode = tensor_files.encoder(picture, model, effort=effort, progress=progress, **options)
 
-    def psnr(data: bytes) -> float:
+    def quality_of(data: bytes) -> float:
         decoded = decode_bytes(data, model, threads=threads, engine=engine, max_pixels=None)
-        return picture_psnr(picture.pixels, decoded.picture.pixels)
+        return psnr(picture.pixels, decoded.picture.pixels)
 
     if target_size is target_bpp is target_psnr is None:
         return encode(code)
     H, W = picture.size
-    return Target(target_size, target_bpp, target_psnr).find(encode, psnr, H * W, code)
+    return Target(target_size, target_bpp, target_psnr).find(encode, quality_of, H * W, code)
 
 
 def encode_file(
@@ -318,8 +319,8 @@ def decode_file(
         engine: "cpu", "cuda" or "reference" (slow): the same latents; None: by the model's device. All but a name or a
             weights file on "cpu" needs torch.
         max_pixels: largest image to decode; None: no limit but the format's.
-        depth: bits of a sample, 8 or 16, rounded from the same floats. 16 needs torch; it is written as PNG or PPM, grey
-            also as TIFF or JPEG 2000.
+        depth: bits of a sample, 8 or 16, rounded from the same floats. 16 needs torch, and is written as PNG or PPM;
+            grey also as TIFF or JPEG 2000.
         strip: leave out EXIF, XMP and IPTC; a picture that EXIF would have turned is turned.
         timings: if given, seconds are added to its keys ``z``, ``h_s``, ``entropy``, ``g_s``, ``write``.
         save_options: passed on to Pillow's ``save``, such as ``quality=90``. Without it JPEG and WebP are written at 95

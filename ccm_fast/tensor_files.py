@@ -80,7 +80,10 @@ def decode_container(
     depth: int,
     timings: dict | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels, uint8 or uint16 (by depth) [H, W, 3] or [H, W], and y_hat, int16 [h, w, M]. Errors as :func:`ccm_fast.decode_file`."""
+    """Pixels, uint8 or uint16 (by depth) [H, W, 3] or [H, W], and y_hat, int16 [h, w, M].
+
+    Errors as :func:`ccm_fast.decode_file`.
+    """
     frozen = frozen_of(model)
     packet = parse_file(container.packet, len(frozen.plan.groups), max_pixels)
     device = next(model.parameters()).device

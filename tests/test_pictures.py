@@ -12,6 +12,7 @@ from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 from ccm_fast import decode_file, encode_file, errors, files, images
 from ccm_fast.images import alpha, colour, icc
 from ccm_fast.stream.container import ALPHA, ICC
+from ccm_fast.suffixes import IMAGE_SUFFIXES
 
 PIXELS = tiny.photo(24, 40)
 GREY = PIXELS[..., 0]
@@ -318,3 +319,9 @@ def test_sixteen_bits_where_there_are_eight(tmp_path):
     assert (images.open_picture(again, None).pixels == deep.pixels).all()
     with pytest.raises(errors.ImageError, match="16-bit grey"):
         images.save_picture(deep, io.BytesIO(), "WEBP")
+
+
+def test_suffixes_are_those_of_formats_that_are_read():
+    Image.init()
+    known = Image.registered_extensions()
+    assert {known[suffix] for suffix in IMAGE_SUFFIXES} <= set(images.READ_FORMATS)

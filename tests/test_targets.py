@@ -8,9 +8,10 @@ import pytest
 import tiny
 from PIL import Image
 
-from ccm_fast import TargetError, decode_file, encode_file, files
+from ccm_fast import TargetError, decode_file, encode_file, tensor_files
 from ccm_fast.command.main import main
-from ccm_fast.effort.targets import LAST_CODE, Target, find_code, picture_psnr
+from ccm_fast.effort.targets import LAST_CODE, Target, find_code
+from ccm_fast.psnr import psnr as picture_psnr
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +35,8 @@ def encoded(image, **options):
 def test_sizes(image, share, monkeypatch):
     plain, _ = encoded(image)
     encodings = []
-    inner = files.encode_packets
-    monkeypatch.setattr(files, "encode_packets", lambda *a, **k: encodings.append(a[3]) or inner(*a, **k))
+    inner = tensor_files.encode_packets
+    monkeypatch.setattr(tensor_files, "encode_packets", lambda *a, **k: encodings.append(a[3]) or inner(*a, **k))
     wanted = int(share * len(plain))
     data, report = encoded(image, target_size=wanted)
     assert 0.98 * wanted <= len(data) <= wanted

@@ -36,14 +36,6 @@ def find_photograph() -> Path:
     raise FileNotFoundError("no photograph found: name one, or `pip install scikit-image`, which carries some")
 
 
-def psnr(a, b) -> float:
-    """In dB, of two uint8 arrays."""
-    import numpy as np
-
-    mse = np.square(a.astype(np.float64) - b).mean()
-    return float("inf") if mse == 0 else float(10 * np.log10(255**2 / mse))
-
-
 def jpeg_of_size(image, size: int) -> bytes:
     """The JPEG of the highest quality setting that is no larger than ``size`` bytes; of the lowest if none is."""
     low, high, best = 1, 95, b""
@@ -93,6 +85,7 @@ def show(image_path: Path, quality: float, model: str | None, folder: Path) -> i
     from PIL import Image
 
     from ccm_fast.files import decode_bytes, encode_file, model_for
+    from ccm_fast.psnr import psnr
 
     folder.mkdir(parents=True, exist_ok=True)
     with Image.open(image_path) as opened:

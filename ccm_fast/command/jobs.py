@@ -8,14 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ccm_fast.suffixes import IMAGE_SUFFIXES
+
 from .messages import UsageError, reason, shown
 
 __all__ = ["IMAGE_SUFFIXES", "Job", "Plan", "plan_jobs"]
 
-IMAGE_SUFFIXES = frozenset(
-    (".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx", ".pbm", ".pgm", ".png", ".pnm")
-    + (".ppm", ".tga", ".tif", ".tiff", ".webp")
-)
 # Files whose names are said where a folder job leaves them out; of more, how many of which kind.
 _NAMED = 5
 _ENDINGS = IMAGE_SUFFIXES | {".ccm"}

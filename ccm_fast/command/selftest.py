@@ -68,6 +68,7 @@ def _checks_of(name: str, model) -> Iterator[dict]:
     from ccm_fast.errors import BitstreamError
     from ccm_fast.files import decode_bytes, encode_picture
     from ccm_fast.images import Picture
+    from ccm_fast.psnr import psnr
 
     pixels = _picture(70, 100)
     state = {}
@@ -79,8 +80,7 @@ def _checks_of(name: str, model) -> Iterator[dict]:
     def decode() -> str:
         decoded = decode_bytes(state["file"], model)
         state["latents"], state["packet"] = torch.from_numpy(decoded.latents)[None], decoded.packet
-        mse = float(np.square(decoded.picture.pixels.astype(float) - pixels).mean())
-        return f"PSNR {10 * np.log10(255**2 / max(mse, 1e-9)):.2f} dB"
+        return f"PSNR {psnr(decoded.picture.pixels, pixels):.2f} dB"
 
     def same(latents) -> None:
         if not torch.equal(latents, state["latents"]):

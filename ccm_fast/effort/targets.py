@@ -9,11 +9,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from ..errors import TargetError
 
-__all__ = ["LAST_CODE", "Target", "find_code", "picture_psnr"]
+__all__ = ["LAST_CODE", "Target", "find_code"]
 
 #: Quality codes are 0 (quality 1) to this one (quality 8), in steps of 1/32.
 LAST_CODE = 224
@@ -120,10 +118,3 @@ def find_code(
         else:
             code = round(low[0] + (aim - low[1]) / (high[1] - low[1]) * (high[0] - low[0]))
         code = min(max(code, low[0] + 1), high[0] - 1)
-
-
-def picture_psnr(pixels: np.ndarray, decoded: np.ndarray) -> float:
-    """PSNR in dB of decoded 8-bit pixels against an image's own, over all colours; 16-bit ones count in 8-bit steps."""
-    own = pixels.astype(np.float32) * (255 / np.iinfo(pixels.dtype).max)
-    error = np.square(own - decoded.astype(np.float32)).mean(dtype=np.float64)
-    return 10 * math.log10(255**2 / max(error, 1e-9))

@@ -11,6 +11,7 @@ from ..atomic import atomic_write
 from ..command.env import collect
 from ..command.messages import interactive
 from ..command.options import Renamed, effort, quality, threads, within
+from ..suffixes import IMAGE_SUFFIXES
 from . import plots, report
 from .codecs import CODECS, Codec, CodecMissingError
 from .crops import side_by_side
@@ -19,8 +20,6 @@ from .measure import Cache, Source, codec_of, run, sources
 from .tables import bd_table, checks, deltas, plain
 
 __all__ = ["main", "write_result"]
-
-IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import CcmFastError, ImageError
+from ..images.formats import readable
 from . import codecs
 from .codecs import Codec, CodecError
 from .metrics import ms_ssim, psnr
@@ -57,7 +58,7 @@ def load_pixels(path: str | Path) -> np.ndarray:
         ImageError: not a picture that Pillow reads.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=readable()) as image:
             return np.asarray(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError) as error:
         raise ImageError(f"{path}: cannot be read: {error}") from error

@@ -7,19 +7,13 @@ WebP.)
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
+
+from ..psnr import psnr
 
 __all__ = ["MS_SSIM_MIN_SIDE", "ms_ssim", "psnr"]
 
 MS_SSIM_MIN_SIDE = 161  # five scales of an 11-wide window: (11 - 1) * 2^4 + 1
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """In dB, of two uint8 arrays of one shape; one error over all three channels. Infinite for equal arrays."""
-    mse = float(np.square(a.astype(np.float64) - b).mean())
-    return math.inf if mse == 0 else 10 * math.log10(255**2 / mse)
 
 
 def ms_ssim(a: np.ndarray, b: np.ndarray) -> float | None:

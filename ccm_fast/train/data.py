@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import ImageError
+from ..images.formats import readable
+from ..suffixes import IMAGE_SUFFIXES
 
 __all__ = ["CropDataset", "ImageFiles", "Window", "load_images"]
-
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"}
 
 
 class ImageFiles(Sequence):
@@ -58,10 +58,10 @@ class ImageFiles(Sequence):
             file.seek(offset)
             data = io.BytesIO(file.read(size))
         try:
-            return Image.open(data)
+            return Image.open(data, formats=readable())
         except UnidentifiedImageError:
             where = f" (at byte {offset})" if offset else ""
-            raise ImageError(f"{name}{where}: not an image that Pillow can read") from None
+            raise ImageError(f"{name}{where}: not an image of a format that is read here") from None
 
     def __len__(self) -> int:
         return len(self.places)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from tqdm import tqdm
 
 from ..atomic import atomic_write
 from ..models import CCMConfig, CrossChannelContextModel
+from ..psnr import psnr
 from .checkpoint import averages
 from .data import load_images
 
@@ -64,17 +64,17 @@ def evaluate(
     result = []
     bar = tqdm(total=len(qualities) * len(images), unit="image", disable=not progress)
     for quality in qualities:
-        bpp, psnr = [], []
+        bpp, quality_db = [], []
         for image in images:
             x = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
             out = compress(model, x, quality)
             x_hat = decompress(model, **out)["x_hat"]
-            restored = (x_hat[0].permute(1, 2, 0).numpy() * 255).round()
+            restored = (x_hat[0].permute(1, 2, 0).numpy() * 255).round().clip(0, 255).astype(np.uint8)
             size = 4 + sum(len(s) for part in out["strings"] for s in part)  # 4: the container's magic and version
             bpp.append(8 * size / (image.shape[0] * image.shape[1]))
-            psnr.append(10 * math.log10(255**2 / max(np.square(restored - image.astype(np.float64)).mean(), 1e-9)))
+            quality_db.append(psnr(restored, image))
             bar.update()
-        result.append({"quality": quality, "bpp": float(np.mean(bpp)), "psnr": float(np.mean(psnr))})
+        result.append({"quality": quality, "bpp": float(np.mean(bpp)), "psnr": float(np.mean(quality_db))})
     bar.close()
     return result
 
