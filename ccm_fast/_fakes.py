@@ -59,6 +59,14 @@ def _encode_y_residual(packed: Tensor, psi: Tensor, y: Tensor, lanes: int, threa
     return *_encode_y(packed, psi, y, lanes, threads), torch.empty_like(y, dtype=torch.int16)
 
 
+def _settle_y(packed: Tensor, psi: Tensor, y_hat: Tensor, threads: int):
+    return torch.empty_like(y_hat), torch.empty_like(y_hat), torch.empty_like(y_hat)
+
+
+def _encode_settled(packed: Tensor, psi: Tensor, y_hat: Tensor, lanes: int, threads: int):
+    return *_encode_y(packed, psi, y_hat, lanes, threads), torch.empty_like(y_hat)
+
+
 def _parameters(packed: Tensor, psi: Tensor, y_hat: Tensor, threads: int):
     return torch.empty_like(y_hat), torch.empty_like(y_hat)
 
@@ -104,6 +112,8 @@ def register() -> None:
         "encode_z": _encode_z,
         "encode_y": _encode_y,
         "encode_y_residual": _encode_y_residual,
+        "settle_y": _settle_y,
+        "encode_settled": _encode_settled,
         "parameters": _parameters,
         "int8_product": _int8_product,
         "huge_pages": _nothing,

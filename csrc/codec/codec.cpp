@@ -93,7 +93,10 @@ Packet Codec::parse(Span packet, int64_t max_pixels) const {
   if (head.fingerprint != fingerprint_)
     throw Error(ErrorCode::kWrongModel, "the stream was written with the model " + hex(head.fingerprint) +
                                             "; this one is " + hex(fingerprint_));
-  return parse_packet(packet, entropy_model().groups, max_pixels);
+  Packet parsed = parse_packet(packet, entropy_model().groups, max_pixels);
+  if (parsed.version < entropy_model().least_version())
+    throw Error(ErrorCode::kDamaged, "streams of version 1 cannot be of this model");
+  return parsed;
 }
 
 void Codec::decode(const Packet& packet, const PixelSink& sink, int threads, const DecodeExtras& extras) const {

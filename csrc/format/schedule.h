@@ -19,6 +19,12 @@ struct Schedule {
   }
 };
 
+CCM_HD bool same(const Schedule& a, const Schedule& b) {
+  bool equal = a.row_step == b.row_step && a.col_step == b.col_step && a.ph == b.ph && a.pw == b.pw;
+  for (int32_t i = 0; equal && i < a.ph * a.pw; ++i) equal = a.pattern[i] == b.pattern[i];
+  return equal;
+}
+
 // Whether a position of residue class (a, b) = (i mod ph, j mod pw) may read its neighbour at offset (di, dj).
 CCM_HD bool tap_available(const Schedule& s, int32_t a, int32_t b, int32_t di, int32_t dj) {
   int32_t na = ((a + di) % s.ph + s.ph) % s.ph, nb = ((b + dj) % s.pw + s.pw) % s.pw;

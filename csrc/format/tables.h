@@ -55,6 +55,9 @@ struct Rows {
   int32_t count;
 };
 
+// What a plan says of a channel of z that is coded, in place of its value.
+constexpr int32_t kCodedChannel = -32768;
+
 // How a scale index chooses its row.
 struct ScaleRow {
   int32_t first_row;

@@ -30,6 +30,8 @@ struct ConvDesc {
 struct GroupDesc {
   int32_t channels, first_channel;  // in y
   int32_t plane_channel;            // first channel in the padded context plane
+  Schedule schedule;
+  int32_t uniform_taps;  // every tap is available at every position: the encoder needs no steps
   int32_t taps, base_width, base_pad;
   int32_t tap_di[kMaxTaps], tap_dj[kMaxTaps];
   int64_t weights, base_init, mult, shift;  // spatial context; base_init: what every base starts from
@@ -56,14 +58,21 @@ struct PackedModel {
   int32_t residual;        // y_hat in 1/16: 16 * symbol + mean code; otherwise whole numbers
   int32_t scaled_context;  // contexts see clamp(requantize(y_hat)) by channel of the padded context plane
   int64_t context_mult, context_shift;
-  Schedule schedule;
-  int32_t uniform_taps;  // every tap is available at every position: the encoder needs no steps
+  Schedule schedule;             // of the first group, and of all where own_schedules is 0
+  int32_t own_schedules;         // groups have schedules of their own
+  int32_t uniform_taps;          // every group's are
+  int32_t skip_rows;             // symbols of y with smaller rows are not coded; 0: all are
+  int32_t z_coded;               // channels of z that are coded
+  int64_t z_channels, z_values;  // uint16: their numbers; int16 [hyper_channels]: what the others are
   int32_t hs_layers;
   ConvDesc hs[kMaxLayers];
   ScaleRow scale_rows[kNumScales];
   int64_t scale_table;
   PackedRows y_rows, z_rows;
   GroupDesc group[kMaxGroups];
+
+  // Of streams.
+  int32_t least_version() const { return skip_rows || z_coded < hyper_channels || own_schedules ? 2 : 1; }
 
   template <class T>
   const T* at(int64_t offset) const {

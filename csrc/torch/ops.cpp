@@ -65,6 +65,19 @@ void check_values(const Tensor& t, const std::string& name) {
     if (v[i] == -32768) check(false, name + " holds -32768, which the format cannot code");
 }
 
+// Channels of z that are not coded have to have their values.
+void check_fixed_channels(const PackedModel& m, const Tensor& z_hat) {
+  if (m.z_coded == m.hyper_channels) return;
+  std::vector<uint8_t> coded(m.hyper_channels);
+  const uint16_t* channels = m.at<uint16_t>(m.z_channels);
+  for (int32_t c = 0; c < m.z_coded; ++c) coded[channels[c]] = 1;
+  const int16_t *values = m.at<int16_t>(m.z_values), *z = data<int16_t>(z_hat);
+  for (int64_t i = 0, n = z_hat.numel(); i < n; i += m.hyper_channels)
+    for (int32_t c = 0; c < m.hyper_channels; ++c)
+      if (!coded[c] && z[i + c] != values[c])
+        check(false, "channel " + std::to_string(c) + " of z_hat is not coded, and has another value");
+}
+
 Tensor pack_plan(Tensor plan, std::string isa) {
   check_tensor(plan, ScalarType::Byte, {-1}, "plan");
   const ccm::Kernels* kernels = ccm::kernels_by_name(isa.c_str());
@@ -148,6 +161,7 @@ std::tuple<Tensor, Tensor> encode_z(Tensor packed, Tensor z_hat, int64_t lanes, 
   check_values(z_hat, "z_hat");
   const int64_t batch = z_hat.size(0), hz = z_hat.size(1), wz = z_hat.size(2);
   check_plane(hz, wz, m.hyper_channels);
+  check_fixed_channels(m, z_hat);
   std::vector<ccm::EncodedStream> streams(batch);
   ccm::parallel_for(thread_count(threads), batch, [&](int64_t b) {
     streams[b] = ccm::encode_z(m, data<int16_t>(z_hat) + b * hz * wz * m.hyper_channels, static_cast<int32_t>(hz),
@@ -164,11 +178,50 @@ int64_t check_known(const PackedModel& m, const Tensor& psi, const Tensor& y_hat
   return psi.size(0);
 }
 
+// y_hat as a decoder will have it, where the model skips symbols; its parameters or streams, as they are wanted.
+std::tuple<Tensor, Tensor, Tensor, std::vector<ccm::EncodedStream>> settled(const Tensor& packed, const Tensor& psi,
+                                                                            const Tensor& y_hat, int64_t lanes,
+                                                                            int64_t threads, bool encode) {
+  const PackedModel& m = model(packed);
+  const int64_t batch = check_known(m, psi, y_hat), h = psi.size(1), w = psi.size(2);
+  check(!m.residual, "residual models have no symbols to settle");
+  check_values(y_hat, "y_hat");
+  const std::vector<int64_t> shape = {encode ? 0 : batch, h, w, m.latent_channels};
+  Tensor out = torch::stable::new_empty(packed, {batch, h, w, m.latent_channels}, ScalarType::Short);
+  Tensor offset = torch::stable::new_empty(packed, shape, ScalarType::Short);
+  Tensor row = torch::stable::new_empty(packed, shape, ScalarType::Short);
+  std::vector<ccm::EncodedStream> streams(encode ? batch * m.groups : 0);
+  std::vector<ccm::SettleJob> jobs;
+  for (int64_t b = 0; b < batch; ++b) {
+    const int64_t at = b * h * w * m.latent_channels;
+    jobs.push_back({data<uint8_t>(psi) + b * h * w * m.psi_channels, data<int16_t>(y_hat) + at, data<int16_t>(out) + at,
+                    encode ? &streams[b * m.groups] : nullptr, encode ? nullptr : data<uint16_t>(row) + at,
+                    encode ? nullptr : data<int16_t>(offset) + at});
+  }
+  ccm::settle_y(m, static_cast<int32_t>(h), static_cast<int32_t>(w), static_cast<int32_t>(lanes), thread_count(threads),
+                jobs);
+  return {out, offset, row, std::move(streams)};
+}
+
+std::tuple<Tensor, Tensor, Tensor> settle_y(Tensor packed, Tensor psi, Tensor y_hat, int64_t threads) {
+  auto [out, offset, row, none] = settled(packed, psi, y_hat, 0, threads, false);
+  return {out, offset, row};
+}
+
+std::tuple<Tensor, Tensor, Tensor> encode_settled(Tensor packed, Tensor psi, Tensor y_hat, int64_t lanes,
+                                                  int64_t threads) {
+  check_lanes(lanes, true);
+  auto [out, offset, row, streams] = settled(packed, psi, y_hat, lanes, threads, true);
+  auto [bytes, segments] = write_segments(packed, streams, {psi.size(0), model(packed).groups, 3});
+  return {bytes, segments, out};
+}
+
 std::tuple<Tensor, Tensor> encode_y(Tensor packed, Tensor psi, Tensor y_hat, int64_t lanes, int64_t threads) {
   const PackedModel& m = model(packed);
   check_lanes(lanes, true);
   const int64_t batch = check_known(m, psi, y_hat), h = psi.size(1), w = psi.size(2);
   check(!m.residual, "this model codes residuals: use encode_y_residual");
+  check(!m.skip_rows, "this model skips symbols: use encode_settled");
   check_values(y_hat, "y_hat");
   std::vector<ccm::EncodedStream> streams;
   for (int64_t b = 0; b < batch; ++b) {
@@ -281,6 +334,10 @@ STABLE_TORCH_LIBRARY(ccm_fast, m) {
       "encode_y_residual(Tensor packed, Tensor psi, Tensor y, int lanes, int threads) -> (Tensor data, Tensor "
       "segments, "
       "Tensor y_hat)");
+  m.def("settle_y(Tensor packed, Tensor psi, Tensor y_hat, int threads) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "encode_settled(Tensor packed, Tensor psi, Tensor y_hat, int lanes, int threads) -> (Tensor data, Tensor "
+      "segments, Tensor y_hat)");
   m.def("parameters(Tensor packed, Tensor psi, Tensor y_hat, int threads) -> (Tensor, Tensor)");
   m.def("int8_product(Tensor x, Tensor w, str isa, int repeats) -> Tensor");
 }
@@ -294,6 +351,8 @@ STABLE_TORCH_LIBRARY_IMPL(ccm_fast, CPU, m) {
   m.impl("encode_z", TORCH_BOX(&encode_z));
   m.impl("encode_y", TORCH_BOX(&encode_y));
   m.impl("encode_y_residual", TORCH_BOX(&encode_y_residual));
+  m.impl("settle_y", TORCH_BOX(&settle_y));
+  m.impl("encode_settled", TORCH_BOX(&encode_settled));
   m.impl("parameters", TORCH_BOX(&parameters));
   m.impl("int8_product", TORCH_BOX(&int8_product));
 }

@@ -1,4 +1,5 @@
-// The decoder of a batch of images, and the encoder of residual models, which takes the same steps in the same order.
+// The decoder of a batch of images, and the encoder of residual models and of those that skip symbols, which takes the
+// same steps in the same order.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -40,9 +41,15 @@ struct Buffers {
   StepScratch scratch;
   std::vector<uint16_t> rows;
   std::vector<int16_t> offsets, symbols, zeros;  // offsets: mean codes in residual models
+  // Of those symbols of the step that are coded: where they are, and the same as above.
+  std::vector<int32_t> places;
+  std::vector<uint16_t> coded_rows;
+  std::vector<int16_t> coded_offsets, coded_symbols;
 
-  void fit(size_t n) {
+  void fit(size_t n, bool skips) {
     if (rows.size() < n) rows.resize(n), offsets.resize(n), symbols.resize(n), zeros.resize(n);
+    if (skips && places.size() < n)
+      places.resize(n), coded_rows.resize(n), coded_offsets.resize(n), coded_symbols.resize(n);
   }
 };
 
@@ -54,18 +61,19 @@ int64_t step_products(const GroupDesc& d) {
   return n + int64_t{d.head.cin_pad} * d.head.n_pad;
 }
 
-// An image to be decoded, or to be encoded with a residual model: the same steps in the same order.
+// An image to be decoded or to be encoded: the same steps in the same order.
 struct Job {
   const uint8_t* psi;
   int16_t* y;
   const Segment* streams;  // of a decoder
   Status* status;
-  const int32_t* latents;  // of an encoder
-  EncodedStream* encoded;
-  uint16_t* rows = nullptr;  // of a decoder, if wanted
+  const int32_t* latents;    // of an encoder of residuals
+  EncodedStream* encoded;    // of an encoder, if wanted
+  uint16_t* rows = nullptr;  // if wanted
   int16_t* offsets = nullptr;
   float* values = nullptr;
   const float* shifts = nullptr;
+  const int16_t* known = nullptr;  // of any other encoder
 };
 
 // One image under way.
@@ -76,13 +84,15 @@ struct Image {
       groups.emplace_back(m, k, g, h, w);
       if (j.streams) streams.emplace_back(j.streams[g].data, static_cast<size_t>(j.streams[g].size), j.streams[g].code);
     }
-    symbols.resize(j.latents ? m.groups : 0);
+    symbols.resize(j.streams ? 0 : m.groups);
+    coded.resize(symbols.size());
   }
   const Job job;
   Plane context;
   std::vector<Group> groups;
   std::vector<StreamDecoder> streams;       // of a decoder
   std::vector<std::vector<Coded>> symbols;  // of an encoder, in coding order
+  std::vector<std::vector<int32_t>> coded;  // of an encoder, how many of them each step has
   std::vector<int32_t> steps_done;
   std::vector<uint8_t> busy;  // a thread is running steps of the group
   int32_t running = 0;        // tasks under way
@@ -106,12 +116,14 @@ class BatchCoder {
         w_(w),
         code_(code),
         threads_(threads),
-        order_(m.schedule, h, w),
+        orders_(step_orders(m, h, w)),
         jobs_(std::move(jobs)),
         shares_(threads > 1 ? static_cast<size_t>(threads) : 0) {
-    int32_t longest = 0;
-    for (int32_t s = 0; s < order_.steps(); ++s) longest = std::max(longest, order_.positions(s));
-    for (int32_t g = 0; g < m.groups; ++g) sharing_ |= threads > 1 && worth_sharing(g, longest);
+    for (int32_t g = 0; g < m.groups; ++g) {
+      int32_t longest = 0;
+      for (int32_t s = 0; s < orders_[g]->steps(); ++s) longest = std::max(longest, orders_[g]->positions(s));
+      sharing_ |= threads > 1 && worth_sharing(g, longest);
+    }
   }
 
   void run() {
@@ -130,7 +142,7 @@ class BatchCoder {
     }
   }
 
-  bool finished(const Image& image) const { return image.failed || image.steps_done.back() == order_.steps(); }
+  bool finished(const Image& image) const { return image.failed || image.steps_done.back() == orders_.back()->steps(); }
 
   // The next thing worth doing, earliest image and group first (they are what others wait for). Under the lock.
   bool pick(Task& task) {
@@ -138,17 +150,18 @@ class BatchCoder {
       if (!image || image->failed) continue;
       for (int32_t g = 0; g < m_.groups; ++g) {
         Group& group = image->groups[g];
+        const StepOrder& order = *orders_[g];
         const int32_t done = image->steps_done[g];
-        if (done == order_.steps()) continue;
+        if (done == order.steps()) continue;
         task = {image.get(), g, done, done, {}};
         if (!image->busy[g]) {
-          const int32_t limit = threads_ == 1 ? order_.steps() : std::min(order_.steps(), done + kStepsPerTask);
-          while (task.last_step < limit && order_.needs_rows[task.last_step] <= group.dense_rows()) ++task.last_step;
+          const int32_t limit = threads_ == 1 ? order.steps() : std::min(order.steps(), done + kStepsPerTask);
+          while (task.last_step < limit && order.needs_rows[task.last_step] <= group.dense_rows()) ++task.last_step;
         }
         if (task.last_step > done) {
           image->busy[g] = 1;
         } else {
-          const int32_t earlier = g == 0 ? h_ : order_.rows_done[image->steps_done[g - 1]];
+          const int32_t earlier = g == 0 ? h_ : orders_[g - 1]->rows_done[image->steps_done[g - 1]];
           if (!group.claim_dense(earlier, threads_ == 1 ? h_ : kRowsPerTask, kRowsPerTask, task.dense)) continue;
         }
         ++image->running;
@@ -227,7 +240,8 @@ class BatchCoder {
 
   // Rows and offsets of the positions of a step, with the help of others if it is long.
   void step_parameters(const Image& image, int32_t g, int32_t first, int32_t count, Buffers& b) {
-    const StepWork work{&image.groups[g], &image.context,  &order_.row[first], &order_.col[first], count,
+    const StepOrder& order = *orders_[g];
+    const StepWork work{&image.groups[g], &image.context,  &order.row[first], &order.col[first], count,
                         b.rows.data(),    b.offsets.data()};
     if (sharing_ && worth_sharing(g, count))
       b.share->run(work, std::min(threads_, count / kSharedPositions), b.scratch);
@@ -238,19 +252,22 @@ class BatchCoder {
   bool run_steps(const Task& task, Buffers& b) {
     Image& image = *task.image;
     const GroupDesc& d = m_.group[task.group];
+    const StepOrder& order = *orders_[task.group];
     for (int32_t s = task.first_step; s < task.last_step; ++s) {
-      const int32_t first = order_.first[s], count = order_.first[s + 1] - first;
+      const int32_t first = order.first[s], count = order.positions(s);
       const size_t n = static_cast<size_t>(count) * d.channels;
-      b.fit(n);
+      b.fit(n, m_.skip_rows);
       step_parameters(image, task.group, first, count, b);
       if (image.job.latents)
         quantize(image, task.group, first, count, b);
+      else if (image.job.known)
+        settle(image, task.group, first, count, b);
       else if (!decode(image.streams[task.group], n, b))
         return false;
       for (int32_t p = 0; p < count; ++p) {
         const int16_t* from = b.symbols.data() + static_cast<size_t>(p) * d.channels;
-        put_y(m_, d, image.context, order_.row[first + p], order_.col[first + p], from);
-        const int64_t to = place(m_, d, order_, first + p, w_);
+        put_y(m_, d, image.context, order.row[first + p], order.col[first + p], from);
+        const int64_t to = place(m_, d, order, first + p, w_);
         if (image.job.y) std::copy(from, from + d.channels, image.job.y + to);
         if (image.job.rows) {
           const size_t at = static_cast<size_t>(p) * d.channels;
@@ -260,7 +277,7 @@ class BatchCoder {
         if (image.job.values) put_values(image.job, b, static_cast<size_t>(p) * d.channels, d.channels, to);
       }
     }
-    if (image.job.latents && task.last_step == order_.steps()) write_stream(image, task.group);
+    if (image.job.encoded && task.last_step == order.steps()) write_stream(image, task.group);
     return true;
   }
 
@@ -280,6 +297,7 @@ class BatchCoder {
   bool decode(StreamDecoder& stream, size_t n, Buffers& b) const {
     const int32_t count = static_cast<int32_t>(n);
     const Rows tables = m_.rows(m_.y_rows);
+    if (m_.skip_rows) return decode_coded(stream, tables, n, b);
     if (!m_.residual) return stream.decode_step(tables, b.rows.data(), b.offsets.data(), count, b.symbols.data());
     if (!stream.decode_step(tables, b.rows.data(), b.zeros.data(), count, b.symbols.data())) return false;
     bool good = true;
@@ -291,12 +309,48 @@ class BatchCoder {
     return good;
   }
 
+  // The same where some symbols are not coded.
+  bool decode_coded(StreamDecoder& stream, const Rows& tables, size_t n, Buffers& b) const {
+    const uint16_t first_row = static_cast<uint16_t>(m_.skip_rows);
+    int32_t coded = 0;
+    for (size_t i = 0; i < n; ++i) {  // without a branch
+      b.places[coded] = static_cast<int32_t>(i);
+      b.coded_rows[coded] = b.rows[i];
+      b.coded_offsets[coded] = b.offsets[i];
+      coded += b.rows[i] >= first_row;
+    }
+    const bool good =
+        stream.decode_step(tables, b.coded_rows.data(), b.coded_offsets.data(), coded, b.coded_symbols.data());
+    std::copy_n(b.offsets.data(), n, b.symbols.data());
+    for (int32_t k = 0; k < coded; ++k) b.symbols[b.places[k]] = b.coded_symbols[k];
+    return good;
+  }
+
+  // Encoders that know y: what a decoder will have of `count` positions, whose symbols that are not coded are their
+  // offsets, and the symbols that are coded.
+  void settle(Image& image, int32_t g, int32_t first, int32_t count, Buffers& b) const {
+    const GroupDesc& d = m_.group[g];
+    int32_t coded = 0;
+    for (int32_t p = 0; p < count; ++p) {
+      const int16_t* from = image.job.known + place(m_, d, *orders_[g], first + p, w_);
+      for (int32_t c = 0; c < d.channels; ++c) {
+        const size_t i = static_cast<size_t>(p) * d.channels + c;
+        const bool skipped = b.rows[i] < m_.skip_rows;
+        b.symbols[i] = skipped ? b.offsets[i] : from[c];
+        if (skipped || !image.job.encoded) continue;
+        image.symbols[g].push_back({from[c] - b.offsets[i], b.rows[i]});
+        ++coded;
+      }
+    }
+    image.coded[g].push_back(coded);
+  }
+
   // Residual encoders: symbols and y of `count` positions. Latents are in 1/256, means and y in 1/16.
   void quantize(Image& image, int32_t g, int32_t first, int32_t count, Buffers& b) const {
     const GroupDesc& d = m_.group[g];
     constexpr int32_t kSymbol = 256, kMean = kSymbol >> kMeanBits;
     for (int32_t p = 0; p < count; ++p) {
-      const int32_t* from = image.job.latents + place(m_, d, order_, first + p, w_);
+      const int32_t* from = image.job.latents + place(m_, d, *orders_[g], first + p, w_);
       for (int32_t c = 0; c < d.channels; ++c) {
         const size_t i = static_cast<size_t>(p) * d.channels + c;
         const int32_t v = (from[c] - kMean * b.offsets[i] + kSymbol / 2) >> 8;
@@ -304,12 +358,12 @@ class BatchCoder {
         b.symbols[i] = static_cast<int16_t>((1 << kMeanBits) * v + b.offsets[i]);
       }
     }
+    image.coded[g].push_back(count * d.channels);
   }
 
   void write_stream(Image& image, int32_t g) const {
-    const std::vector<int32_t> steps = order_.symbols(m_.group[g].channels);
     EncodedStream& out = image.job.encoded[g];
-    out.bytes = encode_stream(m_.rows(m_.y_rows), image.symbols[g], steps, code_, &out.code);
+    out.bytes = encode_stream(m_.rows(m_.y_rows), image.symbols[g], image.coded[g], code_, &out.code);
     std::vector<Coded>().swap(image.symbols[g]);
   }
 
@@ -323,7 +377,7 @@ class BatchCoder {
     } else {
       image.groups[task.group].complete_dense(task.dense);
     }
-    if (task.last_step == order_.steps() && good) {
+    if (task.last_step == orders_[task.group]->steps() && good) {
       if (image.job.streams && image.streams[task.group].finish() != kOk) good = false;
       image.groups[task.group].release();
     }
@@ -344,7 +398,7 @@ class BatchCoder {
   const Kernels& k_;
   const int32_t h_, w_, code_;
   const int threads_;
-  const StepOrder order_;
+  const std::vector<std::shared_ptr<const StepOrder>> orders_;  // of each group
   const std::vector<Job> jobs_;
   std::vector<std::unique_ptr<Image>> images_;
   size_t next_ = 0, open_ = 0;
@@ -371,6 +425,14 @@ void encode_y_residual(const PackedModel& m, int32_t h, int32_t w, int32_t code,
                        const std::vector<ResidualJob>& jobs) {
   std::vector<Job> all;
   for (const ResidualJob& j : jobs) all.push_back({j.psi, j.y, nullptr, nullptr, j.latents, j.streams});
+  BatchCoder(m, h, w, code, threads, std::move(all)).run();
+}
+
+void settle_y(const PackedModel& m, int32_t h, int32_t w, int32_t code, int threads,
+              const std::vector<SettleJob>& jobs) {
+  std::vector<Job> all;
+  for (const SettleJob& j : jobs)
+    all.push_back({j.psi, j.y, nullptr, nullptr, nullptr, j.streams, j.rows, j.offsets, nullptr, nullptr, j.known});
   BatchCoder(m, h, w, code, threads, std::move(all)).run();
 }
 

@@ -1,6 +1,7 @@
 #include "entropy/cpu/context_cpu.h"
 
 #include <algorithm>
+#include <memory>
 
 #include "base/threads.h"
 #include "entropy/cpu/group_cpu.h"
@@ -29,7 +30,7 @@ void known_parameters(const PackedModel& m, const Kernels& k, int32_t g, const P
   rows.resize(n);
   offsets.resize(n);
   StepScratch scratch;
-  if (m.uniform_taps) {
+  if (d.uniform_taps) {
     group.all_own(context);
     group.parameters(context, order.row.data(), order.col.data(), h * w, scratch, rows.data(), offsets.data());
     return;
@@ -55,26 +56,36 @@ Plane context_plane(const PackedModel& m, const Kernels& k, const int16_t* y, in
   return plane;
 }
 
+// Rows of the coded symbols of z.
 std::vector<uint16_t> z_rows(const PackedModel& m, int64_t positions) {
-  std::vector<uint16_t> rows(static_cast<size_t>(positions) * m.hyper_channels);
-  for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<uint16_t>(i % m.hyper_channels);
+  const uint16_t* channels = m.at<uint16_t>(m.z_channels);
+  std::vector<uint16_t> rows(static_cast<size_t>(positions) * m.z_coded);
+  for (size_t i = 0; i < rows.size(); ++i) rows[i] = channels[i % m.z_coded];
   return rows;
 }
 
 }  // namespace
 
 Status decode_z(const PackedModel& m, const Segment& stream, int32_t hz, int32_t wz, int16_t* z) {
-  const std::vector<uint16_t> rows = z_rows(m, static_cast<int64_t>(hz) * wz);
-  const std::vector<int16_t> offsets(rows.size());
+  const int64_t positions = static_cast<int64_t>(hz) * wz;
+  const std::vector<uint16_t> rows = z_rows(m, positions);
+  std::vector<int16_t> symbols(rows.size());
   StreamDecoder decoder(stream.data, static_cast<size_t>(stream.size), stream.code);
-  decoder.decode_step(m.rows(m.z_rows), rows.data(), offsets.data(), static_cast<int32_t>(rows.size()), z);
+  decoder.decode_step(m.rows(m.z_rows), rows.data(), nullptr, static_cast<int32_t>(rows.size()), symbols.data());
+  const int16_t* values = m.at<int16_t>(m.z_values);
+  const uint16_t* channels = m.at<uint16_t>(m.z_channels);
+  const int16_t* from = symbols.data();
+  for (int64_t p = 0; p < positions; ++p, z += m.hyper_channels, from += m.z_coded) {
+    std::copy_n(values, m.hyper_channels, z);
+    for (int32_t c = 0; c < m.z_coded; ++c) z[channels[c]] = from[c];
+  }
   return decoder.finish();
 }
 
 EncodedStream encode_z(const PackedModel& m, const int16_t* z, int32_t hz, int32_t wz, int32_t code) {
   const std::vector<uint16_t> rows = z_rows(m, static_cast<int64_t>(hz) * wz);
   std::vector<Coded> symbols(rows.size());
-  for (size_t i = 0; i < rows.size(); ++i) symbols[i] = {z[i], rows[i]};
+  for (size_t i = 0; i < rows.size(); ++i) symbols[i] = {z[i / m.z_coded * m.hyper_channels + rows[i]], rows[i]};
   EncodedStream out;
   out.bytes = encode_stream(m.rows(m.z_rows), symbols, {static_cast<int32_t>(symbols.size())}, code, &out.code);
   return out;
@@ -123,15 +134,15 @@ template <class Body>
 void for_each_group(const PackedModel& m, const uint8_t* psi, const int16_t* y, int32_t h, int32_t w, int threads,
                     Body body) {
   const Kernels& k = kernels_of(m);
-  const StepOrder order(m.schedule, h, w);
+  const std::vector<std::shared_ptr<const StepOrder>> orders = step_orders(m, h, w);
   const Plane context = context_plane(m, k, y, h, w);
   // Last group first: it has the most earlier channels to look at, and the longest task should not start last.
   parallel_for(threads, m.groups, [&](int64_t i) {
     const int32_t g = m.groups - 1 - static_cast<int32_t>(i);
     std::vector<uint16_t> rows;
     std::vector<int16_t> offsets;
-    known_parameters(m, k, g, context, psi, y, order, h, w, rows, offsets);
-    body(g, order, rows, offsets);
+    known_parameters(m, k, g, context, psi, y, *orders[g], h, w, rows, offsets);
+    body(g, *orders[g], rows, offsets);
   });
 }
 

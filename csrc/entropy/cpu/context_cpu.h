@@ -58,6 +58,17 @@ struct ResidualJob {
   EncodedStream* streams;  // [G], result
 };
 
+// One image of a batch for settle_y: y -> y as a decoder will have it, where symbols that are not coded are their
+// offsets.
+struct SettleJob {
+  const uint8_t* psi;      // [h][w][P]
+  const int16_t* known;    // [h][w][M]
+  int16_t* y;              // [h][w][M], result
+  EncodedStream* streams;  // [G], result, or null: only y is wanted
+  uint16_t* rows;          // as parameters() gives them for y: results, or both null
+  int16_t* offsets;
+};
+
 // Decodes a batch of images of one size. Work is cut into runs of steps of one group and rows of its dense part, which
 // threads take as soon as their context is there: groups run behind each other, images beside each other.
 void decode_y(const PackedModel& m, int32_t h, int32_t w, int threads, std::vector<DecodeJob>& jobs);
@@ -66,11 +77,16 @@ void decode_y(const PackedModel& m, int32_t h, int32_t w, int threads, std::vect
 void encode_y_residual(const PackedModel& m, int32_t h, int32_t w, int32_t code, int threads,
                        const std::vector<ResidualJob>& jobs);
 
+// Encodes a batch of images with a model that skips symbols, step by step: which symbols are not coded, and what they
+// are, depends on those before them. Not for residual models.
+void settle_y(const PackedModel& m, int32_t h, int32_t w, int32_t code, int threads,
+              const std::vector<SettleJob>& jobs);
+
 // Row and offset (0 in residual models) of every symbol, all steps at once: uint16 / int16 [h][w][M].
 void parameters(const PackedModel& m, const uint8_t* psi, const int16_t* y, int32_t h, int32_t w, int threads,
                 uint16_t* rows, int16_t* offsets);
 
-// Streams of all groups of one image; not for residual models.
+// Streams of all groups of one image; for models that code all symbols of y themselves.
 std::vector<EncodedStream> encode_y(const PackedModel& m, const uint8_t* psi, const int16_t* y, int32_t h, int32_t w,
                                     int32_t code, int threads);
 

@@ -45,6 +45,16 @@ std::vector<int32_t> StepOrder::symbols(int32_t channels) const {
   return n;
 }
 
+std::vector<std::shared_ptr<const StepOrder>> step_orders(const PackedModel& m, int32_t h, int32_t w) {
+  std::vector<std::shared_ptr<const StepOrder>> orders(m.groups);
+  for (int32_t g = 0; g < m.groups; ++g) {
+    for (int32_t other = 0; other < g; ++other)
+      if (same(m.group[g].schedule, m.group[other].schedule)) orders[g] = orders[other];
+    if (!orders[g]) orders[g] = std::make_shared<const StepOrder>(m.group[g].schedule, h, w);
+  }
+  return orders;
+}
+
 void put_y(const PackedModel& m, const GroupDesc& d, Plane& plane, int32_t i, int32_t j, const int16_t* values) {
   if (m.scaled_context)
     plane.put_scaled(i, j, d.plane_channel, values, d.channels, m.at<int32_t>(m.context_mult) + d.plane_channel,

@@ -1,6 +1,7 @@
 // One group of one image: its dense part, its steps, and the planes they share.
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "entropy/cpu/conv_cpu.h"
@@ -10,7 +11,8 @@
 
 namespace ccm {
 
-// Positions in coding order and the dependencies between rows and steps, shared by all groups and images of one size.
+// Positions in coding order and the dependencies between rows and steps, of groups with one schedule and images of one
+// size.
 struct StepOrder {
   std::vector<int32_t> row, col;  // of every position, in coding order
   std::vector<int32_t> first;     // [steps + 1] first position of each non-empty step
@@ -24,6 +26,9 @@ struct StepOrder {
   // Symbols of every step of a group with so many channels.
   std::vector<int32_t> symbols(int32_t channels) const;
 };
+
+// Those of all groups of planes of one size; groups with equal schedules have one in common.
+std::vector<std::shared_ptr<const StepOrder>> step_orders(const PackedModel& m, int32_t h, int32_t w);
 
 inline const Kernels& kernels_of(const PackedModel& m) { return *kernels_for(static_cast<Isa>(m.isa)); }
 

@@ -112,7 +112,7 @@ class Packer {
     m.isa = k_.isa;
     if (std::memcmp(in_.bytes(4), "CCMP", 4)) fail("wrong magic");
     version_ = in_.number();
-    if (version_ != 1 && version_ != 2) fail("unknown version");
+    if (version_ < 1 || version_ > 3) fail("unknown version");
     if (static_cast<uint32_t>(in_.number()) != size_) fail("its length field does not match its length");
     m.latent_channels = in_.number(1, kMaxChannels, "M");
     m.hyper_channels = in_.number(1, kMaxChannels, "N");
@@ -127,8 +127,12 @@ class Packer {
       m.plane_channels += round_up(d.channels, 4);
     }
     if (sum != m.latent_channels) fail("the groups do not add up to M");
-    if (version_ == 2) flags(m);
-    schedule(m.schedule);
+    if (version_ >= 2) flags(m);
+    z_channels(m);
+    if (!m.own_schedules) schedule(m.schedule);
+    for (int g = 0; g < m.groups; ++g)
+      m.own_schedules ? schedule(m.group[g].schedule) : void(m.group[g].schedule = m.schedule);
+    m.schedule = m.group[0].schedule;
     m.hs_layers = in_.number(1, kMaxLayers, "h_s layers");
     int32_t channels = m.hyper_channels, factor = 1, zero = kLatentZero;
     for (int i = 0; i < m.hs_layers; ++i) {
@@ -153,6 +157,7 @@ class Packer {
       if (bits[i] && m.residual) fail("fraction bits in a residual model");
       m.scale_rows[i] = {row, bits[i]};
       row += 1 << bits[i];
+      if (i == skipped_) m.skip_rows = row;
     }
     m.y_rows = rows(row, "rows of y");
     m.z_rows = rows(m.hyper_channels, "rows of z");
@@ -166,10 +171,35 @@ class Packer {
 
  private:
   void flags(PackedModel& m) {
-    const int32_t flags = in_.number(0, 3, "the flags");
+    const int32_t flags = in_.number(0, version_ == 2 ? 3 : 31, "the flags");
     m.residual = flags & 1;
-    m.scaled_context = flags >> 1;
-    if (!m.scaled_context) return;
+    m.scaled_context = flags >> 1 & 1;
+    m.own_schedules = flags >> 4;
+    if (m.scaled_context) scaled_context(m);
+    if (flags & 4) {
+      if (m.residual) fail("skipped symbols in a residual model");
+      skipped_ = in_.number(0, kNumScales - 2, "the last scale index that is skipped");
+    }
+    if (flags & 8) z_values_ = in_.numbers(m.hyper_channels);
+  }
+
+  void z_channels(PackedModel& m) {
+    std::vector<uint16_t> coded;
+    std::vector<int16_t> values(m.hyper_channels);
+    for (int32_t c = 0; c < m.hyper_channels; ++c) {
+      const int32_t v = z_values_.empty() ? kCodedChannel : z_values_[c];
+      if (v < -32768 || v > 32767) fail("a value of z that does not fit 16 bits");
+      if (v == kCodedChannel)
+        coded.push_back(static_cast<uint16_t>(c));
+      else
+        values[c] = static_cast<int16_t>(v);
+    }
+    m.z_coded = static_cast<int32_t>(coded.size());
+    m.z_channels = out_.put(coded);
+    m.z_values = out_.put(values);
+  }
+
+  void scaled_context(PackedModel& m) {
     const std::vector<int32_t> mult = multipliers(m.latent_channels), shift = shifts(m.latent_channels);
     std::vector<int32_t> plane_mult(m.plane_channels, 0), plane_shift(m.plane_channels, 32);
     for (int g = 0; g < m.groups; ++g) {
@@ -298,7 +328,7 @@ class Packer {
   }
 
   bool may_be(int32_t found, Output wanted) const {
-    return found == wanted || (found == kLeaky8 && wanted == kRelu8 && version_ == 2);
+    return found == wanted || (found == kLeaky8 && wanted == kRelu8 && version_ >= 2);
   }
 
   // `where`: places of the input channels in the plane; empty: in order. `zero`: the byte that stands for 0 in it.
@@ -345,23 +375,24 @@ class Packer {
   void group(PackedModel& m, int index) {
     GroupDesc& d = m.group[index];
     d.taps = in_.number(0, kMaxTaps, "taps");
+    d.uniform_taps = 1;
     for (int t = 0; t < d.taps; ++t) {
       d.tap_di[t] = in_.number(-kBorder, kBorder, "a tap");
       d.tap_dj[t] = in_.number(-kBorder, kBorder, "a tap");
       if (t > 0 && std::pair(d.tap_di[t], d.tap_dj[t]) <= std::pair(d.tap_di[t - 1], d.tap_dj[t - 1]))
         fail("taps that are not in raster order");
       bool any = false;
-      for (int a = 0; a < m.schedule.ph; ++a)
-        for (int b = 0; b < m.schedule.pw; ++b) {
-          const bool ok = tap_available(m.schedule, a, b, d.tap_di[t], d.tap_dj[t]);
+      for (int a = 0; a < d.schedule.ph; ++a)
+        for (int b = 0; b < d.schedule.pw; ++b) {
+          const bool ok = tap_available(d.schedule, a, b, d.tap_di[t], d.tap_dj[t]);
           any |= ok;
-          if (!ok) m.uniform_taps = 0;
+          if (!ok) d.uniform_taps = m.uniform_taps = 0;
         }
       if (!any) fail("a tap that the schedule never decodes in time");
     }
     d.base_width = in_.number(1, kMaxChannels, "the width of the base");
     d.base_pad = round_up(d.base_width, k_.n_block);
-    d.f_output = version_ == 2 ? in_.number(0, 3, "the output code of a context") : kRelu8;
+    d.f_output = version_ >= 2 ? in_.number(0, 3, "the output code of a context") : kRelu8;
     const bool direct = d.f_output == kHead;
     if (!direct && !may_be(d.f_output, kRelu8)) fail("an output code that does not fit the context's place");
     if (direct && d.base_width != 2 * d.channels) fail("a direct head of the wrong width");
@@ -438,6 +469,8 @@ class Packer {
   Reader in_;
   size_t size_;
   int32_t version_ = 1;
+  int32_t skipped_ = -1;           // the last scale index of symbols that are not coded
+  std::vector<int32_t> z_values_;  // of all channels, if any is not coded
   const Kernels& k_;
   Sections<64> out_;  // cache lines, vector loads
 };
