@@ -9,10 +9,12 @@ tests/test_readme.py runs the comparison. Sections whose results do not exist ye
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -384,10 +386,47 @@ def effort(result: dict) -> str:
     return _table(({"name": name, **r} for name, r in summary.items()), columns, below)
 
 
+def _anchors() -> list[dict]:
+    """Of every whole quality on Kodak: bits per pixel, PSNR, and the settings of JPEG 4:4:4 with its PSNR and MS-SSIM."""
+    ours, jpeg = _load("rd_kodak_ccm-small.json"), _load("rd_kodak_jpeg444.json")
+    if ours is None or jpeg is None:
+        return []
+    ours, jpeg = ours["results"], jpeg["results"]
+
+    def setting(metric: str, value: float) -> str:
+        """Between those that were measured; JPEG's settings are no scale that could be continued."""
+        points = sorted(zip(jpeg[metric], jpeg["setting"], strict=True))
+        for (low, a), (high, b) in itertools.pairwise(points):
+            if low <= value <= high:
+                return f"{a + (b - a) * (value - low) / (high - low):.0f}"
+        return f"over {points[-1][1]}" if value > points[-1][0] else f"under {points[0][1]}"
+
+    rows = zip(ours["setting"], ours["bpp"], ours["psnr-rgb"], ours["ms-ssim-rgb"], strict=True)
+    return [
+        {"quality": q, "bpp": bpp, "psnr": db, "by_psnr": setting("psnr-rgb", db), "by_ssim": setting("ms-ssim-rgb", s)}
+        for q, bpp, db, s in rows
+    ]
+
+
+def qualities() -> str:
+    columns: dict[str, Column] = {"quality": "{quality:g}", "bits a pixel": "{bpp:.2f}", "PSNR, dB": "{psnr:.1f}"}
+    columns |= {"JPEG of that PSNR": "{by_psnr}", "JPEG of that MS-SSIM": "{by_ssim}"}
+    return _table(_anchors(), columns, "Means over Kodak; JPEG by its quality setting, 4:4:4.")
+
+
+def quality_help() -> str:
+    if not (anchors := _anchors()):
+        return ""
+    each = "; ".join("{quality:g}: {bpp:.2f} and JPEG {by_ssim}".format_map(a) for a in anchors)
+    text = f"Qualities by bits a pixel and the JPEG of equal MS-SSIM (means over Kodak) - {each}."
+    return textwrap.fill(text, 118)
+
+
 # File -> its generated sections.
 SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "rates": rates,
+        "qualities": qualities,
         "kodak": kodak,
         "overhead": overhead,
         "context": context,
@@ -410,6 +449,7 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/cuda.md": {"gpu": gpu},
     "docs/effort.md": {"effort": effort},
     "docs/model_card.md": {"rates": rates, "card": card},
+    "ccm_fast/command/anchors.py": {"qualities": quality_help},
 }
 # Sections that a file may also have.
 OPTIONAL = {"README.md": {"coders": coders, "scaling": scaling, "limits": limits}}

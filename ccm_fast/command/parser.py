@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ccm_fast.version import __version__
 
+from .anchors import QUALITIES
 from .options import MAX_PIXELS, Renamed, add_common, add_json, add_quality, effort, pixels, threads, within
 
 __all__ = ["build_parser", "parse"]
@@ -31,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
         "encode",
         help="images to .ccm files",
         usage="ccm-fast encode [options] IN... OUT\n       ccm-fast encode [options] IN... -o OUT",
-        epilog=files_epilog,
+        epilog=f"{files_epilog} {QUALITIES}",
     )
     p.add_argument("paths", nargs="+", metavar="PATH", help="images or folders, then the output")
     add_quality(p)
