@@ -20,8 +20,8 @@ PIP_FLAGS = -q --disable-pip-version-check
 CPP = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 # This Makefile's lines are echoed only where a reader wants to see them.
 .SILENT:
-.PHONY: help demo test test-quick test-newest lint format clean test-install test-cuda-torch cuda-check cuda-code cuda-coverage cuda-kodak \
-  cuda-layout gpu-check
+.PHONY: help demo test test-quick test-newest lint format clean manual desktop test-install test-cuda-torch \
+  cuda-check cuda-code cuda-coverage cuda-kodak cuda-layout gpu-check
 .DELETE_ON_ERROR:
 
 help:
@@ -83,6 +83,30 @@ $(VENV_TEST)/.installed: AFTER = compressai
 	$*/bin/python -m pip install $(PIP_FLAGS) $(PINS) "$(TORCH)" numpy "setuptools>=77" "ninja>=1.11" "pybind11>=2.12" \
 	  || { echo "make: $(TORCH) could not be installed; choose another: make TORCH='torch>=2.10'" >&2; exit 1; }
 	touch $@
+
+# Man page and shell completion, out of the parser, into build/share.
+manual: $(VENV_TEST)/.installed
+	mkdir -p build/share/man/man1 build/share/bash-completion/completions build/share/zsh/site-functions
+	$(VENV_TEST)/bin/argparse-manpage --module ccm_fast.command.parser --function build_whole_parser --prog ccm-fast \
+	  --project-name ccm-fast --description "learned image compression" --output build/share/man/man1/ccm-fast.1
+	$(VENV_TEST)/bin/shtab -s bash ccm_fast.command.parser.build_whole_parser \
+	  > build/share/bash-completion/completions/ccm-fast
+	$(VENV_TEST)/bin/shtab -s zsh ccm_fast.command.parser.build_whole_parser > build/share/zsh/site-functions/_ccm-fast
+
+# What file managers and file(1) need to know of .ccm files, for this user: type, viewer, thumbnails. With `make manual`
+# before, man page and completion, too. COMMAND is what they call.
+PREFIX ?= $(HOME)/.local
+COMMAND ?= $(or $(shell command -v ccm-fast),ccm-fast)
+desktop:
+	install -D -m 644 desktop/ccm-fast.xml "$(PREFIX)/share/mime/packages/ccm-fast.xml"
+	install -D -m 644 desktop/ccm.magic "$(PREFIX)/share/misc/ccm.magic"
+	for name in applications/ccm-fast.desktop thumbnailers/ccm-fast.thumbnailer; do \
+	  mkdir -p "$(PREFIX)/share/$${name%/*}"; \
+	  sed 's|=ccm-fast|=$(COMMAND)|' "desktop/$${name##*/}" > "$(PREFIX)/share/$$name"; done
+	if [ -d build/share ]; then cp -r build/share "$(PREFIX)/"; fi
+	update-mime-database "$(PREFIX)/share/mime" 2>/dev/null || echo "make: update-mime-database is not installed" >&2
+	update-desktop-database "$(PREFIX)/share/applications" 2>/dev/null || true
+	echo "installed below $(PREFIX)/share; for file(1): cat $(PREFIX)/share/misc/ccm.magic >> ~/.magic"
 
 # The CUDA engine without a GPU (docs/cuda.md). `make test` has all of it but what has a target of its own, for its time
 # or its download: cuda-code (seven architectures), cuda-coverage, cuda-layout, cuda-kodak. KODAK=FOLDER names the

@@ -387,7 +387,7 @@ def effort(result: dict) -> str:
 
 
 def _anchors() -> list[dict]:
-    """Of every whole quality on Kodak: bits per pixel, PSNR, and the settings of JPEG 4:4:4 with its PSNR and MS-SSIM."""
+    """Every whole quality on Kodak: bits per pixel, PSNR, and JPEG's settings (4:4:4) of equal PSNR and MS-SSIM."""
     ours, jpeg = _load("rd_kodak_ccm-small.json"), _load("rd_kodak_jpeg444.json")
     if ours is None or jpeg is None:
         return []

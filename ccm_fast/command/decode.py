@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .batch import StageTimes, run_plan
+from .info import describe
 from .jobs import Job, Plan, plan_jobs
 from .messages import UsageError, usage
 from .options import split_paths
@@ -31,6 +32,8 @@ def _plan(args, suffix: str) -> Plan:
     else:
         out = split_paths(args)
         plan = plan_jobs(args.inputs, out, {".ccm"}, suffix)
+    if args.latents and args.thumbnail is not None:
+        raise UsageError("--latents and --thumbnail do not go together")
     if args.latents:
         if len(plan.jobs) != 1 or os.path.isdir(args.inputs[0]):
             raise UsageError("--latents needs exactly one input file")
@@ -64,10 +67,27 @@ def run(args) -> int:
         options = {"threads": threads, "engine": args.engine, "max_pixels": args.max_pixels}
         save_options = {} if args.save_quality is None else {"quality": args.save_quality}
 
+        def thumbnail(data: bytes, target: str, file_format: str, times: StageTimes) -> dict:
+            from PIL import Image, ImageOps
+
+            import ccm_fast.interop.pillow  # noqa: F401 - Pillow opens .ccm files, scaled while decoded where it can
+
+            image = Image.open(io.BytesIO(data))
+            image.model, report = model, describe(data)
+            image.thumbnail((args.thumbnail, args.thumbnail))
+            image = ImageOps.exif_transpose(image)
+            whole = io.BytesIO()
+            image.save(whole, file_format, icc_profile=image.info.get("icc_profile"), **save_options)
+            with stage(times, "write"), open_target(target, args.force) as file:
+                file.write(whole.getbuffer())
+            return {name: report[name] for name in ("width", "height", "bytes", "bpp", "quality")}
+
         def work(job: Job, times: StageTimes) -> dict:
             to_file = job.target not in (None, "-") and not args.format and Path(job.target).suffix
             file_format = output_format(Path(job.target).suffix if to_file else suffix)
             data = read_bytes(binary_input(job.source), args.max_pixels)
+            if args.thumbnail is not None:
+                return thumbnail(data, job.target, file_format, times)
             decoded = decode_bytes(data, model, timings=times, **options)
             if args.latents:
                 whole = io.BytesIO()  # NumPy writes to real files by their descriptor

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from contextlib import suppress
 
 from .batch import StageTimes, run_plan
+from .graphics import smaller_losslessly
 from .jobs import IMAGE_SUFFIXES, Job, plan_jobs
 from .messages import UsageError, usage
 from .options import split_paths
@@ -40,6 +42,9 @@ def run(args) -> int:
             report = encode_file(source, whole, args.quality, model, **options, **watched)
             with open_target(job.target, args.force) as file:
                 file.write(whole.getbuffer())
+            with suppress(OSError, ValueError):  # a remark: no file fails by it
+                if not args.quiet and (line := smaller_losslessly(source, len(whole.getbuffer()))):
+                    times.notes.append(line)
             return report
 
         return work

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from .messages import complain, reason, say, shown
-from .streams import binary_input
+from .streams import binary_input, ccm_files
 
 __all__ = ["describe", "run"]
 
@@ -69,19 +67,12 @@ def _lines(report: dict) -> Iterator[str]:
         yield "  chunks " + ", ".join(f"{shown(name)} {size}" for name, size in r["chunks"].items())
 
 
-def _files(names: list[str]) -> Iterator[str]:
-    """The files themselves, and those of the kind in the folders."""
-    for name in names:
-        inside = sorted(str(p) for p in Path(name).rglob("*.ccm") if p.is_file()) if os.path.isdir(name) else []
-        yield from inside or [name]
-
-
 def run(args) -> int:
     """``ccm-fast info``."""
     from ccm_fast.reading import read_bytes
 
     failed = False
-    for name in _files(args.files):
+    for name in ccm_files(args.files):
         try:
             report = {"file": name, **describe(read_bytes(binary_input(name), args.max_pixels))}
         except Exception as error:

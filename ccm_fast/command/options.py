@@ -9,10 +9,10 @@ from collections.abc import Callable
 from .messages import UsageError, complain
 
 __all__ = [
-    "MAX_PIXELS",
     "Renamed",
     "add_common",
     "add_json",
+    "add_max_pixels",
     "add_quality",
     "effort",
     "pixels",
@@ -22,7 +22,7 @@ __all__ = [
     "within",
 ]
 
-MAX_PIXELS = 178_956_970  # ccm_fast.stream.limits.MAX_PIXELS, without the import
+_MAX_PIXELS = 178_956_970  # ccm_fast.stream.limits.MAX_PIXELS, without the import
 
 
 def within(kind: type, low: float, high: float = math.inf) -> Callable[[str], float]:
@@ -94,6 +94,17 @@ def add_json(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("-j", dest="json", action=Renamed, now="--json", flag=True, help=argparse.SUPPRESS)
 
 
+def add_max_pixels(parser: argparse.ArgumentParser) -> None:
+    """``--max-pixels``."""
+    parser.add_argument(
+        "--max-pixels",
+        type=pixels,
+        default=_MAX_PIXELS,
+        metavar="N",
+        help="refuse larger images; 0: no limit (default: %(default)s)",
+    )
+
+
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Options of every command that makes files of files."""
     parser.add_argument("-o", "--output", metavar="OUT", help="the output; without it, the last PATH is")
@@ -107,13 +118,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-t", "--threads", type=threads, metavar="N", help="CPU threads for each file (default: by cores and jobs)"
     )
-    parser.add_argument(
-        "--max-pixels",
-        type=pixels,
-        default=MAX_PIXELS,
-        metavar="N",
-        help="refuse larger images; 0: no limit (default: %(default)s)",
-    )
+    add_max_pixels(parser)
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("-f", "--force", action="store_true", help="replace existing outputs")
     existing.add_argument("--skip-existing", action="store_true", help="leave inputs alone whose outputs exist")

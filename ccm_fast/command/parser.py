@@ -9,7 +9,7 @@ from pathlib import Path
 from ccm_fast.version import __version__
 
 from .anchors import QUALITIES
-from .options import MAX_PIXELS, Renamed, add_common, add_json, add_quality, effort, pixels, threads, within
+from .options import Renamed, add_common, add_json, add_max_pixels, add_quality, effort, threads, within
 
 __all__ = ["build_parser", "parse"]
 
@@ -70,18 +70,24 @@ def build_parser() -> argparse.ArgumentParser:
 
     p = commands.add_parser(
         "decode",
-        help=".ccm files to images",
+        help="images of .ccm files",
         usage="ccm-fast decode [options] IN... OUT\n       ccm-fast decode [options] IN... -o OUT\n"
         "       ccm-fast decode [options] IN --latents FILE.npy",
         epilog=files_epilog + " The format follows OUT's suffix, or --format; it is PNG otherwise.",
     )
-    p.add_argument("paths", nargs="+", metavar="PATH", help=".ccm files or folders, then the output")
+    p.add_argument("paths", nargs="+", metavar="PATH", help="files (.ccm) or folders, then the output")
     p.add_argument("--format", metavar="SUFFIX", help="png, jpg, webp, tif, ...: for folders and standard output")
     p.add_argument(
         "--save-quality",
         type=within(int, 0, 100),
         metavar="N",
         help="the output format's own quality setting (JPEG, WebP)",
+    )
+    p.add_argument(
+        "--thumbnail",
+        type=within(int, 1, 1 << 20),
+        metavar="N",
+        help="scale down to N pixels a side at most, and turn upright",
     )
     p.add_argument(
         "--latents", metavar="FILE.npy", help="also save y_hat, int16 [h, w, M], for comparing machines; one input only"
@@ -91,15 +97,16 @@ def build_parser() -> argparse.ArgumentParser:
     add_common(p)
 
     p = commands.add_parser("info", help="what is in .ccm files; needs no model")
-    p.add_argument("files", nargs="+", metavar="FILE", help=".ccm files, or folders of them; - is standard input")
+    p.add_argument("files", nargs="+", metavar="FILE", help="files (.ccm), or folders of them; - is standard input")
     add_json(p, "one JSON object per file")
-    p.add_argument(
-        "--max-pixels",
-        type=pixels,
-        default=MAX_PIXELS,
-        metavar="N",
-        help="refuse files that hold more; 0: no limit (default: %(default)s)",
-    )
+    add_max_pixels(p)
+
+    p = commands.add_parser("view", help="show .ccm files in the browser")
+    p.add_argument("files", nargs="+", metavar="FILE", help="files (.ccm), or folders of them; - is standard input")
+    p.add_argument("-o", "--output", metavar="FILE.html", help="write the page there, and open nothing")
+    p.add_argument("-f", "--force", action="store_true", help="replace an existing page")
+    p.add_argument("-m", "--model", metavar="NAME|FILE", help="default: the shipped model that a file names")
+    add_max_pixels(p)
 
     p = commands.add_parser("selftest", help="check that this installation encodes and decodes exactly")
     p.add_argument("-m", "--model", metavar="NAME|FILE", help="default: every shipped model")
@@ -122,7 +129,7 @@ def build_parser() -> argparse.ArgumentParser:
     p = commands.add_parser(
         "profile", help="decode latency by stage", epilog="Pictures are encoded first, at quality 4."
     )
-    p.add_argument("files", nargs="+", metavar="FILE", help=".ccm files, or pictures, which are encoded first")
+    p.add_argument("files", nargs="+", metavar="FILE", help="files (.ccm), or pictures, which are encoded first")
     p.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu, cuda or cuda:N (default: %(default)s)")
     p.add_argument(
         "--repeats", type=within(int, 1), default=10, metavar="N", help="decodings that count (default: %(default)s)"
@@ -155,3 +162,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if unknown:
         parser.commands[args.command].error(f"unrecognized arguments: {' '.join(unknown)}")
     return args
+
+
+def build_whole_parser() -> argparse.ArgumentParser:
+    """The parser of every command, for man page and shell completion."""
+    return build_parser()

@@ -17,7 +17,14 @@ from ccm_fast.stream.limits import max_file_bytes
 
 from .messages import output_stream
 
-__all__ = ["binary_input", "open_target", "picture_input", "same_file", "taken"]
+__all__ = ["binary_input", "ccm_files", "open_target", "picture_input", "same_file", "taken"]
+
+
+def ccm_files(names: list[str]) -> Iterator[str]:
+    """The names, with the .ccm files in folders in the folders' places; a folder without one stays."""
+    for name in names:
+        inside = sorted(str(p) for p in Path(name).rglob("*.ccm") if p.is_file()) if os.path.isdir(name) else []
+        yield from inside or [name]
 
 
 def binary_input(name: str) -> str | BinaryIO:
