@@ -1,6 +1,7 @@
 """Training: it learns, resumes exactly, reads tar shards and folders, and refuses what it cannot do."""
 
 import copy
+import dataclasses
 import io
 import json
 import os
@@ -417,3 +418,18 @@ def test_no_weight_outgrows_the_others(tmp_path, folder, monkeypatch):
     widest = {n: float(p.detach().abs().max()) for n, p in model.named_parameters() if n.startswith("contexts")}
     hidden = [w for n, w in widest.items() if ".hidden." in n and n.endswith("weight")]
     assert hidden and max(hidden) < 0.2 < max(widest.values())  # averages over three steps, from wider ones on
+
+
+def test_help_says_all_of_every_option(capsys):
+    """Sentences with colons and names of attributes in them, too; and what the numbers may be holds."""
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = "".join(capsys.readouterr().out.split())  # lines are broken after hyphens, too
+    for option in dataclasses.fields(TrainConfig):
+        said = option.metadata["help"]
+        assert "".join(said.split()) in text and said.endswith(".")
+    assert "forwardandbackwardasoneCUDAgraph:forstages" in text and "ccm-small," in text
+    for wrong in (["--ema", "1.5"], ["--batch", "0"], ["--crop", "15"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["train", "--out", "x", *wrong])
+        assert "must be" in capsys.readouterr().err

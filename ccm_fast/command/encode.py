@@ -6,9 +6,11 @@ import io
 from collections.abc import Callable
 from contextlib import suppress
 
+from ccm_fast.suffixes import IMAGE_SUFFIXES
+
 from .batch import StageTimes, run_plan
 from .graphics import smaller_losslessly
-from .jobs import IMAGE_SUFFIXES, Job, plan_jobs
+from .jobs import Job, plan_jobs
 from .messages import UsageError, usage
 from .options import split_paths
 from .streams import open_target, picture_input

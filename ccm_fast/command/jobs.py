@@ -12,7 +12,7 @@ from ccm_fast.suffixes import IMAGE_SUFFIXES
 
 from .messages import UsageError, reason, shown
 
-__all__ = ["IMAGE_SUFFIXES", "Job", "Plan", "plan_jobs"]
+__all__ = ["Job", "Plan", "plan_jobs"]
 
 # Files whose names are said where a folder job leaves them out; of more, how many of which kind.
 _NAMED = 5

@@ -14,8 +14,13 @@ from .options import Renamed, add_common, add_json, add_max_pixels, add_quality,
 __all__ = ["build_parser", "parse"]
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of every command but ``train`` and ``eval``, which know their options only after torch's import."""
+def build_parser(others: dict[str, argparse.ArgumentParser] | None = None) -> argparse.ArgumentParser:
+    """The parser of every command.
+
+    Args:
+        others: the parsers of ``train`` and ``eval``, which know their options only after torch's import; without
+            them, these two are names alone.
+    """
     parser = argparse.ArgumentParser(
         prog="ccm-fast",
         description="Learned image compression with cross-channel context models, decoded bit-exactly on any machine.",
@@ -115,8 +120,10 @@ def build_parser() -> argparse.ArgumentParser:
     p = commands.add_parser("env", help="the environment, for bug reports")
     add_json(p, "one JSON object")
 
-    commands.add_parser("train", help="train a model", add_help=False)
-    commands.add_parser("eval", help="rate and distortion against other codecs", add_help=False)
+    for name, what in (("train", "train a model"), ("eval", "rate and distortion against other codecs")):
+        parents = [others[name]] if others else []
+        texts = {"description": parents[0].description, "epilog": parents[0].epilog} if parents else {}
+        commands.add_parser(name, help=what, add_help=False, parents=parents, **texts)
 
     p = commands.add_parser("freeze", help="a training checkpoint to weights: integers, fp16, evaluation")
     p.add_argument("checkpoint", help="last.pt of a training run")
@@ -166,4 +173,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def build_whole_parser() -> argparse.ArgumentParser:
     """The parser of every command, for man page and shell completion."""
-    return build_parser()
+    from ccm_fast.evaluate.command import build_parser as evaluate
+    from ccm_fast.train.command import build_parser as train
+
+    return build_parser({"train": train(), "eval": evaluate()})

@@ -19,10 +19,11 @@ from .curves import METRICS, Curve, curve_of, load_curves, results_of
 from .measure import Cache, Source, codec_of, run, sources
 from .tables import bd_table, checks, deltas, plain
 
-__all__ = ["main", "write_result"]
+__all__ = ["build_parser", "main", "write_result"]
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of ``ccm-fast eval``."""
     parser = argparse.ArgumentParser(
         prog="ccm-fast eval",
         description="Rate and distortion of our models and of other codecs, from real files: results in CompressAI's"
@@ -124,7 +125,7 @@ def main(argv: Sequence[str]) -> int:
     """Measure, average, compare, draw, write. Returns the exit code."""
     from ..command.messages import FAILURES, complain, reason
 
-    args = _parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     failed: list[str] = []
 
     def note(codec: str, message: str) -> None:

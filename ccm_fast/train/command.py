@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import re
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,38 +12,15 @@ from ..bench.timing import device_for
 from ..command.messages import FAILURES, complain, interactive, reason
 from ..command.options import within
 from .checkpoint import read
+from .config import TrainConfig
 from .floats import write_floats
-from .loop import TrainConfig, train
+from .loop import train
 
-__all__ = ["main"]
-
-# What numbers may be: least, and most where there is one.
-_LIMITS = {
-    "limit": (0,),
-    "batch": (1,),
-    "crop": (16,),  # one position of y
-    "augment": (1,),
-    "lr": (0,),
-    "entropy_lr": (0,),
-    "warmup": (0,),
-    "final_lr": (0, 1),
-    "z_warmup": (0,),
-    "clip": (0,),
-    "ema": (0, 1),
-    "threads": (0, 1024),
-    "workers": (0,),
-    "memory": (0,),
-    "save_minutes": (0,),
-    "valid_minutes": (0,),
-    "seed": (0,),
-}
+__all__ = ["build_parser", "main"]
 
 
-def _parser() -> argparse.ArgumentParser:
-    # The help texts are the attribute list of the class's docstring.
-    described = TrainConfig.__doc__.replace("``", "")
-    documented = re.findall(r"^ {8}([\w, ]+): (.+?)(?=^ {8}[\w, ]+: |\Z)", described, re.M | re.S)
-    texts = {name.strip(): " ".join(text.split()) for names, text in documented for name in names.split(",")}
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of ``ccm-fast train``."""
     parser = argparse.ArgumentParser(
         prog="ccm-fast train",
         description="Train a model, or continue the run in --out. Ctrl-C and SIGTERM write a checkpoint and stop.",
@@ -52,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     for option in dataclasses.fields(TrainConfig):
         default = option.default if option.default is not dataclasses.MISSING else None
-        flag, text = "--" + option.name.replace("_", "-"), texts.get(option.name, "").replace("%", "%%")
+        flag, text = "--" + option.name.replace("_", "-"), option.metadata["help"].replace("%", "%%")
         if option.name == "out":
             parser.add_argument(flag, required=True, help=text)
         elif option.name in ("data", "valid"):
@@ -61,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
         else:
             kind = type(default)
-            parse = within(kind, *_LIMITS[option.name]) if kind in (int, float) else kind
+            parse = within(kind, *option.metadata["limits"]) if kind in (int, float) else kind
             parser.add_argument(flag, type=parse, default=default, help=f"{text} (default: {default!r})")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument(
@@ -93,7 +69,7 @@ def _instead(folder: str, picture: str | None, floats: str | None) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Run ``ccm-fast train``; returns the exit code."""
-    parser = _parser()
+    parser = build_parser()
     args = vars(parser.parse_args(argv))
     picture, floats = args.pop("plot"), args.pop("floats")
     if picture or floats:

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ..models import CCMConfig, CrossChannelContextModel
 from ..models.config import PRESETS
 from . import checkpoint
+from .config import TrainConfig
 from .convolutions import fast_convolutions
 from .data import CropDataset, ImageFiles, load_images
 from .deadline import Deadline
@@ -57,92 +58,6 @@ _STACK_RATE = 0.5
 # after 35,000 steps at 6e-4 thousands of them were beyond 5, up to 371, which as int8 leave the others no steps
 # (integers cost 1.2 to 1.5 % of the bits). Cut off at 5 they gave 0.02 % more bits.
 _HIDDEN_LIMIT = 5.0
-
-
-@dataclass
-class TrainConfig:
-    """Options of :func:`train`.
-
-    Attributes:
-        out: folder for the checkpoint (``last.pt``) and the log (``log.jsonl``); a checkpoint there is resumed.
-        data: tar shards, folders or images to train on.
-        valid: the same, for validation; empty: none.
-        preset: name of a model preset, or a configuration; used when nothing is resumed.
-        init: weights (a checkpoint, floats of one, or a shipped .safetensors file) to start from when nothing is
-            resumed; tensors that the preset has in another shape, or not at all, are left out.
-        start: when neither: "klt" starts the transforms as a block transform of the training images, "random" anywhere.
-        stages: what to train and for how long, one after another: hyper (the hyperprior alone, on the latents of fixed
-            transforms), transforms (with the hyperprior), context (the whole entropy model, transforms fixed),
-            synthesis (g_s alone, for the error) or joint (everything), each with hours (0.5h) or steps (2000).
-        limit: minutes of the clock, if not 0, that the call may take, loading, validations and saving included. The
-            one stage, whatever its length, ends with them, and its schedule with it; a resumed one goes on in its
-            schedule. For machines that are lent for minutes.
-        metric: "mse" or "ms-ssim".
-        batch: crops per step and process.
-        crop: side of the crops, pixels.
-        augment: above 1, crops are also turned, and every second one is scaled by up to this factor, up or down (where
-            transforms are trained; latents are cached as they are).
-        lr: peak learning rate of Adam for the transforms.
-        entropy_lr: that of everything else, as a multiple of lr.
-        warmup: steps of linear warm-up at the start of every stage.
-        schedule: of the learning rate in each stage, "cosine", "step" or "hold" (constant, then a cosine at the end).
-        final_lr: the share of the rate that is left at the end of a stage.
-        z_warmup: steps over which the rate of z comes to count fully; at once, z would be silenced before h_s has
-            learned to read it.
-        rdoq: let symbols be those that the default encoder chooses, by rate-distortion-optimized quantization, where
-            contexts take part (metric "mse"); for a model whose means and scales are worth something.
-        quantization_noise: add noise to the entropy model's weights and activations, as wide as the steps of the bytes
-            that they will be, where contexts take part: for the last stage before freezing.
-        clip: limit of the gradient's norm.
-        ema: decay of the averaged weights, which validation uses and which ship.
-        bf16: "auto" (where the hardware computes in bf16), "on" or "off": forward and backward under bf16 autocast,
-            but for what leads to latents, means, scales and pixels.
-        threads: torch threads; 0: leave as is.
-        workers: processes that decode images ahead; worth it when the images do not fit into memory.
-        memory: gigabytes of decoded images and of latents to keep, each.
-        save_minutes: interval of checkpoints.
-        valid_minutes: interval of validations.
-        seed: seed of everything random.
-        device: torch device; "cuda" under torchrun: one GPU per process.
-        resident: keep all images in the device's memory, cut crops there, and on a GPU record a step's forward and
-            backward as one CUDA graph: for stages that train transforms, where images fit (0.25 MB each at 288x288).
-    """
-
-    out: str
-    data: list[str] = field(default_factory=list)
-    valid: list[str] = field(default_factory=list)
-    preset: str | CCMConfig = "ccm-small"
-    init: str = ""
-    start: str = "klt"
-    stages: str = "hyper=0.1h,transforms=0.6h,context=0.3h,joint=1h"
-    limit: float = 0.0
-    metric: str = "mse"
-    batch: int = 8
-    crop: int = 128
-    augment: float = 1.0
-    lr: float = 3e-4
-    entropy_lr: float = 2.0
-    warmup: int = 100
-    schedule: str = "hold"
-    final_lr: float = 0.03
-    z_warmup: int = 1000
-    rdoq: bool = False
-    quantization_noise: bool = False
-    clip: float = 1.0
-    ema: float = 0.999
-    bf16: str = "auto"
-    threads: int = 0
-    workers: int = 0
-    memory: float = 4.0
-    save_minutes: float = 10.0
-    valid_minutes: float = 15.0
-    seed: int = 1
-    device: str = "cpu"
-    resident: bool = False
-
-    def rdoq_in(self, kind: Kind) -> bool:
-        """Whether a stage's symbols are those of rate-distortion-optimized quantization."""
-        return self.rdoq and kind.contexts and self.metric == "mse"
 
 
 def has_bf16(device: torch.device) -> bool:
