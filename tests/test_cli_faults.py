@@ -165,16 +165,6 @@ def test_a_locale_without_the_characters(tmp_path):
 # --- folders and what stands in the way ------------------------------------------------------------------------------
 
 
-def test_folders_are_searched_for_every_format_that_is_read():
-    from ccm_fast.images import READ_FORMATS
-    from ccm_fast.suffixes import IMAGE_SUFFIXES
-
-    Image.init()
-    readable = {suffix for suffix, name in Image.registered_extensions().items() if name in (*READ_FORMATS, "MPO")}
-    assert readable - {".pfm"} == IMAGE_SUFFIXES & readable  # .pfm: floats
-    assert IMAGE_SUFFIXES - readable <= {".avif", ".avifs", ".webp", ".jp2", ".qoi"}  # a Pillow without these
-
-
 def test_a_folder_job_names_what_it_leaves_out(photos, tmp_path, capsys):
     Image.fromarray(tiny.photo(20, 30)).save(photos / "d.jfif", "JPEG")
     Image.fromarray(tiny.photo(20, 30)).save(photos / "e.avif")
