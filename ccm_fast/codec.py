@@ -41,6 +41,7 @@ def compress(
     threads: int | None = None,
     engine: str | None = None,
     effort: int | None = None,
+    tune: str | None = None,
     timings: dict | None = None,
 ) -> dict:
     """Compress images to strings, by CompressAI's contract.
@@ -56,8 +57,10 @@ def compress(
         engine: "cpu", "cuda" or "reference" (plain Python, slow): the same strings from the same latents. None: "cuda"
             if the model is on a GPU and this build has it.
         effort: what the encoder spends on smaller files and better pictures, from 1 (plain rounding) to 9 (minutes for
-            a photograph); docs/effort.md has gains and times. None: 2, which takes hardly longer than 1. Efforts above
-            1 are for models that were trained for squared error. Nets of CompressAI have none.
+            a photograph); docs/effort.md has gains and times. None: 3, or 1 for models that
+            were trained for MS-SSIM. Nets of CompressAI have none.
+        tune: what the effort is spent on: "psnr", or "ms-ssim": errors count by how well the picture around hides them.
+            None: what the model was trained for; models for MS-SSIM take nothing else. Effort 1 looks at no errors.
         timings: if given, seconds are added to its keys ``g_a``, ``h_a``, ``h_s``, ``effort`` and ``entropy`` (context
             and rANS).
 
@@ -68,12 +71,12 @@ def compress(
     Raises:
         NotFrozenError: the model is not frozen.
         TypeError, ValueError: x is no such tensor, has values outside [0, 1] or NaN; quality outside 1..8; effort
-            outside 1..9, or above 1 for a model that does not have it.
+            outside 1..9; another tune, or one that the model does not have.
         EncodeError: the model makes latents of this image that cannot be coded.
     """
     if (fast := accelerated(model)) is not None:
-        if effort not in (None, 1):
-            raise ValueError("nets of CompressAI have no encoder effort: leave effort out")
+        if effort not in (None, 1) or tune is not None:
+            raise ValueError("nets of CompressAI have no encoder effort: leave effort and tune out")
         return fast.compress(x, lanes=lanes, threads=threads, engine=engine, timings=timings)
     frozen_of(model)
     check_images(x)
@@ -95,7 +98,14 @@ def compress(
             over = (0, max(0, columns.stop - W), 0, max(0, rows.stop - H))
             return F.pad(part[..., rows, columns], over, mode="replicate")
 
-        options = {"lanes": lanes, "threads": threads, "engine": engine, "effort": effort, "timings": timings}
+        options = {
+            "lanes": lanes,
+            "threads": threads,
+            "engine": engine,
+            "effort": effort,
+            "tune": tune,
+            "timings": timings,
+        }
         packets += encode_packets(model, read, (H, W), codes[k : k + at_once], **options)
     return strings_of(packets)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ccm_fast.constants import SYMBOL_MAX
 
-from .effort import better_symbols, level_for
+from .effort import better_symbols, level_for, tune_for
 from .engines import engine_for, frozen_of, stage, stream_version, torch_threads
 from .errors import EncodeError
 from .stream.limits import MAX_SIDE
@@ -94,6 +94,7 @@ def encode_packets(
     threads: int | None = None,
     engine: str | None = None,
     effort: int | None = None,
+    tune: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     timings: dict | None = None,
     tile_pixels: int = TILE_PIXELS,
@@ -112,6 +113,7 @@ def encode_packets(
         threads: of torch and of the entropy coder; None: torch's setting.
         engine: "cpu", "cuda" or "reference"; None: as :func:`engine_for` says.
         effort: 1 to 9, see :func:`compress`.
+        tune: "psnr" or "ms-ssim", likewise.
         progress: called with (steps done, steps in all) by efforts that take steps, 4 and above.
         timings: if given, seconds are added to its keys ``g_a``, ``h_a``, ``h_s``, ``effort`` and ``entropy`` (context
             and rANS).
@@ -123,7 +125,7 @@ def encode_packets(
         ValueError: sides above 2^20 pixels, a wrong lane count, an effort that this model does not have.
     """
     frozen = frozen_of(model)
-    level = level_for(model, effort, size[0] * size[1])
+    level, tune = level_for(model, effort, size[0] * size[1]), tune_for(model, tune)
     (H, W), (h, w) = size, (-(-s // STRIDE) for s in size)
     if max(size) > MAX_SIDE:
         raise ValueError(f"image of {W}x{H} pixels: sides are at most {MAX_SIDE}")
@@ -142,7 +144,7 @@ def encode_packets(
             psi = frozen.hyper(z_hat, h, w, threads=count, engine=engine)
         if level.rounding:
             with stage(timings, "effort"):
-                options = {"grey": grey, "engine": engine, "threads": count, "progress": progress}
+                options = {"grey": grey, "engine": engine, "threads": count, "tune": tune, "progress": progress}
                 options |= {"read": read, "size": size, "tile_pixels": max(1, tile_pixels // len(codes))}
                 y_hat, z_hat, psi = better_symbols(model, y, z, z_hat, psi, quality, level, **options)
         del y, z

@@ -128,6 +128,7 @@ def encode_picture(
     threads: int | None = None,
     engine: str | None = None,
     effort: int | None = None,
+    tune: str | None = None,
     target_size: int | None = None,
     target_bpp: float | None = None,
     target_psnr: float | None = None,
@@ -141,7 +142,7 @@ def encode_picture(
     code = quality_code(quality)
     model = model_for(model)
     options = {"lanes": lanes, "threads": threads, "engine": engine, "timings": timings}
-    encode = tensor_files.encoder(picture, model, effort=effort, progress=progress, **options)
+    encode = tensor_files.encoder(picture, model, effort=effort, tune=tune, progress=progress, **options)
 
     def quality_of(data: bytes) -> float:
         decoded = decode_bytes(data, model, threads=threads, engine=engine, max_pixels=None)
@@ -163,6 +164,7 @@ def encode_file(
     threads: int | None = None,
     engine: str | None = None,
     effort: int | None = None,
+    tune: str | None = None,
     target_size: int | None = None,
     target_bpp: float | None = None,
     target_psnr: float | None = None,
@@ -188,6 +190,7 @@ def encode_file(
         threads: of torch and of the entropy coder; None: torch's setting.
         engine: "cpu", "cuda" or "reference" (slow): the same bytes from the same latents; None: by the model's device.
         effort: 1 to 9, None: the default; as for :func:`ccm_fast.compress`.
+        tune: "psnr" or "ms-ssim", None: what the model was trained for; likewise.
         target_size: bytes that the whole file may take; the best quality that keeps to it is searched, from ``quality``
             on, in a handful of encodings: the file is at most 2 % smaller, or the next step of quality is too large.
         target_bpp: the same, in bits per pixel.
@@ -209,8 +212,8 @@ def encode_file(
         TargetError: no quality meets the target.
         NotFrozenError, FileNotFoundError, ModelError: the model is not usable.
         TypeError: src or dst is neither a path nor a file.
-        ValueError: quality, lanes, threads, effort or target out of range, several targets, or an effort that the model
-            does not have.
+        ValueError: quality, lanes, threads, effort, tune or target out of range, several targets, or a tune that the
+            model does not have.
         OSError: a file cannot be read or written.
     """
     quality_code(quality)  # before anything is read
@@ -221,7 +224,7 @@ def encode_file(
         picture = replace_metadata(strip_metadata(picture) if strip else picture, exif, icc)
     options = {"lanes": lanes, "threads": threads, "engine": engine, "timings": timings}
     options |= {"target_size": target_size, "target_bpp": target_bpp, "target_psnr": target_psnr}
-    data = encode_picture(picture, quality, model, effort=effort, progress=progress, **options)
+    data = encode_picture(picture, quality, model, effort=effort, tune=tune, progress=progress, **options)
     if isinstance(dst, (str, os.PathLike)):
         with atomic_write(dst) as file:
             file.write(data)

@@ -221,7 +221,7 @@ def test_effort_one_is_plain_rounding(shipped):
     y = shipped.analysis(x, torch.tensor([5.0]))
     z = torch.round(shipped.h_a(y)).permute(0, 2, 3, 1).short().contiguous()
     psi = shipped.frozen.hyper(z, 4, 5)
-    (streams,) = shipped.frozen.encode_y(psi, torch.round(y).permute(0, 2, 3, 1).short().contiguous())
+    (streams,) = shipped.frozen.encode_y(psi, torch.round(y).permute(0, 2, 3, 1).short().contiguous(), version=2)
     assert out["strings"][0][0].endswith(b"".join(s.data for s in streams))
     assert compress(shipped, x, 5, effort=DEFAULT_EFFORT) == compress(shipped, x, 5) != out
 
@@ -316,8 +316,10 @@ def test_wrong_efforts(model, monkeypatch):
             compress(model, x, effort=effort)
     other = tiny.make()
     other.metric = "ms-ssim"
-    with pytest.raises(ValueError, match="ms-ssim"):
-        compress(other, x, effort=2)
+    with pytest.raises(ValueError, match="cannot be tuned for psnr"):
+        compress(other, x, effort=2, tune="psnr")
+    with pytest.raises(ValueError, match="tune must be"):
+        compress(model, x, tune="ssim")
     assert compress(other, x) == compress(other, x, effort=1)  # their default
     broken = tiny.make()
     broken.log_gain += 50.0

@@ -35,7 +35,7 @@ def run(args) -> int:
         from ccm_fast.files import encode_file, model_for
 
         model = model_for(args.model)
-        options = {name: getattr(args, name) for name in ("lanes", "max_pixels", "effort")}
+        options = {name: getattr(args, name) for name in ("lanes", "max_pixels", "effort", "tune")}
         options |= {name: getattr(args, name) for name in ("target_size", "target_bpp", "target_psnr")}
 
         def work(job: Job, times: StageTimes) -> dict:

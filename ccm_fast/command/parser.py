@@ -55,6 +55,11 @@ def build_parser(others: dict[str, argparse.ArgumentParser] | None = None) -> ar
         metavar="N",
         help="1 (fastest) to 9 (best trade of size and error; minutes for a photograph) (default: 3)",
     )
+    p.add_argument(
+        "--tune",
+        choices=("psnr", "ms-ssim"),
+        help="what errors count by: squares, or how well the picture hides them (default: what the model is made for)",
+    )
     target = p.add_mutually_exclusive_group()
     for name, kind, what in (
         ("size", within(int, 1), "BYTES at most"),

@@ -9,7 +9,16 @@ trained for,
 with the bits of the integer tables that the file is coded with, and the error of the picture that decoders make.
 """
 
-from .levels import DEFAULT_EFFORT, LEVELS, SEARCH_PIXELS, EffortWarning, Level, level_for
+from .levels import DEFAULT_EFFORT, LEVELS, SEARCH_PIXELS, EffortWarning, Level, level_for, tune_for
 from .search import better_symbols
 
-__all__ = ["DEFAULT_EFFORT", "LEVELS", "SEARCH_PIXELS", "EffortWarning", "Level", "better_symbols", "level_for"]
+__all__ = [
+    "DEFAULT_EFFORT",
+    "LEVELS",
+    "SEARCH_PIXELS",
+    "EffortWarning",
+    "Level",
+    "better_symbols",
+    "level_for",
+    "tune_for",
+]

@@ -109,6 +109,7 @@ class SquaredError:
         size: (H, W) of the images.
         grey: the decoder averages the colours.
         tile_pixels: of all B images, to process at a time.
+        weights: of the pixels in each latent's place, [B, 1, h, w]; None: all count alike.
     """
 
     def __init__(
@@ -119,8 +120,10 @@ class SquaredError:
         size: tuple[int, int],
         grey: bool,
         tile_pixels: int,
+        weights: Tensor | None = None,
     ):
         self.g_s, self.gain, self.read, self.size, self.grey = g_s, gain, read, size, grey
+        self.weights = weights
         h, w = (-(-s // STRIDE) for s in size)
         self.tiles = plan_tiles(h, w, margin(g_s, "synthesis"), max(1, tile_pixels // STRIDE**2))
 
@@ -135,7 +138,12 @@ class SquaredError:
         x_hat = x_hat[..., rows.start - top : rows.stop - top, columns.start - left : columns.stop - left].clamp(0, 1)
         if self.grey:
             x_hat = x_hat.mean(1, keepdim=True)
-        return (x_hat - self.read(rows, columns).to(x_hat)).float().square().flatten(1).sum(1)
+        error = (x_hat - self.read(rows, columns).to(x_hat)).float().square()
+        if self.weights is not None:
+            weights = self.weights[:, :, tile.i0 : tile.i1, tile.j0 : tile.j1]
+            weights = weights.repeat_interleave(STRIDE, 2).repeat_interleave(STRIDE, 3)
+            error = error * weights[..., : error.shape[2], : error.shape[3]]
+        return error.flatten(1).sum(1)
 
     def __call__(self, y_hat: Tensor) -> Tensor:
         """The error of each image, float32 [B], of y_hat [B, M, h, w]."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..models import CrossChannelContextModel
 
-__all__ = ["DEFAULT_EFFORT", "LEVELS", "SEARCH_PIXELS", "EffortWarning", "Level", "level_for"]
+__all__ = ["DEFAULT_EFFORT", "LEVELS", "SEARCH_PIXELS", "EffortWarning", "Level", "level_for", "tune_for"]
 
 
 class EffortWarning(UserWarning):
@@ -58,25 +58,39 @@ def level_for(model: CrossChannelContextModel, effort: int | None, pixels: int =
     """The level of an effort for a model and an image's size.
 
     Args:
-        model: its ``metric`` says what it was trained for: only squared error can be searched for.
-        effort: 1 to 9; None: the default, which is plain rounding for models of other metrics.
+        model: its ``metric`` says what it was trained for.
+        effort: 1 to 9; None: the default, which is plain rounding for models of other metrics than squared error.
         pixels: of one image; above SEARCH_PIXELS higher efforts than the default do its work, with an EffortWarning.
 
     Raises:
-        ValueError: no such effort, or one that this model does not have.
+        ValueError: no such effort.
     """
     metric = getattr(model, "metric", "mse")
     if effort is None:
         effort = DEFAULT_EFFORT if metric == "mse" else 1
     if isinstance(effort, bool) or not isinstance(effort, int) or effort not in LEVELS:
         raise ValueError(f"effort must be a whole number in 1..{max(LEVELS)}, not {effort!r}")
-    if effort > 1 and metric != "mse":
-        raise ValueError(
-            f"the model was trained for {metric}, and efforts above 1 minimize squared error: use effort=1"
-        )
     level = LEVELS[effort]
     if level.passes and pixels > SEARCH_PIXELS:
         instead = f"(at most {SEARCH_PIXELS}): effort {DEFAULT_EFFORT} is used"
         warnings.warn(f"{pixels} pixels are too many for effort {effort} {instead}", EffortWarning, stacklevel=3)
         return LEVELS[DEFAULT_EFFORT]
     return level
+
+
+def tune_for(model: CrossChannelContextModel, tune: str | None) -> str:
+    """What an encoder's choices are made for, "psnr" or "ms-ssim".
+
+    Args:
+        model: its ``metric`` says what it was trained for, which is the answer to None.
+        tune: "psnr", "ms-ssim" or None.
+
+    Raises:
+        ValueError: neither, or "psnr" for a model whose qualities are prices of MS-SSIM.
+    """
+    own = "psnr" if getattr(model, "metric", "mse") == "mse" else "ms-ssim"
+    if tune not in (None, "psnr", "ms-ssim"):
+        raise ValueError(f"tune must be psnr or ms-ssim, not {tune!r}")
+    if tune == "psnr" and own != "psnr":
+        raise ValueError(f"the model was trained for {own} and cannot be tuned for {tune}")
+    return tune or own

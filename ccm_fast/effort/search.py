@@ -25,6 +25,7 @@ from .distortion import SquaredError, sensitivities
 from .levels import Level
 from .rate import tables_of
 from .refine import refine
+from .structure import even_weights, structure_weights
 
 __all__ = ["Problem", "better_symbols"]
 
@@ -88,11 +89,14 @@ class Problem:
     ):
         self.model, self.frozen, self.error = model, model.frozen, error
         self.options = {"engine": engine, "threads": threads}
-        #: Bits that a squared error of 1, summed over pixels and colours, is worth; [B, 1, 1, 1].
-        self.price = (lagrange_multiplier(quality) * (255.0**2 / 3))[:, None, None, None]
+        #: Bits that a (weighted) squared error of 1, summed over pixels and colours, is worth; [B, 1, 1, 1].
+        scale = 255.0**2 if model.metric == "mse" else 1.0  # of what an error counts: 255^2 MSE, or 1 - MS-SSIM
+        self.price = (lagrange_multiplier(quality, model.metric) * (scale / 3))[:, None, None, None]
         h = sensitivities(model, grey)
-        #: Bits that a unit squared error of one symbol costs; [B, M, 1, 1].
+        #: Bits that a unit squared error of one symbol costs; [B, M, 1, 1], with weights [B, M, h, w].
         self.curvature = self.price * h[None, :, None, None] * model.inverse_gain(quality).float().square()
+        if error.weights is not None:
+            self.curvature = self.curvature * error.weights
         self.y_bits, self.z_bits = tables_of(model.frozen)
 
     def parameters(self, c: Candidate) -> tuple[Tensor, Tensor, Tensor]:
@@ -172,7 +176,7 @@ def round_towards_mean(
         offset: of the tables, with y_hat as context; and
         row: likewise.
         bits: their code lengths.
-        weight: float [B, 1, 1, M], bits per unit of squared error.
+        weight: float [B, 1, 1, M] or [B, h, w, M], bits per unit of squared error.
         restored: what g_s reads for symbols, offsets and rows.
 
     Returns:
@@ -197,7 +201,8 @@ def _rounded(problem: Problem, y: Tensor, c: Candidate) -> Candidate:
     out = torch.empty(y_hat.shape, dtype=torch.int16)
     for part in _rows(y_hat.shape):
         numbers = (values[:, part].to("cpu", torch.float32), y_hat[:, part], offset[:, part], row[:, part])
-        out[:, part] = round_towards_mean(*numbers, problem.y_bits, weight, problem.restored)
+        own = weight[:, part] if weight.shape[1] > 1 else weight
+        out[:, part] = round_towards_mean(*numbers, problem.y_bits, own, problem.restored)
     return Candidate(_first(out, y), c.z_hat, c.psi)
 
 
@@ -286,6 +291,7 @@ def better_symbols(
     tile_pixels: int,
     engine: str,
     threads: int,
+    tune: str = "psnr",
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Symbols with a lower Lagrangian than those of plain rounding have.
@@ -304,6 +310,7 @@ def better_symbols(
         tile_pixels: of all images, that g_s is run on at a time.
         engine: of the integer networks: "reference", or any other for "cpu".
         threads: of the same.
+        tune: "psnr", or "ms-ssim": errors are weighed by how well the picture hides them.
         progress: called with (steps done, steps in all) after each pass and iteration of level 4 and above.
 
     Returns:
@@ -323,7 +330,10 @@ def better_symbols(
         if level.passes:  # what was made in inference mode takes no part in gradients
             y, z, quality = y.clone(), z.clone(), quality.clone()
         gain = model.inverse_gain(quality)
-        error = SquaredError(model.g_s, gain, read, size, grey, max(1, tile_pixels // BACKWARD))
+        weights = structure_weights(read, *y.shape[2:], y.device) if tune == "ms-ssim" else None
+        if weights is not None and model.metric == "mse":
+            weights = even_weights(weights)
+        error = SquaredError(model.g_s, gain, read, size, grey, max(1, tile_pixels // BACKWARD), weights)
         engine = "reference" if engine == "reference" else "cpu"
         problem = Problem(model, quality, error, grey, engine, threads)
         plain = Candidate(torch.round(y), z_hat.cpu().clone(), psi.cpu().clone())

@@ -8,8 +8,8 @@
 
 ``Image.open`` reads the header only; pixels are decoded when they are first needed. ``save`` takes ``quality`` (1..8,
 default 4; numbers above 8 are on JPEG's scale up to 100, see :func:`quality_of`), ``model`` (as
-:func:`ccm_fast.encode_file`), ``lanes``, ``effort``, ``threads``, ``target_size``, ``target_bpp``, ``target_psnr``, and
-``exif``, ``icc_profile`` and ``xmp`` in place of the image's own (``None`` drops them).
+:func:`ccm_fast.encode_file`), ``lanes``, ``effort``, ``tune``, ``threads``, ``target_size``, ``target_bpp``,
+``target_psnr``, and ``exif``, ``icc_profile`` and ``xmp`` in place of the image's own (``None`` drops them).
 
 Files whose beginning is damaged are none to ``Image.open`` (``PIL.UnidentifiedImageError``), as with Pillow's own
 formats; damage further on raises :class:`ccm_fast.BitstreamError` when pixels are decoded, and by ``verify``, which
@@ -34,7 +34,7 @@ __all__ = ["CcmImageFile", "quality_of", "register"]
 FORMAT = "CCM"
 # JPEG qualities (4:4:4) of the same PSNR as the qualities 1 to 8: means over Kodak up to 6, beyond along JPEG's curve.
 _JPEG_QUALITIES = (17, 25, 42, 63, 77, 84, 90, 94)
-_OPTIONS = ("lanes", "effort", "threads", "engine", "target_size", "target_bpp", "target_psnr")
+_OPTIONS = ("lanes", "effort", "tune", "threads", "engine", "target_size", "target_bpp", "target_psnr")
 
 
 def _limit() -> int | None:
