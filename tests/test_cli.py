@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-from PIL import Image
+from PIL import Image, ImageCms
 
 from ccm_fast import files
 from ccm_fast.command.main import main
@@ -81,6 +81,46 @@ def test_failures_do_not_stop_the_others(photos, tmp_path, capsys):
     assert run("decode", tmp_path / "out", tmp_path / "back", "-m", WEIGHTS, "--json") == 1
     reports = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [("error" in r) for r in reports] == [True, False] and reports[0]["type"].endswith("Error")
+
+
+def test_metadata_is_left_out_or_replaced(tmp_path, capsys):
+    exif, profile = Image.Exif(), ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif[0x0112], exif[0x010F] = 6, "maker"
+    Image.fromarray(tiny.photo(20, 30)).save(tmp_path / "a.jpg", exif=exif)
+    exif[0x010F] = "someone else"
+    (tmp_path / "e").write_bytes(exif.tobytes())
+    (tmp_path / "i").write_bytes(profile)
+
+    def decoded(name, *options):
+        assert run("decode", tmp_path / f"{name}.ccm", tmp_path / "out.png", "-f", "-m", WEIGHTS, *options) == 0
+        with Image.open(tmp_path / "out.png") as image:
+            return image.size, image.getexif().get(0x010F), image.info.get("icc_profile")
+
+    new = ("--exif", tmp_path / "e", "--icc", tmp_path / "i")
+    for name, options in (("kept", ()), ("stripped", ("--strip",)), ("new", new)):
+        assert run("encode", tmp_path / "a.jpg", tmp_path / f"{name}.ccm", "-m", WEIGHTS, *options) == 0
+    assert decoded("kept") == ((30, 20), "maker", None)
+    assert decoded("kept", "--strip") == decoded("stripped") == ((20, 30), None, None)
+    assert decoded("new") == ((30, 20), "someone else", profile)
+    assert run("encode", tmp_path / "a.jpg", tmp_path / "x.ccm", "-m", WEIGHTS, "--icc", tmp_path / "e") == 1
+    assert run("encode", tmp_path / "a.jpg", tmp_path / "x.ccm", "-m", WEIGHTS, "--icc", tmp_path / "none") == 1
+    assert capsys.readouterr().err.count("\n") == 2 and not (tmp_path / "x.ccm").exists()
+
+
+def test_sixteen_bits(tmp_path):
+    assert run("decode", tiny.GOLDEN / "grey.ccm", tmp_path / "a.png", "-m", WEIGHTS, "--depth", 16) == 0
+    assert run("decode", tiny.GOLDEN / "grey.ccm", tmp_path / "b.png", "-m", WEIGHTS) == 0
+    with Image.open(tmp_path / "a.png") as deep, Image.open(tmp_path / "b.png") as plain:
+        a, b = np.asarray(deep).astype(int), np.asarray(plain).astype(int)
+    assert a.max() > 255 and abs(a - 257 * b).max() <= 129
+
+
+def test_freezing_replaces_nothing(tmp_path, capsys):
+    for name in ("o.safetensors", "o.json"):
+        (tmp_path / name).write_text("mine")
+        assert run("freeze", tmp_path / "none.pt", tmp_path / "o.safetensors", "--data", tmp_path) == 1
+        assert f"{tmp_path / name}: exists (--force" in capsys.readouterr().err
+        (tmp_path / name).unlink()
 
 
 def test_lanes_reach_every_stream(photos, tmp_path, capsys):

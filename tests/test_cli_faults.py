@@ -127,6 +127,14 @@ def test_what_never_ends_is_not_read(tmp_path):
     assert done.returncode == 1 and b"bytes" in done.stderr and done.stderr.count(b"\n") == 1
 
 
+def test_images_are_not_written_onto_terminals():
+    leader, terminal = os.openpty()
+    done = command("decode", CODED, "-", *MODEL, stdout=terminal)
+    assert done.returncode == 2 and b"terminal" in done.stderr
+    os.close(terminal)
+    os.close(leader)
+
+
 # --- names -----------------------------------------------------------------------------------------------------------
 
 

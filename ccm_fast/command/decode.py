@@ -12,7 +12,7 @@ from .info import describe
 from .jobs import Job, Plan, plan_jobs
 from .messages import UsageError, usage
 from .options import split_paths
-from .streams import binary_input, open_target
+from .streams import binary_input, check_terminal, open_target
 
 __all__ = ["run"]
 
@@ -32,6 +32,7 @@ def _plan(args, suffix: str) -> Plan:
     else:
         out = split_paths(args)
         plan = plan_jobs(args.inputs, out, {".ccm"}, suffix)
+    check_terminal(out, args.force)
     if args.latents and args.thumbnail is not None:
         raise UsageError("--latents and --thumbnail do not go together")
     if args.latents:
@@ -57,14 +58,14 @@ def run(args) -> int:
         import numpy as np
 
         from ccm_fast.files import codec_for, decode_bytes, model_for
-        from ccm_fast.images import output_format, save_picture
+        from ccm_fast.images import output_format, save_picture, strip_metadata
         from ccm_fast.reading import read_bytes
         from ccm_fast.timing import stage
 
-        find = codec_for if args.engine in (None, "cpu") else model_for
+        find = codec_for if args.engine in (None, "cpu") and args.depth == 8 else model_for
         model = find(args.model) if args.model else None
         output_format(suffix)
-        options = {"threads": threads, "engine": args.engine, "max_pixels": args.max_pixels}
+        options = {"threads": threads, "engine": args.engine, "max_pixels": args.max_pixels, "depth": args.depth}
         save_options = {} if args.save_quality is None else {"quality": args.save_quality}
 
         def thumbnail(data: bytes, target: str, file_format: str, times: StageTimes) -> dict:
@@ -94,9 +95,10 @@ def run(args) -> int:
                 np.save(whole, decoded.latents)
                 with open_target(args.latents, args.force) as file:
                     file.write(whole.getbuffer())
+            picture = strip_metadata(decoded.picture) if args.strip else decoded.picture
             if job.target is not None:
                 with stage(times, "write"), open_target(job.target, args.force) as file:
-                    save_picture(decoded.picture, file, file_format, **save_options)
+                    save_picture(picture, file, file_format, **save_options)
             p = decoded.packet
             bpp = 8 * len(data) / (p.width * p.height)
             return {"width": p.width, "height": p.height, "bytes": len(data), "bpp": bpp, "quality": p.quality}

@@ -6,6 +6,8 @@ import io
 from collections.abc import Callable
 from contextlib import suppress
 
+from ccm_fast.reading import read_at_most
+from ccm_fast.stream.limits import MAX_CHUNK_BYTES
 from ccm_fast.suffixes import IMAGE_SUFFIXES
 
 from .batch import StageTimes, run_plan
@@ -13,7 +15,7 @@ from .graphics import smaller_losslessly
 from .jobs import Job, plan_jobs
 from .messages import UsageError, usage
 from .options import split_paths
-from .streams import open_target, picture_input
+from .streams import check_terminal, open_target, picture_input
 
 __all__ = ["run"]
 
@@ -25,6 +27,7 @@ def run(args) -> int:
     """``ccm-fast encode``."""
     try:
         out = split_paths(args)
+        check_terminal(out, args.force)
         if args.json and out == "-":
             raise UsageError("--json and an image cannot both go to standard output")
         plan = plan_jobs(args.inputs, out, IMAGE_SUFFIXES, ".ccm")
@@ -36,7 +39,11 @@ def run(args) -> int:
 
         model = model_for(args.model)
         options = {name: getattr(args, name) for name in ("lanes", "max_pixels", "effort", "tune")}
-        options |= {name: getattr(args, name) for name in ("target_size", "target_bpp", "target_psnr")}
+        options |= {name: getattr(args, name) for name in ("target_size", "target_bpp", "target_psnr", "strip")}
+        for name in ("exif", "icc"):
+            if getattr(args, name):
+                with open(getattr(args, name), "rb") as file:
+                    options[name] = read_at_most(file, MAX_CHUNK_BYTES)
 
         def work(job: Job, times: StageTimes) -> dict:
             source, whole = picture_input(job.source, args.max_pixels), io.BytesIO()

@@ -70,6 +70,11 @@ def build_parser(others: dict[str, argparse.ArgumentParser] | None = None) -> ar
         note = f"search the quality that gives {what}, from --quality on"
         target.add_argument(f"--target-{name}", type=kind, metavar=metavar, help=note)
     p.add_argument(
+        "--strip", action="store_true", help="leave out EXIF, XMP and IPTC (and turn the picture as EXIF says)"
+    )
+    p.add_argument("--exif", metavar="FILE", help="an EXIF block in place of the picture's own")
+    p.add_argument("--icc", metavar="FILE", help="an ICC profile in place of the picture's own")
+    p.add_argument(
         "--lanes",
         type=int,
         default=0,
@@ -92,6 +97,12 @@ def build_parser(others: dict[str, argparse.ArgumentParser] | None = None) -> ar
         type=within(int, 0, 100),
         metavar="N",
         help="the output format's own quality setting (JPEG, WebP)",
+    )
+    p.add_argument(
+        "--depth", type=int, choices=(8, 16), default=8, help="bits a sample: 16 into PNG and PPM, grey also TIFF"
+    )
+    p.add_argument(
+        "--strip", action="store_true", help="leave out EXIF, XMP and IPTC (and turn the picture as EXIF says)"
     )
     p.add_argument(
         "--thumbnail",
@@ -134,6 +145,14 @@ def build_parser(others: dict[str, argparse.ArgumentParser] | None = None) -> ar
     p.add_argument("checkpoint", help="last.pt of a training run")
     p.add_argument("out", metavar="OUT.safetensors", help="the weights; an evaluation goes to OUT.json")
     p.add_argument("--data", nargs="+", required=True, metavar="PATH", help="training images, to calibrate on")
+    p.add_argument("--images", type=within(int, 1), metavar="N", help="of them, at most so many (default: 4000)")
+    p.add_argument(
+        "--steps",
+        type=within(int, 0),
+        metavar="N",
+        help="of fine-tuning; 0: calibration only (default: by the number of images, 10000 from 3000 of them on)",
+    )
+    p.add_argument("-f", "--force", action="store_true", help="replace existing outputs")
     p.add_argument("--test", nargs="+", default=[], metavar="PATH", help="images to evaluate on; never trained on")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     p.add_argument("-q", dest="quiet", action=Renamed, now="--quiet", flag=True, help=argparse.SUPPRESS)

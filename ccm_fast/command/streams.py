@@ -15,9 +15,9 @@ from ccm_fast.atomic import atomic_write, descriptor_of
 from ccm_fast.reading import read_at_most
 from ccm_fast.stream.limits import max_file_bytes
 
-from .messages import output_stream
+from .messages import UsageError, output_stream
 
-__all__ = ["binary_input", "ccm_files", "open_target", "picture_input", "same_file", "taken"]
+__all__ = ["binary_input", "ccm_files", "check_terminal", "open_target", "picture_input", "same_file", "taken"]
 
 
 def ccm_files(names: list[str]) -> Iterator[str]:
@@ -43,6 +43,12 @@ def picture_input(name: str, max_pixels: int | None) -> str | BinaryIO:
         return source
     with nullcontext(source) if name == "-" else open(name, "rb") as file:
         return io.BytesIO(read_at_most(file, max_file_bytes(max_pixels)))
+
+
+def check_terminal(name: str | None, force: bool) -> None:
+    """Raises UsageError where an image would be written onto a terminal."""
+    if name == "-" and not force and sys.stdout is not None and sys.stdout.isatty():
+        raise UsageError("standard output is a terminal: an image is not written there (--force does it)")
 
 
 @contextmanager

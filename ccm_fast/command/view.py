@@ -10,7 +10,7 @@ import tempfile
 import webbrowser
 from pathlib import Path
 
-from .messages import complain, reason, say, shown
+from .messages import complain, interactive, reason, say, shown
 from .streams import binary_input, ccm_files, open_target
 
 __all__ = ["page", "run"]
@@ -67,12 +67,15 @@ def _picture(name: str, args) -> tuple[str, str, bytes]:
 def run(args) -> int:
     """``ccm-fast view``."""
     failed, pictures = False, []
-    for name in ccm_files(args.files):
-        try:
-            pictures.append(_picture(name, args))
-        except Exception as error:
-            failed = True
-            complain("standard input" if name == "-" else name, reason(error, name))
+    from tqdm import tqdm
+
+    with tqdm(list(ccm_files(args.files)), unit="file", disable=not interactive(), leave=False, delay=1) as bar:
+        for name in bar:
+            try:
+                pictures.append(_picture(name, args))
+            except Exception as error:
+                failed = True
+                complain("standard input" if name == "-" else name, reason(error, name))
     if not pictures:
         return 1
     text = page(pictures).encode()

@@ -88,6 +88,8 @@ def ship(
     cost_qualities: Sequence[float] = (2, 4, 6),
     seed: int = 0,
     progress: bool = True,
+    images: int = FREEZE_IMAGES,
+    steps: int | None = None,
 ) -> dict:
     """Freeze a checkpoint, write the weights, load them again, evaluate, and write the evaluation beside them.
 
@@ -100,6 +102,8 @@ def ship(
         cost_qualities: qualities at which the cost of the integers is measured.
         seed: choice of calibration images, and of everything random in freezing.
         progress: show bars.
+        images: calibration images at most.
+        steps: of fine-tuning; None: by the number of images.
 
     Returns:
         The evaluation, as written.
@@ -110,9 +114,9 @@ def ship(
     from ..weights import load, save
 
     model, meta = load_checkpoint(checkpoint)
-    images = load_images(list(data))
-    chosen = np.random.default_rng(seed).permutation(len(images))[:FREEZE_IMAGES]
-    freeze(model, [images[k] for k in chosen], seed=seed, progress=progress)
+    found = load_images(list(data))
+    chosen = np.random.default_rng(seed).permutation(len(found))[:images]
+    freeze(model, [found[k] for k in chosen], steps=steps, seed=seed, progress=progress)
     out = Path(out)
     save(model, out, meta)
     report = {"model": out.stem, "training": meta, "fingerprint": model.frozen.fingerprint.hex()}
