@@ -138,6 +138,16 @@ def tiff(tags, types=None, pixels=PIXELS):
     return out.getvalue()
 
 
+def test_compressed_tiff_keeps_what_pillow_writes():
+    tags = Image.Exif()
+    tags[0x10F] = "maker"
+    tags.get_ifd(0x8769)[0x829A] = 0.5
+    with pytest.warns(errors.PictureWarning, match="compressed TIFF"):
+        data = saved({EXIF: exif.strip_header(tags.tobytes()), XMP: b"<x/>"}, "TIFF", compression="tiff_lzw")
+    image = opened(data)
+    assert image.getexif()[0x10F] == "maker" and image.info["xmp"] == b"<x/>"
+
+
 def test_text_of_tiff_keeps_its_bytes():
     text = "© 2026 Ünï".encode()
     picture = reread(tiff({0x8298: text}))

@@ -85,6 +85,13 @@ class Tags:
         """As bytes; empty if there are no tags."""
         return strip_header(self.exif.tobytes()) if len(self.exif) else b""
 
+    def drop_directories(self) -> bool:
+        """Leave out the Exif and GPS directories; returns whether there were any."""
+        found = [ifd for ifd in (EXIF_IFD, GPS_IFD) if ifd in self.exif]
+        for ifd in found:
+            del self.exif[ifd]
+        return bool(found)
+
     def _directory(self, source: Image.Exif, ifd: int) -> dict:
         try:
             found = source.get_ifd(ifd)

@@ -86,10 +86,10 @@ def save_picture(picture: Picture, target: str | os.PathLike | BinaryIO, file_fo
     if is_deep(picture, name):
         if ICC in picture.chunks and name not in _HOLDS:
             note(f"{name} holds no ICC profile, and 16 bits are not converted: left out")
-        save_deep(picture, target, name, {**_options(picture, name), **options})
+        save_deep(picture, target, name, {**_options(picture, name, options), **options})
         return
     image = _with_colour(to_pillow(picture), picture, name)
-    ours = _options(picture, name)
+    ours = _options(picture, name, options)
     if "quality" not in options:
         ours |= _QUALITY.get(name, {})
     if "icc_profile" not in image.info:
@@ -141,8 +141,8 @@ def _with_colour(image: Image.Image, picture: Picture, name: str) -> Image.Image
     return image
 
 
-def _options(picture: Picture, name: str) -> dict:
-    """Metadata as options of Pillow's ``save``."""
+def _options(picture: Picture, name: str, given: dict) -> dict:
+    """Metadata as options of Pillow's ``save``, beside those that are given."""
     chunks = picture.chunks
     options = {}
     if ICC in chunks:
@@ -153,6 +153,8 @@ def _options(picture: Picture, name: str) -> dict:
     if name == "TIFF":
         tags = exif_blocks.parse(block, PICTURE_TAGS)  # the others would describe the layout of this very file
         name_lost(tags)
+        if given.get("compression") not in (None, "raw") and tags.drop_directories():
+            note("EXIF's directories (exposure, position) do not fit a compressed TIFF of Pillow's and are left out")
         tags.exif.update({tag: chunks[kind] for kind, tag in ((XMP, 700), (IPTC, 33723)) if kind in chunks})
         options.pop("xmp", None)
         return options | ({"exif": tags.exif} if len(tags.exif) else {})
