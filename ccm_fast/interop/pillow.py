@@ -19,10 +19,12 @@ checks the checksums without decoding. Pillow's limits on pixels (``Image.MAX_IM
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 from PIL import Image, ImageFile
 
+from ..command.anchors import QUALITIES
 from ..errors import BitstreamError, DamagedError
 from ..images import from_pillow, metadata, replace_metadata
 from ..stream.container import ALPHA, MAGIC, XMP, parse_container
@@ -32,8 +34,8 @@ from ..stream.packet import guess_groups, peek
 __all__ = ["CcmImageFile", "quality_of", "register"]
 
 FORMAT = "CCM"
-# JPEG qualities (4:4:4) of the same PSNR as the qualities 1 to 8: means over Kodak up to 6, beyond along JPEG's curve.
-_JPEG_QUALITIES = (17, 25, 42, 63, 77, 84, 90, 94)
+# JPEG qualities of the same MS-SSIM as the qualities 1 to 8, as the commands' help says them.
+_JPEG_QUALITIES = [int(number) for number in re.findall(r"JPEG (\d+)", QUALITIES)]
 _OPTIONS = ("lanes", "effort", "tune", "threads", "engine", "target_size", "target_bpp", "target_psnr")
 
 
@@ -120,8 +122,8 @@ def _save(image: Image.Image, fp, filename: str | bytes) -> None:
 def quality_of(value: float) -> float:
     """The quality, 1 to 8, that is meant by a number on Pillow's scale; numbers up to 8 are our own.
 
-    A number above 8 and up to 100 is the quality of a JPEG whose PSNR is about the same: 25 is 2, 63 is 4, 75 is 4.9,
-    94 and more are 8. Other numbers are handed back, for others to refuse.
+    A number above 8 and up to 100 is the quality of a JPEG whose MS-SSIM is about the same. Other numbers are handed
+    back, for others to refuse.
     """
     if not isinstance(value, (int, float)) or not 8 < value <= 100:
         return value
