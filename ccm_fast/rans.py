@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 
 from ._backend import load
@@ -23,7 +25,7 @@ def Tables(lo, n, cdf):
     """CDF rows for coding.
 
     Args:
-        lo: int [R], the lowest symbol of each row, -32767..0.
+        lo: int [R], the lowest symbol of each row, -8192..0.
         n: int [R], entries of each row, the escape (its last entry) included, 2..8192.
         cdf: uint16 [sum of n], cumulative frequencies of 65536 at which the entries start, row after row.
 
@@ -63,7 +65,8 @@ def decode(tables, data: bytes, lanes: int, rows, steps=None, version: int = 1) 
         TruncatedError: the stream ends too early. DamagedError: it does not end as every good stream does.
         ValueError, IndexError: as in :func:`encode`.
     """
-    symbols, status = load().rans.decode(tables, bytes(data), lanes, np.asarray(rows), steps, version=version)
+    vectors = os.environ.get("CCM_FAST_ISA") != "scalar"
+    symbols, status = load().rans.decode(tables, bytes(data), lanes, np.asarray(rows), steps, vectors, version)
     if status == 1:
         raise TruncatedError("the rANS stream ends before its last symbol")
     if status:

@@ -42,7 +42,8 @@ def programs(request, tmp_path_factory):
     for check in checks:
         mine = [o for o in objects if o.stem == check.stem or not o.stem.endswith("_check")]
         found[check.stem] = folder / check.stem
-        subprocess.run([CXX, *flags, *map(str, mine), "-o", str(found[check.stem])], check=True)
+        wrap = ["-Wl,--wrap=_ZN3ccm11avx2_roundsEi"] if check.stem == "engine_check" and isas else []
+        subprocess.run([CXX, *flags, *map(str, mine), *wrap, "-o", str(found[check.stem])], check=True)
     return found
 
 

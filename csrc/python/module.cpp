@@ -96,7 +96,8 @@ py::tuple decode(const ccm::OwnedRows& tables, const py::bytes& data, int lanes,
   ccm::Status status;
   {
     py::gil_scoped_release release;
-    ccm::StreamDecoder decoder(reinterpret_cast<const uint8_t*>(view.data()), view.size(), code, vectors);
+    ccm::StreamDecoder decoder(reinterpret_cast<const uint8_t*>(view.data()), view.size(), code,
+                               vectors ? ccm::Vectors::kBest : ccm::Vectors::kNone);
     uint16_t block[kBlock];
     size_t at = 0;
     bool good = true;

@@ -16,6 +16,17 @@
 #include "check.h"
 #include "entropy/cpu/context_cpu.h"
 #include "entropy/cpu/pack.h"
+#include "entropy/cpu/rans_kernels.h"
+
+#if defined(CCM_HAVE_AVX2)
+// The linker sends the engine's calls of ccm::avx2_rounds here (--wrap): scalar kernels must not come along.
+static int vector_rans = 0;
+extern "C" ccm::RansRounds __real__ZN3ccm11avx2_roundsEi(int32_t lanes);
+extern "C" ccm::RansRounds __wrap__ZN3ccm11avx2_roundsEi(int32_t lanes) {
+  ++vector_rans;
+  return __real__ZN3ccm11avx2_roundsEi(lanes);
+}
+#endif
 
 namespace {
 
@@ -31,7 +42,7 @@ Bytes check(const ccm::PackedModel& m, const std::vector<int16_t>& z, std::vecto
   const int hz = (h + 3) / 4, wz = (w + 3) / 4;
   const ccm::EncodedStream z_stream = ccm::encode_z(m, z.data(), hz, wz, 0);
   std::vector<int16_t> z_out(z.size());
-  require(ccm::decode_z(m, {z_stream.bytes.data(), static_cast<int64_t>(z_stream.bytes.size()), z_stream.lanes}, hz, wz,
+  require(ccm::decode_z(m, {z_stream.bytes.data(), static_cast<int64_t>(z_stream.bytes.size()), z_stream.code}, hz, wz,
                         z_out.data()) == ccm::kOk,
           "z does not decode");
   require(z_out == z, "z differs");
@@ -59,7 +70,7 @@ Bytes check(const ccm::PackedModel& m, const std::vector<int16_t>& z, std::vecto
   std::vector<int16_t> offsets(y.size());
   ccm::parameters(m, psi.data(), y.data(), h, w, threads, rows.data(), offsets.data());
   std::vector<ccm::Segment> segments;
-  for (const auto& s : streams) segments.push_back({s.bytes.data(), static_cast<int64_t>(s.bytes.size()), s.lanes});
+  for (const auto& s : streams) segments.push_back({s.bytes.data(), static_cast<int64_t>(s.bytes.size()), s.code});
 
   std::vector<std::vector<int16_t>> out(kBatch, std::vector<int16_t>(y.size()));
   std::vector<ccm::DecodeJob> jobs;
@@ -82,7 +93,7 @@ Bytes check(const ccm::PackedModel& m, const std::vector<int16_t>& z, std::vecto
       for (auto& b : victim) b = static_cast<uint8_t>(random());
     std::vector<ccm::Segment> parts;
     for (size_t g = 0; g < broken.size(); ++g)
-      parts.push_back({broken[g].data(), static_cast<int64_t>(broken[g].size()), streams[g].lanes});
+      parts.push_back({broken[g].data(), static_cast<int64_t>(broken[g].size()), streams[g].code});
     std::vector<ccm::DecodeJob> job{{psi.data(), parts.data(), out[0].data(), ccm::kOk}};
     ccm::decode_y(m, h, w, threads, job);
     if (job[0].status == ccm::kOk && i % 3 != 1) require(out[0] == y, "damage was taken for other latents");
@@ -97,7 +108,7 @@ Bytes check(const ccm::PackedModel& m, const std::vector<int16_t>& z, std::vecto
       if (i >= 2) copies.back().resize(s.bytes.size() - 2 * (random() % 8));
     }
     for (size_t g = 0; g < wide.size(); ++g)
-      parts.push_back({copies[g].data(), static_cast<int64_t>(copies[g].size()), wide[g].lanes});
+      parts.push_back({copies[g].data(), static_cast<int64_t>(copies[g].size()), wide[g].code});
     std::vector<ccm::DecodeJob> job{{psi.data(), parts.data(), out[0].data(), ccm::kOk}};
     ccm::decode_y(m, h, w, threads, job);
     if (i < 2) require(job[0].status == ccm::kOk && out[0] == y, "y with many lanes differs");
@@ -128,6 +139,10 @@ int main(int argc, char** argv) {
       const Bytes result = check(ccm::open_packed(packed.data(), packed.size()), z, y, h, w, threads, fuzz);
       if (expected.empty()) expected = result;
       require(result == expected, "instruction sets differ");
+#if defined(CCM_HAVE_AVX2)
+      require((vector_rans > 0) == (isa != ccm::kIsaScalar),
+              "vector rANS beside scalar kernels, or none beside others");
+#endif
       names += std::string(" ") + kernels->name;
     }
     std::mt19937 random(2);

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <valgrind/callgrind.h>
@@ -133,8 +134,10 @@ void coder() {
     int32_t used = 0;
     count([&] { bytes = ccm::encode_stream(tables, symbols, steps, lanes, &used); });
     report("rans_encode " + std::to_string(lanes), kSymbols);
-    for (const bool vectors : {false, true}) {
-      if (vectors && !ccm::vector_rounds(lanes)) continue;
+    for (const auto& [vectors, name] :
+         {std::pair{ccm::Vectors::kNone, " scalar"}, std::pair{ccm::Vectors::kBaseline, ""},
+          std::pair{ccm::Vectors::kBest, " avx2"}}) {
+      if (vectors == ccm::Vectors::kBest && !ccm::vector_rounds(lanes)) continue;
       ccm::StreamDecoder decoder(bytes.data(), bytes.size(), lanes, vectors);
       count([&] {
         size_t at = 0;
@@ -143,7 +146,7 @@ void coder() {
           at += static_cast<size_t>(n);
         }
       });
-      report("rans_decode " + std::to_string(lanes) + (vectors ? " avx2" : ""), kSymbols);
+      report("rans_decode " + std::to_string(lanes) + name, kSymbols);
       if (decoder.finish() != ccm::kOk || out != want) std::puts("WRONG 0");
     }
   }

@@ -82,7 +82,9 @@ struct Image {
       : job(j), context(k, h, w, m.plane_channels, kLatentZero), steps_done(m.groups), busy(m.groups) {
     for (int32_t g = 0; g < m.groups; ++g) {
       groups.emplace_back(m, k, g, h, w);
-      if (j.streams) streams.emplace_back(j.streams[g].data, static_cast<size_t>(j.streams[g].size), j.streams[g].code);
+      if (!j.streams) continue;
+      const Segment& s = j.streams[g];
+      streams.emplace_back(s.data, static_cast<size_t>(s.size), s.code, rans_vectors(k));
     }
     symbols.resize(j.streams ? 0 : m.groups);
     coded.resize(symbols.size());

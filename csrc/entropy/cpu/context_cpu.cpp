@@ -70,7 +70,7 @@ Status decode_z(const PackedModel& m, const Segment& stream, int32_t hz, int32_t
   const int64_t positions = static_cast<int64_t>(hz) * wz;
   const std::vector<uint16_t> rows = z_rows(m, positions);
   std::vector<int16_t> symbols(rows.size());
-  StreamDecoder decoder(stream.data, static_cast<size_t>(stream.size), stream.code);
+  StreamDecoder decoder(stream.data, static_cast<size_t>(stream.size), stream.code, rans_vectors(kernels_of(m)));
   decoder.decode_step(m.rows(m.z_rows), rows.data(), nullptr, static_cast<int32_t>(rows.size()), symbols.data());
   const int16_t* values = m.at<int16_t>(m.z_values);
   const uint16_t* channels = m.at<uint16_t>(m.z_channels);

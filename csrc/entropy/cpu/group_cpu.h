@@ -7,6 +7,7 @@
 #include "entropy/cpu/conv_cpu.h"
 #include "entropy/cpu/kernels.h"
 #include "entropy/cpu/plane.h"
+#include "entropy/cpu/rans_kernels.h"
 #include "model/model.h"
 
 namespace ccm {
@@ -31,6 +32,9 @@ struct StepOrder {
 std::vector<std::shared_ptr<const StepOrder>> step_orders(const PackedModel& m, int32_t h, int32_t w);
 
 inline const Kernels& kernels_of(const PackedModel& m) { return *kernels_for(static_cast<Isa>(m.isa)); }
+
+// What the rANS decoder may use beside these kernels: scalar ones are for runs without any vector instructions of ours.
+inline Vectors rans_vectors(const Kernels& k) { return k.isa == kIsaScalar ? Vectors::kNone : Vectors::kBest; }
 
 // Where a group's channels at the p-th position of the coding order lie in a plane [h][w][M].
 inline int64_t place(const PackedModel& m, const GroupDesc& d, const StepOrder& order, size_t p, int32_t w) {

@@ -14,34 +14,38 @@
 namespace ccm {
 namespace {
 
-// How many of the 16 values lie below the slot before the first that does not.
+// How many of the 16 values lie below the slot before the first that does not. kSimd: by SSE2, where there is that.
+template <bool kSimd>
 inline int32_t count_below(const uint16_t* below, uint32_t slot) {
 #if defined(__SSE2__)
-  const __m128i s = _mm_set1_epi16(static_cast<int16_t>(slot)), zero = _mm_setzero_si128();
-  const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(below));
-  const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(below + 8));
-  // SSE2 has no unsigned 16-bit comparison: v < s exactly when the saturating difference s - v is not zero.
-  const __m128i not_a = _mm_cmpeq_epi16(_mm_subs_epu16(s, a), zero);
-  const __m128i not_b = _mm_cmpeq_epi16(_mm_subs_epu16(s, b), zero);
-  return __builtin_ctz(static_cast<uint32_t>(_mm_movemask_epi8(_mm_packs_epi16(not_a, not_b))) | 1u << kWindow);
-#else
+  if constexpr (kSimd) {
+    const __m128i s = _mm_set1_epi16(static_cast<int16_t>(slot)), zero = _mm_setzero_si128();
+    const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(below));
+    const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(below + 8));
+    // SSE2 has no unsigned 16-bit comparison: v < s exactly when the saturating difference s - v is not zero.
+    const __m128i not_a = _mm_cmpeq_epi16(_mm_subs_epu16(s, a), zero);
+    const __m128i not_b = _mm_cmpeq_epi16(_mm_subs_epu16(s, b), zero);
+    return __builtin_ctz(static_cast<uint32_t>(_mm_movemask_epi8(_mm_packs_epi16(not_a, not_b))) | 1u << kWindow);
+  }
+#endif
   int32_t n = 0;
   while (n < kWindow && below[n] < slot) ++n;
   return n;
-#endif
 }
 
 // The entry of a row that holds `slot`; it is known not to come before k.
+template <bool kSimd>
 inline int32_t find_entry(const uint16_t* below, uint32_t slot, int32_t k) {
   int32_t n;
   do {  // again only in a row's flanks, where its entries are many and narrow
-    n = count_below(below + k, slot);
+    n = count_below<kSimd>(below + k, slot);
     k += n;
   } while (CCM_UNLIKELY(n == kWindow));
   return k;
 }
 
 // Undoes one symbol of a row, the refill excepted, and finds its entry.
+template <bool kSimd>
 inline uint64_t decode_one(const Rows& tables, uint32_t row, uint64_t x, int32_t& k) {
   const uint32_t slot = static_cast<uint32_t>(x) & kProbMask;
   const uint32_t where = tables.find[row].bucket;
@@ -50,13 +54,13 @@ inline uint64_t decode_one(const Rows& tables, uint32_t row, uint64_t x, int32_t
   k = static_cast<int32_t>(bucket.k);
   if (CCM_UNLIKELY(slot - (entry & kProbMask) >= entry >> 16)) {
     const RowInfo& info = tables.info[row];
-    k = find_entry(tables.below + info.first + 1, slot, k);
+    k = find_entry<kSimd>(tables.below + info.first + 1, slot, k);
     entry = tables.entries[info.first + k];
   }
   return rans_advance(x, slot, entry & kProbMask, entry >> 16);
 }
 
-template <int kLanes>
+template <int kLanes, bool kSimd>
 int32_t plain_rounds(const Rows& tables, const uint16_t* rows, int32_t n, int16_t* out, uint64_t* state,
                      const uint8_t*& next_word, uint32_t& escaped) {
   uint64_t x[kLanes];
@@ -67,7 +71,7 @@ int32_t plain_rounds(const Rows& tables, const uint16_t* rows, int32_t n, int16_
     for (int32_t l = 0; l < kLanes; ++l) {
       const RowInfo& info = tables.info[rows[first + l]];
       int32_t k;
-      x[l] = decode_one(tables, rows[first + l], x[l], k);
+      x[l] = decode_one<kSimd>(tables, rows[first + l], x[l], k);
       if (x[l] < kStateLow) {
         x[l] = x[l] << 16 | next[0] | static_cast<uint32_t>(next[1]) << 8;
         next += 2;
@@ -81,20 +85,21 @@ int32_t plain_rounds(const Rows& tables, const uint16_t* rows, int32_t n, int16_
   return first;
 }
 
+template <bool kSimd>
 RansRounds plain_rounds_of(int32_t lanes) {
   switch (lanes) {
     case 1:
-      return &plain_rounds<1>;
+      return &plain_rounds<1, kSimd>;
     case 2:
-      return &plain_rounds<2>;
+      return &plain_rounds<2, kSimd>;
     case 4:
-      return &plain_rounds<4>;
+      return &plain_rounds<4, kSimd>;
     case 8:
-      return &plain_rounds<8>;
+      return &plain_rounds<8, kSimd>;
     case 16:
-      return &plain_rounds<16>;
+      return &plain_rounds<16, kSimd>;
     default:
-      return &plain_rounds<32>;
+      return &plain_rounds<32, kSimd>;
   }
 }
 
@@ -130,7 +135,8 @@ bool same_as_plain(RansRounds vector, int32_t lanes) {
   const uint8_t *next_a = bytes.data(), *next_b = bytes.data();
   for (int32_t at = 0; at < symbols;) {
     uint32_t escaped_a = 0, escaped_b = 0;
-    const int32_t done = plain_rounds_of(lanes)(tables, &rows[at], symbols - at, &out_a[at], a, next_a, escaped_a);
+    const int32_t done =
+        plain_rounds_of<false>(lanes)(tables, &rows[at], symbols - at, &out_a[at], a, next_a, escaped_a);
     if (vector(tables, &rows[at], symbols - at, &out_b[at], b, next_b, escaped_b) != done || escaped_a != escaped_b ||
         next_a != next_b || !std::equal(a, a + lanes, b))
       return false;
@@ -178,10 +184,11 @@ RansRounds vector_rounds(int32_t lanes) {
 #endif
 }
 
-SequenceDecoder::SequenceDecoder(const uint8_t* data, size_t size, StreamKind kind, bool vectors)
+SequenceDecoder::SequenceDecoder(const uint8_t* data, size_t size, StreamKind kind, Vectors vectors)
     : least_state_(kind.version == 2 ? 0 : end_state(kind.lanes)),
-      plain_(plain_rounds_of(kind.lanes)),
-      vector_(vectors ? vector_rounds(kind.lanes) : nullptr),
+      plain_(vectors == Vectors::kNone ? plain_rounds_of<false>(kind.lanes) : plain_rounds_of<true>(kind.lanes)),
+      vector_(vectors == Vectors::kBest ? vector_rounds(kind.lanes) : nullptr),
+      simd_(vectors != Vectors::kNone),
       version_(kind.version),
       lanes_(kind.lanes) {
   std::fill(state_, state_ + kMaxLanes, kStateLow);
@@ -304,9 +311,10 @@ int32_t SequenceDecoder::checked_rounds(const Rows& tables, const uint16_t* rows
   while (first < n && !escaped) {
     const int32_t count = std::min(lanes_, n - first);
     for (int32_t l = 0; l < count; ++l) {
-      const RowInfo& info = tables.info[rows[first + l]];
+      const uint32_t row = rows[first + l];
+      const RowInfo& info = tables.info[row];
       int32_t k;
-      state_[l] = decode_one(tables, rows[first + l], state_[l], k);
+      state_[l] = simd_ ? decode_one<true>(tables, row, state_[l], k) : decode_one<false>(tables, row, state_[l], k);
       refill(state_[l]);
       escaped |= static_cast<uint32_t>(k + 1 == info.count) << l;
       out[first + l] = static_cast<int16_t>(info.lo + k);
@@ -367,7 +375,7 @@ Status SequenceDecoder::finish() const {
   return good ? kOk : kDamaged;
 }
 
-StreamDecoder::StreamDecoder(const uint8_t* data, size_t size, int64_t code, bool vectors) {
+StreamDecoder::StreamDecoder(const uint8_t* data, size_t size, int64_t code, Vectors vectors) {
   const StreamKind kind = stream_kind(code);
   const int32_t count = std::max(1, kind.lanes / kSequenceLanes);
   const StreamKind each{kind.version, kind.lanes / count};

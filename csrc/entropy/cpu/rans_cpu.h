@@ -16,7 +16,7 @@ namespace ccm {
 class SequenceDecoder {
  public:
   // At most kSequenceLanes lanes. One too short for its states starts out truncated.
-  SequenceDecoder(const uint8_t* data, size_t size, StreamKind kind, bool vectors);
+  SequenceDecoder(const uint8_t* data, size_t size, StreamKind kind, Vectors vectors);
 
   // As those of StreamDecoder.
   bool decode(const Rows& tables, const uint16_t* rows, const int16_t* offsets, int32_t n, int16_t* out);
@@ -38,6 +38,7 @@ class SequenceDecoder {
   const uint8_t* next_;
   const uint8_t* end_;
   RansRounds plain_, vector_;
+  bool simd_;  // whether plain code searches rows by SSE2
   int32_t version_, lanes_;
   int32_t in_step_ = 0;  // symbols of this step so far
   bool truncated_ = false;
@@ -47,8 +48,8 @@ class SequenceDecoder {
 // Decodes one stream, step by step.
 class StreamDecoder {
  public:
-  // code: of valid_streams(). vectors: use the machine's vector kernels; the results are the same.
-  StreamDecoder(const uint8_t* data, size_t size, int64_t code, bool vectors = true);
+  // code: of valid_streams().
+  StreamDecoder(const uint8_t* data, size_t size, int64_t code, Vectors vectors = Vectors::kBest);
 
   // The next n symbols of a step: out[i] = symbol of row rows[i] + offsets[i] (null: zeros). A step may be cut where a
   // multiple of kMostLanes symbols have been decoded. Returns false once the stream is known to be bad; then the values

@@ -6,6 +6,10 @@
 
 namespace ccm {
 
+// Vector instructions that a decoder may use: none, those that every processor of this architecture has (SSE2), or the
+// best of this machine. The results are the same.
+enum class Vectors : uint8_t { kNone, kBaseline, kBest };
+
 // Decodes whole rounds of n symbols (a multiple of the lanes) until one of them meets an escape. Values are relative to
 // their offsets. The caller has made sure that a word for every symbol is left. Returns the number of symbols decoded,
 // moves `next`, and stores the lanes that met an escape in the last round as a mask.
