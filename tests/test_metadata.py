@@ -9,6 +9,7 @@ import tiny
 from PIL import Image, ImageFile, IptcImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from ccm_fast import decode_file, encode_file, errors, images
+from ccm_fast.command.info import describe
 from ccm_fast.images import exif
 from ccm_fast.stream.container import EXIF, IPTC, XMP
 
@@ -187,6 +188,9 @@ def test_orientation_outside_exif():
     Image.fromarray(PIXELS).save(out, "JPEG", xmp=packet)
     picture = reread(out.getvalue())
     assert exif.orientation_of(picture.chunks[EXIF]) == 8 and picture.chunks[XMP] == packet
+    with pytest.warns(errors.PictureWarning, match="extension of XMP"):
+        Image.fromarray(PIXELS).save(out := io.BytesIO(), "JPEG", xmp=b'<x xmpNote:HasExtendedXMP="0"/>')
+        reread(out.getvalue())
     with pytest.warns(errors.PictureWarning, match="BMP holds no XMP"):
         assert opened(saved(picture.chunks, "BMP")).size == (24, 40)
 
@@ -208,6 +212,13 @@ def test_xmp_and_iptc_survive():
     decode_file(io.BytesIO(out.getvalue()), again := io.BytesIO(), tiny.model(), file_format="JPEG")
     chunks = reread(again.getvalue()).chunks
     assert chunks[XMP] == packet and chunks[IPTC] == iptc
+
+
+def test_info_names_the_chunks():
+    encode_file(
+        io.BytesIO(saved({XMP: b"<x/>", IPTC: b"\x1c\x02\x78\0\1a"}, "PNG")), out := io.BytesIO(), model=tiny.model()
+    )
+    assert describe(out.getvalue())["chunks"] == {"xmp": 4, "iptc": 6}
 
 
 def test_long_metadata_in_jpeg():

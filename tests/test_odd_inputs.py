@@ -50,9 +50,9 @@ def test_numbers_out_of_range_are_wrong_usage(argv, capsys):
 
 
 def test_every_number_of_the_training_has_its_limits():
-    from ccm_fast.train.command import _parser
+    from ccm_fast.train.command import build_parser
 
-    for action in _parser()._actions:
+    for action in build_parser()._actions:
         if isinstance(action.default, (int, float)) and not isinstance(action.default, bool):
             assert action.type(str(action.default)) == action.default
             with pytest.raises(Exception, match="must be a"):

@@ -10,7 +10,7 @@ import tiny
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from ccm_fast import decode_file, encode_file, errors, files, images
-from ccm_fast.images import alpha, colour, icc
+from ccm_fast.images import alpha, colour, formats, icc
 from ccm_fast.stream.container import ALPHA, ICC
 from ccm_fast.suffixes import IMAGE_SUFFIXES
 
@@ -122,6 +122,28 @@ def tiff16(values, photometric=None, **tags):
         ifd[tag] = value
     ifd[273] = 0  # Pillow adds the length of what lies before
     return b"II*\0\x08\0\0\0" + ifd.tobytes(8) + values.astype("<u2").tobytes()
+
+
+@pytest.mark.parametrize("top", [65535, 1023, 300])
+def test_ppm_of_more_than_8_bits(top):
+    values = np.random.default_rng(0).integers(0, top + 1, (5, 7, 3))
+    data = b"P6\n7 5\n%d\n" % top + values.astype(">u2").tobytes()
+    assert abs(read(data).pixels - values * (65535 / top)).max() <= 0.5
+    with pytest.raises(errors.ImageError):
+        read(data[:-1])
+
+
+def test_depths_that_are_lost_are_named():
+    samples = np.random.default_rng(0).integers(0, 65536, (3, 5, 7)).astype(">u2")
+    sgi = struct.pack(">HBBHHHH", 474, 0, 2, 3, 7, 5, 3) + bytes(500) + samples.tobytes()
+    with pytest.warns(errors.PictureWarning, match="16 bits"):
+        assert read(sgi).pixels.dtype == np.uint8
+    for file_format, mark, offset in (("AVIF", b"pixi", 9), ("JPEG2000", b"\xff\x4f\xff\x51", 42)):
+        Image.fromarray(PIXELS).save(out := io.BytesIO(), file_format)
+        head = bytearray(out.getvalue())
+        assert formats.sample_bits(file_format, bytes(head)) == 8
+        head[head.index(mark) + offset] += 4
+        assert formats.sample_bits(file_format, bytes(head)) == 12
 
 
 def test_white_is_zero_with_16_bits():

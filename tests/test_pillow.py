@@ -79,9 +79,9 @@ def test_metadata(image):
     assert ImageOps.exif_transpose(back).size == (30, 50)
     out = io.BytesIO()
     exif[0x0112] = 3
-    image.save(out, "CCM", exif=exif, icc_profile=None)
+    image.save(out, "CCM", exif=exif, icc_profile=None, xmp="<x/>")
     back = Image.open(io.BytesIO(out.getvalue()))
-    assert "icc_profile" not in back.info and back.getexif()[0x0112] == 3
+    assert back.info["xmp"] == b"<x/>" and "icc_profile" not in back.info and back.getexif()[0x0112] == 3
 
 
 def test_bad_files(tmp_path, image, monkeypatch):

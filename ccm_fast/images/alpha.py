@@ -11,6 +11,8 @@ from ..errors import DamagedError
 
 __all__ = ["decode_alpha", "encode_alpha", "fill_invisible"]
 
+_BAND = 256  # rows that are worked on at a time; even
+
 
 def encode_alpha(alpha: np.ndarray) -> bytes:
     """uint8 [H, W] as a PNG."""
@@ -41,33 +43,47 @@ def decode_alpha(data: bytes, size: tuple[int, int]) -> np.ndarray:
 def fill_invisible(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """Pixels with colours from their visible neighbours where alpha is 0, so that nothing unseen costs bits.
 
-    Averages of visible pixels go down a pyramid, and up again into the pixels that are not visible: smooth, and
-    continuous with the visible ones.
+    Averages of visible pixels go down a pyramid, and up again into what is not visible: smooth, and continuous with the
+    visible pixels. Floats are of the halved size and below.
 
     Args:
         pixels: uint8 or uint16 [H, W] or [H, W, 3].
         alpha: uint8 [H, W].
     """
-    hidden = alpha == 0
-    if not hidden.any():
+    if alpha.all():
         return pixels
-    weight = (~hidden).astype(np.float32)[..., None]
-    colours = pixels.reshape(*alpha.shape, -1).astype(np.float32) * weight
-    levels = [(colours, weight)]
-    while max(levels[-1][1].shape[:2]) > 1:
-        levels.append(tuple(_halve(plane) for plane in levels[-1]))
-    filled = levels[-1][0] / np.maximum(levels[-1][1], 1e-9)
-    for colours, weight in reversed(levels[:-1]):
-        H, W = weight.shape[:2]
-        filled = filled.repeat(2, 0)[:H].repeat(2, 1)[:, :W]
-        np.copyto(filled, colours / np.maximum(weight, 1e-9), where=weight > 0)
-    out = pixels.copy()
-    out[hidden] = np.rint(filled.reshape(pixels.shape))[hidden].astype(pixels.dtype)
-    return out
+    planes = pixels.reshape(*alpha.shape, -1)
+    bands = [slice(start, start + _BAND) for start in range(0, len(alpha), _BAND)]
+    halves = [_halve(_visible(planes[band], alpha[band])) for band in bands]
+    levels = [np.concatenate(halves)]
+    while max(levels[-1].shape[:2]) > 1:
+        levels.append(_halve(levels[-1]))
+    filled = _mean(levels.pop(), 0.0)
+    for sums in reversed(levels):
+        H, W = sums.shape[:2]
+        filled = _mean(sums, filled.repeat(2, 0)[:H].repeat(2, 1)[:, :W])
+    out = planes.copy()
+    for band in bands:
+        rows, columns = np.nonzero(alpha[band] == 0)
+        colours = filled[(rows + band.start) // 2, columns // 2]
+        out[rows + band.start, columns] = np.rint(colours).astype(pixels.dtype)
+    return out.reshape(pixels.shape)
+
+
+def _visible(planes: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """float32 [h, w, C + 1]: colours, and 1; all 0 where alpha is."""
+    seen = (alpha != 0)[..., None]
+    return np.concatenate([planes * seen, seen], -1, dtype=np.float32)
+
+
+def _mean(sums: np.ndarray, otherwise: np.ndarray | float) -> np.ndarray:
+    """Colours of sums [h, w, C + 1] whose last channel is the weight; other ones where that is 0."""
+    weight = sums[..., -1:]
+    return np.where(weight > 0, sums[..., :-1] / np.maximum(weight, 1e-9), otherwise)
 
 
 def _halve(plane: np.ndarray) -> np.ndarray:
-    """Means of 2x2 values [h, w, C]; an odd edge counts as if there were zeros beyond it."""
+    """Sums of 2x2 values [h, w, C], over 4; an odd edge counts as if there were zeros beyond it."""
     h, w = plane.shape[:2]
     plane = np.pad(plane, ((0, h & 1), (0, w & 1), (0, 0)))
     return (plane[::2, ::2] + plane[1::2, ::2] + plane[::2, 1::2] + plane[1::2, 1::2]) / 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -45,13 +44,8 @@ def _hdr_curve(transfer: int) -> Curve:
     return table_curve(nits / _REFERENCE_WHITE)
 
 
-def find_cicp(source: BinaryIO) -> bytes | None:
-    """The four code points that a PNG (cICP) or an AVIF file (nclx) holds; the file's position is put back."""
-    at = source.tell()
-    try:
-        head = source.read(1 << 16)
-    finally:
-        source.seek(at)
+def find_cicp(head: bytes) -> bytes | None:
+    """The four code points that a PNG (cICP) or an AVIF file (nclx) holds, by its first bytes."""
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         place = 8
         while place + 12 <= len(head) and (kind := head[place + 4 : place + 8]) != b"IDAT":

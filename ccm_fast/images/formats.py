@@ -8,7 +8,7 @@ from PIL import Image
 
 from ..errors import ImageError
 
-__all__ = ["READ_FORMATS", "output_format", "readable", "registered"]
+__all__ = ["READ_FORMATS", "output_format", "readable", "registered", "sample_bits"]
 
 # Pillow's names; MPO files are found by JPEG's. They are named one by one because other plugins of Pillow run
 # interpreters (EPS: Ghostscript) or decode embedded pictures while a file is only opened (ICO, ICNS), before its size
@@ -41,3 +41,14 @@ def registered(file_format: str) -> str:
     if name not in Image.SAVE:
         raise ImageError(f"Pillow writes no format {file_format!r}; PNG, JPEG, WEBP, TIFF and others are known")
     return name
+
+
+def sample_bits(file_format: str, head: bytes) -> int:
+    """Bits of a sample of an AVIF, JPEG 2000 or SGI file, by its first bytes; 8 where they do not say it."""
+    if file_format == "AVIF" and (at := head.find(b"pixi")) >= 0 and at + 9 < len(head):
+        return head[at + 9]  # version, flags and number of channels stand before
+    if file_format == "JPEG2000" and (at := head.find(b"\xff\x4f\xff\x51")) >= 0 and at + 42 < len(head):
+        return (head[at + 42] & 0x7F) + 1  # of the codestream's SIZ marker
+    if file_format == "SGI" and len(head) > 3:
+        return 8 * head[3]
+    return 8

@@ -80,7 +80,9 @@ def _raw_profile(image: Image.Image, kind: str) -> bytes:
 
 def _xmp(image: Image.Image) -> bytes:
     data = image.info.get("xmp") or b""
-    return (data.encode() if isinstance(data, str) else bytes(data)).rstrip(b"\0")
+    if b"HasExtendedXMP" in (data := (data.encode() if isinstance(data, str) else bytes(data)).rstrip(b"\0")):
+        note("the extension of XMP beyond 64 kB is left out")
+    return data
 
 
 def _iptc(image: Image.Image) -> bytes:

@@ -13,12 +13,13 @@ from ..errors import ImageError, LimitError
 from ..stream.container import ALPHA, ICC
 from .alpha import encode_alpha, fill_invisible
 from .colour import cmyk_to_rgb, find_cicp, profile_of
-from .formats import readable
+from .formats import readable, sample_bits
 from .metadata import read_metadata
 from .picture import Picture, note
 
 __all__ = ["from_pillow", "open_picture"]
 
+_HEAD = 1 << 16  # bytes in which a file says what it holds
 _GREY16 = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _TIFF_PHOTOMETRIC, _TIFF_SUBFILE, _TIFF_OLD_SUBFILE = 262, 254, 255
 
@@ -41,7 +42,8 @@ def open_picture(source: str | os.PathLike | BinaryIO, max_pixels: int | None) -
         source = io.BytesIO(source.read())
     start = source.tell()
     try:
-        cicp = find_cicp(source)
+        head = source.read(_HEAD)
+        source.seek(start)
         with Image.open(source, formats=readable()) as image:
             if max_pixels is not None and image.width * image.height > max_pixels:
                 raise LimitError(f"image of {image.width}x{image.height} pixels is above the limit of {max_pixels}")
@@ -49,7 +51,9 @@ def open_picture(source: str | os.PathLike | BinaryIO, max_pixels: int | None) -
             if max_pixels is not None and image.width * image.height > max_pixels:
                 raise LimitError(f"page of {image.width}x{image.height} pixels is above the limit of {max_pixels}")
             fine = _sixteen_bits(image, source, start, page)
-            return _picture(image, cicp, fine)
+            if fine is None and image.mode not in _GREY16 and (bits := sample_bits(image.format, head)) > 8:
+                note(f"samples of {bits} bits are reduced to the 8 that Pillow reads of this format")
+            return _picture(image, find_cicp(head), fine)
     except (ImageError, LimitError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -109,6 +113,8 @@ def _sixteen_bits(image: Image.Image, source: BinaryIO, start: int, page: int) -
     the low bytes, and grey with alpha has the layout of four 8-bit channels.
     """
     raw = _raw_mode(image)
+    if image.format == "PPM":
+        return _ppm(image, source)
     if image.format not in ("PNG", "TIFF") or len(getattr(image, "tile", ())) == 0:
         return None
     if raw == "LA;16B":
@@ -120,6 +126,20 @@ def _sixteen_bits(image: Image.Image, source: BinaryIO, start: int, page: int) -
     high, low = ("16B", "16L") if order == "16B" else ("16L", "16B")
     planes = _load_as(image.format, source, start, page, f"{kind};{high}").astype(np.uint16) << 8
     return planes | _load_as(image.format, source, start, page, f"{kind};{low}")
+
+
+def _ppm(image: Image.Image, source: BinaryIO) -> np.ndarray | None:
+    """uint16 [H, W, 3] of a binary PPM of more than 8 bits."""
+    (tile,) = image.tile
+    if tile.codec_name != "ppm" or image.mode != "RGB" or tile.args[1] <= 255:
+        return None
+    at = source.tell()
+    source.seek(tile.offset)
+    data = source.read(6 * image.width * image.height)
+    source.seek(at)
+    values = np.frombuffer(data, ">u2").reshape(image.height, image.width, 3)
+    scaled = np.minimum(values * np.float32(65535 / tile.args[1]) + 0.5, 65535)
+    return scaled.astype(np.uint16)
 
 
 def _load_as(file_format: str, source: BinaryIO, start: int, page: int, raw: str) -> np.ndarray:
