@@ -21,6 +21,7 @@ from ccm_fast.constants import SYMBOL_MAX
 from .effort import better_symbols, level_for, tune_for
 from .engines import engine_for, frozen_of, stage, stream_version, torch_threads
 from .errors import EncodeError
+from .models.inference import inference
 from .stream.limits import MAX_SIDE
 from .stream.packet import Packet, Stream
 from .tiles import STRIDE, TILE_PIXELS, analyse
@@ -138,7 +139,7 @@ def encode_packets(
             y = y * model.gain(quality)
             y_hat = _symbols(y, "y")
         with stage(timings, "h_a"):
-            z = model.h_a(y)
+            z = inference(model.h_a)(y)
             z_hat = _symbols(z, "z")
         with stage(timings, "h_s"):
             psi = frozen.hyper(z_hat, h, w, threads=count, engine=engine)

@@ -91,7 +91,9 @@ class Problem:
         self.options = {"engine": engine, "threads": threads}
         #: Bits that a (weighted) squared error of 1, summed over pixels and colours, is worth; [B, 1, 1, 1].
         scale = 255.0**2 if model.metric == "mse" else 1.0  # of what an error counts: 255^2 MSE, or 1 - MS-SSIM
-        self.price = (lagrange_multiplier(quality, model.metric) * (scale / 3))[:, None, None, None]
+        # In double precision: libraries differ in the last bits of powers, and rounding to single hides that.
+        price = lagrange_multiplier(quality.double(), model.metric) * (scale / 3)
+        self.price = price.to(quality)[:, None, None, None]
         h = sensitivities(model, grey)
         #: Bits that a unit squared error of one symbol costs; [B, M, 1, 1], with weights [B, M, h, w].
         self.curvature = self.price * h[None, :, None, None] * model.inverse_gain(quality).float().square()

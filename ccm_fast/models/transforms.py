@@ -157,10 +157,11 @@ class HyperAnalysis(nn.Sequential):
             nn.LeakyReLU(),
             nn.Conv2d(p, n, 5, stride=2, padding=2),
         )
+        self.channels = config.coarse_channels
 
     def forward(self, y: Tensor) -> Tensor:
         h, w = y.shape[-2:]
-        y = y[:, : self[0].in_channels]
+        y = y[:, : self.channels]
         # Edge replication, not zeros: the values beyond the border are never coded, they only shape z.
         return super().forward(F.pad(y, (0, -w % 4, 0, -h % 4), mode="replicate"))
 

@@ -1,7 +1,6 @@
 #include "codec/codec.h"
 
 #include <algorithm>
-#include <chrono>
 #include <functional>
 #include <string>
 #include <thread>
@@ -11,6 +10,8 @@
 #include "base/sha256.h"
 #include "base/threads.h"
 #include "codec/centroids.h"
+#include "codec/stopwatch.h"
+#include "container/write.h"
 #include "entropy/cpu/context_cpu.h"
 #include "entropy/cpu/pack.h"
 #include "transforms/transform.h"
@@ -42,19 +43,6 @@ void check_status(Status status, const char* name) {
   if (status != kOk) throw Error(ErrorCode::kDamaged, std::string("a stream of ") + name + " is damaged");
 }
 
-// Adds the seconds of its life.
-class Stopwatch {
- public:
-  explicit Stopwatch(double* to) : to_(to), start_(std::chrono::steady_clock::now()) {}
-  ~Stopwatch() {
-    if (to_) *to_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-  }
-
- private:
-  double* const to_;
-  const std::chrono::steady_clock::time_point start_;
-};
-
 bool takes_int16(const CodecOptions& options) {
   return !options.float_transforms && transform_kernels().winograd_int16 != nullptr;
 }
@@ -66,7 +54,7 @@ Segment segment(const Stream& s) { return {s.data.data, static_cast<int64_t>(s.d
 int default_threads() { return static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 1024u)); }
 
 Codec::Codec(Bytes weights, const CodecOptions& options)
-    : file_(std::move(weights)), synthesis_(file_, takes_int16(options)) {
+    : file_(std::move(weights)), int16_(takes_int16(options)), synthesis_(file_, int16_) {
   const Kernels* kernels = kernels_by_name(options.isa);
   if (!kernels)
     throw Error(ErrorCode::kArgument, std::string("instruction set '") + options.isa + "' is not usable here");
@@ -138,6 +126,34 @@ FloatBuffer Codec::decode_latents(const Packet& packet, int threads, const Decod
     check_status(jobs[0].status, "y");
   }
   return values;
+}
+
+const Encoder& Codec::encoder(int threads) const {
+  const std::lock_guard<std::mutex> lock(encoder_mutex_);
+  if (!encoder_) {
+    auto made = std::make_unique<Encoder>(file_, entropy_model(), synthesis_, shifts_, int16_);
+    const std::vector<std::function<void()>> work = made->packing();
+    parallel_for(threads, static_cast<int64_t>(work.size()), [&](int64_t k) { work[k](); });
+    encoder_ = std::move(made);
+  }
+  return *encoder_;
+}
+
+std::vector<uint8_t> Codec::encode(const PixelSource& pixels, const EncodeOptions& options,
+                                   const std::vector<Chunk>& chunks, EncodeTimes* times) const {
+  if (options.quality_code < 0 || options.quality_code > kMaxQualityCode)
+    throw Error(ErrorCode::kArgument, "quality must lie in 1 (smallest) to 8 (best)");
+  EncodeTimes unused;
+  const EncodedPicture streams = encoder(options.threads).encode(pixels, options, times ? *times : unused);
+  PacketHead head;
+  head.width = pixels.width;
+  head.height = pixels.height;
+  head.quality_code = options.quality_code;
+  head.fingerprint = fingerprint_;
+  head.grey = pixels.channels == 1;
+  std::vector<Stream> views;
+  for (const EncodedStream& s : streams) views.push_back({{s.bytes.data(), s.bytes.size()}, s.code});
+  return write_file(head, views, chunks);
 }
 
 }  // namespace ccm

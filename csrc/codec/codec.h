@@ -1,10 +1,12 @@
-// The codec of one model, without torch, NumPy or Python: bytes of a .ccm file to pixels.
+// The codec of one model, without torch, NumPy or Python: bytes of a .ccm file to pixels, and back.
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "base/bytes.h"
+#include "codec/encoder.h"
 #include "container/container.h"
 #include "container/packet.h"
 #include "model/model.h"
@@ -51,15 +53,25 @@ class Codec {
   // Throws Error: kTruncated, kDamaged.
   void decode(const Packet& packet, const PixelSink& sink, int threads, const DecodeExtras& extras = {}) const;
 
+  // The bytes of a file of version 2. times: seconds are added, if it is not null. The first call packs the weights of
+  // g_a and h_a. Throws Error: kArgument, kEncode, kModel.
+  std::vector<uint8_t> encode(const PixelSource& pixels, const EncodeOptions& options,
+                              const std::vector<Chunk>& chunks = {}, EncodeTimes* times = nullptr) const;
+
   // What g_s reads, [h][w][M], and what `extras` asks for. Throws as decode().
   FloatBuffer decode_latents(const Packet& packet, int threads, const DecodeExtras& extras = {}) const;
 
  private:
+  const Encoder& encoder(int threads) const;
+
   const WeightsFile file_;
+  const bool int16_;
   Fingerprint fingerprint_;
   std::vector<uint8_t> plan_;  // a PackedModel
   std::vector<float> shifts_;  // of centroids; empty where g_s reads whole numbers
   Synthesis synthesis_;
+  mutable std::mutex encoder_mutex_;
+  mutable std::unique_ptr<const Encoder> encoder_;  // made when it is needed
 };
 
 }  // namespace ccm

@@ -116,6 +116,40 @@ py::list decode(const ccm::Codec& codec, const std::vector<const File*>& files, 
   return out;
 }
 
+// The bytes of a file, and seconds by stage. pixels: uint8 or uint16 [H, W, 3] or [H, W], rows of contiguous samples.
+py::tuple encode(const ccm::Codec& codec, const py::array& pixels, int quality_code, int effort, int lanes, int threads,
+                 const std::vector<std::pair<py::bytes, py::bytes>>& chunks) {
+  if (threads < 1 || threads > 1024) throw py::value_error("threads must lie in 1..1024");
+  const bool bytes = py::isinstance<py::array_t<uint8_t>>(pixels);
+  if (!bytes && !py::isinstance<py::array_t<uint16_t>>(pixels)) throw py::value_error("pixels must be uint8 or uint16");
+  if ((pixels.ndim() != 3 || pixels.shape(2) != 3) && pixels.ndim() != 2)
+    throw py::value_error("pixels must be [H, W, 3] or [H, W]");
+  if (!(pixels.flags() & py::array::c_style)) throw py::value_error("pixels must be contiguous");
+  const int32_t channels = pixels.ndim() == 3 ? 3 : 1;
+  const int32_t bits = bytes ? 8 : 16;
+  const ccm::PixelSource source{pixels.data(), pixels.shape(1) * channels * bits / 8, pixels.shape(1), pixels.shape(0),
+                                channels, bits};
+  std::vector<ccm::Chunk> parts;
+  for (const auto& [kind, data] : chunks) {
+    const std::string_view name = kind, view = data;
+    if (name.size() != 1 || !name[0]) throw py::value_error("a chunk type is one character other than NUL");
+    parts.push_back({static_cast<uint8_t>(name[0]), {reinterpret_cast<const uint8_t*>(view.data()), view.size()}});
+  }
+  ccm::EncodeTimes times;
+  std::vector<uint8_t> file;
+  {
+    py::gil_scoped_release release;
+    file = codec.encode(source, {quality_code, effort, lanes, threads}, parts, &times);
+  }
+  py::dict seconds;
+  seconds["g_a"] = times.analysis;
+  seconds["h_a"] = times.hyper_analysis;
+  seconds["h_s"] = times.hyper;
+  seconds["effort"] = times.effort;
+  seconds["entropy"] = times.entropy;
+  return py::make_tuple(to_bytes(file.data(), file.size()), seconds);
+}
+
 // The Python class of a failure.
 py::object class_of(ErrorCode code) {
   const auto ours = [](const char* name) { return py::module_::import("ccm_fast.errors").attr(name); };
@@ -198,5 +232,10 @@ PYBIND11_MODULE(_native, m) {
       .def_property_readonly(
           "fingerprint", [](const ccm::Codec& c) { return to_bytes(c.fingerprint().data(), c.fingerprint().size()); })
       .def_property_readonly("groups", [](const ccm::Codec& c) { return c.entropy_model().groups; })
+      .def_property_readonly("metric", [](const ccm::Codec& c) { return c.weights().metric(); })
+      .def_property_readonly("has_sensitivities",
+                             [](const ccm::Codec& c) { return !c.weights().sensitivities().empty(); })
+      .def("encode", &encode, py::arg("pixels"), py::arg("quality_code"), py::arg("effort"), py::arg("lanes"),
+           py::arg("threads"), py::arg("chunks"))
       .def("decode", &decode, py::arg("files"), py::arg("threads"), py::arg("bits") = 8);
 }

@@ -134,12 +134,12 @@ std::vector<std::function<void()>> Synthesis::packing() {
 
 void Synthesis::run(const float* y, int64_t h, int64_t w, int32_t quality_code, const PixelSink& sink,
                     int threads) const {
-  const std::vector<float> gain = gain_vector(log_gain_, config_.qualities, quality_code);
+  const std::vector<float> gain = this->gain(quality_code);
   for (const Tile& t : plan_tiles(h, w, margin_, kTileLatents)) tile(y, w, gain, t, sink, threads);
 }
 
-void Synthesis::tile(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t, const PixelSink& sink,
-                     int threads) const {
+Synthesis::Halves Synthesis::halves(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t,
+                                    int threads) const {
   const int32_t coarse = config_.coarse_channels(), all = config_.latent_channels();
   const int64_t rows = t.outer_i1 - t.outer_i0, columns = t.outer_j1 - t.outer_j0;
   FloatPlane a(rows, columns, coarse), b;
@@ -153,8 +153,27 @@ void Synthesis::tile(const float* y, int64_t w, const std::vector<float>& gain, 
       to = b.at(i, j);
       for (int32_t c = coarse; c < all; ++c) to[c - coarse] = from[c] * gain[c];
     }
-  const FloatPlane z = coarse_.run(std::move(a), threads);
-  const FloatPlane cells = config_.fine ? fine_.run(b, threads) : FloatPlane();
+  FloatPlane z = coarse_.run(std::move(a), threads);
+  return {std::move(z), config_.fine ? fine_.run(b, threads) : FloatPlane()};
+}
+
+FloatPlane Synthesis::features(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t,
+                               int threads) const {
+  Halves found = halves(y, w, gain, t, threads);
+  FloatPlane& z = found.coarse;
+  if (!config_.fine) return std::move(z);
+  for (int64_t i = 0; i < z.height; ++i)
+    for (int64_t j = 0; j < z.width; ++j) {
+      const float* more = found.fine.at(i / kCells, j / kCells) + (i % kCells * kCells + j % kCells) * kFeatures;
+      float* to = z.at(i, j);
+      for (int32_t k = 0; k < kFeatures; ++k) to[k] += more[k];
+    }
+  return std::move(z);
+}
+
+void Synthesis::tile(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t, const PixelSink& sink,
+                     int threads) const {
+  const Halves found = halves(y, w, gain, t, threads);
   const int64_t skip_i = (t.i0 - t.outer_i0) * kCells, skip_j = t.j0 - t.outer_j0;
   const int64_t cell_rows = (t.i1 - t.i0) * kCells, count = (t.j1 - t.j0) * kCells;
   parallel_for(threads, t.i1 - t.i0, [&](int64_t latent_row) {
@@ -162,8 +181,9 @@ void Synthesis::tile(const float* y, int64_t w, const std::vector<float>& gain, 
       for (int64_t i = latent_row * kCells; i < std::min((latent_row + 1) * kCells, cell_rows); ++i) {
         const int64_t at = skip_i + i, top = (t.i0 * kCells + i) * kCells;
         if (top >= sink.height) break;
-        const float* fine = config_.fine ? cells.at(at / kCells, skip_j) + at % kCells * kCells * kFeatures : nullptr;
-        row.put(z.at(at, skip_j * kCells), fine, cells.channels, count, top, t.j0 * kCells * kCells);
+        const float* fine =
+            config_.fine ? found.fine.at(at / kCells, skip_j) + at % kCells * kCells * kFeatures : nullptr;
+        row.put(found.coarse.at(at, skip_j * kCells), fine, found.fine.channels, count, top, t.j0 * kCells * kCells);
       }
     };
     if (sink.bits == 8)

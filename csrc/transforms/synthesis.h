@@ -20,6 +20,9 @@ struct PixelSink {
   bool grey;              // samples of a pixel are their mean; always with one channel
 };
 
+// Gains of a quality, one for each channel: exp of the line between the levels on both sides. log_gain: [qualities][M].
+std::vector<float> gain_vector(const std::vector<float>& log_gain, int32_t qualities, int32_t quality_code);
+
 class Synthesis {
  public:
   Synthesis(const WeightsFile& file, bool int16);
@@ -30,10 +33,24 @@ class Synthesis {
   // The picture of y: float [h][w][M], what g_s reads before gains. quality_code: see packet.h.
   void run(const float* y, int64_t h, int64_t w, int32_t quality_code, const PixelSink& sink, int threads) const;
 
+  // The features of a tile's outer rectangle, [4 rows][4 columns][48]: cells of 4x4 pixels, channel 16 c + 4 u + v for
+  // colour c at row u and column v; a pixel's value is a quarter of it, plus 1/2. y and gain as the quality's.
+  FloatPlane features(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t, int threads) const;
+
+  // Gains of a quality, one for each channel.
+  std::vector<float> gain(int32_t quality_code) const {
+    return gain_vector(log_gain_, config_.qualities, quality_code);
+  }
+
   // Latents around a tile that its values depend on.
   int64_t margin() const { return margin_; }
 
  private:
+  // What the coarse channels and the fine ones give; the latter [rows][columns][16 cells of 48].
+  struct Halves {
+    FloatPlane coarse, fine;
+  };
+  Halves halves(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t, int threads) const;
   void tile(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t, const PixelSink& sink,
             int threads) const;
 
@@ -45,8 +62,5 @@ class Synthesis {
   std::vector<float> log_gain_;
   int64_t margin_;
 };
-
-// Gains of a quality, one for each channel: exp of the line between the levels on both sides. log_gain: [qualities][M].
-std::vector<float> gain_vector(const std::vector<float>& log_gain, int32_t qualities, int32_t quality_code);
 
 }  // namespace ccm
