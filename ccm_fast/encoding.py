@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ccm_fast.constants import SYMBOL_MAX
 
-from .effort import better_symbols, level_for, tune_for
+from .effort import level_for, tune_for
+from .effort.search import better_symbols
 from .engines import engine_for, frozen_of, stage, stream_version, torch_threads
 from .errors import EncodeError
 from .models.inference import inference

@@ -15,6 +15,7 @@ from PIL import Image
 
 from ._backend import import_with_torch
 from .atomic import atomic_write
+from .effort.targets import Target
 from .errors import WrongModelError
 from .images import (
     Picture,
@@ -26,7 +27,7 @@ from .images import (
     strip_metadata,
     to_pillow,
 )
-from .native import Codec
+from .native import NATIVE_EFFORT, Codec, add_seconds
 from .precision import transform_precision
 from .psnr import psnr
 from .reading import read_bytes
@@ -136,13 +137,18 @@ def encode_picture(
     timings: dict | None = None,
 ) -> bytes:
     """The bytes of a .ccm file. Arguments and errors as :func:`encode_file`."""
-    tensor_files = _tensor_files()
-    from .effort.targets import Target
-
     code = quality_code(quality)
-    model = model_for(model)
-    options = {"lanes": lanes, "threads": threads, "engine": engine, "timings": timings}
-    encode = tensor_files.encoder(picture, model, effort=effort, tune=tune, progress=progress, **options)
+    light = effort is None or effort in range(1, NATIVE_EFFORT + 1)
+    if light and _is_native(model, engine) and codec_for(model).encodes(effort, tune):
+        model = codec_for(model)
+
+        def encode(code: int) -> bytes:
+            options = {"effort": effort, "lanes": lanes, "threads": threads, "timings": timings}
+            return model.encode(picture.pixels, 1 + code / 32, chunks=picture.chunks, **options)
+    else:
+        model = model_for(model)
+        options = {"lanes": lanes, "threads": threads, "engine": engine, "timings": timings}
+        encode = _tensor_files().encoder(picture, model, effort=effort, tune=tune, progress=progress, **options)
 
     def quality_of(data: bytes) -> float:
         decoded = decode_bytes(data, model, threads=threads, engine=engine, max_pixels=None)
@@ -280,14 +286,11 @@ def decode_bytes(
     """Decode the bytes of a .ccm file. Arguments and errors as :func:`decode_file`."""
     if depth not in (8, 16):
         raise ValueError(f"depth must be 8 or 16 bits, not {depth!r}")
-    if depth == 16 and isinstance(model, Codec):
-        model = model.path  # C++ rounds to 8 bits
-    if depth == 8 and _is_native(model, engine):
+    if _is_native(model, engine):
         file = Codec.open_file(data, max_pixels)
         codec = codec_for(model, file.fingerprint)
-        ((pixels, latents, seconds),) = codec.decode_files([file], threads)
-        for name, value in seconds.items() if timings is not None else ():
-            timings[name] = timings.get(name, 0.0) + value
+        ((pixels, latents, seconds),) = codec.decode_files([file], threads, depth)
+        add_seconds(timings, seconds)
         return Decoded(Picture(pixels, file.chunks), latents, file.packet, codec.groups)
     container = parse_container(data)
     model = model_for(model, peek(container.packet, max_pixels).fingerprint)
@@ -322,7 +325,7 @@ def decode_file(
         engine: "cpu", "cuda" or "reference" (slow): the same latents; None: by the model's device. All but a name or a
             weights file on "cpu" needs torch.
         max_pixels: largest image to decode; None: no limit but the format's.
-        depth: bits of a sample, 8 or 16, rounded from the same floats. 16 needs torch, and is written as PNG or PPM;
+        depth: bits of a sample, 8 or 16, rounded from the same floats. 16 is written as PNG or PPM;
             grey also as TIFF or JPEG 2000.
         strip: leave out EXIF, XMP and IPTC; a picture that EXIF would have turned is turned.
         timings: if given, seconds are added to its keys ``z``, ``h_s``, ``entropy``, ``g_s``, ``write``.

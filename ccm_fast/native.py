@@ -1,4 +1,4 @@
-"""The codec without torch: bytes of .ccm files to NumPy pictures, by the C++ library that ``ccm.h`` declares too."""
+"""The codec without torch: .ccm files to NumPy pictures and back, by the C++ library of ``ccm.h``."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ from typing import Any, overload
 import numpy as np
 
 from . import _backend
+from .effort.levels import DEFAULT_EFFORT
 from .errors import LimitError
 from .precision import transform_precision
 from .shipped import find
 from .stream.limits import MAX_PIXELS, check_limit
+from .stream.quality import quality_code
 
-__all__ = ["Codec", "thread_count"]
+__all__ = ["NATIVE_EFFORT", "Codec", "add_seconds", "thread_count"]
+
+#: The largest effort without torch: those above follow gradients.
+NATIVE_EFFORT = 3
 
 
 def thread_count(threads: int | None) -> int:
@@ -37,11 +42,19 @@ def thread_count(threads: int | None) -> int:
     return min(threads, 1024)
 
 
+def add_seconds(timings: dict | None, seconds: dict[str, float]) -> None:
+    """Add seconds by stage."""
+    for name, value in seconds.items() if timings is not None else ():
+        timings[name] = timings.get(name, 0.0) + value
+
+
 class Codec:
-    """A model, ready to decode pictures. Immutable: threads may share it.
+    """A model, ready to encode and decode pictures. Immutable: threads may share it.
 
     >>> codec = Codec.load("ccm-small")
-    >>> picture = codec.decode(open("a.ccm", "rb").read())  # doctest: +SKIP
+    >>> data = codec.encode(np.zeros((20, 30, 3), np.uint8), quality=4)
+    >>> codec.decode(data).shape
+    (20, 30, 3)
 
     Attributes:
         path: the weights file.
@@ -92,6 +105,54 @@ class Codec:
     def __repr__(self) -> str:
         return f"Codec({self.path.stem}, {self.fingerprint.hex()})"
 
+    def encodes(self, effort: int | None = None, tune: str | None = None) -> bool:
+        """Whether :meth:`encode` takes this effort and tuning, instead of the modules of torch.
+
+        Args:
+            effort: 1 to 9; None: the default.
+            tune: "psnr", "ms-ssim"; None: what the model was trained for.
+        """
+        squared = self._native.metric == "mse"
+        if effort is None:
+            effort = DEFAULT_EFFORT if squared else 1
+        tuned = tune is None or (tune == "psnr" and squared)
+        return tuned and not isinstance(effort, bool) and effort in range(1, self._native.most_effort + 1)
+
+    def encode(
+        self,
+        picture: np.ndarray,
+        quality: float = 4.0,
+        *,
+        effort: int | None = None,
+        lanes: int = 0,
+        threads: int | None = None,
+        chunks: dict[str, bytes] | None = None,
+        timings: dict | None = None,
+    ) -> bytes:
+        """The bytes of a .ccm file: those that :func:`ccm_fast.encode_file` writes.
+
+        Args:
+            picture: uint8 or uint16, [H, W, 3] or, of a grey picture, [H, W].
+            quality: from 1 (smallest) to 8 (best), in 1/32 steps.
+            effort: 1 to 3, see :func:`ccm_fast.encode_file`, which has more; None: the default.
+            lanes: rANS lanes per stream, a power of two up to 128; 0: chosen by the payload.
+            threads: None: as many as there are cores.
+            chunks: ICC profile, EXIF block and alpha channel as files hold them, see :mod:`ccm_fast.stream.container`.
+            timings: if given, seconds are added to its keys ``g_a``, ``h_a``, ``h_s``, ``effort``, ``entropy``.
+
+        Raises:
+            TypeError, ValueError: the picture, or an option, is not as it should be; an effort that needs torch.
+            EncodeError: the model makes latents of this picture that cannot be coded.
+        """
+        code = quality_code(quality)
+        if not isinstance(picture, np.ndarray):
+            raise TypeError(f"a NumPy array is needed, not {type(picture).__name__}")
+        parts = [(kind.encode("latin-1"), data) for kind, data in (chunks or {}).items()]
+        pixels = np.ascontiguousarray(picture)
+        data, seconds = self._native.encode(pixels, code, effort or 0, lanes, thread_count(threads), parts)
+        add_seconds(timings, seconds)
+        return data
+
     @overload
     def decode(self, data: bytes, *, threads: int | None = None, max_pixels: int | None = MAX_PIXELS) -> np.ndarray: ...
     @overload
@@ -132,15 +193,15 @@ class Codec:
         return _backend.native().File(bytes(data), 0 if max_pixels is None else int(min(max_pixels, 1 << 62)))
 
     def decode_files(
-        self, files: Sequence[Any], threads: int | None = None
+        self, files: Sequence[Any], threads: int | None = None, depth: int = 8
     ) -> list[tuple[np.ndarray, np.ndarray, dict[str, float]]]:
         """Pixels, latents and seconds of files from :meth:`open_file`.
 
         Returns:
-            For each: uint8 [H, W, 3] or [H, W]; y_hat, int16 [h, w, M], the same numbers on every machine; seconds of
-            the stages ``z``, ``h_s``, ``entropy`` and ``g_s``.
+            For each: uint8 (depth 16: uint16) [H, W, 3] or [H, W]; y_hat, int16 [h, w, M], the
+            same numbers on every machine; seconds of the stages ``z``, ``h_s``, ``entropy`` and ``g_s``.
 
         Raises:
             BitstreamError: as :meth:`decode`.
         """
-        return self._native.decode(list(files), thread_count(threads))
+        return self._native.decode(list(files), thread_count(threads), depth)

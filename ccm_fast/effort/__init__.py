@@ -10,7 +10,6 @@ with the bits of the integer tables that the file is coded with, and the error o
 """
 
 from .levels import DEFAULT_EFFORT, LEVELS, SEARCH_PIXELS, EffortWarning, Level, level_for, tune_for
-from .search import better_symbols
 
 __all__ = [
     "DEFAULT_EFFORT",
@@ -18,7 +17,6 @@ __all__ = [
     "SEARCH_PIXELS",
     "EffortWarning",
     "Level",
-    "better_symbols",
     "level_for",
     "tune_for",
 ]

@@ -52,7 +52,8 @@ class Latents(NamedTuple):
 
 def _symbols(model: CrossChannelContextModel, data: Latents) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """y, and the default encoder's symbols with their offsets and rows; [1, h, w, M]."""
-    from ccm_fast.effort import better_symbols, level_for
+    from ccm_fast.effort import level_for
+    from ccm_fast.effort.search import better_symbols
 
     level = level_for(model, None)
     y, z = data.y_hat + data.rest, data.z_hat

@@ -98,7 +98,10 @@ Encoder::Encoder(const WeightsFile& file, const PackedModel& model, const Synthe
       log_gain_(file.floats("log_gain", {file.config().qualities, file.config().latent_channels()})),
       sensitivities_(file.sensitivities()) {}
 
+bool Encoder::takes(const PackedModel& m) { return !m.skip_rows && m.z_coded == m.hyper_channels; }
+
 int Encoder::level(int effort) const {
+  if (!takes(m_)) throw Error(ErrorCode::kArgument, "this encoder takes no models with symbols that are not coded");
   if (!effort) effort = squared_error_ ? kMostEffort : 1;
   if (effort < 1 || effort > kMostEffort)
     throw Error(ErrorCode::kArgument, "effort must lie in 1.." + std::to_string(kMostEffort) + " here");

@@ -38,6 +38,9 @@ class Encoder {
   Encoder(const WeightsFile& file, const PackedModel& model, const Synthesis& synthesis,
           const std::vector<float>& shifts, bool int16);
 
+  // Whether a model codes all symbols, as this encoder needs it.
+  static bool takes(const PackedModel& m);
+
   std::vector<std::function<void()>> packing() { return analysis_.packing(); }
 
   // Throws Error: kArgument (an effort or lanes that there are not), kEncode (latents that cannot be coded).

@@ -127,8 +127,8 @@ py::tuple encode(const ccm::Codec& codec, const py::array& pixels, int quality_c
   if (!(pixels.flags() & py::array::c_style)) throw py::value_error("pixels must be contiguous");
   const int32_t channels = pixels.ndim() == 3 ? 3 : 1;
   const int32_t bits = bytes ? 8 : 16;
-  const ccm::PixelSource source{pixels.data(), pixels.shape(1) * channels * bits / 8, pixels.shape(1), pixels.shape(0),
-                                channels, bits};
+  const ccm::PixelSource source{
+      pixels.data(), pixels.shape(1) * channels * bits / 8, pixels.shape(1), pixels.shape(0), channels, bits};
   std::vector<ccm::Chunk> parts;
   for (const auto& [kind, data] : chunks) {
     const std::string_view name = kind, view = data;
@@ -233,8 +233,13 @@ PYBIND11_MODULE(_native, m) {
           "fingerprint", [](const ccm::Codec& c) { return to_bytes(c.fingerprint().data(), c.fingerprint().size()); })
       .def_property_readonly("groups", [](const ccm::Codec& c) { return c.entropy_model().groups; })
       .def_property_readonly("metric", [](const ccm::Codec& c) { return c.weights().metric(); })
-      .def_property_readonly("has_sensitivities",
-                             [](const ccm::Codec& c) { return !c.weights().sensitivities().empty(); })
+      .def_property_readonly(
+          "most_effort",
+          [](const ccm::Codec& c) {
+            if (!ccm::Encoder::takes(c.entropy_model())) return 0;
+            return c.weights().metric() == "mse" && !c.weights().sensitivities().empty() ? ccm::kMostEffort : 1;
+          },
+          "The largest effort that encode() takes; 0: none.")
       .def("encode", &encode, py::arg("pixels"), py::arg("quality_code"), py::arg("effort"), py::arg("lanes"),
            py::arg("threads"), py::arg("chunks"))
       .def("decode", &decode, py::arg("files"), py::arg("threads"), py::arg("bits") = 8);

@@ -53,6 +53,16 @@ def test_the_command_decodes(run, tmp_path):
     assert np.array_equal(np.load(tmp_path / "a.npy"), want.latents)
 
 
+def test_the_command_encodes(run, tmp_path):
+    Image.fromarray(tiny.photo(60, 90)).save(tmp_path / "a.png")
+    done = run("-m", "ccm_fast", "encode", tmp_path / "a.png", tmp_path / "a.ccm", "--target-bpp", "1.5")
+    assert (done.returncode, done.stderr) == (0, "")
+    files.encode_file(tmp_path / "a.png", tmp_path / "b.ccm", model=ccm_fast.load("ccm-small"), target_bpp=1.5)
+    assert (tmp_path / "a.ccm").read_bytes() == (tmp_path / "b.ccm").read_bytes()
+    done = run("-m", "ccm_fast", "encode", "--effort", "4", tmp_path / "a.png", tmp_path / "c.ccm")
+    assert done.returncode == 1 and "needs torch, which is not installed" in done.stderr
+
+
 def test_the_command_describes(run):
     done = run("-m", "ccm_fast", "info", COLOUR)
     assert done.returncode == 0 and "53x37 colour, quality 4" in done.stdout
