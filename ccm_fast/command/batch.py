@@ -169,6 +169,26 @@ def _notes_to(current: threading.local) -> Iterator[None]:
 
 
 @contextmanager
+def _ticking(bar) -> Iterator[None]:
+    """Let a bar's clock go on while a stage takes long; ``None`` is no bar."""
+    over = threading.Event()
+
+    def tick() -> None:
+        while not over.wait(1.0):
+            bar.refresh()
+
+    thread = threading.Thread(target=tick, daemon=True)
+    if bar is not None:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if bar is not None:
+            thread.join()
+
+
+@contextmanager
 def _pillow_limit(max_pixels: int | None) -> Iterator[None]:
     """Pillow's own limit, which some formats ask while they are opened, is the command's."""
     from PIL import Image
@@ -238,7 +258,8 @@ def run_plan(
     with _notes_to(current), _pillow_limit(args.max_pixels):
         if len(todo) == 1:
             style = "{desc}: {percentage:3.0f}% |{bar}| {elapsed}"
-            with tqdm(total=1.0, desc=verb, disable=not show, leave=False, delay=1, bar_format=style) as bar:
+            options = {"disable": not show, "leave": False, "delay": 1, "bar_format": style}
+            with tqdm(total=1.0, desc=verb, **options) as bar, _ticking(bar if show else None):
                 report = attempt(todo[0], bar if show else None)
             batch.finish(todo[0], report)
             return batch.close()

@@ -1,7 +1,7 @@
 """Pictures that are not for this codec: text and graphics that a lossless file would hold in fewer bytes.
 
 What was measured, at quality 8: lossless WebP is smaller than .ccm for pages of text (22 to 82 kB against 101 to 138),
-charts and flat screens (9.6 against 15.1), and 4 to 12 times larger for every photograph of Kodak. Nothing is guessed:
+a chart (9.6 against 15.1), and 4 to 12 times larger for nine photographs of Kodak. Nothing is guessed:
 where a picture may be of that kind, it is written as WebP, and the bytes are compared.
 """
 
