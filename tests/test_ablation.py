@@ -9,6 +9,8 @@ import pytest
 import tiny
 import torch
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 WEIGHTS = str(tiny.GOLDEN / "tiny.safetensors")
 

@@ -70,6 +70,7 @@ def test_a_wrong_result_is_no_timing(monkeypatch):
         coders.coders(data)
 
 
+@pytest.mark.slow
 def test_operators_of_a_gpu():
     """What `ccm-fast bench kernels --device cuda` times, on the emulator's operators: it failed on the first GPU."""
     torch.ops.load_library(str(emulator.build_ops()))
@@ -100,6 +101,7 @@ def test_picture():
     assert material.picture(1, 1).shape == (1, 3, 1, 1)
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(coders, "PEERS", {})  # what else is installed is not this test's business
     assert main(["bench", "--quick", "--out", str(tmp_path)]) == 0

@@ -255,6 +255,7 @@ def test_help_comes_at_once():
     assert out.splitlines()[-1] == "[]" and "--quality" in out
 
 
+@pytest.mark.slow
 def test_train_stops_cleanly_and_resumes(tmp_path):
     for k in range(3):
         Image.fromarray(tiny.photo(64, 64, k)).save(tmp_path / f"{k}.png")

@@ -60,6 +60,7 @@ def photos(tmp_path):
 # --- standard streams, pipes, devices --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_pipes_by_their_paths(photo, tmp_path):
     """/dev/stdout and >(command) are pipes, and so is <(command)."""
     env = {"P": str(photo), "T": str(tmp_path)}
@@ -98,6 +99,7 @@ def test_closed_standard_streams(photo, tmp_path):
         assert done.returncode == 1 and said.count("\n") == 1 and f"standard {stream} is closed" in said, line
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 def test_reports_onto_a_full_disk(photo, tmp_path):
     for line in (
@@ -303,6 +305,7 @@ def test_a_damaged_folder_beside_python(tmp_path):
 # --- signals ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number, jobs", [(signal.SIGTERM, 1), (signal.SIGHUP, 1), (signal.SIGINT, 2)])
 def test_signals_leave_nothing_behind(photos, tmp_path, number, jobs):
     """The signal comes while a file is being written, which takes two seconds here."""

@@ -191,6 +191,7 @@ def test_two_machines_share_one_model(kind, tmp_path):
         ccm_fast.load(tmp_path / "frozen.safetensors")
 
 
+@pytest.mark.slow
 def test_fine_tuning_mends_a_bad_calibration(monkeypatch):
     options = {"images": nets.photos(8, 64, 64, seed=9), "steps": 40, "fast": False}
     good, bad = [], []
@@ -233,6 +234,7 @@ print(hashlib.sha256(y.contiguous().numpy().tobytes()).hexdigest())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SERIAL)
 def test_one_set_of_latents(kind, tmp_path):
     """Instruction sets, threads, batches, the oracle; and a process without vector instructions."""
@@ -364,6 +366,7 @@ def test_wrong_calls(kind):
         model.compress(torch.full((1, 3, 64, 64), float("nan")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_damage_of_ours_is_found(kind):
     model = fast(kind)

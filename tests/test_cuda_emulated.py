@@ -18,6 +18,8 @@ from ccm_fast.models import Schedule
 sys.path.insert(0, str(Path(__file__).resolve().parent / "emu"))
 from engine import EmulatedEngine, schedule
 
+pytestmark = pytest.mark.slow
+
 _backend.load()
 ops = torch.ops.ccm_fast
 

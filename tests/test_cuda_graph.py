@@ -30,6 +30,8 @@ from ccm_fast.entropy.testing import random_plan, sample_latents
 from ccm_fast.errors import DamagedError, TruncatedError
 from ccm_fast.files import encode_file
 
+pytestmark = pytest.mark.slow
+
 H, W = 6, 9
 ANY = torch.zeros(1)
 

@@ -13,6 +13,8 @@ from ccm_fast.entropy.frozen import FrozenEntropyModel
 from ccm_fast.entropy.testing import random_plan, sample_latents
 from ccm_fast.errors import BuildError, DamagedError, TruncatedError, UnsupportedVersionError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def emulated(emulated_ops, monkeypatch):

@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests/emu"))
 import build  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 # Fault -> (flavour, what the report says, resident blocks).
 FAULTS = {
     1: ("tsan", "data race", 0),  # a missing __syncthreads

@@ -1,5 +1,6 @@
 """The demo, with the tiny model."""
 
+import pytest
 import tiny
 from PIL import Image
 
@@ -7,6 +8,7 @@ from ccm_fast.command import demo
 from ccm_fast.command.main import main
 
 
+@pytest.mark.slow
 def test_demo(tmp_path, capsys):
     Image.fromarray(tiny.photo(60, 80)).save(tmp_path / "p.png")
     argv = [

@@ -136,6 +136,7 @@ def test_make_desktop(tmp_path):
         assert "image/x-ccm" in said
 
 
+@pytest.mark.slow
 def test_manual(tmp_path):
     """The man page has every command and no line that roff would take for a request; completion knows the options."""
     pytest.importorskip("argparse_manpage")

@@ -85,6 +85,7 @@ def test_sensitivities_are_the_error_of_a_unit_step(shipped):
             assert h[channel] == pytest.approx(change, rel=0.35)  # two pictures: an estimate
 
 
+@pytest.mark.slow
 def test_sensitivities_of_photographs(shipped):
     """Random steps of many symbols of one channel change a decoded photograph by what is in the weights file."""
     pictures = skimage.data.astronaut()[:256, 128:384], skimage.data.chelsea()[:256, 64:320]
@@ -178,6 +179,7 @@ def test_rounding_towards_the_mean_is_the_best_of_the_neighbours(model, reconstr
     assert ((cost(found) - least) > 1e-3).float().mean() < 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quality", [2, 6])
 def test_more_effort_lowers_the_lagrangian_of_real_files(shipped, quality, quick):
     x = tiny.photographs(112, 144)

@@ -11,6 +11,8 @@ EMU = Path(__file__).resolve().parent / "emu"
 sys.path.insert(0, str(EMU))
 import build  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 # Numbers of enum Fault in micro.cu -> flavour, what the report says, environment.
 SEEN = {
     1: ("tsan", "data race"),

@@ -115,6 +115,7 @@ def test_commands_that_take_too_long_are_ended(monkeypatch):
     assert time.perf_counter() - start < 30
 
 
+@pytest.mark.slow
 def test_a_failing_encoder_costs_its_setting_and_nothing_else(photos, tmp_path, fake, monkeypatch, capsys):
     """An encoder that hangs, one that crashes, one that is missing: said in a line each, the rest is kept."""
     monkeypatch.setattr(codecs, "COMMAND_SECONDS", 0.3)

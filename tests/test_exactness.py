@@ -76,6 +76,7 @@ def photographs(tmp_path_factory):
     return stored(tmp_path_factory.mktemp("exact"), tiny.photographs(208, 272)[:3], 5, LANES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("onednn", ["AVX512_CORE", "AVX2", "SSE41"])
 def test_onednn_limits(photographs, onednn):
     assert differing(photographs, ONEDNN_MAX_CPU_ISA=onednn) == ([], 12)
@@ -87,6 +88,7 @@ def test_instruction_sets(photographs, isa):
     assert differing(photographs, ways=ways, CCM_FAST_ISA=isa) == ([], 6 * len(ways))
 
 
+@pytest.mark.slow
 def test_oracle(tmp_path):
     files = stored(tmp_path, tiny.photographs(48, 80)[:3], 4, LANES)
     assert differing(files, [1], ["alone"], "reference") == ([], 3)

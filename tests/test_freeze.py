@@ -77,6 +77,7 @@ def test_fast_network_is_the_oracle(schedule):
     assert float(bits) == pytest.approx(reference_streams.ideal_bits(plan.y_rows, row, v), rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("groups, cross", [((4, 6), (3, 3)), ((7,), (3, 3)), ((2, 3, 1), ())])
 def test_frozen_codes_like_float(schedule, groups, cross):
@@ -118,6 +119,7 @@ def test_streams_of_a_frozen_model():
     assert ideal < coded < ideal + 6 * (1 + len(streams))
 
 
+@pytest.mark.slow
 def test_fine_tuning_shortens_the_code():
     model = tiny()
     images = photographs(12)
@@ -131,6 +133,7 @@ def test_fine_tuning_shortens_the_code():
     assert sum(tuned.integer_bits.values()) < sum(plain.integer_bits.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("images", "steps"), [(31, 0), (32, 300), (255, 300), (256, 1000)])
 def test_fine_tuning_takes_more_steps_with_more_images(monkeypatch, images, steps):
     module = importlib.import_module("ccm_fast.freezing.freeze")
@@ -230,6 +233,7 @@ def test_scales_between_layers_change_nothing_but_rounding():
     assert torch.equal(m / 16, mean.double()) and torch.equal(s, index.double())
 
 
+@pytest.mark.slow
 def test_freezing_is_reproducible():
     model, images = tiny(), photographs(5)
     assert freeze(model, images, steps=3).fingerprint == freeze(model, images, steps=3).fingerprint

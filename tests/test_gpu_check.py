@@ -17,6 +17,8 @@ import gpu_check  # noqa: E402
 
 import build  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 class Event:
     """A CUDA event, of which there are two a call."""

@@ -23,6 +23,7 @@ def tensors():
     return plan_bytes, packed, z, psi, y
 
 
+@pytest.mark.slow
 def test_opcheck(tensors):
     plan_bytes, packed, z, psi, y = tensors
     z_data, z_segments = ops.encode_z(packed, z, 0, 1)

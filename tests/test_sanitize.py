@@ -13,6 +13,8 @@ from ccm_fast._backend import load
 from ccm_fast.entropy.testing import random_plan, sample_latents
 from ccm_fast.models import Schedule
 
+pytestmark = pytest.mark.slow
+
 ISAS = load().ops.isa_list().split(",")
 ROOT = Path(__file__).parent.parent
 CXX = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")

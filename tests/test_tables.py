@@ -82,6 +82,7 @@ def test_fraction_grid_costs_little():
         assert worst < 1.2e-3
 
 
+@pytest.mark.slow
 def test_prior_rows_match_the_float_prior():
     torch.manual_seed(3)
     prior = FactorizedPrior(5, init_scale=4.0)

@@ -270,6 +270,7 @@ def test_fitted_synthesis_restores_better():
     assert errors[1] < 0.95 * errors[0]
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path, folder):
     """torchrun: each takes its own crops and noise, and both step along the same gradient."""
     code = (
@@ -308,6 +309,7 @@ def test_crops_of_several_processes(folder):
     assert alone.position == 10
 
 
+@pytest.mark.slow
 def test_plot(tmp_path, folder):
     pytest.importorskip("matplotlib")
     train(config(tmp_path, folder, stages="joint=50", valid=[str(folder)]), progress=False)
@@ -369,6 +371,7 @@ def test_dead_stacks_over_earlier_groups_are_renewed():
     assert all(torch.equal(a, b) for a, b in zip(kept.values(), model.state_dict().values(), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["mse", "ms-ssim"])
 def test_symbols_as_they_are_coded(tmp_path, folder, monkeypatch, metric):
     """Stages with contexts ask for them, validation does too, and other metrics know none."""
@@ -396,6 +399,7 @@ def test_symbols_as_they_are_coded(tmp_path, folder, monkeypatch, metric):
     assert not any(rdoq for _, rdoq in asked)
 
 
+@pytest.mark.slow
 def test_synthesis_learns_alone(tmp_path, folder):
     """Nothing that decides what is coded changes, and the error falls."""
     first = train(config(tmp_path / "a", folder, stages="hyper=2", start="random"), progress=False)

@@ -59,6 +59,7 @@ def test_a_second_call_goes_on_in_the_schedule(clock):
     assert short.done() == 1
 
 
+@pytest.mark.slow
 def test_twelve_minutes_rehearsed(parts, tmp_path, monkeypatch, capsys):
     """What a borrowed GPU does, in seconds: start from floats, resident crops, schedule, files to carry."""
     monkeypatch.setitem(loop.PRESETS, "small", SMALL)

@@ -42,6 +42,7 @@ def test_plain_crops_are_pixels():
     assert torch.allclose(resident.cut(resident.places(50)), again.batch(50), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rdoq", [False, True])
 def test_steps_are_those_of_cropped_batches(tmp_path, folder, rdoq):  # noqa: F811
     """The same numbers, up to the pixels' last bits, whichever way the crops come."""

@@ -9,6 +9,8 @@ import pytest
 
 from ccm_fast import _backend
 
+pytestmark = pytest.mark.slow
+
 OPS = _backend.load().ops
 FILES = "test_transforms.py", "test_int16.py", "test_train_convolutions.py"
 OTHERS = [isa for isa in OPS.isa_list().split(",") if isa][1:]

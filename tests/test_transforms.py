@@ -227,6 +227,7 @@ def test_wrong_arguments():
         OPS.direct(x, panels(8, 4), 1, 1, 0, bias, *more[:-2], True, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("residual", [False, True])
 def test_planes_larger_than_the_caches(kernel, residual):

@@ -71,6 +71,7 @@ def damage(program, flips):
     assert set(seen) >= {"CCM_NOT_CCM", "CCM_TRUNCATED", "CCM_DAMAGED", "CCM_WRONG_MODEL", "CCM_BAD_MODEL"}
 
 
+@pytest.mark.slow
 def test_damage(tmp_path):
     program = tmp_path / "decode_check"
     flags = ["-std=c++17", "-O1", f"-I{ROOT / 'csrc'}"]

@@ -53,6 +53,7 @@ def test_pixels_are_those_of_the_modules(small, little, size, quality, grey, thr
         assert got.shape == want.shape and got.dtype == np.uint8 and np.array_equal(got, want)
 
 
+@pytest.mark.slow
 def test_more_than_a_tile(little):
     codec, model = little
     height, width = 2703, 3210
