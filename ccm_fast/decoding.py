@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DecodedLatents",
     "check_fingerprint",
+    "check_stream_version",
     "check_structure",
     "decode_latents",
     "decode_packets",
@@ -38,6 +39,12 @@ def check_fingerprint(fingerprint: bytes, frozen: FrozenEntropyModel) -> None:
         raise WrongModelError(
             f"the stream was written with the model {fingerprint.hex()}; this one is {frozen.fingerprint.hex()}"
         )
+
+
+def check_stream_version(packet: Packet, frozen: FrozenEntropyModel) -> None:
+    """Raises DamagedError for streams of a version that this model never had."""
+    if packet.version < frozen.stream_version:
+        raise DamagedError(f"streams of version {packet.version} cannot be of the model {frozen.fingerprint.hex()}")
 
 
 def check_structure(strings, parts: int = 2) -> None:
@@ -59,6 +66,7 @@ def parse_packets(
     for y, z in zip(*strings, strict=True):
         check_fingerprint(peek(y, max_pixels).fingerprint, frozen)
         packets.append(parse_strings(y, z, len(frozen.plan.groups), max_pixels))
+        check_stream_version(packets[-1], frozen)
     sizes = {(p.width, p.height) for p in packets}
     if len(sizes) > 1:
         listed = ", ".join(f"{w}x{h}" for w, h in sorted(sizes))

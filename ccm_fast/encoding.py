@@ -133,7 +133,7 @@ def encode_packets(
         raise ValueError(f"image of {W}x{H} pixels: sides are at most {MAX_SIDE}")
     weight = next(model.parameters())
     quality = torch.tensor([1 + c / 32 for c in codes], device=weight.device)
-    engine = engine_for(engine, weight.device)
+    engine = engine_for(engine, weight.device, frozen.stream_version)
     with torch.inference_mode(), torch_threads(threads) as count:
         with stage(timings, "g_a"):
             y = analyse(model.g_a, lambda i, j: read(i, j).to(weight), h, w, tile_pixels // len(codes))
@@ -141,7 +141,7 @@ def encode_packets(
             y_hat = _symbols(y, "y")
         with stage(timings, "h_a"):
             z = inference(model.h_a)(y)
-            z_hat = _symbols(z, "z")
+            z_hat = frozen.fix_z(_symbols(z, "z"))
         with stage(timings, "h_s"):
             psi = frozen.hyper(z_hat, h, w, threads=count, engine=engine)
         if level.rounding:
@@ -153,5 +153,5 @@ def encode_packets(
         with stage(timings, "entropy"):
             coder = {"lanes": lanes, "version": stream_version(engine), "threads": count, "engine": engine}
             z_streams = frozen.encode_z(z_hat, **coder)
-            y_streams = frozen.encode_y(psi, y_hat, **coder)
+            y_streams, _ = frozen.encode_settled(psi, y_hat, **coder)
     return packets_of(frozen, size, codes, z_streams, y_streams, grey)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .decoding import DecodedLatents, check_fingerprint, decode_packets, render
+from .decoding import DecodedLatents, check_fingerprint, check_stream_version, decode_packets, render
 from .encoding import encode_packets
 from .engines import frozen_of, torch_threads
 from .images import Picture
@@ -86,6 +86,7 @@ def decode_container(
     """
     frozen = frozen_of(model)
     packet = parse_file(container.packet, len(frozen.plan.groups), max_pixels)
+    check_stream_version(packet, frozen)
     device = next(model.parameters()).device
     decoded = decode_packets(frozen, [packet], threads=threads, engine=engine, device=device, timings=timings)
     decoded.check()

@@ -15,6 +15,7 @@ from ccm_fast import codec, weights
 from ccm_fast.entropy.centroids import REACH, ShiftFit, gaussian_shifts
 from ccm_fast.entropy.frozen import FrozenEntropyModel
 from ccm_fast.entropy.network import TableCost
+from ccm_fast.entropy.plan import Plan
 from ccm_fast.entropy.tables import COMPONENTS, fit_shapes, gaussian_rows, row_means, shaped_rows, typical_rows
 from ccm_fast.errors import ModelError
 from ccm_fast.freezing import fitting
@@ -118,6 +119,8 @@ def test_freezing_fits(fitted):
     assert plain.frozen.shifts is None and np.array_equal(plain.frozen.plan.y_rows.cdf, typical_rows().cdf)
     assert not np.array_equal(model.frozen.plan.y_rows.cdf, typical_rows().cdf)
     assert (model.frozen.plan.y_rows.n == gaussian_rows().n).all()
+    written = Plan.from_bytes(model.frozen.to_bytes())
+    assert np.array_equal(written.y_rows.cdf, model.frozen.plan.y_rows.cdf)
     length, error = {}, {}
     for name, frozen in (("fitted", model.frozen), ("plain", plain.frozen)):
         length[name] = error[name] = 0.0

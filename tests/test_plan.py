@@ -1,5 +1,7 @@
 """The plan: bytes and back, validation, overflow proof."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -31,6 +33,15 @@ def test_without_stack_skip_or_hidden():
     plan = make(groups=(3, 2), cross_kernels=(), skip_kernel=0, widths=(8,))
     assert not plan.groups[1].stack and plan.groups[1].skip is None and not plan.groups[1].hidden
     assert Plan.from_bytes(plan.to_bytes()).to_bytes() == plan.to_bytes()
+
+
+def test_a_plan_with_other_tables_has_other_bytes():
+    plan = random_plan(np.random.default_rng(1), groups=(3,))
+    before = plan.to_bytes()
+    z_rows = TableRows.from_frequencies([-1] * plan.hyper_channels, [np.array([9, 65517, 9, 1])] * plan.hyper_channels)
+    other = replace(plan, z_rows=z_rows)
+    assert other.to_bytes() != before == plan.to_bytes()
+    assert Plan.from_bytes(other.to_bytes()).z_rows.cdf.tolist() == z_rows.cdf.tolist()
 
 
 def test_every_truncation_is_an_error():

@@ -18,5 +18,7 @@ _known: weakref.WeakKeyDictionary[FrozenEntropyModel, tuple[TableCost, TableCost
 def tables_of(frozen: FrozenEntropyModel) -> tuple[TableCost, TableCost]:
     """The code lengths of y's and of z's tables, made once per model."""
     if frozen not in _known:
-        _known[frozen] = tuple(TableCost(rows, torch.float32) for rows in (frozen.plan.y_rows, frozen.plan.z_rows))
+        plan = frozen.plan
+        y_bits = TableCost(plan.y_rows, torch.float32, plan.skip_rows)
+        _known[frozen] = y_bits, TableCost(plan.z_rows, torch.float32)
     return _known[frozen]

@@ -102,9 +102,9 @@ class Problem:
         self.y_bits, self.z_bits = tables_of(model.frozen)
 
     def parameters(self, c: Candidate) -> tuple[Tensor, Tensor, Tensor]:
-        """y_hat (int32), offset and row of every symbol, [B, h, w, M] on the CPU."""
-        y_hat = _last(c.y_hat)
-        return (y_hat.int(), *self.frozen.parameters(c.psi.cpu(), y_hat, **self.options))
+        """y_hat as it is decoded (int32), offset and row of every symbol, [B, h, w, M] on the CPU."""
+        y_hat, offset, row = self.frozen.settle(c.psi.cpu(), _last(c.y_hat), **self.options)
+        return y_hat.int(), offset, row
 
     def hyper(self, z_hat: Tensor, h: int, w: int) -> Tensor:
         """psi of z_hat, on the CPU."""
@@ -352,7 +352,7 @@ def better_symbols(
             for seed in range(1, level.rounds + 1):
                 y, z = refine(problem, y, z, level.iterations, tick)
                 y_new, z_new = (v.round().clamp(-SYMBOL_MAX, SYMBOL_MAX) for v in (y, z))
-                z_new = _last(z_new)
+                z_new = problem.frozen.fix_z(_last(z_new))
                 start = Candidate(y_new, z_new, problem.hyper(z_new, *y.shape[2:]))
                 _passes(problem, start, level.passes, best, tick, seed)
                 # The next round begins at what is best so far, with what is known of the fractions.

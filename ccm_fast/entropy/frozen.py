@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ccm_fast import _backend
 from ccm_fast.entropy import reference, tensors
-from ccm_fast.entropy.plan import Plan
+from ccm_fast.entropy.plan import CODED, Plan
 from ccm_fast.entropy.tensors import DeviceStreams
 from ccm_fast.stream.packet import Stream, stream_code
 
@@ -56,6 +56,11 @@ class FrozenEntropyModel:
     def y_unit(self) -> float:
         """The unit of y_hat: 1, or 1/16 in residual models."""
         return 1 / 16 if self.plan.residual else 1.0
+
+    @property
+    def stream_version(self) -> int:
+        """The least version of its streams: 2 if the plan does not code everything, or has several schedules."""
+        return self.plan.stream_version
 
     def to_bytes(self) -> bytes:
         """The plan as bytes."""
@@ -103,6 +108,7 @@ class FrozenEntropyModel:
         """The model in the layout of "cpu" or "cuda", both in host memory: the CUDA operators upload it themselves."""
         if engine == "cpu":
             return self.packed(isa)
+        tensors.check_version(engine, self.stream_version)
         return self._once(("cuda",), lambda: _backend.load().ops.pack_plan_cuda(self._as_tensor()))
 
     def _once(self, key: tuple[str, ...], make: Callable[[], object]):
@@ -140,6 +146,35 @@ class FrozenEntropyModel:
             return _backend.load().ops.parameters(self.packed(isa), psi, y_hat, tensors.threads_for(threads))
         found = [reference.parameters(self.plan, p, y) for p, y in zip(tensors.wide(psi), y_hat.numpy(), strict=True)]
         return tensors.stacked([f[0] for f in found], torch.int16), tensors.stacked([f[1] for f in found], torch.int16)
+
+    def fix_z(self, z_hat: Tensor) -> Tensor:
+        """``z_hat`` [B, hz, wz, N] with the values of those channels that are not coded."""
+        if self.plan.z_values is None:
+            return z_hat
+        values = torch.from_numpy(self.plan.z_values).to(z_hat)
+        return torch.where(values == CODED, z_hat, values)
+
+    def settle(
+        self, psi: Tensor, y_hat: Tensor, *, engine: str = "cpu", threads: int | None = None, isa: str | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """y_hat as a decoder will have it, with its offset and row, int16 [B, h, w, M] each.
+
+        Symbols that are not coded are their means' offsets; those hang on the symbols before them. Where everything is
+        coded, y_hat is what it was. ``engine``: "cpu" or "reference".
+
+        Raises:
+            ValueError: the model is residual.
+        """
+        if self.residual:
+            raise ValueError("residual models code all symbols")
+        if self.plan.skip < 0:
+            return y_hat, *self.parameters(psi, y_hat, engine=engine, threads=threads, isa=isa)
+        psi, y_hat = self._pair(psi, y_hat, engine)
+        if tensors.native(engine):
+            return _backend.load().ops.settle_y(self.packed(isa), psi, y_hat, tensors.threads_for(threads))
+        found = [reference.settle(self.plan, p, y) for p, y in zip(tensors.wide(psi), y_hat.numpy(), strict=True)]
+        y_hat = tensors.stacked(found, torch.int16)
+        return y_hat, *self.parameters(psi, y_hat, engine=engine)
 
     def parameters_on(self, psi: Tensor, y_hat: Tensor) -> tuple[Tensor, Tensor]:
         """:meth:`parameters` by torch's own operators, on the tensors' device: the decoding kernels keep theirs.
@@ -198,7 +233,7 @@ class FrozenEntropyModel:
         z_hat = tensors.codable(
             tensors.latents(z_hat, self.plan.hyper_channels, "z_hat", engine), lanes, version, "z_hat"
         )
-        tensors.check_version(engine, version)
+        self._check_coder(engine, version)
         if tensors.native(engine):
             found = _backend.load().ops.encode_z(
                 self.packed_for(engine, isa), z_hat, stream_code(lanes, version), tensors.threads_for(threads)
@@ -220,13 +255,19 @@ class FrozenEntropyModel:
         """The streams of every image, one per group. Arguments and errors as for :meth:`encode_z`.
 
         Raises:
-            ValueError: also for residual models.
+            ValueError: also for residual models, and for y_hat that is not what :meth:`settle` makes of it.
         """
         if self.residual:
             raise ValueError("this model codes residuals: use encode_y_residual")
+        if self.plan.skip >= 0:
+            options = {"lanes": lanes, "version": version, "engine": engine, "threads": threads, "isa": isa}
+            streams, settled = self.encode_settled(psi, y_hat, **options)
+            if not torch.equal(settled, y_hat.to(settled.device)):
+                raise ValueError("a symbol of y_hat that is not coded is not its mean's offset: see settle")
+            return streams
         psi, y_hat = self._pair(psi, y_hat, engine)
         tensors.codable(y_hat, lanes, version, "y_hat")
-        tensors.check_version(engine, version)
+        self._check_coder(engine, version)
         if tensors.native(engine):
             found = _backend.load().ops.encode_y(
                 self.packed_for(engine, isa),
@@ -240,6 +281,43 @@ class FrozenEntropyModel:
             reference.encode_y(self.plan, p, y, lanes, version)
             for p, y in zip(tensors.wide(psi), y_hat.numpy(), strict=True)
         ]
+
+    def encode_settled(
+        self,
+        psi: Tensor,
+        y_hat: Tensor,
+        *,
+        lanes: int = 0,
+        version: int = 2,
+        engine: str = "cpu",
+        threads: int | None = None,
+        isa: str | None = None,
+    ) -> tuple[list[list[Stream]], Tensor]:
+        """:meth:`settle` and :meth:`encode_y` at once: the streams of every image, and y_hat as a decoder will have it.
+
+        Raises:
+            ValueError, UnsupportedVersionError: as :meth:`encode_y`.
+        """
+        options = {"engine": engine, "threads": threads, "isa": isa}
+        if self.plan.skip < 0:
+            return self.encode_y(psi, y_hat, lanes=lanes, version=version, **options), y_hat
+        psi, y_hat = self._pair(psi, y_hat, engine)
+        self._check_coder(engine, version)
+        tensors.codable(y_hat, lanes, version, "y_hat")
+        if engine == "reference":
+            y_hat = self.settle(psi, y_hat, **options)[0]
+            pairs = zip(tensors.wide(psi), y_hat.numpy(), strict=True)
+            return [reference.encode_y(self.plan, p, y, lanes, version) for p, y in pairs], y_hat
+        code = stream_code(lanes, version)
+        data, segments, y_hat = _backend.load().ops.encode_settled(
+            self.packed(isa), psi, y_hat, code, tensors.threads_for(threads)
+        )
+        return tensors.split(data, segments), y_hat
+
+    def _check_coder(self, engine: str, version: int) -> None:
+        tensors.check_version(engine, version)
+        if version < self.stream_version:
+            raise ValueError("this model needs streams of version 2")
 
     def encode_y_residual(
         self,
@@ -275,7 +353,7 @@ class FrozenEntropyModel:
         y = tensors.in_256ths(y, self.plan.latent_channels, engine)
         tensors.check_pair(psi, y, "y")
         tensors.check_lanes(lanes, version)
-        tensors.check_version(engine, version)
+        self._check_coder(engine, version)
         if tensors.native(engine):
             ops = _backend.load().ops
             data, segments, y_hat = ops.encode_y_residual(

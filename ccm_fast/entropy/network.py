@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ccm_fast.constants import CONTEXT_LIMIT
-from ccm_fast.entropy.plan import RELU8, GroupPlan, IntConv, Plan, TableRows
+from ccm_fast.entropy.plan import RELU8, IntConv, Plan, TableRows
 from ccm_fast.entropy.reference_streams import NB_BITS
 from ccm_fast.entropy.tables import PRECISION
 
@@ -68,15 +68,16 @@ class IntegerNetwork:
         device: where its tensors are; a call for a size that it has seen copies nothing from or to it.
 
     Raises:
-        ValueError: a plan of version 2; those are not made by :func:`ccm_fast.freezing.freeze.freeze`.
+        ValueError: a plan with leaky, direct, residual or scaled parts; :func:`ccm_fast.freezing.freeze.freeze` makes
+            none of them.
     """
 
     def __init__(self, plan: Plan, exact: bool = True, device: torch.device | str = "cpu"):
-        if plan.version != 1:
+        if not plan.plain:
             raise ValueError("the costs of plans with leaky, direct, residual or scaled parts cannot be computed")
         self.plan, self.exact = plan, exact
         self.h_s = [_Conv(c, device) for c in plan.hyper_synthesis]
-        self.groups = [_Group(plan, g, exact, device) for g in plan.groups]
+        self.groups = [_Group(plan, g, exact, device) for g in range(len(plan.groups))]
         self._rows = _Rows(plan, device)
 
     def hyper(self, z_hat: Tensor, h: int, w: int) -> Tensor:
@@ -103,8 +104,9 @@ class IntegerNetwork:
 
 
 class _Group:
-    def __init__(self, plan: Plan, group: GroupPlan, exact: bool, device: torch.device | str):
-        self.plan, self.group, self.exact, self.device = plan, group, exact, device
+    def __init__(self, plan: Plan, g: int, exact: bool, device: torch.device | str):
+        group = plan.groups[g]
+        self.plan, self.g, self.group, self.exact, self.device = plan, g, group, exact, device
         self.hyper = _Conv(group.hyper, device)
         self.stack = [_Conv(c, device) for c in group.stack]
         self.skip = _Conv(group.skip, device) if group.skip is not None else None
@@ -133,7 +135,7 @@ class _Group:
         taps = self.group.taps.tolist()
         windows = [(..., slice(r + di, r + di + h), slice(r + dj, r + dj + w)) for di, dj in taps]
         if (h, w) not in self.readable:
-            step = torch.from_numpy(self.plan.steps(h, w))
+            step = torch.from_numpy(self.plan.steps(h, w, self.g))
             steps = F.pad(step, (r, r, r, r), value=torch.iinfo(torch.int64).max)
             self.readable[h, w] = [(steps[window] < step).double().to(self.device) for window in windows]
         padded = F.pad(own, (r, r, r, r))
@@ -170,9 +172,13 @@ class TableCost:
     Args:
         rows: the tables of y or of z.
         dtype: of the code lengths: float32 is faster, and enough to compare candidates by.
+        skip_rows: symbols of the rows before this one are not coded: their offsets cost nothing, others are impossible.
     """
 
-    def __init__(self, rows: TableRows, dtype: torch.dtype = torch.float64):
+    #: Bits of what is impossible.
+    NEVER = 1e6
+
+    def __init__(self, rows: TableRows, dtype: torch.dtype = torch.float64, skip_rows: int = 0):
         cdf = rows.cdf.astype(np.int64)
         end = np.append(cdf[1:], 0)  # an entry ends where the next one begins, the last of a row at 65536
         end[rows.start[1:] - 1] = 1 << PRECISION
@@ -180,6 +186,8 @@ class TableCost:
         self._lo = torch.from_numpy(rows.lo.astype(np.int32))
         self._escape = torch.from_numpy(rows.n.astype(np.int32) - 1)
         self._start = torch.from_numpy(rows.start[:-1].astype(np.int32))
+        self._bits[: int(rows.start[skip_rows])] = self.NEVER
+        self._bits[self._start[:skip_rows] - self._lo[:skip_rows]] = 0
 
     def __call__(self, row: Tensor, symbol: Tensor) -> Tensor:
         """Bits of symbols without their offsets; both integer tensors of one shape, on the CPU."""

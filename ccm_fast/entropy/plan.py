@@ -13,10 +13,12 @@ from functools import cached_property
 import numpy as np
 
 from ccm_fast.constants import NUM_SCALES
+from ccm_fast.entropy.schedule import Schedule
 from ccm_fast.errors import ModelError
 
 __all__ = [
     "ACCUMULATE",
+    "CODED",
     "HEAD",
     "LEAKY8",
     "NUM_INDEXES",
@@ -36,6 +38,9 @@ RELU8, ACCUMULATE, HEAD, LEAKY8 = 0, 1, 2, 3
 BYTES = (RELU8, LEAKY8)
 #: Scale indexes: ``scale_table`` maps scale codes to 0..63.
 NUM_INDEXES = NUM_SCALES
+
+#: In a plan's z_values: this channel is coded.
+CODED = -32768
 
 MAGIC = b"CCMP"
 MAX_CHANNELS = 4096
@@ -204,6 +209,9 @@ class Plan:
         y_rows, z_rows: tables.
         residual: y is in 1/16, a symbol plus its mean code; all fraction bits are 0.
         context_mult, context_shift: int32 [M], requantize y before contexts see it; or None, both.
+        skip: symbols of y with a scale index up to this one are not coded and are their means' offsets; -1: all are.
+        z_values: int32 [N], what channels of z that are not coded are, and CODED for the others; None: all are coded.
+        schedules: one for each group, the first of which is the one above; None: that one for all.
     """
 
     group_channels: tuple[int, ...]
@@ -220,14 +228,48 @@ class Plan:
     residual: bool = False
     context_mult: np.ndarray | None = None
     context_shift: np.ndarray | None = None
-    _bytes: bytes | None = field(default=None, repr=False)
+    skip: int = -1
+    z_values: np.ndarray | None = None
+    schedules: tuple[Schedule, ...] | None = None
+    # Not a part of what dataclasses.replace() copies: another plan has other bytes.
+    _bytes: bytes | None = field(default=None, init=False, repr=False)
 
     @property
     def version(self) -> int:
-        """The least version of the format that has everything this plan needs: 1 or 2."""
+        """The least version of the format that has everything this plan needs: 1, 2 or 3."""
+        if self.stream_version == 2:
+            return 3
+        return 1 if self.plain else 2
+
+    @property
+    def plain(self) -> bool:
+        """Whether it has no leaky, direct, residual or scaled parts."""
         leaky = any(conv.output == LEAKY8 for _, conv in layers(self))
         other = any(group.output != RELU8 for group in self.groups)
-        return 2 if leaky or other or self.residual or self.context_mult is not None else 1
+        return not (leaky or other or self.residual or self.context_mult is not None)
+
+    @property
+    def stream_version(self) -> int:
+        """The least version of its streams: 2 if not everything is coded, or groups have schedules of their own."""
+        return 1 if self.skip < 0 and self.z_values is None and self.schedules is None else 2
+
+    @property
+    def skip_rows(self) -> int:
+        """Symbols of y with a smaller row are not coded."""
+        return int(self.first_row[self.skip + 1])
+
+    @property
+    def coded_channels(self) -> np.ndarray:
+        """Channels of z that are coded, int64."""
+        if self.z_values is None:
+            return np.arange(self.hyper_channels)
+        return np.flatnonzero(self.z_values == CODED)
+
+    def schedule_of(self, g: int) -> Schedule:
+        """The schedule of a group."""
+        if self.schedules is not None:
+            return self.schedules[g]
+        return Schedule(self.row_step, self.col_step, tuple(map(tuple, self.pattern.tolist())))
 
     @property
     def latent_channels(self) -> int:
@@ -255,11 +297,9 @@ class Plan:
         """The first 8 bytes of the SHA-256 of :meth:`to_bytes`; every stream carries them."""
         return hashlib.sha256(self.to_bytes()).digest()[:8]
 
-    def steps(self, h: int, w: int) -> np.ndarray:
-        """The step of every position, int64 [h, w]."""
-        i, j = np.arange(h, dtype=np.int64)[:, None], np.arange(w, dtype=np.int64)[None, :]
-        ph, pw = self.pattern.shape
-        return self.row_step * i + self.col_step * j + self.pattern[i % ph, j % pw].astype(np.int64)
+    def steps(self, h: int, w: int, g: int = 0) -> np.ndarray:
+        """The step of every position in a group, int64 [h, w]."""
+        return self.schedule_of(g).steps(h, w).astype(np.int64)
 
     def to_bytes(self) -> bytes:
         """The plan as bytes (FORMAT.md section 7); kept, so do not change a plan after its first use.

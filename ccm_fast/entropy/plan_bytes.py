@@ -22,6 +22,7 @@ from ccm_fast.entropy.plan import (
     TableRows,
     check,
 )
+from ccm_fast.entropy.schedule import Schedule
 
 __all__ = ["read", "write"]
 
@@ -63,16 +64,22 @@ def write(plan: Plan) -> bytes:
     w = _Writer()
     version = plan.version
     w.ints(plan.latent_channels, plan.hyper_channels, len(plan.groups), *plan.group_channels)
-    if version == 2:
-        scaled = plan.context_mult is not None
-        w.ints(int(plan.residual) | int(scaled) << 1)
-        if scaled:
+    if version >= 2:
+        parts = (plan.residual, plan.context_mult is not None, plan.skip >= 0, plan.z_values is not None)
+        w.ints(sum(part << k for k, part in enumerate((*parts, plan.schedules is not None))))
+        if plan.context_mult is not None:
             w.ints(plan.context_mult, plan.context_shift)
-    w.ints(plan.row_step, plan.col_step, *plan.pattern.shape, plan.pattern)
+        if plan.skip >= 0:
+            w.ints(plan.skip)
+        if plan.z_values is not None:
+            w.ints(plan.z_values)
+    for g in range(1 if plan.schedules is None else len(plan.groups)):
+        schedule = plan.schedule_of(g)
+        w.ints(schedule.row_step, schedule.col_step, *schedule.period, np.array(schedule.pattern))
     w.convs(plan.hyper_synthesis)
     for group in plan.groups:
         w.ints(len(group.taps), group.taps, len(group.weight))
-        if version == 2:
+        if version >= 2:
             w.ints(group.output)
         w.array(group.weight)
         w.ints(group.mult, group.shift)
@@ -118,12 +125,18 @@ class _Reader:
         check(not any(self.raw(-size % 4, what)), f"{what}: padding is not zero")
         return np.frombuffer(data, dtype).astype(dtype.newbyteorder("=")).reshape(shape)
 
+    def schedule(self) -> Schedule:
+        row_step, col_step = self.int(0, 255, "row step"), self.int(0, 255, "column step")
+        ph, pw = self.int(1, 8, "pattern height"), self.int(1, 8, "pattern width")
+        pattern = [[self.int(0, 255, "the pattern") for _ in range(pw)] for _ in range(ph)]
+        return Schedule(row_step, col_step, tuple(map(tuple, pattern)))
+
     def conv(self, what: str) -> IntConv:
         inputs = self.int(1, MAX_CHANNELS, f"{what}: input channels")
         outputs = self.int(1, MAX_CHANNELS, f"{what}: output channels")
         kernel = self.int(1, max(KERNELS), f"{what}: kernel")
         upsample = self.int(1, 2, f"{what}: upsampling")
-        output = self.int(RELU8, LEAKY8 if self.version == 2 else HEAD, f"{what}: output code")
+        output = self.int(RELU8, LEAKY8 if self.version >= 2 else HEAD, f"{what}: output code")
         signed = bool(self.int(0, 1, f"{what}: input sign"))
         weight = self.array("<i1", (outputs, kernel, kernel, inputs), f"{what}: weight")
         bias, mult, shift = (self.ints(outputs, f"{what}: {part}") for part in ("bias", "mult", "shift"))
@@ -150,20 +163,20 @@ def read(data: bytes) -> Plan:
     r = _Reader(data)
     check(r.raw(4, "its magic number") == MAGIC, "not a plan: it does not begin with CCMP")
     r.version = int(r.ints(1, "its version")[0])
-    check(r.version in (1, 2), f"plan version {r.version} is not known here")
+    check(r.version in (1, 2, 3), f"plan version {r.version} is not known here")
     check(int(r.ints(1, "its length")[0]) == len(data), "the plan's length is not the one that it states")
     M = r.int(1, MAX_CHANNELS, "channels of y")
     N = r.int(1, MAX_CHANNELS, "channels of z")
     G = r.int(1, MAX_GROUPS, "number of groups")
     channels = tuple(r.int(1, MAX_CHANNELS, "channels of a group") for _ in range(G))
     check(sum(channels) == M, f"the groups have {sum(channels)} channels, y has {M}")
-    flags = r.int(0, 3, "flags") if r.version == 2 else 0
+    flags = r.int(0, 3 if r.version == 2 else 31, "flags") if r.version >= 2 else 0
     context_mult = context_shift = None
     if flags & 2:
         context_mult, context_shift = r.ints(M, "scaled context: mult"), r.ints(M, "scaled context: shift")
-    row_step, col_step = r.int(0, 255, "row step"), r.int(0, 255, "column step")
-    ph, pw = r.int(1, 8, "pattern height"), r.int(1, 8, "pattern width")
-    pattern = r.ints(ph * pw, "the pattern").reshape(ph, pw)
+    skipped = r.int(0, NUM_INDEXES - 2, "the last scale index that is skipped") if flags & 4 else -1
+    z_values = r.ints(N, "values of z") if flags & 8 else None
+    schedules = tuple(r.schedule() for _ in range(G if flags & 16 else 1))
     hyper_synthesis = r.convs(MAX_LAYERS, "h_s")
     groups = []
     for g in range(G):
@@ -171,7 +184,7 @@ def read(data: bytes) -> Plan:
         T = r.int(0, (2 * MAX_TAP + 1) ** 2, f"{name}: number of taps")
         taps = r.ints(2 * T, f"{name}: taps").reshape(T, 2)
         D = r.int(1, MAX_CHANNELS, f"{name}: width of base")
-        output = r.int(RELU8, LEAKY8, f"{name}: output code") if r.version == 2 else RELU8
+        output = r.int(RELU8, LEAKY8, f"{name}: output code") if r.version >= 2 else RELU8
         weight = r.array("<i1", (D, T, channels[g]), f"{name}: spatial weight")
         mult, shift = r.ints(D, f"{name}: mult"), r.ints(D, f"{name}: shift")
         leaky = r.leaky(output, D, f"{name} spatial")
@@ -190,9 +203,9 @@ def read(data: bytes) -> Plan:
     return Plan(
         channels,
         N,
-        row_step,
-        col_step,
-        pattern,
+        schedules[0].row_step,
+        schedules[0].col_step,
+        np.array(schedules[0].pattern, np.int32),
         hyper_synthesis,
         groups,
         scale_table,
@@ -202,4 +215,7 @@ def read(data: bytes) -> Plan:
         bool(flags & 1),
         context_mult,
         context_shift,
+        skipped,
+        z_values,
+        schedules if flags & 16 else None,
     )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 
-from ccm_fast.constants import MAX_GROUPS
+from ccm_fast.constants import MAX_GROUPS, SYMBOL_MAX
 from ccm_fast.entropy.plan import (
     ACCUMULATE,
     BYTES,
+    CODED,
     HEAD,
     KERNELS,
     LEAKY8,
@@ -111,6 +113,16 @@ def validate(plan: Plan) -> None:
     check(ph <= 8 and pw <= 8, "the schedule's pattern is larger than 8x8")
     numbers = [plan.row_step, plan.col_step, int(plan.pattern.min()), int(plan.pattern.max())]
     check(min(numbers) >= 0 and max(numbers) <= 255, "schedule numbers must lie in 0..255")
+    if plan.schedules is not None:
+        check(len(plan.schedules) == G, f"{len(plan.schedules)} schedules for {G} groups")
+        first = replace(plan, schedules=None).schedule_of(0)
+        check(plan.schedules[0] == first, "the first group's schedule is not the plan's")
+    check(-1 <= plan.skip <= NUM_INDEXES - 2, f"the last scale index that is skipped lies in 0..{NUM_INDEXES - 2}")
+    check(plan.skip < 0 or not plan.residual, "a residual model cannot skip symbols")
+    if plan.z_values is not None:
+        _check_array(plan.z_values, np.int32, (plan.hyper_channels,), "values of z")
+        inside = (plan.z_values >= CODED) & (plan.z_values <= SYMBOL_MAX)
+        check(bool(inside.all()), "a value of z does not fit 16 bits")
 
     for name, conv in layers(plan):
         _check_conv(conv, name)
@@ -129,9 +141,11 @@ def validate(plan: Plan) -> None:
         taps = [tuple(t) for t in group.taps.tolist()]
         check(all(max(map(abs, t)) <= MAX_TAP for t in taps), f"{name}: a tap lies outside +-{MAX_TAP}")
         check(taps == sorted(set(taps)), f"{name}: taps must be in raster order, each once")
+        schedule = plan.schedule_of(g)
+        pattern = np.array(schedule.pattern, np.int64)
         for di, dj in taps:
-            there = np.roll(plan.pattern.astype(np.int64), (-di, -dj), axis=(0, 1))
-            readable = plan.row_step * di + plan.col_step * dj + there < plan.pattern
+            there = np.roll(pattern, (-di, -dj), axis=(0, 1))
+            readable = schedule.row_step * di + schedule.col_step * dj + there < pattern
             check(bool(readable.any()), f"{name}: no position may read the tap ({di}, {dj})")
         D = group.weight.shape[0]
         check(1 <= D <= MAX_CHANNELS, f"{name}: width of base out of range")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from ccm_fast.constants import SYMBOL_MAX
-from ccm_fast.entropy.plan import ACCUMULATE, HEAD, LEAKY8, RELU8, GroupPlan, IntConv, Plan
+from ccm_fast.entropy.plan import ACCUMULATE, CODED, HEAD, LEAKY8, RELU8, GroupPlan, IntConv, Plan
 from ccm_fast.entropy.reference_streams import Stream, decode_stream, encode
 from ccm_fast.errors import DamagedError
 
@@ -27,6 +27,7 @@ __all__ = [
     "hyper",
     "parameters",
     "requantize",
+    "settle",
 ]
 
 #: Largest magnitude (in 1/256) of latents for a residual encoder. Up to it y_hat fits 16 bits whatever the means are:
@@ -109,9 +110,9 @@ def convolve(conv: IntConv, x: np.ndarray, scale_codes: int | None = None) -> np
 # Section 2: schedules
 
 
-def positions(plan: Plan, h: int, w: int) -> list[np.ndarray]:
-    """Positions of each step in coding order, raster order within a step: int64 [n, 2] arrays of (i, j)."""
-    step = plan.steps(h, w)
+def positions(plan: Plan, g: int, h: int, w: int) -> list[np.ndarray]:
+    """Positions of each step of a group in coding order, raster order within a step: int64 [n, 2] arrays of (i, j)."""
+    step = plan.steps(h, w, g)
     return [np.argwhere(step == s) for s in np.unique(step)]
 
 
@@ -195,11 +196,12 @@ def parameters(plan: Plan, psi: np.ndarray, y_hat: np.ndarray) -> tuple[np.ndarr
     """Offset and row of every symbol given all of y_hat, each int64 [h, w, M]: all steps at once."""
     h, w, _ = psi.shape
     y_hat = np.asarray(y_hat, np.int64)
-    step, everywhere = plan.steps(h, w), np.argwhere(np.ones((h, w), bool))
+    everywhere = np.argwhere(np.ones((h, w), bool))
     out, start = [], 0
     for g, (group, channels) in enumerate(zip(plan.groups, plan.group_channels, strict=True)):
         own = context(plan, y_hat[..., start : start + channels], start)
-        pre = base(plan, g, psi, y_hat).reshape(h * w, -1) + spatial(group, step, own, everywhere)
+        pre = base(plan, g, psi, y_hat).reshape(h * w, -1)
+        pre += spatial(group, plan.steps(h, w, g), own, everywhere)
         out.append(offsets_and_rows(plan, *codes(plan, g, pre)))
         start += channels
     offset, row = (np.concatenate([o[k].reshape(h, w, -1) for o in out], axis=2) for k in (0, 1))
@@ -220,8 +222,13 @@ def _check_latents(latents: np.ndarray, name: str) -> np.ndarray:
 def encode_z(plan: Plan, z_hat: np.ndarray, lanes: int = 0, version: int = 1) -> Stream:
     """The stream of z_hat [hz, wz, N], raster order, then channel, one step. lanes 0: chosen from the payload."""
     z_hat = _check_latents(z_hat, "z_hat")
-    row = np.broadcast_to(np.arange(plan.hyper_channels), z_hat.shape)
-    return encode(plan.z_rows, [(row, z_hat)], lanes, version)
+    if plan.z_values is not None:
+        fixed = plan.z_values != CODED
+        if (z_hat[..., fixed] != plan.z_values[fixed]).any():
+            raise ValueError("a channel of z_hat that is not coded has another value")
+    coded = plan.coded_channels
+    row = np.broadcast_to(coded, (*z_hat.shape[:2], len(coded)))
+    return encode(plan.z_rows, [(row, z_hat[..., coded])], lanes, version)
 
 
 def decode_z(plan: Plan, stream: tuple[bytes, int], hz: int, wz: int) -> np.ndarray:
@@ -231,10 +238,13 @@ def decode_z(plan: Plan, stream: tuple[bytes, int], hz: int, wz: int) -> np.ndar
         TruncatedError, DamagedError: the stream is not what :func:`encode_z` writes.
     """
     z_hat = np.zeros((hz, wz, plan.hyper_channels), np.int64)
+    if plan.z_values is not None:
+        z_hat += plan.z_values
 
     def all_of_it(draw: Callable) -> None:
-        row = np.broadcast_to(np.arange(plan.hyper_channels), z_hat.shape)
-        z_hat[...] = draw(row, np.zeros_like(row))
+        coded = plan.coded_channels
+        row = np.broadcast_to(coded, (hz, wz, len(coded)))
+        z_hat[..., coded] = draw(row, np.zeros_like(row))
 
     decode_stream(Stream(*stream), plan.z_rows, [all_of_it])
     return z_hat
@@ -244,20 +254,41 @@ def encode_y(plan: Plan, psi: np.ndarray, y_hat: np.ndarray, lanes: int = 0, ver
     """The streams of y_hat [h, w, M], one per group. lanes 0: chosen from each group's payload.
 
     Raises:
-        ValueError: a value that the format cannot carry, or a residual plan.
+        ValueError: a value that the format cannot carry, a symbol that is not coded and not its offset, or a residual
+            plan.
     """
     if plan.residual:
         raise ValueError("this model codes residuals: use encode_y_residual")
     y_hat = _check_latents(y_hat, "y_hat")
     offset, row = parameters(plan, psi, y_hat)
-    v = y_hat - offset
+    v, coded = y_hat - offset, row >= plan.skip_rows
+    if v[~coded].any():
+        raise ValueError("a symbol of y_hat that is not coded is not its mean's offset: see settle")
     streams, start = [], 0
-    for channels in plan.group_channels:
-        own = slice(start, start + channels)
-        steps = [(row[i, j, own], v[i, j, own]) for i, j in (p.T for p in positions(plan, *y_hat.shape[:2]))]
+    for g, channels in enumerate(plan.group_channels):
+        own, steps = slice(start, start + channels), []
+        for i, j in (p.T for p in positions(plan, g, *y_hat.shape[:2])):
+            mask = coded[i, j, own]
+            steps.append((row[i, j, own][mask], v[i, j, own][mask]))
         streams.append(encode(plan.y_rows, steps, lanes, version))
         start += channels
     return streams
+
+
+def settle(plan: Plan, psi: np.ndarray, y_hat: np.ndarray) -> np.ndarray:
+    """y_hat, int64 [h, w, M], as a decoder will have it: symbols that are not coded are their means' offsets."""
+    y_hat = _check_latents(y_hat, "y_hat").copy()
+    start = 0
+    for g, channels in enumerate(plan.group_channels):
+        own = y_hat[..., start : start + channels]
+
+        def choose(row, offset, mean, i, j, own=own):
+            return np.where(row >= plan.skip_rows, own[i, j], offset)
+
+        for run in _steps(plan, g, psi, y_hat):
+            run(choose)
+        start += channels
+    return y_hat
 
 
 def encode_y_residual(
@@ -303,7 +334,7 @@ def _steps(plan: Plan, g: int, psi: np.ndarray, y_hat: np.ndarray) -> Iterable[C
     ``choose(row, offset, mean code, i, j)`` gives the symbols (each argument and the result [n, C], i and j [n]).
     """
     h, w, _ = psi.shape
-    step = plan.steps(h, w)
+    step = plan.steps(h, w, g)
     start = sum(plan.group_channels[:g])
     own = y_hat[..., start : start + plan.group_channels[g]]
     dense = base(plan, g, psi, y_hat)
@@ -321,14 +352,22 @@ def _steps(plan: Plan, g: int, psi: np.ndarray, y_hat: np.ndarray) -> Iterable[C
 
         return run
 
-    return (one(where) for where in positions(plan, h, w))
+    return (one(where) for where in positions(plan, g, h, w))
 
 
 def group_steps(plan: Plan, g: int, psi: np.ndarray, y_hat: np.ndarray) -> Iterable[Callable]:
     """The steps of one group for :func:`decode_stream`; they fill the group's channels of y_hat [h, w, M]."""
 
     def drawing(run: Callable) -> Callable:
-        return lambda draw: run(lambda row, offset, *_: draw(row, offset))
+        def drawn(draw: Callable) -> None:
+            def choose(row: np.ndarray, offset: np.ndarray, *_) -> np.ndarray:
+                out, coded = offset.copy(), row >= plan.skip_rows
+                out[coded] = draw(row[coded], offset[coded])
+                return out
+
+            run(choose)
+
+        return drawn
 
     return (drawing(run) for run in _steps(plan, g, psi, y_hat))
 

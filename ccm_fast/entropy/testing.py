@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +12,7 @@ from ccm_fast.constants import SYMBOL_MAX
 from ccm_fast.entropy import reference, reference_streams
 from ccm_fast.entropy.plan import (
     ACCUMULATE,
+    CODED,
     HEAD,
     LEAKY8,
     RELU8,
@@ -101,6 +102,9 @@ def random_plan(
     direct: bool = False,
     residual: bool = False,
     scaled: bool = False,
+    skipped: int = -1,
+    fixed: int = 0,
+    schedules: Sequence[str] | None = None,
 ) -> Plan:
     """A valid random plan.
 
@@ -122,10 +126,13 @@ def random_plan(
         direct: the sum of contexts is the head; of ``widths`` nothing is used.
         residual: a model of residuals.
         scaled: contexts see requantized latents.
+        skipped: the last scale index of symbols that are not coded; -1: all are.
+        fixed: channels of z that are not coded.
+        schedules: of each group, instead of ``schedule``.
     """
     if isinstance(schedule, str):
         schedule = Schedule.from_name(schedule, kernel)
-    taps = np.array(schedule.taps(kernel), np.int32).reshape(-1, 2)
+    own_schedules = schedules and tuple(Schedule.from_name(name, kernel) for name in schedules)
 
     hyper_synthesis, channels, zero = [], hyper_channels, 0
     for k, (size, up) in enumerate(hyper_layers):
@@ -137,6 +144,9 @@ def random_plan(
     plans = []
     for g, own in enumerate(groups):
         before = sum(groups[:g])
+        if own_schedules:
+            schedule = own_schedules[g]
+        taps = np.array(schedule.taps(kernel), np.int32).reshape(-1, 2)
         D = 2 * own if direct else widths[0]
         step = scale_codes / 64
         centre = np.concatenate([np.zeros(own), np.full(own, scale_centre * step)])
@@ -190,12 +200,17 @@ def random_plan(
     bits, y_rows = fraction_bits(), copy.deepcopy(gaussian_rows())  # the cached one is shared
     if residual:
         bits, y_rows = np.zeros_like(bits), _centred(y_rows, bits)
+    z_values = None
+    if fixed:
+        z_values = np.full(hyper_channels, CODED, np.int32)
+        z_values[rng.permutation(hyper_channels)[:fixed]] = rng.integers(-3, 4, fixed)
+    first = own_schedules[0] if own_schedules else schedule
     return Plan(
         tuple(groups),
         hyper_channels,
-        schedule.row_step,
-        schedule.col_step,
-        np.array(schedule.pattern, np.int32),
+        first.row_step,
+        first.col_step,
+        np.array(first.pattern, np.int32),
         hyper_synthesis,
         plans,
         scale_table,
@@ -204,6 +219,9 @@ def random_plan(
         _z_rows(rng, hyper_channels),
         residual,
         *factor,
+        skipped,
+        z_values,
+        own_schedules or None,
     )
 
 
@@ -232,7 +250,8 @@ def _sampler(rng: np.random.Generator, rows: TableRows, escape: float) -> Callab
 def sample_z(rng: np.random.Generator, plan: Plan, hz: int, wz: int, escape: float = 0.002) -> np.ndarray:
     """z_hat, int64 [hz, wz, N], drawn from the tables; a share ``escape`` of it by escapes."""
     row = np.broadcast_to(np.arange(plan.hyper_channels), (hz, wz, plan.hyper_channels))
-    return _sampler(rng, plan.z_rows, escape)(row, np.zeros_like(row))
+    z_hat = _sampler(rng, plan.z_rows, escape)(row, np.zeros_like(row))
+    return z_hat if plan.z_values is None else np.where(plan.z_values == CODED, z_hat, plan.z_values)
 
 
 def sample_y(rng: np.random.Generator, plan: Plan, psi: np.ndarray, escape: float = 0.002) -> np.ndarray:
