@@ -1,18 +1,23 @@
 """Plans of version 3 (skipped symbols, channels of z that are not coded, a schedule for each group), streams of 2."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import tiny
 import torch
 
-from ccm_fast import _backend
+from ccm_fast import _backend, compress, decompress
+from ccm_fast.decoding import decode_packets, parse_packets
 from ccm_fast.entropy import reference
 from ccm_fast.entropy.frozen import FrozenEntropyModel
-from ccm_fast.entropy.plan import CODED, Plan, PlanError
+from ccm_fast.entropy.plan import CODED, Plan, PlanError, TableRows
 from ccm_fast.entropy.schedule import Schedule
 from ccm_fast.entropy.testing import random_plan, sample_latents
-from ccm_fast.errors import BitstreamError, UnsupportedVersionError
+from ccm_fast.errors import BitstreamError, DamagedError, UnsupportedVersionError
+from ccm_fast.freezing.skipping import leave_out
+from ccm_fast.models.quality import lagrange_multiplier
 
 ops = _backend.load().ops
 ISAS = ops.isa_list().split(",")
@@ -169,6 +174,68 @@ def test_streams_of_version_1_and_the_cuda_engine_are_refused():
             case.frozen.encode_y(psi, y, version=1, engine=engine)
     with pytest.raises(UnsupportedVersionError, match="CUDA"):
         case.frozen.packed_for("cuda", None)
+
+
+@pytest.fixture(scope="module")
+def skipping():
+    """The tiny model with a plan of everything that version 3 has: half of its symbols are not coded."""
+    model = copy.deepcopy(tiny.model())
+    plan = model.frozen.plan
+    x = torch.from_numpy(tiny.photo(64, 80)).permute(2, 0, 1)[None] / 255
+    packet = parse_packets(model.frozen, compress(model, x)["strings"], None)[0]
+    row = decode_packets(model.frozen, [packet]).parameters[1]
+    skip = int(np.searchsorted(plan.first_row, float(row.float().median()), side="right")) - 1
+    z_hat = model.frozen.decode_z([packet.z_stream], *packet.z_shape)
+    values = np.full(plan.hyper_channels, CODED, np.int32)
+    values[::2] = z_hat[0, 0, 0, ::2]
+    model.frozen = FrozenEntropyModel(replace(plan, skip=skip, z_values=values), model.frozen.shifts)
+    return model, x
+
+
+@pytest.mark.parametrize("effort", [1, 2, 3, 4, 5])
+def test_every_effort_codes_what_is_decoded(skipping, effort):
+    model, x = skipping
+    out = compress(model, x, 5, effort=effort)
+    packet = parse_packets(model.frozen, out["strings"], out["shape"])[0]
+    assert packet.version == 2
+    decoded, plain = (decode_packets(model.frozen, [packet], engine=engine) for engine in ("cpu", "reference"))
+    assert torch.equal(decoded.y_hat, plain.y_hat)
+    offset, row = decoded.parameters
+    skipped = row < model.frozen.plan.skip_rows
+    assert 0.2 < skipped.float().mean() < 0.95
+    assert torch.equal(decoded.y_hat[skipped], offset[skipped])
+    values = model.frozen.plan.z_values
+    z_hat = model.frozen.decode_z([packet.z_stream], *packet.z_shape)
+    assert (z_hat.numpy() == values)[..., values != CODED].all()
+    old = replace(packet, version=1, lanes=(1,) * 4, streams=(bytes(5),) * 4)
+    with pytest.raises(DamagedError, match="version 1"):
+        decompress(model, [[old.to_strings()[0]], [old.to_strings()[1]]])
+
+
+def test_efforts_still_find_something(skipping):
+    """What a search gains it gains of what a file holds, with the symbols that are not coded."""
+    model, x = skipping
+    price = float(lagrange_multiplier(torch.tensor(5.0))) * 255**2 * x.numel() / 3
+    cost = {}
+    for effort in (1, 3, 5):
+        out = compress(model, x, 5, effort=effort)
+        error = float((decompress(model, **out)["x_hat"] - x).square().mean())
+        cost[effort] = 8 * sum(len(s[0]) for s in out["strings"]) + price * error
+    assert cost[5] <= cost[3] * 1.001 and cost[5] < cost[1]
+
+
+def test_freezing_leaves_out_what_never_varies():
+    plan = random_plan(np.random.default_rng(4), groups=(3,), hyper_channels=3)
+    certain, likely = np.array([1, 65531, 2, 2]), np.array([9, 65518, 8, 1])
+    rows = TableRows.from_frequencies([-1] * 3, [certain, likely, certain])
+    plan, zeros = replace(plan, z_rows=rows), torch.zeros(2, 3, 4, 4)
+    seen = zeros.clone()
+    seen[1, 0, 2, 2] = 1
+    assert leave_out(plan, 0, [zeros]).z_values.tolist() == [0, CODED, 0]
+    assert leave_out(plan, 0, [zeros, seen]).z_values.tolist() == [CODED, CODED, 0]
+    assert leave_out(plan, 0, [seen, 1 + zeros]).z_values is None
+    assert leave_out(plan, 5, [zeros]).skip == 5
+    assert leave_out(plan, -1, [1 + zeros]).version == 1
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,12 @@ def build_parser(others: dict[str, argparse.ArgumentParser] | None = None) -> ar
         metavar="N",
         help="of fine-tuning; 0: calibration only (default: by the number of images, 10000 from 3000 of them on)",
     )
+    p.add_argument(
+        "--skip",
+        type=within(int, -1, 62),
+        metavar="N",
+        help="do not code symbols with a scale index up to N, nor channels of z that never vary (default: code all)",
+    )
     p.add_argument("-f", "--force", action="store_true", help="replace existing outputs")
     p.add_argument("--test", nargs="+", default=[], metavar="PATH", help="images to evaluate on; never trained on")
     p.add_argument("--quiet", action="store_true", help="no progress bar")

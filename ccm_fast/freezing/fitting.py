@@ -57,7 +57,7 @@ def _symbols(model: CrossChannelContextModel, data: Latents) -> tuple[Tensor, Te
 
     level = level_for(model, None)
     y, z = data.y_hat + data.rest, data.z_hat
-    z_hat = z.permute(0, 2, 3, 1).short().contiguous()
+    z_hat = model.frozen.fix_z(z.permute(0, 2, 3, 1).short().contiguous())
     psi = model.frozen.hyper(z_hat, *y.shape[2:])
     if level.rounding:
         options = {"read": _no_pixels, "size": data.size, "grey": False, "tile_pixels": TILE_PIXELS, "engine": "cpu"}
@@ -65,7 +65,7 @@ def _symbols(model: CrossChannelContextModel, data: Latents) -> tuple[Tensor, Te
         y_hat, _, _ = better_symbols(model, y, z, z_hat, psi, quality, level, threads=1, **options)
     else:
         y_hat = torch.round(y).permute(0, 2, 3, 1).short().contiguous()
-    return y.permute(0, 2, 3, 1), y_hat, *model.frozen.parameters(psi, y_hat)
+    return y.permute(0, 2, 3, 1), *model.frozen.settle(psi, y_hat)
 
 
 def _no_pixels(rows: slice, columns: slice) -> Tensor:
@@ -95,7 +95,7 @@ def fit_to_symbols(model: CrossChannelContextModel, crops: Sequence[Latents]) ->
         for data in crops:
             y, y_hat, offset, row = _symbols(model, data)
             v = y_hat.int() - offset.int()
-            near = v.abs() <= _COUNTED
+            near = (v.abs() <= _COUNTED) & (row >= plan.skip_rows)
             counts += torch.bincount(row[near].long() * size + v[near] + _COUNTED, minlength=len(counts))
             shifts.add(y, y_hat, offset, row)
         rows = shaped_rows(fit_shapes(counts.view(-1, size).numpy()).tolist())

@@ -19,6 +19,7 @@ from ccm_fast.entropy.frozen import FrozenEntropyModel
 from ccm_fast.freezing.calibration import best_calibration, code_length
 from ccm_fast.freezing.fitting import FITTED_CROPS, Latents, fit_to_symbols
 from ccm_fast.freezing.layers import fine_tune
+from ccm_fast.freezing.skipping import leave_out
 from ccm_fast.models.ccm import CrossChannelContextModel
 from ccm_fast.pixels import image_tensor
 
@@ -91,6 +92,7 @@ def freeze(
     seed: int = 0,
     history: list[float] | None = None,
     progress: bool = False,
+    skip: int | None = None,
 ) -> FrozenEntropyModel:
     """Give a trained model its integer entropy model; sets ``model.frozen`` and returns it.
 
@@ -109,6 +111,10 @@ def freeze(
         seed: seed of crops, qualities and order.
         history: if given, the relative code length of every step (1: that of the float model) is appended.
         progress: show bars.
+        skip: the last scale index of symbols of y that are not coded, 0..62 (-1: all are), which also leaves out the
+            channels of z that never vary: streams are then of version 2, which the CUDA engine does not know yet. None:
+            everything is coded. For ``ccm-small``, without any training for it, 0 saves 0.8 % of the rate at quality 2
+            and costs 0.1 % at quality 4 to 6; more than 1 takes whole regions' detail.
 
     Returns:
         The frozen model.
@@ -148,5 +154,8 @@ def freeze(
             lengths = fine_tune(network, data, loss, steps, batch, seed=seed, progress=progress)
         if history is not None:
             history += lengths
-    model.frozen = FrozenEntropyModel(network.export(model))
+    plan = network.export(model)
+    if skip is not None:
+        plan = leave_out(plan, skip, (z for _, z in data))
+    model.frozen = FrozenEntropyModel(plan)
     return fit_to_symbols(model, crops)

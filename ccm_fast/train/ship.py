@@ -90,6 +90,7 @@ def ship(
     progress: bool = True,
     images: int = FREEZE_IMAGES,
     steps: int | None = None,
+    skip: int | None = None,
 ) -> dict:
     """Freeze a checkpoint, write the weights, load them again, evaluate, and write the evaluation beside them.
 
@@ -104,6 +105,7 @@ def ship(
         progress: show bars.
         images: calibration images at most.
         steps: of fine-tuning; None: by the number of images.
+        skip: see :func:`ccm_fast.freeze`.
 
     Returns:
         The evaluation, as written.
@@ -116,7 +118,7 @@ def ship(
     model, meta = load_checkpoint(checkpoint)
     found = load_images(list(data))
     chosen = np.random.default_rng(seed).permutation(len(found))[:images]
-    freeze(model, [found[k] for k in chosen], steps=steps, seed=seed, progress=progress)
+    freeze(model, [found[k] for k in chosen], steps=steps, seed=seed, progress=progress, skip=skip)
     out = Path(out)
     save(model, out, meta)
     report = {"model": out.stem, "training": meta, "fingerprint": model.frozen.fingerprint.hex()}
