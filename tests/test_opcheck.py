@@ -30,6 +30,8 @@ def test_opcheck(tensors):
     y_data, y_segments = ops.encode_y(packed, psi, y, 0, 1)
     residual = random_plan(np.random.default_rng(1), (4, 4), 3, leaky=True, residual=True, scaled=True)
     residual_packed = ops.pack_plan(torch.frombuffer(bytearray(residual.to_bytes()), dtype=torch.uint8), "")
+    skipping = random_plan(np.random.default_rng(2), (4, 4), 3, skipped=18)
+    skipping_packed = ops.pack_plan(torch.frombuffer(bytearray(skipping.to_bytes()), dtype=torch.uint8), "")
     calls = {
         "pack_plan": (plan_bytes, ""),
         "decode_z": (packed, z_data, z_segments, 2, 3, 1),
@@ -39,6 +41,8 @@ def test_opcheck(tensors):
         "encode_z": (packed, z, 0, 1),
         "encode_y": (packed, psi, y, 0, 1),
         "encode_y_residual": (residual_packed, psi, 256 * y.int(), 0, 1),
+        "settle_y": (skipping_packed, psi, y, 1),
+        "encode_settled": (skipping_packed, psi, y, 256, 1),
         "parameters": (packed, psi, y, 1),
         "int8_product": (torch.ones(3, 8, dtype=torch.uint8), torch.ones(5, 8, dtype=torch.int8), "", 1),
     }
