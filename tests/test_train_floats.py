@@ -1,5 +1,7 @@
 """The floats of a run: what survives when its checkpoint does not."""
 
+from pathlib import Path
+
 import pytest
 import tiny
 import torch
@@ -63,3 +65,13 @@ def test_other_files_are_none(run, tmp_path):
     with pytest.raises(ModelError, match="log_gain"):
         write_floats(state, tmp_path / "infinite.safetensors")
     assert not (tmp_path / "infinite.safetensors").exists()
+
+
+def test_the_ones_that_are_kept_fit_their_preset():
+    path = Path(__file__).parents[1] / "floats" / "ccm-small-2.safetensors"
+    model = CrossChannelContextModel("ccm-small-2")
+    progress = initial(str(path), model, [])
+    kept = read_floats(path)["ema"]
+    assert kept.keys() == model.state_dict().keys()
+    assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
+    assert progress.patches > 1_850_000

@@ -152,6 +152,7 @@ PRESETS: dict[str, CCMConfig] = {
         reconstruction="centroid",
     ),
 }
-# What format 2 is made for: symbols of small scales are not coded, and the fine group is decoded in one step.
-PRESETS["ccm-small-2"] = replace(PRESETS["ccm-small"], name="ccm-small-2", skip_index=4, fine_context=False)
+# What format 2 is made for: symbols of small scales are not coded (up to index 0, which costs nothing; 4 would cost
+# 1.6 % of the rate), and the fine group is decoded in one step.
+PRESETS["ccm-small-2"] = replace(PRESETS["ccm-small"], name="ccm-small-2", skip_index=0, fine_context=False)
 PRESETS["ccm-small-g1"] = replace(PRESETS["ccm-small-192"], name="ccm-small-g1", groups=(192,))
