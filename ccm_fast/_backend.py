@@ -44,6 +44,17 @@ def has_cuda() -> bool:
     return bool(build_info().get("cuda"))
 
 
+def has_torch() -> bool:
+    """Whether this build has operators for torch, and torch is installed."""
+    if not build_info().get("torch"):
+        return False
+    try:
+        importlib.import_module("torch")
+    except ModuleNotFoundError:
+        return False
+    return True
+
+
 def rans_path() -> Path:
     """Where this Python expects the rANS module."""
     for suffix in EXTENSION_SUFFIXES:

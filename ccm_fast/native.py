@@ -102,6 +102,10 @@ class Codec:
         """Groups of latents."""
         return self._native.groups
 
+    def plan_bytes(self) -> bytes:
+        """The frozen entropy model, see :mod:`ccm_fast.entropy.plan`."""
+        return _backend.native().read_plan(str(self.path))
+
     def __repr__(self) -> str:
         return f"Codec({self.path.stem}, {self.fingerprint.hex()})"
 

@@ -221,7 +221,7 @@ def test_info_of_a_damaged_file(tmp_path, capsys):
 def test_selftest(capsys):
     assert run("selftest", "-m", WEIGHTS, "--json") == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["ok"] and len(report["checks"]) == 9
+    assert report["ok"] and len(report["checks"]) == 10
     assert run("selftest", "-m", "no-such-model") == 1
     assert "FAIL" in capsys.readouterr().out
 

@@ -99,28 +99,31 @@ def _build():
 
 
 def _native():
-    from ccm_fast._backend import load
+    from ccm_fast._backend import has_torch, load, native
     from ccm_fast.errors import BuildError
 
     try:
-        return f"loaded ({load().ops.build_info()})"
+        compiler = native().compiler()
+        if has_torch():
+            return f"loaded ({load().ops.build_info()})"
+        return f"loaded (compiler={compiler}, without torch)"
     except BuildError as error:
         return f"NOT USABLE: {error}"
 
 
 def _kernels():
     """Instruction sets of the entropy path that work here and passed their self-check, the one in use first."""
-    from ccm_fast._backend import load
+    from ccm_fast._backend import native
 
-    return load().ops.isa_list()
+    return native().isa_list()
 
 
 def _transforms():
     """What g_a, h_a and g_s multiply on this CPU, and with which instructions."""
-    from ccm_fast._backend import load
+    from ccm_fast._backend import native
     from ccm_fast.precision import transform_precision
 
-    return f"{transform_precision()} ({load().ops.transform_isa()})"
+    return f"{transform_precision()} ({native().transform_isa()})"
 
 
 def _version_of(package):

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from ccm_fast.native import Codec
 
 from .messages import say
 
@@ -33,8 +37,11 @@ def _check(name: str, body: Callable[[], str]) -> dict:
 def _native() -> str:
     from ccm_fast import _backend
 
-    native = _backend.load()
-    return f"instruction sets: {native.ops.isa_list()}"
+    note = f"instruction sets: {_backend.native().isa_list()}"
+    if _backend.has_torch():
+        _backend.load()
+        note += "; torch's operators load"
+    return note
 
 
 def _crc() -> str:
@@ -46,69 +53,69 @@ def _crc() -> str:
     return ""
 
 
-def _models(name: str | None) -> list[tuple[str, object]]:
-    from ccm_fast import weights
-    from ccm_fast.entropy.frozen import FrozenEntropyModel
-    from ccm_fast.entropy.testing import random_plan
-    from ccm_fast.models import CCMConfig, CrossChannelContextModel
+def _models(name: str | None) -> list[tuple[str, Codec]]:
+    from ccm_fast.native import Codec
+    from ccm_fast.shipped import available
 
-    names = [name] if name else weights.available()
-    if names:
-        return [(n, weights.load(n)) for n in names]
-    config = CCMConfig(groups=(6, 6), widths=(8, 8, 8), hyper_channels=4, psi_channels=8, cross_kernels=(3, 3))
-    model = CrossChannelContextModel(config).eval()
-    model.frozen = FrozenEntropyModel(random_plan(np.random.default_rng(1), (6, 6)))
-    return [("a random model, as none is shipped", model)]
+    names = [name] if name else available()
+    return [(n, Codec.load(n)) for n in names]
 
 
-def _checks_of(name: str, model) -> Iterator[dict]:
-    import torch
-
-    from ccm_fast import _backend, decoding
+def _checks_of(name: str, codec: Codec) -> Iterator[dict]:
+    from ccm_fast import _backend
+    from ccm_fast.entropy import Plan, reference
     from ccm_fast.errors import BitstreamError
-    from ccm_fast.files import decode_bytes, encode_picture
+    from ccm_fast.files import decode_bytes, encode_picture, model_for
     from ccm_fast.images import Picture
+    from ccm_fast.native import Codec
     from ccm_fast.psnr import psnr
 
     pixels = _picture(70, 100)
     state = {}
 
     def encode() -> str:
-        state["file"] = encode_picture(Picture(pixels), 4.0, model)
+        state["file"] = encode_picture(Picture(pixels), 4.0, codec, effort=None if codec.encodes() else 1)
         return f"{len(state['file'])} bytes"
 
     def decode() -> str:
-        decoded = decode_bytes(state["file"], model)
-        state["latents"], state["packet"] = torch.from_numpy(decoded.latents)[None], decoded.packet
-        return f"PSNR {psnr(decoded.picture.pixels, pixels):.2f} dB"
+        state["decoded"] = decode_bytes(state["file"], codec)
+        return f"PSNR {psnr(state['decoded'].picture.pixels, pixels):.2f} dB"
 
-    def same(latents) -> None:
-        if not torch.equal(latents, state["latents"]):
+    def same(latents: np.ndarray) -> None:
+        if not np.array_equal(latents, state["decoded"].latents):
             raise ArithmeticError("other latents")
 
-    def reference() -> str:
-        same(decoding.decode_latents(model.frozen, [state["packet"]], engine="reference"))
+    def oracle() -> str:
+        plan, packet = Plan.from_bytes(codec.plan_bytes()), state["decoded"].packet
+        z_hat = reference.decode_z(plan, packet.z_stream, *packet.z_shape)
+        psi = reference.hyper(plan, z_hat, *packet.y_shape)
+        same(reference.decode_y(plan, psi, packet.y_streams))
         return "same latents"
 
     def threads() -> str:
         for count in (1, 2, 3):
-            same(decoding.decode_latents(model.frozen, [state["packet"]] * 2, threads=count)[:1])
-        return "same latents with 1, 2, 3 threads and in a batch"
+            for _, latents, _ in codec.decode_files([codec.open_file(state["file"])] * 2, count):
+                same(latents)
+        return "same latents with 1, 2, 3 threads and of several files at once"
 
     def instruction_sets() -> str:
-        frozen, packet = model.frozen, state["packet"]
-        names = _backend.load().ops.isa_list().split(",")
+        names = _backend.native().isa_list().split(",")
         for isa in names:
-            z_hat = frozen.decode_z([packet.z_stream], *packet.z_shape, isa=isa)
-            psi = frozen.hyper(z_hat, *packet.y_shape, isa=isa)
-            same(frozen.decode_y(psi, [packet.y_streams], isa=isa))
+            same(decode_bytes(state["file"], Codec.load(codec.path, isa=isa)).latents)
         return f"same latents with {', '.join(names)}"
+
+    def modules() -> str:
+        decoded = decode_bytes(state["file"], model_for(codec))
+        same(decoded.latents)
+        if not np.array_equal(decoded.picture.pixels, state["decoded"].picture.pixels):
+            raise ArithmeticError("another picture")
+        return "same latents, same picture"
 
     def damage() -> str:
         data = state["file"]
         for k in range(0, len(data), 7):
             try:
-                decode_bytes(data[:k] + bytes([data[k] ^ 0x10]) + data[k + 1 :], model)
+                decode_bytes(data[:k] + bytes([data[k] ^ 0x10]) + data[k + 1 :], codec)
             except BitstreamError:
                 continue
             raise ArithmeticError(f"a flipped bit in byte {k} went unnoticed")
@@ -117,9 +124,10 @@ def _checks_of(name: str, model) -> Iterator[dict]:
     for what, body in (
         ("encode", encode),
         ("decode", decode),
-        ("the reference decoder agrees", reference),
+        ("the reference decoder agrees", oracle),
         ("threads and batches agree", threads),
         ("instruction sets agree", instruction_sets),
+        *([("torch's modules agree", modules)] if _backend.has_torch() else []),
         ("damage is noticed", damage),
     ):
         yield _check(f"{name}: {what}", body)

@@ -11,7 +11,7 @@ import tiny
 from PIL import Image
 
 import ccm_fast
-from ccm_fast import errors, files
+from ccm_fast import _backend, errors, files
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = tiny.GOLDEN / "tiny.safetensors"
@@ -66,7 +66,14 @@ def test_the_command_encodes(run, tmp_path):
 def test_the_command_describes(run):
     done = run("-m", "ccm_fast", "info", COLOUR)
     assert done.returncode == 0 and "53x37 colour, quality 4" in done.stdout
-    assert run("-m", "ccm_fast", "env").returncode == 0
+    done = run("-m", "ccm_fast", "env")
+    assert done.returncode == 0 and f"kernels      {_backend.native().isa_list()}" in done.stdout
+
+
+def test_the_command_tests_itself(run):
+    done = run("-m", "ccm_fast", "selftest", "-m", WEIGHTS)
+    assert (done.returncode, done.stderr) == (0, "") and "all checks passed" in done.stdout
+    assert "the reference decoder agrees" in done.stdout
 
 
 def test_what_needs_torch_says_so(run, tmp_path):
