@@ -1,8 +1,9 @@
-/* ccm: a decoder of .ccm pictures (FORMAT.md), as a C library without dependencies.
+/* ccm: an encoder and decoder of .ccm pictures (FORMAT.md), as a C library without dependencies.
 
    A model is opened once and may then be used by any number of threads at the same time. Nothing is thrown and nothing
    aborts across this interface, whatever the bytes are: every function that can fail returns a ccm_status, and
-   ccm_last_error() says more. Memory belongs to the caller, but for what ccm_model_close() frees.
+   ccm_last_error() says more. Memory belongs to the caller, but for what
+   ccm_model_close() and ccm_free() free.
 
      ccm_model* model;
      ccm_info info;
@@ -114,6 +115,28 @@ CCM_API ccm_status ccm_decode(const ccm_model* model, const void* data, size_t s
 CCM_API ccm_status ccm_decode_latents(const ccm_model* model, const void* data, size_t size, int16_t* latents,
                                       size_t capacity, int64_t* h, int64_t* w, int64_t* channels,
                                       const ccm_options* options);
+
+/* Set by ccm_encode_options_init(); then change what is to be different. */
+typedef struct ccm_encode_options {
+  double quality;                 /* 1 (smallest) to 8 (best), in 1/32 steps; 4 */
+  int32_t effort;                 /* 1 to 3; 0: the model's default */
+  int32_t lanes;                  /* rANS lanes of every stream, a power of two up to 128; 0: chosen by the payload */
+  int32_t threads;                /* as in ccm_options */
+  const void *icc, *exif, *alpha; /* chunks 'I', 'X' and 'A' of so many bytes; NULL: none */
+  size_t icc_size, exif_size, alpha_size;
+} ccm_encode_options;
+
+CCM_API void ccm_encode_options_init(ccm_encode_options* options);
+
+/* Encodes rows of pixels, `row_bytes` from one to the next, to a file of *size bytes at *data, which is the caller's
+   and goes to ccm_free(). Grey formats make grey pictures. options: NULL: the defaults. *data is null after a failure.
+ */
+CCM_API ccm_status ccm_encode(const ccm_model* model, const void* pixels, int64_t width, int64_t height,
+                              ccm_format format, size_t row_bytes, const ccm_encode_options* options, void** data,
+                              size_t* size);
+
+/* Null is allowed. */
+CCM_API void ccm_free(void* data);
 
 #ifdef __cplusplus
 }

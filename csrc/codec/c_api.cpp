@@ -1,10 +1,13 @@
 // The C interface: arguments are checked, exceptions become status codes.
 #include <algorithm>
+#include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <new>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "ccm.h"
@@ -78,6 +81,15 @@ ccm_options or_defaults(const ccm_options* options) {
 ccm::Span bytes(const void* data, size_t size) {
   need(data || !size, "data is null");
   return {static_cast<const uint8_t*>(data), size};
+}
+
+struct Layout {
+  int32_t channels, bits;
+  uint64_t row_bytes(int64_t width) const { return static_cast<uint64_t>(width * channels * bits / 8); }
+};
+
+Layout layout_of(ccm_format format) {
+  return {format == CCM_RGB8 || format == CCM_RGB16 ? 3 : 1, format == CCM_RGB8 || format == CCM_GREY8 ? 8 : 16};
 }
 
 template <class Read>
@@ -159,13 +171,13 @@ ccm_status ccm_decode(const ccm_model* model, const void* data, size_t size, ccm
     const ccm_options o = or_defaults(options);
     const ccm::Container container = ccm::parse_container(bytes(data, size));
     const ccm::Packet packet = model->codec.parse(container.packet, o.max_pixels);
-    const int32_t channels = format == CCM_RGB8 || format == CCM_RGB16 ? 3 : 1;
-    const int32_t bits = format == CCM_RGB8 || format == CCM_GREY8 ? 8 : 16;
-    need(channels == 3 || packet.grey, "a colour picture cannot be decoded to grey");
-    need(row_bytes >= static_cast<uint64_t>(packet.width * channels * bits / 8), "row_bytes is less than a row");
-    model->codec.decode(
-        packet, {pixels, static_cast<int64_t>(row_bytes), packet.width, packet.height, channels, bits, packet.grey},
-        o.threads);
+    const Layout layout = layout_of(format);
+    need(layout.channels == 3 || packet.grey, "a colour picture cannot be decoded to grey");
+    need(row_bytes >= layout.row_bytes(packet.width), "row_bytes is less than a row");
+    model->codec.decode(packet,
+                        {pixels, static_cast<int64_t>(row_bytes), packet.width, packet.height, layout.channels,
+                         layout.bits, packet.grey},
+                        o.threads);
   });
 }
 
@@ -184,5 +196,47 @@ ccm_status ccm_decode_latents(const ccm_model* model, const void* data, size_t s
     model->codec.decode_latents(packet, o.threads, {latents});
   });
 }
+
+void ccm_encode_options_init(ccm_encode_options* options) {
+  if (!options) return;
+  *options = {};
+  options->quality = 4;
+}
+
+ccm_status ccm_encode(const ccm_model* model, const void* pixels, int64_t width, int64_t height, ccm_format format,
+                      size_t row_bytes, const ccm_encode_options* options, void** data, size_t* size) {
+  return guarded([&] {
+    need(data && size, "data or size is null");
+    *data = nullptr;
+    *size = 0;
+    need(model && pixels, "model or pixels is null");
+    need(format >= CCM_RGB8 && format <= CCM_GREY16, "no such format");
+    ccm_encode_options o;
+    ccm_encode_options_init(&o);
+    if (options) o = *options;
+    need(o.quality >= 1 && o.quality <= 8, "quality must lie in 1 (smallest) to 8 (best)");
+    need(o.threads >= 0 && o.threads <= 1024, "threads must lie in 0..1024");
+    need(width >= 1 && height >= 1 && width <= ccm::kMaxSide && height <= ccm::kMaxSide, "sides are 1 to 1048576");
+    const Layout layout = layout_of(format);
+    need(row_bytes >= layout.row_bytes(width), "row_bytes is less than a row");
+    ccm::EncodeOptions own;
+    own.quality_code = static_cast<int32_t>(std::nearbyint((o.quality - 1) * 32));
+    own.effort = o.effort;
+    own.lanes = o.lanes;
+    own.threads = o.threads ? o.threads : ccm::default_threads();
+    std::vector<ccm::Chunk> chunks;
+    if (o.icc) chunks.push_back({'I', bytes(o.icc, o.icc_size)});
+    if (o.exif) chunks.push_back({'X', bytes(o.exif, o.exif_size)});
+    if (o.alpha) chunks.push_back({'A', bytes(o.alpha, o.alpha_size)});
+    const std::vector<uint8_t> file = model->codec.encode(
+        {pixels, static_cast<int64_t>(row_bytes), width, height, layout.channels, layout.bits}, own, chunks);
+    *data = std::malloc(file.size());
+    if (!*data) throw std::bad_alloc();
+    std::memcpy(*data, file.data(), file.size());
+    *size = file.size();
+  });
+}
+
+void ccm_free(void* data) { std::free(data); }
 
 }  // extern "C"

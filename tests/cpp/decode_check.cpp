@@ -4,13 +4,14 @@
 //   decode_check WEIGHTS FILE.ccm FLIPS
 //
 // Decodes the file whole, every truncation of it, and FLIPS copies with a few flipped bits; then opens FLIPS damaged
-// copies of the weights, and decodes with those that open.
+// copies of the weights, and decodes with those that open. Encodes noise between both.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ccm.h"
@@ -46,6 +47,36 @@ void flip(Bytes& data, std::mt19937& random, int most) {
   for (int k = 1 + static_cast<int>(random() % most); k > 0; --k) data[random() % data.size()] ^= 1u << random() % 8;
 }
 
+// Encodes pictures of several kinds and sizes, at efforts that the model may or may not have, and decodes them.
+void encode(const ccm_model* model) {
+  std::mt19937 random(2);
+  for (const auto& [width, height] : {std::pair{1, 1}, {7, 40}, {33, 18}})
+    for (int format = CCM_RGB8; format <= CCM_GREY16; ++format)
+      for (int effort = 0; effort <= 4; ++effort) {
+        const bool colour = format <= CCM_RGB16, wide = format % 2;
+        const size_t row = static_cast<size_t>(width) * (colour ? 3 : 1) * (wide ? 2 : 1) + 3 * (wide ? 2 : 1);
+        Bytes pixels(row * height);
+        for (uint8_t& p : pixels) p = static_cast<uint8_t>(random());
+        ccm_encode_options options;
+        ccm_encode_options_init(&options);
+        options.threads = 2;
+        options.effort = effort;
+        options.icc = "profile";
+        options.icc_size = 7;
+        void* data;
+        size_t size;
+        const ccm_status status = ccm_encode(model, pixels.data(), width, height, static_cast<ccm_format>(format), row,
+                                             &options, &data, &size);
+        require(status == CCM_OK ? data != nullptr : status == CCM_ARGUMENT && !data, ccm_last_error());
+        require(status == CCM_OK || effort != 1, "effort 1 is of all models");
+        if (data) {
+          const auto* bytes = static_cast<const uint8_t*>(data);
+          require(decode(model, Bytes(bytes, bytes + size)) == CCM_OK, ccm_last_error());
+        }
+        ccm_free(data);
+      }
+}
+
 bool of_streams(ccm_status s) { return s >= CCM_NOT_CCM && s <= CCM_LIMIT; }
 
 }  // namespace
@@ -69,6 +100,7 @@ int main(int argc, char** argv) {
     flip(bad, random, 4);
     if (bad != file) require(of_streams(count(decode(model, bad))), "a damaged file");
   }
+  encode(model);
   ccm_model_close(model);
   for (int k = 0; k < flips; ++k) {
     Bytes bad = weights;
