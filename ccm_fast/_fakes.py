@@ -46,6 +46,11 @@ def _decode_y_parameters(packed: Tensor, psi: Tensor, data: Tensor, segments: Te
     return y_hat, status, torch.empty_like(y_hat), torch.empty_like(y_hat)
 
 
+def _decode_y_restored(packed: Tensor, psi: Tensor, data: Tensor, segments: Tensor, shifts: Tensor, threads: int):
+    y_hat, status = _decode_y(packed, psi, data, segments, threads)
+    return y_hat, status, torch.empty_like(y_hat, dtype=torch.float32)
+
+
 def _encode_z(packed: Tensor, z_hat: Tensor, lanes: int, threads: int):
     data = z_hat.new_empty([_size()], dtype=torch.uint8)
     return data, z_hat.new_empty([z_hat.shape[0], 3], dtype=torch.int64)
@@ -109,6 +114,7 @@ def register() -> None:
         "hyper": _hyper,
         "decode_y": _decode_y,
         "decode_y_parameters": _decode_y_parameters,
+        "decode_y_restored": _decode_y_restored,
         "encode_z": _encode_z,
         "encode_y": _encode_y,
         "encode_y_residual": _encode_y_residual,

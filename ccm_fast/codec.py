@@ -151,7 +151,8 @@ def decompress(
     with torch.inference_mode():
         gain = decoding_gain(model, packets)  # before anything is queued, which a copy to the GPU would wait for
     # On a GPU the host waits once, after g_s has been queued.
-    decoded = decode_packets(frozen, packets, threads=threads, engine=engine, device=device, timings=timings)
+    options = {"threads": threads, "engine": engine, "device": device, "timings": timings}
+    decoded = decode_packets(frozen, packets, restore=model.config.reconstruction == "centroid", **options)
     H, W = packets[0].height, packets[0].width
     # Made outside of inference mode: what callers get is an ordinary tensor.
     x_hat = torch.empty(len(packets), 3, H, W, device=device)

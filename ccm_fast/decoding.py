@@ -86,6 +86,7 @@ class DecodedLatents:
         psi: uint8 [B, h, w, P], where the engine computes.
         engine: "cpu", "cuda" or "reference".
         parameters: offset and row of every symbol, int16 [B, h, w, M], where the engine computes; None: not known yet.
+        restored: what symbols stand for, float32 [B, h, w, M], where y_hat is; None: not known yet.
         status: on a GPU, what is to be looked at before the rest is believed.
     """
 
@@ -94,6 +95,7 @@ class DecodedLatents:
     psi: Tensor
     engine: str
     parameters: tuple[Tensor, Tensor] | None = None
+    restored: Tensor | None = None
     status: tuple[Tensor, Tensor] | None = None
 
     def check(self) -> None:
@@ -105,6 +107,8 @@ class DecodedLatents:
         """What the model's g_s reads, [B, h, w, M]: y_hat, or float32 centroids."""
         if model.config.reconstruction == "integer":
             return self.y_hat
+        if self.restored is not None:
+            return self.restored
         if self.parameters is None:
             y_hat = self.y_hat.to(self.psi.device)
             self.parameters = self.frozen.parameters(self.psi, y_hat, engine=self.engine)
@@ -119,6 +123,7 @@ def decode_packets(
     engine: str | None = None,
     device: torch.device | str = "cpu",
     timings: dict | None = None,
+    restore: bool = False,
 ) -> DecodedLatents:
     """The latents of equally large images, with all that :func:`render` needs.
 
@@ -130,6 +135,8 @@ def decode_packets(
         device: where y_hat is wanted (engine "cuda": a GPU).
         timings: if given, seconds are added to its keys ``z``, ``h_s`` and ``entropy`` (context and rANS); on a GPU all
             three are ``entropy``, since nothing waits in between.
+        restore: whether g_s will read what symbols stand for (``reconstruction="centroid"``): a GPU then computes it on
+            the way.
 
     Raises:
         TruncatedError, DamagedError: the streams do not decode to their end. On a GPU, unless there are timings, this
@@ -141,10 +148,13 @@ def decode_packets(
     if engine == "cuda":
         with stage(timings, "entropy"):
             streams = frozen.upload([p.z_stream for p in packets], [p.y_streams for p in packets], device)
-            psi, y_hat, status = frozen.decode_queued(streams, (h, w))
+            found = frozen.decode_queued(streams, (h, w), restore=restore)
             if timings is not None:
-                frozen.check(status)  # else the time would be that of queueing
-        return DecodedLatents(frozen, y_hat.to(device), psi, engine, status=status)
+                frozen.check(found.status)  # else the time would be that of queueing
+        restored = None if found.restored is None else found.restored.to(device)
+        return DecodedLatents(
+            frozen, found.y_hat.to(device), found.psi, engine, restored=restored, status=found.status
+        )
     with torch_threads(threads) as count:
         options = {"threads": count, "engine": engine}
         with stage(timings, "z"):

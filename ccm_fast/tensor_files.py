@@ -88,7 +88,8 @@ def decode_container(
     packet = parse_file(container.packet, len(frozen.plan.groups), max_pixels)
     check_stream_version(packet, frozen)
     device = next(model.parameters()).device
-    decoded = decode_packets(frozen, [packet], threads=threads, engine=engine, device=device, timings=timings)
+    options = {"threads": threads, "engine": engine, "device": device, "timings": timings}
+    decoded = decode_packets(frozen, [packet], restore=model.config.reconstruction == "centroid", **options)
     decoded.check()
     return _pixels(model, decoded, packet, depth, threads, timings), decoded.y_hat[0].cpu().numpy()
 

@@ -12,6 +12,7 @@ import torch
 
 from ccm_fast import _backend
 from ccm_fast.entropy import reference
+from ccm_fast.entropy.frozen import FrozenEntropyModel
 from ccm_fast.entropy.testing import random_plan, sample_latents
 from ccm_fast.models import Schedule
 
@@ -128,6 +129,28 @@ def test_y(case, run):
     assert fine(status)
     assert torch.equal(found, y_hat)
     assert split(data2, segments2) == split(data, segments)
+
+
+# Steps longer and shorter than a chunk, both kinds of arena.
+@pytest.mark.parametrize("name", [name for name in CASES if not CASES[name][0].get("residual")])
+@pytest.mark.parametrize("shared", [-1, 0])
+def test_what_symbols_stand_for(name, shared):
+    case = Case(name)
+    data, segments, y_hat = case.encode_y(4)
+    frozen = FrozenEntropyModel(case.plan)
+    reach = 2  # most symbols lie further out than that
+    shifts = torch.randn(len(case.plan.y_rows.n), 2 * reach + 1)
+    offset, row = (t.int() for t in frozen.parameters(case.psi, y_hat))
+    column = (y_hat.int() - offset).clamp(-reach, reach) + reach
+    with schedule(seed=3, resident=2):
+        y, status, restored = EmulatedEngine(case.plan, 64, 5, shared).decode_y_restored(
+            case.psi, data, segments, shifts
+        )
+    assert fine(status) and torch.equal(y, y_hat)
+    assert torch.equal(restored, y_hat + shifts[row, column])
+    segments[1, -1, 1] //= 2
+    _, status, restored = EmulatedEngine(case.plan, 64).decode_y_restored(case.psi, data, segments, shifts)
+    assert status[0] == 0 and status[1] != 0 and not restored[1].any()
 
 
 @pytest.mark.parametrize("name", ["ccm", "everything", "checkerboard"])

@@ -22,7 +22,7 @@ from ccm_fast import _backend, codec
 from ccm_fast.bench import stages
 from ccm_fast.bench.timing import DeviceError
 from ccm_fast.command import profile as profiler
-from ccm_fast.decoding import DecodedLatents, decoding_gain, parse_packets
+from ccm_fast.decoding import decoding_gain, parse_packets
 from ccm_fast.entropy import tensors
 from ccm_fast.entropy.frozen import FrozenEntropyModel
 from ccm_fast.entropy.tensors import DeviceStreams
@@ -69,12 +69,12 @@ def test_a_captured_decoding_decodes_other_streams(request):
     with pytest.raises(RuntimeError, match="run once first"):
         model.decode_queued(streams, (H, W))
     ops.graph_end(ANY)
-    _, y_hat, status = model.decode_queued(streams, (H, W))
+    _, y_hat, _, status = model.decode_queued(streams, (H, W))
     model.check(status)
     assert torch.equal(y_hat, batches[0][2])
 
     ops.graph_capture(ANY)
-    _, y_hat, status = model.decode_queued(streams, (H, W))
+    _, y_hat, _, status = model.decode_queued(streams, (H, W))
     graph = ops.graph_end(ANY)
     for z_streams, y_streams, expected in [*batches, *batches[::-1]]:
         streams.fill(z_streams, y_streams)
@@ -109,7 +109,7 @@ def test_what_a_graph_has_captured_stays(request):
     streams = model.upload(*batch[:2])
     model.decode_queued(streams, (H, W))
     ops.graph_capture(ANY)
-    _, y_hat, status = model.decode_queued(streams, (H, W))
+    _, y_hat, _, status = model.decode_queued(streams, (H, W))
     graph = ops.graph_end(ANY)
     for plan in others:
         other = FrozenEntropyModel(plan)
@@ -175,6 +175,11 @@ class Shapes:
         y_hat = psi.new_empty(*psi.shape[:3], sum(tiny.CONFIG.groups), dtype=torch.int16)
         return y_hat, psi.new_empty(len(psi), dtype=torch.int32)
 
+    def decode_y_restored(self, packed, psi, data, segments, shifts, threads):
+        assert shifts.device == psi.device
+        y_hat, status = self.decode_y(packed, psi, data, segments, threads)
+        return y_hat, status, torch.empty_like(y_hat, dtype=torch.float32)
+
 
 @pytest.mark.parametrize("grey, reconstruction", [(False, "integer"), (True, "centroid")])
 def test_from_streams_to_pixels_the_host_waits_for_nothing(grey, reconstruction, monkeypatch):
@@ -185,20 +190,20 @@ def test_from_streams_to_pixels_the_host_waits_for_nothing(grey, reconstruction,
     monkeypatch.setattr(FrozenEntropyModel, "packed_for", lambda *_: None)
     monkeypatch.setattr(_backend, "load", lambda: SimpleNamespace(ops=Shapes()))
     decoder = stages.Decoder.__new__(stages.Decoder)
-    decoder.model, decoder.device, decoder.threads = model, torch.device("meta"), 1
+    decoder.model, decoder.frozen, decoder.engine = model, model.frozen, "cuda"
+    decoder.device, decoder.threads = torch.device("meta"), 1
     model.to("meta")
     shapes = [((900,), torch.uint8), ((1, 3), torch.int64), ((2000,), torch.uint8), ((1, 3, 3), torch.int64)]
     streams = DeviceStreams(*(torch.empty(s, dtype=d, device="meta") for s, d in shapes))
     with torch.inference_mode():
         gain = decoding_gain(model, packets)
         model.config = replace(model.config, reconstruction=reconstruction)
-        if reconstruction == "centroid":  # the first call for a size makes tables
-            psi, y_hat, _ = model.frozen.decode_queued(streams, packets[0].y_shape)
-            model.frozen.centroids(y_hat, *model.frozen.parameters(psi, y_hat, engine="cuda"))
+        decoder.queued(streams, packets[0], stages.HostClock())  # the first call makes tables
         with watched():  # what is captured
-            psi, y_hat, status = model.frozen.decode_queued(streams, packets[0].y_shape)
-            decoded = DecodedLatents(model.frozen, y_hat, psi, "cuda", status=status)
+            decoded = decoder.queued(streams, packets[0], stages.HostClock())
             pixels = decoder.picture(packets[0], decoded, stages.HostClock(), gain)
+        status, y_hat = decoded.status, decoded.y_hat
+        assert (decoded.restored is None) == (reconstruction == "integer")
         assert pixels.shape == (70, 90, 3) and pixels.device.type == status[0].device.type == "meta"
         # The net catches: what the gain is made of, an index of Python numbers, a look at the status, a mask.
         for waits in (
@@ -231,12 +236,18 @@ def test_profile_with_the_cuda_engine(request, monkeypatch, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(decoder.expected, by_cpu.expected, strict=True))
 
 
-def test_decompress_checks_at_its_end(request):
-    """With the engine "cuda", g_s is queued before anybody looks at the status; damage is an error all the same."""
-    model = tiny.model()
+@pytest.mark.parametrize("reconstruction", ["integer", "centroid"])
+def test_decompress_checks_at_its_end(request, reconstruction, monkeypatch):
+    """With the engine "cuda", g_s is queued before anybody looks at the status; damage is an error all the same. What
+    symbols stand for comes from the kernels: the network of parameters does not run again.
+    """
+    model = tiny.make()
+    model.config = replace(model.config, reconstruction=reconstruction)
     strings = codec.compress(model, torch.rand(2, 3, 33, 50))
     expected = codec.decompress(model, **strings)["x_hat"]
     request.getfixturevalue("emulated")
+    for name in ("parameters", "parameters_on"):
+        monkeypatch.setattr(FrozenEntropyModel, name, lambda *_: pytest.fail("the network runs a second time"))
     assert torch.equal(codec.decompress(model, **strings, engine="cuda")["x_hat"], expected)
     packets = parse_packets(model.frozen, **strings)
     data = bytearray(packets[1].streams[2])

@@ -103,6 +103,8 @@ def test_cuda_operators_check_their_arguments(emulated):
         lambda: ops.encode_y(packed, psi, torch.zeros(1, 2, 3, 12, dtype=torch.int16), 3, 64),
         lambda: ops.encode_y_residual(packed, psi, torch.zeros(1, 2, 3, 12, dtype=torch.int32), 0, 64),
         lambda: ops.encode_z(packed, z.expand(1, 1, 2, 4), 0, 64),
+        lambda: ops.decode_y_restored(packed, psi, data, segments, torch.zeros(len(plan.y_rows.n) - 1, 49), 64),
+        lambda: ops.decode_y_restored(packed, psi, data, segments, torch.zeros(len(plan.y_rows.n), 48), 64),
     ):
         with pytest.raises(RuntimeError):
             call()

@@ -123,10 +123,10 @@ def test_the_whole_decoding_as_a_graph():
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        model.check(model.decode_queued(streams, (H, W))[2])
+        model.check(model.decode_queued(streams, (H, W)).status)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        _, y_hat, status = model.decode_queued(streams, (H, W))
+        _, y_hat, _, status = model.decode_queued(streams, (H, W))
     for z_streams, y_streams, expected in [*batches, *batches[::-1]]:
         streams.fill(z_streams, y_streams)
         y_hat.fill_(99)
@@ -141,7 +141,7 @@ def test_a_new_model_cannot_be_captured():
     streams = model.upload(*batch[:2])
     with pytest.raises(RuntimeError, match="run once first"), torch.cuda.graph(torch.cuda.CUDAGraph()):
         model.decode_queued(streams, (H, W))
-    _, y_hat, status = model.decode_queued(streams, (H, W))
+    _, y_hat, _, status = model.decode_queued(streams, (H, W))
     model.check(status)
     assert torch.equal(y_hat.cpu(), batch[2])
 

@@ -123,11 +123,20 @@ class Decoder:
             y_hat, *parameters = self.frozen.decode_y_parameters(psi, [packet.y_streams], threads)
         return DecodedLatents(self.frozen, y_hat.to(self.device), psi, self.engine, tuple(parameters))
 
+    def queued(self, streams: DeviceStreams, packet: Packet, clock) -> DecodedLatents:
+        """psi, y_hat and what g_s reads, by kernels that are queued on a GPU."""
+        restore = self.model.config.reconstruction == "centroid"
+        found = self.frozen.decode_queued(streams, packet.y_shape, clock.stage, restore)
+        options = {"restored": found.restored, "status": found.status}
+        return DecodedLatents(self.frozen, found.y_hat, found.psi, self.engine, **options)
+
     def picture(self, packet: Packet, decoded: DecodedLatents, clock, gain: torch.Tensor | None = None) -> torch.Tensor:
         """uint8 [H, W, 3], on the device."""
         out = torch.empty(packet.height, packet.width, 3, dtype=torch.uint8, device=self.device)
         y = decoded.y_hat
-        if self.model.config.reconstruction == "centroid":
+        if decoded.restored is not None:
+            y = decoded.restored
+        elif self.model.config.reconstruction == "centroid":
             with clock.stage("centroids"):
                 y = decoded.reconstruct(self.model)
         pieces = render(self.model, y, [packet], gain=gain)
@@ -150,8 +159,7 @@ class Decoder:
             if queued:
                 with clock.stage("upload"):
                     streams, gain = self.upload(packet), decoding_gain(self.model, [packet])
-                psi, y_hat, status = self.frozen.decode_queued(streams, packet.y_shape, clock.stage)
-                decoded = DecodedLatents(self.frozen, y_hat, psi, self.engine, status=status)
+                decoded = self.queued(streams, packet, clock)
             else:
                 decoded, gain = self.latents(packet, clock, threads), None
             pixels = self.picture(packet, decoded, clock, gain)
@@ -194,8 +202,7 @@ class Decoder:
             streams, gain = self.upload(packet), decoding_gain(self.model, [packet])
 
             def decode() -> tuple[torch.Tensor, DecodedLatents]:
-                psi, y_hat, status = self.frozen.decode_queued(streams, packet.y_shape)
-                decoded = DecodedLatents(self.frozen, y_hat, psi, self.engine, status=status)
+                decoded = self.queued(streams, packet, HostClock())
                 return self.picture(packet, decoded, HostClock(), gain), decoded
 
             side = torch.cuda.Stream(self.device)

@@ -91,7 +91,7 @@ class Centroids:
 
     def __init__(self, plan: Plan, device: torch.device | str = "cpu", shifts: Tensor | None = None):
         shifts = gaussian_shifts(plan) if shifts is None else shifts
-        self.shift = shifts.float().flatten().to(device)
+        self.table = shifts.float().contiguous().to(device)
 
     def __call__(self, y_hat: Tensor, offset: Tensor, row: Tensor) -> Tensor:
         """float32 of y_hat's shape.
@@ -102,4 +102,4 @@ class Centroids:
             row: of each symbol, too; whole numbers.
         """
         v = (y_hat.to(torch.int32) - offset).clamp_(-REACH, REACH)
-        return y_hat + self.shift[row.to(torch.int32).mul_(2 * REACH + 1).add_(v).add_(REACH)]
+        return y_hat + self.table.flatten()[row.to(torch.int32).mul_(2 * REACH + 1).add_(v).add_(REACH)]

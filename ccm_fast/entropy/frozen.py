@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,8 +14,11 @@ from torch import Tensor
 from ccm_fast import _backend
 from ccm_fast.entropy import reference, tensors
 from ccm_fast.entropy.plan import CODED, Plan
-from ccm_fast.entropy.tensors import DeviceStreams
+from ccm_fast.entropy.tensors import DeviceStreams, QueuedLatents
 from ccm_fast.stream.packet import Stream, stream_code
+
+if TYPE_CHECKING:
+    from ccm_fast.entropy.centroids import Centroids
 
 __all__ = ["FrozenEntropyModel"]
 
@@ -177,8 +181,9 @@ class FrozenEntropyModel:
         return y_hat, *self.parameters(psi, y_hat, engine=engine)
 
     def parameters_on(self, psi: Tensor, y_hat: Tensor) -> tuple[Tensor, Tensor]:
-        """:meth:`parameters` by torch's own operators, on the tensors' device: the decoding kernels keep theirs.
+        """:meth:`parameters` by torch's own operators, on the tensors' device: GPUs have no operator of their own for it.
 
+        No part of decoding: the decoding kernels write what symbols stand for themselves (:meth:`decode_queued`).
         Float64 convolutions of integers, which are exact. After a first call for a size nothing waits for the device.
 
         Args:
@@ -210,10 +215,13 @@ class FrozenEntropyModel:
         Raises:
             ValueError: the model is residual.
         """
+        return self._centroids(y_hat.device)(y_hat, offset, row)
+
+    def _centroids(self, device: torch.device) -> Centroids:
         from ccm_fast.entropy.centroids import Centroids
 
-        where = str(y_hat.device)
-        return self._once(("centroids", where), lambda: Centroids(self.plan, where, self.shifts))(y_hat, offset, row)
+        where = str(device)
+        return self._once(("centroids", where), lambda: Centroids(self.plan, where, self.shifts))
 
     def encode_z(
         self,
@@ -466,9 +474,9 @@ class FrozenEntropyModel:
             BuildError: this build has no CUDA kernels.
         """
         streams = self.upload(z_streams, y_streams, device)
-        _, y_hat, status = self.decode_queued(streams, shape)
-        self.check(status)
-        return y_hat
+        decoded = self.decode_queued(streams, shape)
+        self.check(decoded.status)
+        return decoded.y_hat
 
     def upload(
         self,
@@ -495,7 +503,8 @@ class FrozenEntropyModel:
         streams: DeviceStreams,
         shape: tuple[int, int],
         stage: Callable[[str], AbstractContextManager] = nullcontext,
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        restore: bool = False,
+    ) -> QueuedLatents:
         """psi and y_hat on a GPU, and whether they are, without waiting for either.
 
         After a first call for a model and a size, nothing here waits for the GPU or copies anything from or to it, so
@@ -506,10 +515,10 @@ class FrozenEntropyModel:
             streams: from :meth:`upload`.
             shape: (h, w), positions of y.
             stage: makes a context around each stage, given its name: ``z``, ``h_s``, ``entropy``.
+            restore: also what the symbols stand for, as :meth:`centroids` gives it.
 
-        Returns:
-            psi uint8 [B, h, w, P], y_hat int16 [B, h, w, M] in units of ``y_unit``, of which nothing is known before
-            :meth:`check` has accepted the last, the status of z and of y, int32 [B] each.
+        Raises:
+            ValueError: ``restore`` of a residual model.
         """
         (h, w), packed, ops = shape, self.packed_for("cuda", None), _backend.load().ops
         with stage("z"):
@@ -517,8 +526,12 @@ class FrozenEntropyModel:
         with stage("h_s"):
             psi = ops.hyper(packed, z_hat, h, w, 1)
         with stage("entropy"):
-            y_hat, y_status = ops.decode_y(packed, psi, streams.y_data, streams.y_segments, 1)
-        return psi, y_hat, (z_status, y_status)
+            coded, restored = (packed, psi, streams.y_data, streams.y_segments), None
+            if restore:
+                y_hat, y_status, restored = ops.decode_y_restored(*coded, self._centroids(psi.device).table, 1)
+            else:
+                y_hat, y_status = ops.decode_y(*coded, 1)
+        return QueuedLatents(psi, y_hat, restored, (z_status, y_status))
 
     @staticmethod
     def check(status: tuple[Tensor, Tensor]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from ccm_fast.entropy import reference
 from ccm_fast.errors import BuildError, DamagedError, TruncatedError, UnsupportedVersionError
 from ccm_fast.stream.packet import VERSIONS, Stream, lanes_of
 
-__all__ = ["ENGINES", "DeviceStreams"]
+__all__ = ["ENGINES", "DeviceStreams", "QueuedLatents"]
 
 #: "cpu": the native engine; "cuda": its kernels on a GPU; "reference": the oracle in NumPy, slow.
 ENGINES = ("cpu", "cuda", "reference")
@@ -57,6 +58,23 @@ class DeviceStreams:
                 raise ValueError(f"{new.numel()} bytes of streams, and there is room for {data.numel()}")
             data[: new.numel()].copy_(new)
             segments.copy_(parts.reshape(segments.shape))
+
+
+class QueuedLatents(NamedTuple):
+    """What :meth:`FrozenEntropyModel.decode_queued` has asked a GPU for.
+
+    Attributes:
+        psi: uint8 [B, h, w, P].
+        y_hat: int16 [B, h, w, M].
+        restored: what the symbols stand for, float32 [B, h, w, M], if it was wanted; else None.
+        status: of z and of y, int32 [B] each: nothing is known of the rest before
+            :meth:`FrozenEntropyModel.check` has accepted them.
+    """
+
+    psi: Tensor
+    y_hat: Tensor
+    restored: Tensor | None
+    status: tuple[Tensor, Tensor]
 
 
 def native(engine: str) -> bool:

@@ -328,6 +328,9 @@ STABLE_TORCH_LIBRARY(ccm_fast, m) {
   m.def(
       "decode_y_parameters(Tensor packed, Tensor psi, Tensor data, Tensor segments, int threads) -> "
       "(Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "decode_y_restored(Tensor packed, Tensor psi, Tensor data, Tensor segments, Tensor shifts, int threads) -> "
+      "(Tensor, Tensor, Tensor)");
   m.def("encode_z(Tensor packed, Tensor z_hat, int lanes, int threads) -> (Tensor, Tensor)");
   m.def("encode_y(Tensor packed, Tensor psi, Tensor y_hat, int lanes, int threads) -> (Tensor, Tensor)");
   m.def(

@@ -250,7 +250,10 @@ Tensor hyper(Tensor packed, Tensor z_hat, int64_t h, int64_t w, int64_t threads)
   return psi;
 }
 
-std::tuple<Tensor, Tensor> decode_y(Tensor packed, Tensor psi, Tensor bytes, Tensor segments, int64_t threads) {
+// y, status and, if there are shifts [rows, 2 reach + 1], what symbols stand for.
+std::tuple<Tensor, Tensor, Tensor> decode_latents(const Tensor& packed, const Tensor& psi, const Tensor& bytes,
+                                                  const Tensor& segments, const std::optional<Tensor>& shifts,
+                                                  int64_t threads) {
   const Device device(psi);
   const Model m(packed, psi, device);
   check_tensor(psi, ScalarType::Byte, {-1, -1, -1, m.host->psi_channels}, "psi", kCuda);
@@ -263,11 +266,29 @@ std::tuple<Tensor, Tensor> decode_y(Tensor packed, Tensor psi, Tensor bytes, Ten
   const ccm::LaunchOptions options = options_of(threads);
   Tensor y = fresh(psi, {batch, h, w, m.host->latent_channels}, ScalarType::Short);
   Tensor status = fresh(psi, {batch}, ScalarType::Int);
+  ccm::Restoring restoring;
+  Tensor restored = fresh(psi, {shifts ? batch : 0, h, w, m.host->latent_channels}, ScalarType::Float);
+  if (shifts) {
+    check(!m.host->residual, "latents of residual models are restored around their means already");
+    check_tensor(*shifts, ScalarType::Float, {m.host->y_rows.count, -1}, "shifts", kCuda);
+    check(shifts->size(1) % 2 == 1 && shifts->size(1) < 65536, "shifts must have an odd number of columns");
+    restoring = {data<float>(*shifts), static_cast<int32_t>(shifts->size(1) / 2), data<float>(restored)};
+  }
   const Tensor scratch = scratch_of(psi, ccm::latents_scratch(*m.host, batch, h, w, options));
   check_cuda(ccm::decode_y(*m.host, m.on_device(), order.view, data<uint8_t>(psi), data<uint8_t>(bytes), bytes.numel(),
-                           data<int64_t>(segments), batch, h, w, data<int16_t>(y), data<int32_t>(status),
+                           data<int64_t>(segments), batch, h, w, data<int16_t>(y), data<int32_t>(status), restoring,
                            aligned(scratch), options, device.stream));
+  return {y, status, restored};
+}
+
+std::tuple<Tensor, Tensor> decode_y(Tensor packed, Tensor psi, Tensor bytes, Tensor segments, int64_t threads) {
+  auto [y, status, none] = decode_latents(packed, psi, bytes, segments, std::nullopt, threads);
   return {y, status};
+}
+
+std::tuple<Tensor, Tensor, Tensor> decode_y_restored(Tensor packed, Tensor psi, Tensor bytes, Tensor segments,
+                                                     Tensor shifts, int64_t threads) {
+  return decode_latents(packed, psi, bytes, segments, shifts, threads);
 }
 
 // Streams of images whose values cannot be coded are empty: nothing here waits for the device to say so.
@@ -357,6 +378,9 @@ STABLE_TORCH_LIBRARY(ccm_fast_emu, m) {
   m.def("decode_z(Tensor packed, Tensor data, Tensor segments, int hz, int wz, int threads) -> (Tensor, Tensor)");
   m.def("hyper(Tensor packed, Tensor z_hat, int h, int w, int threads) -> Tensor");
   m.def("decode_y(Tensor packed, Tensor psi, Tensor data, Tensor segments, int threads) -> (Tensor, Tensor)");
+  m.def(
+      "decode_y_restored(Tensor packed, Tensor psi, Tensor data, Tensor segments, Tensor shifts, int threads) -> "
+      "(Tensor, Tensor, Tensor)");
   m.def("encode_z(Tensor packed, Tensor z_hat, int lanes, int threads) -> (Tensor, Tensor)");
   m.def("encode_y(Tensor packed, Tensor psi, Tensor y_hat, int lanes, int threads) -> (Tensor, Tensor)");
   m.def("encode_y_residual(Tensor packed, Tensor psi, Tensor y, int lanes, int threads) -> (Tensor, Tensor, Tensor)");
@@ -373,6 +397,7 @@ STABLE_TORCH_LIBRARY_IMPL(ccm_fast, CUDA, m) {
   m.impl("decode_z", TORCH_BOX(&decode_z));
   m.impl("hyper", TORCH_BOX(&hyper));
   m.impl("decode_y", TORCH_BOX(&decode_y));
+  m.impl("decode_y_restored", TORCH_BOX(&decode_y_restored));
   m.impl("encode_z", TORCH_BOX(&encode_z));
   m.impl("encode_y", TORCH_BOX(&encode_y));
   m.impl("encode_y_residual", TORCH_BOX(&encode_y_residual));

@@ -51,9 +51,12 @@ API int64_t ccm_emu_hyper(const void* model, const int32_t* options, const int16
 
 API int64_t ccm_emu_decode_y(const void* model, const int32_t* options, const uint8_t* psi, const uint8_t* data,
                              int64_t size, const int64_t* segments, int batch, int h, int w, int16_t* y,
-                             int32_t* status) {
-  return guarded(
-      [&] { return engine(model, options).decode_y(psi, data, size, segments, batch, h, w, y, status), int64_t{0}; });
+                             int32_t* status, const float* shifts, int reach, float* restored) {
+  return guarded([&] {
+    engine(model, options)
+        .decode_y(psi, data, size, segments, batch, h, w, y, status, {shifts, reach, restored});
+    return int64_t{0};
+  });
 }
 
 // Bytes of stream s lie from s * capacity on.

@@ -48,7 +48,7 @@ class CapturedDecoder {
                                       options, nullptr));
     emu_engine::require(ccm::hyper(m, &m, z_.data(), 1, h, w, psi_.data(), hyper_scratch_.data(), options, nullptr));
     emu_engine::require(ccm::decode_y(m, &m, ccm::view_order(order_.data(), order_.data(), h, w), psi_.data(),
-                                      data_.data(), capacity, segments_.data() + 3, 1, h, w, y_.data(), status_ + 1,
+                                      data_.data(), capacity, segments_.data() + 3, 1, h, w, y_.data(), status_ + 1, {},
                                       scratch_.data(), options, nullptr));
     emu_engine::require(cudaStreamEndCapture(nullptr, &graph));
     emu_engine::require(cudaGraphInstantiate(&exec_, graph));

@@ -42,11 +42,11 @@ struct Engine {
     require(ccm::hyper(m, &m, z, batch, h, w, psi, scratch.data(), options, nullptr));
   }
   void decode_y(const uint8_t* psi, const uint8_t* data, int64_t size, const int64_t* segments, int batch, int h, int w,
-                int16_t* y, int32_t* status) const {
+                int16_t* y, int32_t* status, const ccm::Restoring& restoring = {}) const {
     const std::vector<int32_t> order = ccm::build_order(m, h, w);
     auto scratch = garbage<uint8_t>(ccm::latents_scratch(m, batch, h, w, options));
     require(ccm::decode_y(m, &m, ccm::view_order(order.data(), order.data(), h, w), psi, data, size, segments, batch, h,
-                          w, y, status, scratch.data(), options, nullptr));
+                          w, y, status, restoring, scratch.data(), options, nullptr));
   }
   void encode_y(const uint8_t* psi, const void* y, int batch, int h, int w, int lanes, int16_t* y_hat,
                 const ccm::EncodeBuffers& out) const {

@@ -71,13 +71,21 @@ class EmulatedEngine:
         return psi
 
     def decode_y(self, psi, data, segments):
+        return self.decode_y_restored(psi, data, segments, None)[:2]
+
+    def decode_y_restored(self, psi, data, segments, shifts):
+        """y, status and what symbols stand for, given shifts float32 [rows, 2 reach + 1]."""
         b, h, w, _ = psi.shape
         y = torch.full((b, h, w, self.plan.latent_channels), 9999, dtype=torch.int16)
         status = torch.full((b,), -1, dtype=torch.int32)
+        restored = None if shifts is None else torch.full(y.shape, 9999.0)
+        reach, out = (0, None) if shifts is None else (shifts.shape[1] // 2, _p(restored))
+        size = ctypes.c_int64(data.numel())
         self._call(
-            "decode_y", _p(psi), _p(data), ctypes.c_int64(data.numel()), _p(segments), b, h, w, _p(y), _p(status)
-        )
-        return y, status
+            "decode_y", _p(psi), _p(data), size, _p(segments), b, h, w, _p(y), _p(status),
+            None if shifts is None else _p(shifts), reach, out,
+        )  # fmt: skip
+        return y, status, restored
 
     def _streams(self, b, groups, symbols):
         capacity = self.lib.ccm_emu_stream_capacity(ctypes.c_int64(symbols))

@@ -180,7 +180,8 @@ int64_t latents_scratch(const DeviceModel& host, int32_t batch, int32_t h, int32
 
 cudaError_t decode_y(const DeviceModel& host, const DeviceModel* model, const OrderView& order, const uint8_t* psi,
                      const uint8_t* data, int64_t size, const int64_t* segments, int32_t batch, int32_t h, int32_t w,
-                     int16_t* y, int32_t* status, uint8_t* scratch, const LaunchOptions& options, cudaStream_t stream) {
+                     int16_t* y, int32_t* status, const Restoring& restoring, uint8_t* scratch,
+                     const LaunchOptions& options, cudaStream_t stream) {
   Plan plan;
   if (cudaError_t e = plan_latents(host, batch, h, w, options, scratch, plan)) return e;
   LatentsArgs& a = plan.args;
@@ -192,7 +193,14 @@ cudaError_t decode_y(const DeviceModel& host, const DeviceModel* model, const Or
   a.segments = segments;
   a.y = y;
   a.status = status;
-  return run_latents(host, plan, stream);
+  // Places of shifts lie where the values will: of as many bytes each.
+  a.places = restoring.shifts ? reinterpret_cast<int32_t*>(restoring.values) : nullptr;
+  a.reach = restoring.reach;
+  if (cudaError_t e = run_latents(host, plan, stream)) return e;
+  if (!restoring.shifts) return cudaSuccess;
+  const RestoreArgs restore{y, status, restoring.shifts, restoring.values, batch,
+                            static_cast<int64_t>(h) * w * host.latent_channels};
+  return launch_restore(restore, stream);
 }
 
 // A symbol takes three words at most: its entry, an escape's length, an escape's low bits.

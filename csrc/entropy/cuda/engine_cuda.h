@@ -48,10 +48,19 @@ cudaError_t decode_z(const DeviceModel& host, const DeviceModel* model, const ui
 cudaError_t hyper(const DeviceModel& host, const DeviceModel* model, const int16_t* z, int32_t batch, int32_t h,
                   int32_t w, uint8_t* psi, uint8_t* scratch, const LaunchOptions& options, cudaStream_t stream);
 
+// What symbols stand for (ccm_fast/entropy/centroids.py): float behind the integer path, which nothing that is decoded
+// depends on. `values`: as y; zeros in images that are not fine. Not for residual models.
+struct Restoring {
+  const float* shifts = nullptr;  // [rows of y][2 reach + 1]; null: not wanted
+  int32_t reach = 0;
+  float* values = nullptr;
+};
+
 // y int16 [batch][h][w][M] of segments int64 [batch][G][3]; status int32 [batch]: of the first group that is not fine.
 cudaError_t decode_y(const DeviceModel& host, const DeviceModel* model, const OrderView& order, const uint8_t* psi,
                      const uint8_t* data, int64_t size, const int64_t* segments, int32_t batch, int32_t h, int32_t w,
-                     int16_t* y, int32_t* status, uint8_t* scratch, const LaunchOptions& options, cudaStream_t stream);
+                     int16_t* y, int32_t* status, const Restoring& restoring, uint8_t* scratch,
+                     const LaunchOptions& options, cudaStream_t stream);
 
 // Streams. `y`: int16, or in residual models int32 in 1/256 units, [batch][h][w][M]; `y_hat` int16: what a decoder will
 // find. Bytes of stream s lie from s * capacity on; segments as above; status kDamaged: a value that cannot be coded.

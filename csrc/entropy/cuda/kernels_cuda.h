@@ -20,6 +20,7 @@ cudaError_t launch_prepare_hyper(const HyperArgs& a, int32_t blocks, int32_t thr
 cudaError_t launch_hyper(const HyperArgs& a, int32_t layer, int32_t h, int32_t w, int32_t threads, cudaStream_t stream);
 
 cudaError_t launch_decode_z(const DecodeZArgs& a, int32_t threads, cudaStream_t stream);
+cudaError_t launch_restore(const RestoreArgs& a, cudaStream_t stream);
 cudaError_t launch_encode(const EncodeArgs& a, int32_t streams, cudaStream_t stream);
 
 }  // namespace ccm

@@ -44,6 +44,8 @@ struct LatentsArgs {
   int16_t* y;
   int32_t* status;  // [batch]
   uint64_t* coded;  // [batch][M * h * w]: row << 32 | value, group after group
+  int32_t* places;  // null, or as y: where each symbol's shift lies in a table [rows][2 reach + 1]
+  int32_t reach;
   // Scratch.
   uint8_t* context;  // planes [batch], plane_channels bytes a position
   uint8_t* psi_plane;

@@ -365,6 +365,12 @@ class GroupCoder {
     return fine;
   }
 
+  // Of symbol n of the chunk, in the table of what symbols stand for.
+  CCM_DEVICE int32_t place_of_shift(int32_t n, int32_t value) const {
+    const RowChoice choice = choose_row(scale_rows()[scale()[n]], mean()[n]);
+    return choice.row * (2 * a_.reach + 1) + clamp(value - choice.offset, -a_.reach, a_.reach) + a_.reach;
+  }
+
   // Latents of a chunk to y, and (from y, if they are there already) into the context plane.
   CCM_DEVICE void publish_latents(int32_t count, bool to_y, bool to_context) {
     const DevicePlane context = planes()->context;
@@ -377,6 +383,7 @@ class GroupCoder {
 #endif
       int32_t seen = to_y ? symbols()[n].value : *y;
       if (to_y) *y = static_cast<int16_t>(seen);
+      if (to_y && a_.places) a_.places[y - a_.y] = place_of_shift(n, seen);
       if (!to_context) return;
       const int32_t channel = d().plane_channel + c;
       if (m_.scaled_context)

@@ -17,6 +17,15 @@ struct DecodeZArgs {
   int32_t symbols;  // of an image
 };
 
+struct RestoreArgs {
+  const int16_t* y;
+  const int32_t* status;
+  const float* shifts;
+  float* values;  // at first their places among the shifts, int32
+  int32_t batch;
+  int64_t count;  // of an image
+};
+
 struct EncodeArgs {
   const DeviceModel* model;
   const int32_t* first;  // [steps + 1] positions, y; null: z, one step
