@@ -36,7 +36,9 @@ def measure(kind: str, repeats: int) -> dict:
         raise RuntimeError(f"{kind}: the GPU decodes other latents than the CPU")
     packed, decode_y = frozen.packed_for("cuda", None), torch.ops.ccm_fast.decode_y
     record["z_to_y_hat"] = latencies(lambda: frozen.decode_queued(streams, case.latent), repeats)
-    record["y_to_y_hat"] = latencies(lambda: decode_y(packed, found.psi, streams.y_data, streams.y_segments, 1), repeats)
+    record["y_to_y_hat"] = latencies(
+        lambda: decode_y(packed, found.psi, streams.y_data, streams.y_segments, 1), repeats
+    )
     net.to("cuda")
     seconds = []
     for _ in range(1 + repeats):

@@ -152,9 +152,7 @@ def decode_packets(
             if timings is not None:
                 frozen.check(found.status)  # else the time would be that of queueing
         restored = None if found.restored is None else found.restored.to(device)
-        return DecodedLatents(
-            frozen, found.y_hat.to(device), found.psi, engine, restored=restored, status=found.status
-        )
+        return DecodedLatents(frozen, found.y_hat.to(device), found.psi, engine, restored=restored, status=found.status)
     with torch_threads(threads) as count:
         options = {"threads": count, "engine": engine}
         with stage(timings, "z"):

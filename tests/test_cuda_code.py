@@ -58,5 +58,7 @@ def test_rules_can_be_broken():
     assert len(mc.faults("decode_z_kernel", sound._replace(registers=60), code)) == 1
     floats = ["I2F.S16 R2, R3", "FADD R1, R2, R3"]
     small = mc.Resources(20, 0, 0, 0)
-    assert mc.faults("restore_kernel", small, floats) == [] and mc.faults("restore_kernel", small, [*floats, "FMUL R1, R2"])
+    assert mc.faults("restore_kernel", small, floats) == [] and mc.faults(
+        "restore_kernel", small, [*floats, "FMUL R1, R2"]
+    )
     assert mc.faults("new_kernel", sound, code) == ["new_kernel has no line in BUDGET"]

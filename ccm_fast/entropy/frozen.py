@@ -181,7 +181,7 @@ class FrozenEntropyModel:
         return y_hat, *self.parameters(psi, y_hat, engine=engine)
 
     def parameters_on(self, psi: Tensor, y_hat: Tensor) -> tuple[Tensor, Tensor]:
-        """:meth:`parameters` by torch's own operators, on the tensors' device: GPUs have no operator of their own for it.
+        """:meth:`parameters` by torch's own operators, on the tensors' device: GPUs have no kernel for it.
 
         No part of decoding: the decoding kernels write what symbols stand for themselves (:meth:`decode_queued`).
         Float64 convolutions of integers, which are exact. After a first call for a size nothing waits for the device.

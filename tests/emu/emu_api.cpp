@@ -53,8 +53,7 @@ API int64_t ccm_emu_decode_y(const void* model, const int32_t* options, const ui
                              int64_t size, const int64_t* segments, int batch, int h, int w, int16_t* y,
                              int32_t* status, const float* shifts, int reach, float* restored) {
   return guarded([&] {
-    engine(model, options)
-        .decode_y(psi, data, size, segments, batch, h, w, y, status, {shifts, reach, restored});
+    engine(model, options).decode_y(psi, data, size, segments, batch, h, w, y, status, {shifts, reach, restored});
     return int64_t{0};
   });
 }

@@ -198,8 +198,8 @@ cudaError_t decode_y(const DeviceModel& host, const DeviceModel* model, const Or
   a.reach = restoring.reach;
   if (cudaError_t e = run_latents(host, plan, stream)) return e;
   if (!restoring.shifts) return cudaSuccess;
-  const RestoreArgs restore{y, status, restoring.shifts, restoring.values, batch,
-                            static_cast<int64_t>(h) * w * host.latent_channels};
+  const RestoreArgs restore{
+      y, status, restoring.shifts, restoring.values, batch, static_cast<int64_t>(h) * w * host.latent_channels};
   return launch_restore(restore, stream);
 }
 
