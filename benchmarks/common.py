@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ccm_fast.command.env import collect
+from ccm_fast.environment import collect
 
 __all__ = ["interleaved", "save"]
 

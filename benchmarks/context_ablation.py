@@ -58,7 +58,7 @@ from ablation_report import DOCUMENT, RESULT, document, table, write_document
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ccm_fast.command.env import collect
+from ccm_fast.environment import collect
 from ccm_fast.evaluate.metrics import psnr
 from ccm_fast.files import decode_bytes, encode_picture
 from ccm_fast.freezing.freeze import freeze

@@ -29,9 +29,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests/emu")]
 import ccm_fast  # noqa: E402
 from ccm_fast import _backend  # noqa: E402
-from ccm_fast.command.env import collect  # noqa: E402
 from ccm_fast.command.profile import profile, report  # noqa: E402
 from ccm_fast.decoding import parse_packets  # noqa: E402
+from ccm_fast.environment import collect  # noqa: E402
 
 QUALITIES = (2.0, 4.0, 6.0)
 SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")

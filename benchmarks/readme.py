@@ -449,7 +449,7 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/cuda.md": {"gpu": gpu},
     "docs/effort.md": {"effort": effort},
     "docs/model_card.md": {"rates": rates, "card": card},
-    "ccm_fast/command/anchors.py": {"qualities": quality_help},
+    "ccm_fast/anchors.py": {"qualities": quality_help},
 }
 # Sections that a file may also have.
 OPTIONAL = {"README.md": {"coders": coders, "scaling": scaling, "limits": limits}}

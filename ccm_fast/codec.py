@@ -120,7 +120,7 @@ def decompress(
     max_pixels: int | None = MAX_PIXELS,
     timings: dict | None = None,
 ) -> dict:
-    """Decompress the strings of :func:`compress`; a drop-in for ``model.decompress(strings, shape)``.
+    """Decompress the strings of :func:`compress`; the contract of CompressAI's ``decompress``.
 
     Args:
         model: the model that they were written with (its fingerprint is in the strings), or a net of CompressAI after

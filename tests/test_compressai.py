@@ -18,7 +18,8 @@ from ccm_fast._backend import load
 from ccm_fast.interop.compressai import AcceleratedNet, lower
 from ccm_fast.interop.compressai.codecs import leaves
 from ccm_fast.interop.compressai.floats import FloatNet, sample
-from ccm_fast.interop.compressai.read import layers, read, subpixel
+from ccm_fast.interop.compressai.parts import layers, subpixel
+from ccm_fast.interop.compressai.read import read
 from ccm_fast.interop.compressai.samples import dead_leaves
 from ccm_fast.interop.compressai.synthesis import fast_transform
 

@@ -50,7 +50,7 @@ def test_numbers_out_of_range_are_wrong_usage(argv, capsys):
 
 
 def test_every_number_of_the_training_has_its_limits():
-    from ccm_fast.train.command import build_parser
+    from ccm_fast.command.train import build_parser
 
     for action in build_parser()._actions:
         if isinstance(action.default, (int, float)) and not isinstance(action.default, bool):

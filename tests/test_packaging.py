@@ -15,8 +15,7 @@ import pytest
 import torch
 
 import ccm_fast
-from ccm_fast import _backend, errors
-from ccm_fast.command import env as environment
+from ccm_fast import _backend, environment, errors
 
 ROOT = Path(__file__).resolve().parent.parent
 in_checkout = pytest.mark.skipif(not (ROOT / "setup.py").is_file(), reason="needs the source tree")

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from ccm_fast.atomic import atomic_write
-from ccm_fast.command.env import collect
+from ccm_fast.environment import collect
 from ccm_fast.errors import CcmFastError
 
 __all__ = ["DeviceError", "device_for", "interleaved", "statistics_of", "table", "write_json"]

@@ -1,7 +1,7 @@
 """The command line, ``ccm-fast COMMAND``: from the arguments to the module of the command.
 
 The work of a command is the function ``run`` of the module of its name, which takes the parsed arguments and returns
-the exit code; ``train`` and ``eval`` are in ``command.py`` of :mod:`ccm_fast.train` and :mod:`ccm_fast.evaluate`.
+the exit code; ``train`` and ``eval`` have parsers of their own, in :mod:`.train` and :mod:`.evaluate`.
 Nothing heavy is imported before it is needed, so that ``--help`` and usage errors come at once.
 
 Conventions
@@ -67,11 +67,11 @@ def _occupy_standard_descriptors() -> None:
 
 def _dispatch(argv: list[str]) -> int:
     if argv[:1] == ["train"]:  # its options are those of TrainConfig, known only after torch's import
-        from ccm_fast.train.command import main as train
+        from ccm_fast.command.train import main as train
 
         return train(argv[1:])
     if argv[:1] == ["eval"]:
-        from ccm_fast.evaluate.command import main as evaluate
+        from ccm_fast.command.evaluate import main as evaluate
 
         return evaluate(argv[1:])
     from .parser import parse

@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from ccm_fast.anchors import QUALITIES
 from ccm_fast.version import __version__
 
-from .anchors import QUALITIES
 from .options import Renamed, add_common, add_json, add_max_pixels, add_quality, effort, threads, within
 
 __all__ = ["build_parser", "parse"]
@@ -203,7 +203,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def build_whole_parser() -> argparse.ArgumentParser:
     """The parser of every command, for man page and shell completion."""
-    from ccm_fast.evaluate.command import build_parser as evaluate
-    from ccm_fast.train.command import build_parser as train
+    from ccm_fast.command.evaluate import build_parser as evaluate
+    from ccm_fast.command.train import build_parser as train
 
     return build_parser({"train": train(), "eval": evaluate()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ccm_fast.constants import MAX_GROUPS
-from ccm_fast.entropy.plan import (
+from ccm_fast.entropy.plan_parts import (
     HEAD,
     KERNELS,
     LEAKY8,
@@ -18,7 +18,7 @@ from ccm_fast.entropy.plan import (
     RELU8,
     GroupPlan,
     IntConv,
-    Plan,
+    PlanData,
     TableRows,
     check,
 )
@@ -59,7 +59,7 @@ class _Writer:
         self.array(r.cdf)
 
 
-def write(plan: Plan) -> bytes:
+def write(plan: PlanData) -> bytes:
     """The bytes of a plan that has been checked, in the least version that has all it needs."""
     w = _Writer()
     version = plan.version
@@ -158,7 +158,7 @@ class _Reader:
         return TableRows(lo, n, self.array("<u2", (total,), f"{what}: cdf"))
 
 
-def read(data: bytes) -> Plan:
+def read(data: bytes) -> PlanData:
     """The plan in some bytes; its parts are not yet checked against each other. Raises PlanError."""
     r = _Reader(data)
     check(r.raw(4, "its magic number") == MAGIC, "not a plan: it does not begin with CCMP")
@@ -200,7 +200,7 @@ def read(data: bytes) -> Plan:
     fraction_bits = r.array("<u1", (NUM_INDEXES,), "fraction bits")
     y_rows, z_rows = r.rows("rows of y"), r.rows("rows of z")
     check(r.at == len(data), f"{len(data) - r.at} bytes follow the plan")
-    return Plan(
+    return PlanData(
         channels,
         N,
         schedules[0].row_step,

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from ccm_fast.constants import MAX_GROUPS, SYMBOL_MAX
-from ccm_fast.entropy.plan import (
+from ccm_fast.entropy.plan_parts import (
     ACCUMULATE,
     BYTES,
     CODED,
@@ -24,7 +24,7 @@ from ccm_fast.entropy.plan import (
     GroupPlan,
     IntConv,
     OverflowProofError,
-    Plan,
+    PlanData,
     TableRows,
     check,
     layers,
@@ -97,7 +97,7 @@ def _check_rows(rows: TableRows, count: int, name: str) -> None:
     check(bool((rising | first[1:]).all()), f"{name}: a cumulative frequency does not rise")
 
 
-def validate(plan: Plan) -> None:
+def validate(plan: PlanData) -> None:
     """Check types, limits and that all parts fit each other.
 
     Raises:
@@ -212,7 +212,7 @@ def magnitude(zero: int) -> int:
     return max(zero, UNSIGNED_MAX - zero)
 
 
-def _input_zeros(plan: Plan) -> Iterable[int]:
+def _input_zeros(plan: PlanData) -> Iterable[int]:
     """The zero point of each layer's inputs, in the order of :func:`layers`; of signed inputs anything."""
     zero = 0
     for conv in plan.hyper_synthesis:
@@ -242,7 +242,7 @@ def _conv_bound(conv: IntConv, zero: int, name: str) -> np.ndarray:
     return _requantized(bound, conv, name)
 
 
-def prove(plan: Plan) -> None:
+def prove(plan: PlanData) -> None:
     """Prove that no input whatsoever overflows 32 bits anywhere.
 
     For every output channel: sum |w| * max |x| + |bias| < 2^31 and the requantized value fits 32 bits; the same for the

@@ -9,9 +9,10 @@ What is lost on the way, in or out, is named by a :class:`ccm_fast.errors.Pictur
 """
 
 from .formats import READ_FORMATS, output_format
-from .metadata import metadata, replace_metadata, strip_metadata
+from .metadata import metadata, replace_metadata
 from .picture import Picture
 from .read import from_pillow, open_picture
+from .turn import strip_metadata
 from .write import save_picture, to_pillow
 
 __all__ = [

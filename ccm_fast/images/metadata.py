@@ -23,7 +23,6 @@ __all__ = [
     "read_metadata",
     "replace_metadata",
     "set_orientation",
-    "strip_metadata",
 ]
 
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:\s*=\s*["\']|>)([1-8])')
@@ -157,15 +156,6 @@ def metadata(chunks: dict[str, bytes]) -> dict[str, bytes]:
     if XMP in chunks:
         info["xmp"] = chunks[XMP]
     return info
-
-
-def strip_metadata(picture: Picture) -> Picture:
-    """The picture without EXIF, XMP and IPTC, turned upright if EXIF asks for it. Its colour (ICC profile) stays."""
-    from .turn import upright
-
-    picture = upright(picture)
-    kept = {kind: data for kind, data in picture.chunks.items() if kind not in (EXIF, XMP, IPTC)}
-    return Picture(picture.pixels, kept)
 
 
 def replace_metadata(picture: Picture, exif: bytes | None = None, icc: bytes | None = None) -> Picture:

@@ -1,15 +1,15 @@
-"""Turning pictures upright."""
+"""Turning pictures upright, and what then may go: metadata that asks for it."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ..stream.container import ALPHA
+from ..stream.container import ALPHA, EXIF, IPTC, XMP
 from .alpha import decode_alpha, encode_alpha
 from .metadata import orientation, set_orientation
 from .picture import Picture
 
-__all__ = ["turned", "upright"]
+__all__ = ["strip_metadata", "turned", "upright"]
 
 
 def turned(planes: np.ndarray, orientation: int) -> np.ndarray:
@@ -33,3 +33,10 @@ def upright(picture: Picture) -> Picture:
         chunks[ALPHA] = encode_alpha(turned(decode_alpha(chunks[ALPHA], picture.size), found))
     set_orientation(chunks, 1)
     return Picture(np.ascontiguousarray(turned(picture.pixels, found)), chunks)
+
+
+def strip_metadata(picture: Picture) -> Picture:
+    """The picture without EXIF, XMP and IPTC, turned upright if EXIF asks for it. Its colour (ICC profile) stays."""
+    picture = upright(picture)
+    kept = {kind: data for kind, data in picture.chunks.items() if kind not in (EXIF, XMP, IPTC)}
+    return Picture(picture.pixels, kept)

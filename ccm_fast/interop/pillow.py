@@ -24,7 +24,8 @@ import re
 import numpy as np
 from PIL import Image, ImageFile
 
-from ..command.anchors import QUALITIES
+from ccm_fast.anchors import QUALITIES
+
 from ..errors import BitstreamError, DamagedError
 from ..images import from_pillow, metadata, replace_metadata
 from ..stream.container import ALPHA, MAGIC, XMP, parse_container

@@ -30,7 +30,8 @@ from ccm_fast.errors import BitstreamError, DamagedError, EncodeError, ModelErro
 from ccm_fast.interop.compressai.exact import ExactDecoder, looks_foreign, string_lists
 from ccm_fast.interop.compressai.floats import Sample, sample
 from ccm_fast.interop.compressai.lower import lower
-from ccm_fast.interop.compressai.read import EntropyNet, read
+from ccm_fast.interop.compressai.parts import EntropyNet
+from ccm_fast.interop.compressai.read import read
 from ccm_fast.interop.compressai.samples import dead_leaves
 from ccm_fast.interop.compressai.synthesis import fast_transform
 from ccm_fast.pixels import image_tensor

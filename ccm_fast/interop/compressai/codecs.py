@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ccm_fast.errors import ModelError
-from ccm_fast.interop.compressai.read import (
+from ccm_fast.interop.compressai.parts import (
     SUPPORTED,
     EntropyNet,
     FloatLayer,

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ccm_fast.entropy.likelihood import gaussian_likelihood
-from ccm_fast.interop.compressai.read import EntropyNet, FloatLayer
+from ccm_fast.interop.compressai.parts import EntropyNet, FloatLayer
 
 __all__ = ["FloatNet", "Sample", "activate", "conv", "sample"]
 

@@ -27,7 +27,7 @@ from ccm_fast.freezing.layers import SUM_STEPS, WEIGHT_MAX, Layer, fill, flat, m
 from ccm_fast.freezing.layers import fine_tune as _fine_tune
 from ccm_fast.interop.compressai.floats import Sample, activate, conv
 from ccm_fast.interop.compressai.network import Network
-from ccm_fast.interop.compressai.read import EntropyNet, FloatLayer
+from ccm_fast.interop.compressai.parts import EntropyNet, FloatLayer
 
 __all__ = ["lower"]
 

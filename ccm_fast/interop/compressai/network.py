@@ -11,7 +11,7 @@ from ccm_fast.constants import CONTEXT_LIMIT
 from ccm_fast.entropy.plan import ACCUMULATE, HEAD, LEAKY8, NUM_INDEXES, RELU8, GroupPlan, Plan, TableRows, fixed_point
 from ccm_fast.freezing.layers import WEIGHT_MAX, Layer, round_ste, to_bytes
 from ccm_fast.interop.compressai.floats import FloatNet
-from ccm_fast.interop.compressai.read import EntropyNet, FloatLayer
+from ccm_fast.interop.compressai.parts import EntropyNet, FloatLayer
 
 __all__ = ["Network"]
 

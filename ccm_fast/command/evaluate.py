@@ -7,17 +7,18 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..atomic import atomic_write
-from ..command.env import collect
-from ..command.messages import interactive
-from ..command.options import Renamed, effort, quality, threads, within
-from ..suffixes import IMAGE_SUFFIXES
-from . import plots, report
-from .codecs import CODECS, Codec, CodecMissingError
-from .crops import side_by_side
-from .curves import METRICS, Curve, curve_of, load_curves, results_of
-from .measure import Cache, Source, codec_of, run, sources
-from .tables import bd_table, checks, deltas, plain
+from ccm_fast.atomic import atomic_write
+from ccm_fast.environment import collect
+from ccm_fast.evaluate import plots, report
+from ccm_fast.evaluate.codecs import CODECS, Codec, CodecMissingError
+from ccm_fast.evaluate.crops import side_by_side
+from ccm_fast.evaluate.curves import METRICS, Curve, curve_of, load_curves, results_of
+from ccm_fast.evaluate.measure import Cache, Source, codec_of, run, sources
+from ccm_fast.evaluate.tables import bd_table, checks, deltas, plain
+from ccm_fast.suffixes import IMAGE_SUFFIXES
+
+from .messages import interactive
+from .options import Renamed, effort, quality, threads, within
 
 __all__ = ["build_parser", "main", "write_result"]
 
@@ -123,7 +124,7 @@ def _sheets(args, images: list[Source], table: list[Codec], cache: Cache, compla
 
 def main(argv: Sequence[str]) -> int:
     """Measure, average, compare, draw, write. Returns the exit code."""
-    from ..command.messages import FAILURES, complain, reason
+    from .messages import FAILURES, complain, reason
 
     args = build_parser().parse_args(argv)
     failed: list[str] = []

@@ -8,13 +8,14 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..bench.timing import device_for
-from ..command.messages import FAILURES, complain, interactive, reason
-from ..command.options import within
-from .checkpoint import read
-from .config import TrainConfig
-from .floats import write_floats
-from .loop import train
+from ccm_fast.bench.timing import device_for
+from ccm_fast.train.checkpoint import read
+from ccm_fast.train.config import TrainConfig
+from ccm_fast.train.floats import write_floats
+from ccm_fast.train.loop import train
+
+from .messages import FAILURES, complain, interactive, reason
+from .options import within
 
 __all__ = ["build_parser", "main"]
 
@@ -55,7 +56,7 @@ def _instead(folder: str, picture: str | None, floats: str | None) -> int:
     """What --plot and --floats ask for, of the run in a folder."""
     try:
         if picture:
-            from .plot import plot
+            from ccm_fast.train.plot import plot
 
             print(plot([folder], picture))
         if floats:
