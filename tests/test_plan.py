@@ -151,9 +151,9 @@ def test_a_changed_plan_has_bytes_of_its_own():
     plan = random_plan(np.random.default_rng(3))
     before = plan.to_bytes()
     cdf = plan.y_rows.cdf.copy()
-    rows = [r for r in range(len(plan.y_rows)) if plan.y_rows.n[r] >= 3]
-    widest = max(rows, key=lambda r: plan.y_rows.row(r)[2] - plan.y_rows.row(r)[1])
-    cdf[plan.y_rows.start[widest] + 1] += 1  # one of 65536 from an entry to the one before it
+    rows = [r for r in range(len(plan.y_rows)) if plan.y_rows.n[r] >= 4]
+    widest = max(rows, key=lambda r: plan.y_rows.row(r)[3] - plan.y_rows.row(r)[2])
+    cdf[plan.y_rows.start[widest] + 2] += 1  # one of 65536 from an entry to the one before it
     changed = replace(plan, y_rows=TableRows(plan.y_rows.lo, plan.y_rows.n, cdf))
     assert changed.to_bytes() != before and changed.fingerprint != plan.fingerprint
     assert (Plan.from_bytes(changed.to_bytes()).y_rows.cdf == cdf).all()
