@@ -22,7 +22,7 @@ constexpr int kStateBytes = 5;
 // than the probabilities.
 constexpr uint64_t kStateEndOfOne = uint64_t{1} << 16;
 constexpr int kMaxLanes = 32;
-// Version 2 (docs/format2.md). Lanes of a sequence of words, and of all sequences of a stream.
+// Version 2 (FORMAT.md). Lanes of a sequence of words, and of all sequences of a stream.
 constexpr int kSequenceLanes = 32;
 constexpr int kMostLanes = 128;
 // Where an encoder of version 2 starts a lane: 3 * 2^6, and twice as much as often as it takes for the lane to be at
