@@ -314,12 +314,21 @@ class BatchCoder {
   // The same where some symbols are not coded.
   bool decode_coded(StreamDecoder& stream, const Rows& tables, size_t n, Buffers& b) const {
     const uint16_t first_row = static_cast<uint16_t>(m_.skip_rows);
+    constexpr size_t kBlock = 16;  // mostly all or none of so many channels
     int32_t coded = 0;
-    for (size_t i = 0; i < n; ++i) {  // without a branch
-      b.places[coded] = static_cast<int32_t>(i);
-      b.coded_rows[coded] = b.rows[i];
-      b.coded_offsets[coded] = b.offsets[i];
-      coded += b.rows[i] >= first_row;
+    for (size_t first = 0; first < n; first += kBlock) {
+      const size_t end = std::min(first + kBlock, n);
+      uint16_t most = 0;
+      for (size_t i = first; i < end; ++i) most = std::max(most, b.rows[i]);
+      if (most < first_row) continue;
+      for (size_t i = first; i < end; ++i) {  // without a branch
+        b.places[coded] = static_cast<int32_t>(i);
+        coded += b.rows[i] >= first_row;
+      }
+    }
+    for (int32_t k = 0; k < coded; ++k) {
+      b.coded_rows[k] = b.rows[b.places[k]];
+      b.coded_offsets[k] = b.offsets[b.places[k]];
     }
     const bool good =
         stream.decode_step(tables, b.coded_rows.data(), b.coded_offsets.data(), coded, b.coded_symbols.data());
