@@ -33,6 +33,7 @@ def batch(*seeds, height=40, width=56):
 @pytest.mark.parametrize("name", GOLDEN)
 def test_golden_files_decode_to_the_same_latents_for_ever(model, name, engine):
     want = GOLDEN[name]
+    model = tiny.skipping() if want.get("plan") == 3 else model
     decoded = files.decode_bytes((tiny.GOLDEN / f"{name}.ccm").read_bytes(), model, engine=engine)
     latents = decoded.latents
     assert latents.dtype == np.int16 and list(latents.shape) == want["shape"]
@@ -48,6 +49,7 @@ def test_golden_files_decode_to_the_same_latents_for_ever(model, name, engine):
 def test_latents_are_coded_to_the_golden_bytes(model, name):
     """The encoder's integer half: whatever floats made of the image, these latents have these bytes."""
     data = (tiny.GOLDEN / f"{name}.ccm").read_bytes()
+    model = tiny.skipping() if GOLDEN[name].get("plan") == 3 else model
     decoded = files.decode_bytes(data, model)
     packet, frozen = decoded.packet, model.frozen
     z_hat = frozen.decode_z([packet.z_stream], *packet.z_shape)

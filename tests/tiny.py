@@ -1,6 +1,8 @@
 """A tiny frozen model for tests: random float transforms, random integers; it codes anything, badly and fast."""
 
+import copy
 import functools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 
 from ccm_fast import weights
 from ccm_fast.entropy.frozen import FrozenEntropyModel
+from ccm_fast.entropy.plan import CODED
 from ccm_fast.entropy.testing import random_plan
 from ccm_fast.models import CCMConfig, CrossChannelContextModel
 
@@ -45,6 +48,15 @@ def make(seed: int = 0) -> CrossChannelContextModel:
 def model() -> CrossChannelContextModel:
     """The committed one."""
     return weights.load(GOLDEN / "tiny.safetensors")
+
+
+@functools.cache
+def skipping() -> CrossChannelContextModel:
+    """The committed one with a plan of version 3: about half of y is not coded, nor is a channel of z."""
+    out = copy.deepcopy(model())
+    z_values = np.array([CODED, 0, CODED, CODED], np.int32)
+    out.frozen = FrozenEntropyModel(replace(out.frozen.plan, skip=20, z_values=z_values), out.frozen.shifts)
+    return out
 
 
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
