@@ -349,15 +349,66 @@ def plots() -> str:
 
 def rates() -> str:
     """BD-rates of the shipped model against the codecs that were measured."""
-    lines = []
-    for name, title in (("kodak", "Kodak"), ("clic", "CLIC 2025")):
-        if result := _load(f"rd_{name}_bd.json"):
-            measured = [e for e in result["models"]["ccm-small"] if not e["anchor"].endswith("*")]
-            cells = [f"{e['anchor_label']} {e['psnr']['percent']:+.1f} %" for e in measured]
-            lines.append(f"{title}: {', '.join(cells)}.")
-    return (
-        " ".join(["Bits of `ccm-small` at equal PSNR (BD-rate, real files) against others:", *lines]) if lines else ""
+    found = {title: _load(f"rd_{name}_bd.json") for name, title in (("kodak", "Kodak"), ("clic", "CLIC 2025"))}
+    cells: dict[str, dict[str, str]] = {}
+    for title, result in found.items():
+        for e in result["models"]["ccm-small"] if result else ():
+            if not e["anchor"].endswith("*"):  # published curves
+                cells.setdefault(e["anchor_label"], {})[title] = f"{e['psnr']['percent']:+.1f} %"
+    columns: dict[str, Column] = {"against": "{name}"}
+    columns |= {title: lambda i, title=title: i.get(title, "-") for title in found}
+    return _table(({"name": name, **c} for name, c in cells.items()), columns)
+
+
+def speed() -> str:
+    """What decoding and encoding take, and what they took before."""
+    kodak, context = _load("kodak_ccm-small.json"), _load("context_rans_ccm-small_1t.json")
+    if not (kodak and context):
+        return ""
+    line = next(i for i in kodak["summary"] if i["quality"] == 4)
+    ours = {what: line["seconds"][f"{what} 1t"] for what in ("decode", "encode")}
+    total = {what: sum(v for k, v in parts.items() if k != "whole command") for what, parts in ours.items()}
+    loop = context["compressai_seconds"]
+    items = [
+        ("`ccm-small`, decode a photograph (quality 4)", total["decode"], "-", ""),
+        ("`ccm-small`, encode it", total["encode"], "-", ""),
+        ("`ccm-small`, contexts and rANS alone", ours["decode"]["entropy"], f"{loop:.1f} s (mbt2018's loop)", loop),
+    ]
+    for r in (r for r in _dropin_results() if r["threads"] == 1):
+        theirs, mine = (r["seconds"][k]["median"] for k in ("compressai decompress", "decompress"))
+        items.append((f"{r['kind']} of CompressAI, `decompress`", mine, f"{theirs:.1f} s", theirs))
+    columns: dict[str, Column] = {
+        "": lambda i: i[0],
+        "ms": lambda i: _ms(i[1]),
+        "CompressAI": lambda i: i[2],
+        "faster": lambda i: f"{i[3] / i[1]:.0f}x" if i[3] else "-",
+    }
+    return _table(items, columns, _machine(kodak))
+
+
+def exactness() -> str:
+    """What integers cost in bits, and what becomes of damaged files."""
+    kodak, damaged = _load("kodak_ccm-small.json"), _load("damage.json")
+    if not (kodak and damaged):
+        return ""
+    cost = _load("ccm-small.json", WEIGHTS)["integer_cost_percent"]
+    lines = [(format(line["quality"], "g"), line) for line in kodak["summary"]]
+    bad = damaged["results"].values()
+    files = sum(r["files"] for r in bad)
+    errors = sum(n for r in bad for kind, n in r["outcomes"].items() if kind != "image")
+    items = [
+        {"what": "files, over the ideal code length", **{q: f"{line['overhead_percent']:+.2f} %" for q, line in lines}},
+        {"what": "integers, against the float model", **{q: f"{cost[q]:+.2f} %" for q, _ in lines}},
+    ]
+    columns: dict[str, Column] = {"bits": "{what}"}
+    columns |= {f"quality {q}": lambda i, q=q: i[q] for q, _ in lines}
+    below = (
+        "Every instruction set, thread count, number of lanes and batching, and the pure-Python oracle, decode a file"
     )
+    below += (
+        f" to the same latents (`tests/test_exactness.py`). Of {files:,} damaged files {errors:,} end in a typed error."
+    )
+    return _table(items, columns, below)
 
 
 @_made_of("context_ablation.json")
@@ -424,15 +475,13 @@ def quality_help() -> str:
 
 # File -> its generated sections.
 SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {
-        "rates": rates,
-        "qualities": qualities,
+    "README.md": {"speed": speed, "rates": rates, "exactness": exactness},
+    "docs/usage.md": {"qualities": qualities},
+    "docs/figures.md": {
         "kodak": kodak,
         "overhead": overhead,
         "context": context,
         "damage": damage,
-        "dropin": dropin,
-        "dropin-avx2": dropin_avx2,
         "contexts": contexts,
     },
     "docs/benchmarks.md": {
@@ -451,18 +500,14 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/model_card.md": {"rates": rates, "card": card},
     "ccm_fast/anchors.py": {"qualities": quality_help},
 }
-# Sections that a file may also have.
-OPTIONAL = {"README.md": {"coders": coders, "scaling": scaling, "limits": limits}}
 
 
 def generate(name: str) -> tuple[str, str]:
     """A file's text, and the same with every generated section brought up to date."""
     old = text = (ROOT / name).read_text(encoding="utf-8")
-    for section, make in (SECTIONS[name] | OPTIONAL.get(name, {})).items():
+    for section, make in SECTIONS[name].items():
         pattern = re.compile(rf"(<!-- {section} -->\n).*?(<!-- /{section} -->)", re.DOTALL)
         if not pattern.search(text):
-            if section in OPTIONAL.get(name, {}):
-                continue
             raise SystemExit(f"{name} has no section {section}")
         body = make()
         text = pattern.sub(lambda m, body=body: f"{m[1]}{body}\n{m[2]}" if body else m[1] + m[2], text)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
 
 
 def test_figures_agree_with_the_result_files():
@@ -54,7 +55,16 @@ def test_python_example():
     assert scope["x_hat"].shape == scope["x"].shape
 
 
-def test_links_lead_somewhere():
-    for file in ("README.md", "docs/model_card.md", "docs/architecture.md", "docs/benchmarks.md", "docs/compressai.md"):
-        for link in re.findall(r"\]\(([^)#]+)", (ROOT / file).read_text()):
+@pytest.mark.parametrize("file", ["README.md", *(f"docs/{p.relative_to(ROOT / 'docs')}" for p in DOCS)])
+def test_links_lead_somewhere(file):
+    for link in re.findall(r"\]\(([^)#\s]+)", (ROOT / file).read_text()):
+        if not link.startswith("https://"):
             assert (ROOT / file).parent.joinpath(link).exists(), f"{file}: {link}"
+
+
+def test_readme_is_one_screen_and_leads_to_every_document():
+    readme = (ROOT / "README.md").read_text()
+    assert len(readme.splitlines()) < 120
+    shown = set(re.findall(r"\]\(docs/([^)#]+)", readme))
+    linked = {link for p in DOCS for link in re.findall(r"\]\(([^)#/]+\.md)", p.read_text())}
+    assert {p.name for p in DOCS if p.parent.name == "docs"} <= shown | linked
