@@ -91,17 +91,18 @@ def test_transparency_of_palettes():
     assert set(np.unique(alpha_of(picture))) == {128, 255} and picture.pixels.shape == (4, 16, 3)
 
 
-@pytest.mark.parametrize("kind, channels", [(0, 1), (2, 3), (4, 2), (6, 4)])
-@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
-def test_sixteen_bits_reach_the_encoder(kind, channels, file_format):
+SIXTEEN = [(name, *kind) for kind in ((0, 1), (2, 3), (4, 2), (6, 4)) for name in ("PNG", "TIFF")]
+SIXTEEN.remove(("TIFF", 4, 2))  # Pillow reads none
+
+
+@pytest.mark.parametrize("file_format, kind, channels", SIXTEEN)
+def test_sixteen_bits_reach_the_encoder(file_format, kind, channels):
     rng = np.random.default_rng(0)
     values = rng.integers(0, 65536, (6, 8, channels)).astype(np.uint16)
     if channels in (2, 4):
         values[..., -1] = rng.integers(1, 256, (6, 8)) * 257
     if file_format == "PNG":
         data = png([r.astype(">u2").tobytes() for r in values], 16, kind)
-    elif channels == 2:
-        return  # Pillow reads no such TIFF
     else:
         data = tiff16(values)
     picture = read(data)
@@ -222,6 +223,17 @@ def test_display_p3_becomes_a_profile(chunk):
     v = np.array([[200, 100, 50], [128, 128, 128]]) / 255
     linear = np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)
     assert abs(got - srgb(linear @ matrix.T)).max() <= 2
+
+
+def test_code_points_of_avif():
+    Image.fromarray(PIXELS).save(out := io.BytesIO(), "AVIF")
+    assert ICC not in read(out.getvalue()).chunks
+    data = bytearray(out.getvalue())
+    at = data.index(b"colrnclx") + 8
+    data[at : at + 4] = struct.pack(">HH", 12, 13)
+    profile = read(bytes(data)).chunks[ICC]
+    p3 = read(with_chunks((b"cICP", bytes((12, 13, 0, 1))))).chunks[ICC]
+    assert profile == p3
 
 
 @pytest.mark.parametrize("transfer, name, white", [(16, "PQ", 148), (18, "HLG", 191)])
