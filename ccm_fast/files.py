@@ -31,7 +31,7 @@ from .native import NATIVE_EFFORT, Codec, add_seconds
 from .precision import transform_precision
 from .psnr import psnr
 from .reading import read_bytes
-from .shipped import shipped_fingerprints
+from .shipped import available, shipped_fingerprints
 from .stream.container import parse_container
 from .stream.limits import MAX_PIXELS, check_limit
 from .stream.packet import Packet, parse_file, peek
@@ -97,6 +97,11 @@ def codec_for(model: Codec | str | os.PathLike | None, fingerprint: bytes | None
         ModelError: not a weights file, or a damaged one.
         WrongModelError: no shipped model has the fingerprint.
     """
+    if model is None and fingerprint is not None and len(names := available()) == 1:
+        # Opening a model tells its fingerprint, too: the only one need not be read twice.
+        codec = _codec(names[0], transform_precision())
+        if codec.fingerprint == fingerprint:
+            return codec
     model = _named(model, fingerprint)
     return model if isinstance(model, Codec) else _codec(os.fspath(model), transform_precision())
 

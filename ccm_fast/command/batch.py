@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 from .jobs import Job, Plan
 from .machine import default_jobs, usable_cores
@@ -168,6 +168,15 @@ def _notes_to(current: threading.local) -> Iterator[None]:
         yield
 
 
+def _bar(show: bool, **options) -> AbstractContextManager:
+    """A progress bar as a context, or None: tqdm's import is a good part of a short command's time."""
+    if not show:
+        return nullcontext()
+    from tqdm import tqdm
+
+    return tqdm(leave=False, **options)
+
+
 @contextmanager
 def _ticking(bar) -> Iterator[None]:
     """Let a bar's clock go on while a stage takes long; ``None`` is no bar."""
@@ -255,28 +264,26 @@ def run_plan(
         seconds = {"seconds": times.rounded(), "total_seconds": round(time.perf_counter() - begin, 4)}
         return {**report, **seconds, "notes": times.notes}
 
-    from tqdm import tqdm
-
     show = interactive() and not args.quiet
     with _notes_to(current), _pillow_limit(args.max_pixels):
         if len(todo) == 1:
             style = "{desc}: {percentage:3.0f}% |{bar}| {elapsed}"
-            options = {"disable": not show, "leave": False, "delay": 1, "bar_format": style}
-            with tqdm(total=1.0, desc=verb, **options) as bar, _ticking(bar if show else None):
-                report = attempt(todo[0], bar if show else None)
+            with _bar(show, total=1.0, desc=verb, delay=1, bar_format=style) as bar, _ticking(bar):
+                report = attempt(todo[0], bar)
             batch.finish(todo[0], report)
             return batch.close()
         with (
-            tqdm(total=len(todo), disable=not show, unit="file", desc=verb, leave=False) as bar,
+            _bar(show, total=len(todo), unit="file", desc=verb) as bar,
             ThreadPoolExecutor(at_once, "ccm-fast") as pool,
         ):
             futures = [pool.submit(attempt, job) for job in todo]
             try:
                 for job, future in zip(todo, futures, strict=True):
                     report = future.result()
-                    with bar.external_write_mode(sys.stderr) if show else nullcontext():
+                    with bar.external_write_mode(sys.stderr) if bar is not None else nullcontext():
                         batch.finish(job, report)
-                    bar.update()
+                    if bar is not None:
+                        bar.update()
             except BaseException:
                 stopping.set()
                 pool.shutdown(wait=False, cancel_futures=True)

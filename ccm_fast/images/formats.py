@@ -26,8 +26,8 @@ def readable() -> tuple[str, ...]:
 
 def output_format(suffix: str) -> str:
     """Pillow's format name of a file suffix. Raises ImageError for unknown ones, and for those it cannot write."""
-    known = Image.registered_extensions()
-    name = known.get(suffix.lower())
+    Image.preinit()  # the common ones; all plugins take ten times as long
+    name = Image.EXTENSION.get(suffix.lower()) or Image.registered_extensions().get(suffix.lower())
     if name is None or name == "CCM" or name not in Image.SAVE:
         raise ImageError(f"no format to write for the suffix {suffix!r}; .png, .jpg, .webp, .tif and others are known")
     return name

@@ -1,6 +1,10 @@
 #include "base/sha256.h"
 
 #include <cstring>
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#include <cpuid.h>
+#include <immintrin.h>
+#endif
 
 namespace ccm {
 namespace {
@@ -40,12 +44,70 @@ void compress(uint32_t (&state)[8], const uint8_t* block) {
   state[4] += e, state[5] += f, state[6] += g, state[7] += h;
 }
 
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+
+// With the processor's own instructions: a tenth of the time.
+__attribute__((target("sha,sse4.1"))) void compress_sha(uint32_t (&state)[8], const uint8_t* data, size_t blocks) {
+  const __m128i swap = _mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203);
+  __m128i low = _mm_loadu_si128(reinterpret_cast<const __m128i*>(state));
+  __m128i high = _mm_loadu_si128(reinterpret_cast<const __m128i*>(state + 4));
+  // The instructions want (a, b, e, f) and (c, d, g, h).
+  low = _mm_shuffle_epi32(low, 0xb1);
+  high = _mm_shuffle_epi32(high, 0x1b);
+  __m128i abef = _mm_alignr_epi8(low, high, 8), cdgh = _mm_blend_epi16(high, low, 0xf0);
+  for (; blocks; --blocks, data += 64) {
+    const __m128i before_abef = abef, before_cdgh = cdgh;
+    __m128i w[4];
+    for (int i = 0; i < 4; ++i)
+      w[i] = _mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(data + 16 * i)), swap);
+    for (int i = 0; i < 16; ++i) {
+      __m128i next = w[i % 4];
+      if (i >= 4) {
+        const __m128i last = w[(i + 3) % 4];
+        next = _mm_sha256msg1_epu32(next, w[(i + 1) % 4]);
+        next = _mm_add_epi32(next, _mm_alignr_epi8(last, w[(i + 2) % 4], 4));
+        next = w[i % 4] = _mm_sha256msg2_epu32(next, last);
+      }
+      __m128i k = _mm_add_epi32(next, _mm_loadu_si128(reinterpret_cast<const __m128i*>(kRound + 4 * i)));
+      cdgh = _mm_sha256rnds2_epu32(cdgh, abef, k);
+      k = _mm_shuffle_epi32(k, 0x0e);
+      abef = _mm_sha256rnds2_epu32(abef, cdgh, k);
+    }
+    abef = _mm_add_epi32(abef, before_abef);
+    cdgh = _mm_add_epi32(cdgh, before_cdgh);
+  }
+  low = _mm_shuffle_epi32(abef, 0x1b);
+  high = _mm_shuffle_epi32(cdgh, 0xb1);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(state), _mm_blend_epi16(low, high, 0xf0));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(state + 4), _mm_alignr_epi8(high, low, 8));
+}
+
+bool has_sha() {
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b >> 29 & 1)) return false;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c >> 19 & 1);
+}
+
+void compress_all(uint32_t (&state)[8], const uint8_t* data, size_t blocks) {
+  static const bool fast = has_sha();
+  if (fast) return compress_sha(state, data, blocks);
+  for (; blocks; --blocks, data += 64) compress(state, data);
+}
+
+#else
+
+void compress_all(uint32_t (&state)[8], const uint8_t* data, size_t blocks) {
+  for (; blocks; --blocks, data += 64) compress(state, data);
+}
+
+#endif
+
 }  // namespace
 
 std::array<uint8_t, 32> sha256(const uint8_t* data, size_t size) {
   uint32_t state[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
-  size_t at = 0;
-  for (; size - at >= 64; at += 64) compress(state, data + at);
+  const size_t at = size / 64 * 64;
+  compress_all(state, data, size / 64);
   // The last bytes, a one, zeros, and the length in bits.
   uint8_t tail[128] = {};
   const size_t rest = size - at, end = rest < 56 ? 64 : 128;
@@ -53,7 +115,7 @@ std::array<uint8_t, 32> sha256(const uint8_t* data, size_t size) {
   tail[rest] = 0x80;
   const uint64_t bits = uint64_t{size} * 8;
   for (int i = 0; i < 8; ++i) tail[end - 1 - i] = static_cast<uint8_t>(bits >> 8 * i);
-  for (size_t i = 0; i < end; i += 64) compress(state, tail + i);
+  compress_all(state, tail, end / 64);
   std::array<uint8_t, 32> digest;
   for (int i = 0; i < 32; ++i) digest[i] = static_cast<uint8_t>(state[i / 4] >> (24 - i % 4 * 8));
   return digest;
