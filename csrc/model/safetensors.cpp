@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/memory.h"
 #include "model/json.h"
 
 namespace ccm {
@@ -96,7 +97,10 @@ Safetensors read_safetensors(const Bytes& file) {
 
 std::vector<float> half_to_float(const TensorView& tensor) {
   if (tensor.dtype != DType::kF16) throw Error(ErrorCode::kModel, "a tensor is not of float16");
-  std::vector<float> out(tensor.size / 2);
+  std::vector<float> out;
+  out.reserve(tensor.size / 2);
+  want_huge_pages(out.data(), tensor.size * 2);
+  out.resize(tensor.size / 2);
   for (size_t i = 0; i < out.size(); ++i)
     out[i] = float_of(static_cast<uint16_t>(tensor.data[2 * i] | tensor.data[2 * i + 1] << 8));
   return out;

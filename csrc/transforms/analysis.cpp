@@ -80,15 +80,14 @@ std::vector<std::function<void()>> Analysis::packing() {
   if (!config_.fine) return work;
   const std::string split = at("g_a", 2 + config_.blocks[0]);
   work.push_back([this, split] {
-    const ConvolutionWeights w =
-        read_convolution(*file_, split + ".fine", config_.fine_channels(), config_.widths[0], 4);
-    fine_ = Convolution(w, {4, 0}, int16_);
+    fine_ = Convolution(read_convolution(*file_, split + ".fine", config_.fine_channels(), config_.widths[0], 4),
+                        {4, 0}, int16_);
   });
   if (config_.fine_deep)
     work.push_back([this, split] {
-      const ConvolutionWeights w =
-          read_convolution(*file_, split + ".deep", config_.fine_channels(), config_.widths[1], 2, false);
-      deep_ = Convolution(w, {2, 0}, int16_);
+      deep_ =
+          Convolution(read_convolution(*file_, split + ".deep", config_.fine_channels(), config_.widths[1], 2, false),
+                      {2, 0}, int16_);
     });
   return work;
 }

@@ -17,7 +17,7 @@ constexpr int32_t kPhaseOutputs = 8;
 
 // Channel 4 c + s, sub-pixel s of channel c, to s * channels + c: whole phases one after another.
 ConvolutionWeights phase_major(const ConvolutionWeights& w) {
-  ConvolutionWeights to = w;
+  ConvolutionWeights to{std::vector<float>(w.weight.size()), std::vector<float>(w.bias.size()), w.out, w.in, w.kernel};
   const size_t each = static_cast<size_t>(w.in) * w.kernel * w.kernel;
   const int32_t channels = w.out / 4;
   for (int32_t c = 0; c < channels; ++c)
@@ -42,14 +42,8 @@ FloatPlane padded_to_even(const FloatPlane& x) {
 
 }  // namespace
 
-Convolution::Convolution(const ConvolutionWeights& given, const ConvolutionShape& shape, bool int16)
-    : in_(given.in),
-      out_(given.out),
-      kernel_(given.kernel),
-      stride_(shape.stride),
-      padding_(shape.padding),
-      slope_(shape.slope) {
-  ConvolutionWeights w = given;
+Convolution::Convolution(ConvolutionWeights w, const ConvolutionShape& shape, bool int16)
+    : in_(w.in), out_(w.out), kernel_(w.kernel), stride_(shape.stride), padding_(shape.padding), slope_(shape.slope) {
   const bool biased = !w.bias.empty();
   if (!biased) w.bias.assign(static_cast<size_t>(w.out), 0.0f);
   const bool halved = stride_ == 2 && (kernel_ == 3 || kernel_ == 5), plain = stride_ == 1 && kernel_ == 3;

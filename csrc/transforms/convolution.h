@@ -39,7 +39,7 @@ class Convolution {
  public:
   Convolution() = default;
   // Packs. int16: products of 16-bit integers where they pay (transform_kernels() must have them).
-  Convolution(const ConvolutionWeights& w, const ConvolutionShape& shape, bool int16);
+  Convolution(ConvolutionWeights w, const ConvolutionShape& shape, bool int16);
 
   // The result; `added`, if not empty, is a plane of its shape that is added and whose memory the result takes over.
   FloatPlane run(const FloatPlane& x, FloatPlane added, int threads) const;

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/float_buffer.h"
+#include "base/memory.h"
 #include "transforms/pack_kernels.h"
 #include "transforms/transform.h"
 
@@ -38,7 +39,9 @@ std::vector<float> pack_winograd(const WinogradShape& s, const float* weight, bo
   const int64_t in_all = static_cast<int64_t>(s.in_phases) * s.in, phase = static_cast<int64_t>(s.in) * s.out;
   FloatBuffer points(static_cast<size_t>(kPoints * in_all * s.out));
   std::vector<float> packed(masks_of(s));
-  packed.reserve(packed.size() + kPoints * s.out_phases * panel_floats(in_all + 1, s.out));
+  const int64_t most = kPoints * s.out_phases * (int16 ? int16_floats(in_all, s.out) : panel_floats(in_all, s.out));
+  packed.reserve(packed.size() + most);
+  want_huge_pages(packed.data(), packed.capacity() * sizeof(float));
   for (int32_t o = 0; o < s.out_phases; ++o) {
     pack_kernels().to_points(weight + o * s.out * in_all * 9, in_all, s.out, points.data());
     for (int32_t p = 0; p < kPoints; ++p) {
