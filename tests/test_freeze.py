@@ -276,3 +276,16 @@ def test_bad_calibration_images():
         freeze(tiny(), [torch.zeros(1, 32, 32)])
     with pytest.raises(ValueError, match="three dimensions"):
         freeze(tiny(), [torch.zeros(1, 3, 32, 32)])
+
+
+def test_units_that_hardly_ever_fire_do_not_overflow():
+    """Weights as Adam leaves them in such units: large, and of a range of activations that says nothing of them."""
+    model = tiny()
+    with torch.no_grad():
+        conv = model.contexts[1].stack[0]
+        conv.weight[2] *= 3e6
+        conv.bias[2] = -4e8
+        conv = next(m for m in model.h_s if isinstance(m, torch.nn.Conv2d))
+        conv.weight[5] *= 3e6
+        conv.bias[5] = -4e8
+    assert freeze(model, photographs(2), steps=0).plan.version == 1

@@ -34,6 +34,10 @@ def code_length(y_hat: Tensor, mean: Tensor, index: Tensor) -> Tensor:
     return -torch.log2(logistic_likelihood(y_hat, mean, scale_from_index(index))).flatten(1).sum(1)
 
 
+# Outputs of layers stay below 2 to this, which leaves a factor of 2 for the rounding of weights.
+_REACH = 30
+
+
 class _Scales(NamedTuple):
     """How activation scales are chosen.
 
@@ -85,6 +89,23 @@ def _features(batches: list[Tensor], importance: list[float]) -> _Activations:
     # Channels that hardly ever fire would get absurdly fine units, and so would layers that never do: any unit will do.
     best = torch.maximum(best, best.max() / 1000) if x.max() > 0 else torch.ones_like(best)
     return _Activations(x.square().mean(1), best)
+
+
+def _within_32_bits(out_unit: Tensor, conv: nn.Conv2d, unit: Tensor | None) -> Tensor:
+    """Units of a layer's outputs, not so fine that any input could overflow 32 bits in them.
+
+    That is so of channels that hardly ever fire and have large weights, as Adam makes them: their range says nothing.
+
+    Args:
+        out_unit: per channel, by the activations that were seen.
+        conv: the layer.
+        unit: of its inputs, bytes, per channel; None: latents.
+    """
+    largest = 255 * unit[None, :, None, None] if unit is not None else CONTEXT_LIMIT
+    bound = (conv.weight.abs() * largest).sum((1, 2, 3))
+    if conv.bias is not None:
+        bound = bound + conv.bias.abs()
+    return torch.maximum(out_unit, bound / 2**_REACH)
 
 
 class _GroupActivations(NamedTuple):
@@ -150,6 +171,8 @@ def _calibrate_hyper(
     unit = None
     for layer, (conv, up), x, y in zip(network.h_s, hyper_layers(model), found, found[1:], strict=False):
         out_unit = y.unit(way)
+        fine = _within_32_bits(out_unit.repeat_interleave(up * up), conv, unit)
+        out_unit = fine.view(-1, up * up).amax(1)
         fill(layer, conv.weight, conv.bias, unit, out_unit.repeat_interleave(up * up), x.steps(unit))
         unit = out_unit
     return unit
@@ -182,7 +205,7 @@ def _calibrate_group(
     x, unit = found.earlier, None
     for k, (layer, conv) in enumerate(zip(group.stack, context.stack, strict=True)):
         last = k == len(group.stack) - 1
-        out_unit = sum_unit if last else found.stack[k].unit(next(ways))
+        out_unit = sum_unit if last else _within_32_bits(found.stack[k].unit(next(ways)), conv, unit)
         set_layer(layer, conv, x, unit, out_unit)
         if not last:
             x, unit = found.stack[k], out_unit
@@ -191,7 +214,7 @@ def _calibrate_group(
 
     x, unit = found.sum, f_unit
     for layer, conv, y in zip(group.hidden, context.hidden, found.hidden, strict=True):
-        out_unit = y.unit(next(ways))
+        out_unit = _within_32_bits(y.unit(next(ways)), conv, unit)
         set_layer(layer, conv, x, unit, out_unit)
         x, unit = y, out_unit
     C = group.channels
