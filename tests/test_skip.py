@@ -3,8 +3,11 @@
 from dataclasses import replace
 
 import pytest
+import tiny
 import torch
 
+from ccm_fast import compress, decompress, freeze
+from ccm_fast.entropy.schedule import Schedule
 from ccm_fast.models import PRESETS, CCMConfig, CrossChannelContextModel
 
 CONFIG = CCMConfig(
@@ -87,3 +90,23 @@ def test_a_fine_group_without_a_context_of_its_own():
     config = replace(PRESETS["ccm-small"], fine_context=False)
     context = CrossChannelContextModel(config).contexts
     assert context[-1].spatial is None and all(group.spatial is not None for group in context[:-1])
+
+
+def test_freezing_knows_of_both():
+    """What the model was trained for is in its plan, and engines decode it alike."""
+    torch.manual_seed(1)
+    config = replace(CONFIG, fine=True, fine_context=False, reconstruction="integer")
+    model = CrossChannelContextModel(config).eval().requires_grad_(False)
+    model.log_gain += 3.0
+    for group in model.contexts:
+        group.head.weight *= 10
+    crops = [tiny.photo(96, 96, k) for k in range(2)]
+    plan = freeze(model, crops, steps=0).plan
+    assert plan.skip == 20 and plan.version == 3
+    assert plan.schedules == (Schedule.wavefront(5), Schedule(row_step=1)) and len(plan.groups[1].taps) == 0
+    x = torch.from_numpy(tiny.photo(48, 80)).permute(2, 0, 1)[None].float() / 255
+    out = compress(model, x, 5)
+    found, oracle = (decompress(model, **out, engine=engine)["x_hat"] for engine in ("cpu", "reference"))
+    assert torch.equal(found, oracle)
+    everything = freeze(model, crops, steps=0, skip=-1).plan
+    assert everything.skip == -1
