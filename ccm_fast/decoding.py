@@ -135,8 +135,8 @@ def decode_packets(
         device: where y_hat is wanted (engine "cuda": a GPU).
         timings: if given, seconds are added to its keys ``z``, ``h_s`` and ``entropy`` (context and rANS); on a GPU all
             three are ``entropy``, since nothing waits in between.
-        restore: whether g_s will read what symbols stand for (``reconstruction="centroid"``): a GPU then computes it on
-            the way.
+        restore: whether g_s will read what symbols stand for (``reconstruction="centroid"``): decoders in C++
+            and CUDA then compute it on the way.
 
     Raises:
         TruncatedError, DamagedError: the streams do not decode to their end. On a GPU, unless there are timings, this
@@ -160,12 +160,15 @@ def decode_packets(
         with stage(timings, "h_s"):
             psi = frozen.hyper(z_hat, h, w, **options)
         with stage(timings, "entropy"):
-            streams, parameters = [p.y_streams for p in packets], None
-            if engine == "cpu" and not frozen.residual:
+            streams, parameters, restored = [p.y_streams for p in packets], None, None
+            if engine == "cpu" and restore:
+                y_hat, restored = frozen.decode_y_restored(psi, streams, count)
+                restored = restored.to(device)
+            elif engine == "cpu" and not frozen.residual:
                 y_hat, *parameters = frozen.decode_y_parameters(psi, streams, count)
             else:  # residual models restore y_hat itself, and the oracle is slow enough with what is asked for
                 y_hat = frozen.decode_y(psi, streams, **options)
-        return DecodedLatents(frozen, y_hat.to(device), psi, engine, parameters and tuple(parameters))
+        return DecodedLatents(frozen, y_hat.to(device), psi, engine, parameters and tuple(parameters), restored)
 
 
 def decode_latents(frozen: FrozenEntropyModel, packets: Sequence[Packet], **options) -> Tensor:

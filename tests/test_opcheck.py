@@ -6,6 +6,8 @@ import tiny
 import torch
 
 from ccm_fast import _backend
+from ccm_fast.entropy.centroids import REACH
+from ccm_fast.entropy.tables import gaussian_rows
 from ccm_fast.entropy.testing import random_plan
 
 ops = _backend.load().ops
@@ -32,12 +34,14 @@ def test_opcheck(tensors):
     residual_packed = ops.pack_plan(torch.frombuffer(bytearray(residual.to_bytes()), dtype=torch.uint8), "")
     skipping = random_plan(np.random.default_rng(2), (4, 4), 3, skipped=18)
     skipping_packed = ops.pack_plan(torch.frombuffer(bytearray(skipping.to_bytes()), dtype=torch.uint8), "")
+    shape = (len(gaussian_rows()), 2 * REACH + 1)
     calls = {
         "pack_plan": (plan_bytes, ""),
         "decode_z": (packed, z_data, z_segments, 2, 3, 1),
         "hyper": (packed, z, 6, 10, 1),
         "decode_y": (packed, psi, y_data, y_segments, 1),
         "decode_y_parameters": (packed, psi, y_data, y_segments, 1),
+        "decode_y_restored": (packed, psi, y_data, y_segments, torch.rand(shape), 1),
         "encode_z": (packed, z, 0, 1),
         "encode_y": (packed, psi, y, 0, 1),
         "encode_y_residual": (residual_packed, psi, 256 * y.int(), 0, 1),

@@ -204,6 +204,9 @@ def test_every_effort_codes_what_is_decoded(skipping, effort):
     skipped = row < model.frozen.plan.skip_rows
     assert 0.2 < skipped.float().mean() < 0.95
     assert torch.equal(decoded.y_hat[skipped], offset[skipped])
+    # What g_s reads comes out of the decoder as it comes out of the parameters.
+    restored = decode_packets(model.frozen, [packet], restore=True).restored
+    assert torch.equal(restored, model.frozen.centroids(decoded.y_hat, offset, row))
     values = model.frozen.plan.z_values
     z_hat = model.frozen.decode_z([packet.z_stream], *packet.z_shape)
     assert (z_hat.numpy() == values)[..., values != CODED].all()

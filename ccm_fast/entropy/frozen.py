@@ -426,6 +426,32 @@ class FrozenEntropyModel:
         found = tensors.each(pairs, "y", lambda pair: reference.decode_y(self.plan, pair[0], list(pair[1])))
         return tensors.stacked(found, torch.int16)
 
+    def decode_y_restored(
+        self, psi: Tensor, streams: Sequence[Sequence[tuple[bytes, int]]], threads: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """y_hat by the CPU engine as by :meth:`decode_y`, and what it stands for, as the decoder goes along.
+
+        Args:
+            psi: uint8 [B, h, w, P].
+            streams: for each image one (bytes, code) per group.
+            threads: as everywhere.
+
+        Returns:
+            y_hat int16 [B, h, w, M], and float32 of that shape as :meth:`centroids` gives it.
+
+        Raises:
+            TruncatedError, DamagedError, ValueError: as :meth:`decode_y`.
+            ValueError: the model is residual.
+        """
+        self._check_streams(streams, psi.shape[0])
+        psi = tensors.features(psi, self.plan.psi_channels, "cpu")
+        table = self._centroids(psi.device).table
+        y_hat, status, restored = _backend.load().ops.decode_y_restored(
+            self.packed(), psi, *tensors.joined(streams, psi.device), table, tensors.threads_for(threads)
+        )
+        tensors.raise_for(status, "y")
+        return y_hat, restored
+
     def decode_y_parameters(
         self, psi: Tensor, streams: Sequence[Sequence[tuple[bytes, int]]], threads: int | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:

@@ -154,6 +154,33 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> decode_y_parameters(Tensor packed, Te
   return decode_latents(packed, psi, bytes, segments, threads, true);
 }
 
+// y, status and what the symbols stand for. shifts: what to add to a symbol, by its row and its distance from its
+// offset.
+std::tuple<Tensor, Tensor, Tensor> decode_y_restored(Tensor packed, Tensor psi, Tensor bytes, Tensor segments,
+                                                     Tensor shifts, int64_t threads) {
+  const PackedModel& m = model(packed);
+  check(!m.residual, "residual models restore y_hat itself");
+  check_tensor(psi, ScalarType::Byte, {-1, -1, -1, m.psi_channels}, "psi");
+  check_tensor(shifts, ScalarType::Float, {m.y_rows.count, 2 * ccm::kShiftReach + 1}, "shifts");
+  const int64_t batch = psi.size(0), h = psi.size(1), w = psi.size(2), plane = h * w * m.latent_channels;
+  check_plane(h, w, m.latent_channels);
+  check_tensor(segments, ScalarType::Long, {batch, m.groups, 3}, "segments");
+  const auto streams = read_segments(bytes, segments);
+  Tensor y = torch::stable::new_zeros(packed, {batch, h, w, m.latent_channels}, ScalarType::Short);
+  Tensor status = torch::stable::new_zeros(packed, {batch}, ScalarType::Int);
+  Tensor restored = torch::stable::new_zeros(packed, {batch, h, w, m.latent_channels}, ScalarType::Float);
+  std::vector<ccm::DecodeJob> jobs;
+  for (int64_t b = 0; b < batch; ++b) {
+    jobs.push_back({data<uint8_t>(psi) + b * h * w * m.psi_channels, &streams[b * m.groups],
+                    data<int16_t>(y) + b * plane, ccm::kOk});
+    jobs.back().values = data<float>(restored) + b * plane;
+    jobs.back().shifts = data<float>(shifts);
+  }
+  ccm::decode_y(m, static_cast<int32_t>(h), static_cast<int32_t>(w), thread_count(threads), jobs);
+  for (int64_t b = 0; b < batch; ++b) data<int32_t>(status)[b] = jobs[b].status;
+  return {y, status, restored};
+}
+
 std::tuple<Tensor, Tensor> encode_z(Tensor packed, Tensor z_hat, int64_t lanes, int64_t threads) {
   const PackedModel& m = model(packed);
   check_lanes(lanes, true);
@@ -351,6 +378,7 @@ STABLE_TORCH_LIBRARY_IMPL(ccm_fast, CPU, m) {
   m.impl("hyper", TORCH_BOX(&hyper));
   m.impl("decode_y", TORCH_BOX(&decode_y));
   m.impl("decode_y_parameters", TORCH_BOX(&decode_y_parameters));
+  m.impl("decode_y_restored", TORCH_BOX(&decode_y_restored));
   m.impl("encode_z", TORCH_BOX(&encode_z));
   m.impl("encode_y", TORCH_BOX(&encode_y));
   m.impl("encode_y_residual", TORCH_BOX(&encode_y_residual));
