@@ -80,7 +80,7 @@ def add_quality(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-q",
         "--quality",
-        type=_hinting(quality, "no progress bar: --quiet"),
+        type=_hinting(quality, "--help compares them with JPEG's; no progress bar: --quiet"),
         default=4.0,
         metavar="N",
         help="1 (smallest) to 8 (best), fractions too (default: %(default)g)",

@@ -18,6 +18,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from ccm_fast.atomic import atomic_write
 from ccm_fast.bench.stages import Decoder
@@ -26,7 +27,7 @@ from ccm_fast.engines import engine_for, torch_threads
 from ccm_fast.errors import BitstreamError, ImageError
 from ccm_fast.stream.limits import MAX_PIXELS
 
-from .messages import FAILURES, complain, reason, say
+from .messages import FAILURES, complain, interactive, reason, say
 
 __all__ = ["chrome_trace", "profile", "report", "run"]
 
@@ -49,6 +50,7 @@ def profile(
     warmup: int = 2,
     graph: bool = False,
     max_pixels: int | None = MAX_PIXELS,
+    progress: bool = False,
 ) -> dict:
     """Decode files repeatedly and note how long each stage takes. Every decoding has to give the same picture.
 
@@ -61,6 +63,7 @@ def profile(
         warmup: decodings before them.
         graph: also time everything between parsing and download as one captured CUDA graph.
         max_pixels: larger images are refused.
+        progress: show a bar.
 
     Returns:
         ``device``, ``threads``, ``repeats`` and ``files``: of each its ``name``, ``width``, ``height``, ``bytes``,
@@ -86,7 +89,8 @@ def profile(
     for name in files:
         with torch.cuda.device(where) if where.type == "cuda" else nullcontext():
             decoder = _decoder(os.fspath(name), model, where, threads, max_pixels)
-            runs = [decoder.run() for _ in range(warmup + repeats)][warmup:]
+            rounds = tqdm(range(warmup + repeats), Path(name).name, disable=not progress, leave=False, delay=1)
+            runs = [decoder.run() for _ in rounds][warmup:]
             packet = decoder.parse()
             stages: dict[str, list[float]] = {}
             for spans in runs:
@@ -166,7 +170,7 @@ def run(args) -> int:
     """``ccm-fast profile``."""
     options = {"device": args.device, "threads": args.threads, "repeats": args.repeats, "graph": args.graph}
     try:
-        result = profile(args.files, args.model, **options)
+        result = profile(args.files, args.model, progress=interactive(), **options)
         if args.trace:
             with atomic_write(args.trace) as file:
                 file.write(json.dumps(chrome_trace(result)).encode())
