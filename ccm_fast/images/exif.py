@@ -12,12 +12,12 @@ import struct
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-__all__ = ["HEADER", "ORIENTATION", "Tags", "is_exif", "orientation_of", "parse", "strip_header"]
-__all__ += ["without_makers_notes"]
+__all__ = ["HEADER", "ORIENTATION", "Tags", "is_exif", "is_rewritable", "orientation_of", "parse", "shortened"]
+__all__ += ["strip_header"]
 
 HEADER = b"Exif\0\0"
 ORIENTATION = 0x0112
-EXIF_IFD, GPS_IFD, INTEROP_IFD, MAKER_NOTES = 0x8769, 0x8825, 0xA005, 0x927C
+EXIF_IFD, GPS_IFD, INTEROP_IFD = 0x8769, 0x8825, 0xA005
 # TIFF keeps EXIF among its own tags: these describe the picture, the others its layout in the file.
 PICTURE_TAGS = frozenset((0x010E, 0x010F, 0x0110, ORIENTATION, 0x0131, 0x0132, 0x013B, 0x8298))
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
@@ -138,15 +138,51 @@ def parse(block: bytes, only: frozenset[int] | None = None) -> Tags:
 
 def orientation_of(block: bytes) -> int | None:
     """Of the block, 1 to 8; None if it has none that is valid."""
-    return parse(block, frozenset((ORIENTATION,))).exif.get(ORIENTATION)
+    if not is_exif(block):
+        return None
+    source = Image.Exif()
+    try:
+        source.load(block)
+        value = source.get(ORIENTATION)
+    except Exception:  # whatever odd values make Pillow raise
+        return None
+    return value if isinstance(value, int) and 1 <= value <= 8 else None
 
 
-def without_makers_notes(block: bytes) -> bytes:
-    """The tags of a block without the maker's notes and without its thumbnail."""
+def is_rewritable(block: bytes) -> bool:
+    """Whether Pillow writes the block again, with all that is in it."""
+    source = Image.Exif()
+    try:
+        source.load(block)
+        source.tobytes()
+    except Exception:  # whatever odd values make Pillow raise
+        return False
+    return True
+
+
+def shortened(block: bytes, longest: int) -> tuple[bytes, list[int]]:
+    """The tags of a block that fit into ``longest`` bytes, without thumbnail, and numbers of those that are left out.
+
+    The largest tags are left out first; among them are the maker's notes, where there are some.
+    """
     tags = parse(block)
-    kept = {tag: value for tag, value in tags.exif.get_ifd(EXIF_IFD).items() if tag != MAKER_NOTES}
-    if EXIF_IFD in tags.exif:
-        del tags.exif[EXIF_IFD]
-    if kept:
-        tags.exif[EXIF_IFD] = kept
-    return tags.block()
+    lost = list(tags.lost)
+    sizes = {(None, tag): _size(tags.exif[tag]) for tag in tags.exif if tag not in (EXIF_IFD, GPS_IFD)}
+    for ifd in (EXIF_IFD, GPS_IFD):
+        sizes |= {(ifd, tag): _size(value) for tag, value in tags.exif.get(ifd, {}).items()}
+    for ifd, tag in sorted(sizes, key=sizes.__getitem__, reverse=True):
+        if len(short := tags.block()) <= longest:
+            return short, lost
+        lost.append(tag)
+        if ifd is None:
+            del tags.exif[tag]
+        else:
+            kept = {other: value for other, value in tags.exif[ifd].items() if other != tag}
+            del tags.exif[ifd]
+            if kept:
+                tags.exif[ifd] = kept
+    return b"", lost
+
+
+def _size(value) -> int:
+    return len(value) if isinstance(value, (bytes, str, tuple, dict)) else 1

@@ -19,7 +19,7 @@ from .deep import is_deep, save_deep
 from .exif import HEADER, PICTURE_TAGS
 from .formats import registered
 from .icc import colour_space
-from .metadata import app13, checked_exif, iptc_text, metadata, name_lost, orientation, set_orientation
+from .metadata import app13, checked_exif, iptc_text, metadata, name_lost, orientation
 from .picture import Picture, note
 from .turn import upright
 
@@ -176,27 +176,20 @@ def _options(picture: Picture, name: str, given: dict) -> dict:
 
 
 def _short_exif(block: bytes) -> bytes:
-    """A block that fits JPEG's segment: the whole one, or its tags without thumbnail and maker's notes, or less."""
+    """A block that fits JPEG's segment: the whole one, or one without thumbnail and its largest tags."""
     longest = _JPEG_SEGMENT - len(HEADER)
     if len(block) <= longest:
         return block
-    short = exif_blocks.without_makers_notes(block)
-    if len(short) <= longest:
-        note("EXIF of more than 64 kB does not fit a JPEG: its thumbnail and maker's notes are left out")
-        return short
-    note("EXIF of more than 64 kB does not fit a JPEG and is left out")
-    chunks = {EXIF: block}
-    if (found := orientation(chunks)) != 1:
-        chunks[EXIF] = b""
-        set_orientation(chunks, found)
-        return chunks[EXIF]
-    return b""
+    short, lost = exif_blocks.shortened(block, longest)
+    names = ", ".join(f"0x{tag:04x}" for tag in lost[:8])
+    note("EXIF of more than 64 kB does not fit a JPEG: left out are its thumbnail and the tags " + (names or "(none)"))
+    return short
 
 
 def _sound_exif(block: bytes) -> bytes:
-    """A block that Pillow parses, as its AVIF writer does: the block itself, or the tags that can be read."""
+    """A block that Pillow takes apart and puts together, as its AVIF writer does: itself, or the tags that can be."""
     tags = exif_blocks.parse(block)
-    if not tags.lost:
-        return block
     name_lost(tags)
+    if not tags.lost and exif_blocks.is_rewritable(block):
+        return block
     return tags.block()
