@@ -1,5 +1,6 @@
 # make demo         a photograph through the codec      make test           all that CI checks (8 minutes of two cores)
 # make test-quick   the tests that find most (2)        make test-newest    the same with the newest of every library
+# make docs         the documents as a site
 #
 # All work on a fresh machine: demo and tests each have a virtual environment, made once and kept. Settings:
 #   PYTHON=python3.12       interpreter to make the environments with (>= 3.10)
@@ -20,7 +21,7 @@ PIP_FLAGS = -q --disable-pip-version-check
 CPP = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 # This Makefile's lines are echoed only where a reader wants to see them.
 .SILENT:
-.PHONY: help demo test test-quick test-newest lint format clean manual desktop test-install test-cuda-torch \
+.PHONY: help demo docs test test-quick test-newest lint format clean manual desktop test-install test-cuda-torch \
   cuda-check cuda-code cuda-coverage cuda-kodak cuda-layout gpu-check
 .DELETE_ON_ERROR:
 
@@ -28,7 +29,7 @@ help:
 	sed -n 's/^# \?//p' Makefile | head -9
 
 # Without a GPU no CUDA kernels are built, with one only its own, unless CCM_CUDA or TORCH_CUDA_ARCH_LIST says otherwise.
-demo lint format: export CCM_CUDA ?= native
+demo docs lint format: export CCM_CUDA ?= native
 demo: $(VENV_RUN)/.installed
 	$(VENV_RUN)/bin/python setup.py -q build_ext --inplace
 	$(VENV_RUN)/bin/python -m ccm_fast demo $(if $(IMAGE),"$(IMAGE)")
@@ -51,6 +52,11 @@ test-newest:
 	rm -rf .venv-newest
 	$(MAKE) test VENV_TEST=.venv-newest PINS= TORCH=torch
 
+# The documents as a site in build/docs, with a reference from the docstrings; a dead link is an error.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(VENV_TEST)/.installed
+	$(VENV_TEST)/bin/python -m mkdocs build -d build/docs
+
 lint: $(VENV_TEST)/.installed
 	$(VENV_TEST)/bin/ruff check .
 	$(VENV_TEST)/bin/ruff format --check .
@@ -64,7 +70,7 @@ format: $(VENV_TEST)/.installed
 
 # Whatever is already there stays: pip is run again only when the requirements may have changed.
 $(VENV_RUN)/.installed: EXTRAS = demo
-$(VENV_TEST)/.installed: EXTRAS = test,lint,eval
+$(VENV_TEST)/.installed: EXTRAS = test,lint,eval,docs
 # Without its dependencies: it wants torchvision and with it another torch. Its tests are skipped where it is missing.
 $(VENV_TEST)/.installed: AFTER = compressai
 %/.installed: %/.torch pyproject.toml tests/constraints.txt
