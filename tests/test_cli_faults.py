@@ -14,7 +14,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from ccm_fast.command import batch
+from ccm_fast.command import batch, machine
 from ccm_fast.command.main import main
 
 WEIGHTS = str(tiny.GOLDEN / "tiny.safetensors")
@@ -237,6 +237,27 @@ def test_several_at_once_write_the_same_files(photos, tmp_path, capsys):
         assert [Path(r["input"]).name for r in reports] == ["a.png", "b.png", "c.png"]
     for path in (tmp_path / "1").rglob("*.ccm"):
         assert path.read_bytes() == (tmp_path / "3" / path.relative_to(tmp_path / "1")).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "cores, memory, files, jobs",
+    [(8, 3 << 30, 10, 3), (8, None, 10, 8), (8, 1 << 40, 2, 2), (8, 0, 10, 1), (1, None, 1, 1)],
+)
+def test_how_many_at_once(monkeypatch, cores, memory, files, jobs):
+    """A core for each file, as far as memory goes."""
+    monkeypatch.setattr(machine, "usable_cores", lambda: cores)
+    monkeypatch.setattr(machine, "available_memory", lambda: memory)
+    assert machine.default_jobs(files) == jobs
+
+
+def test_waiting_threads_give_the_processor_away(tmp_path, monkeypatch):
+    """Unless someone has said otherwise."""
+    for said, then in ((None, "passive"), ("active", "active")):
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        if said:
+            monkeypatch.setenv("OMP_WAIT_POLICY", said)
+        assert run("decode", CODED, tmp_path / "x.png", "-f", *MODEL) == 0
+        assert os.environ["OMP_WAIT_POLICY"] == then
 
 
 def test_a_finished_folder_again(photos, tmp_path, capsys, monkeypatch):
