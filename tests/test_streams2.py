@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ccm_fast import rans
 from ccm_fast._backend import load
-from ccm_fast.entropy import reference_streams
+from ccm_fast.entropy import reference, reference_streams
+from ccm_fast.entropy.frozen import FrozenEntropyModel
 from ccm_fast.entropy.tables import gaussian_rows
+from ccm_fast.entropy.testing import random_plan, sample_z
 from ccm_fast.errors import BitstreamError, DamagedError
 from ccm_fast.stream.packet import Stream
 
@@ -233,6 +236,20 @@ def test_lanes_follow_the_symbols():
     assert found == sorted(found)
     assert found[0] == 1
     assert found[-1] >= 16
+
+
+def test_z_has_lanes_of_its_own():
+    """A photograph's z: some hundred bytes, for which everything else waits."""
+    plan = random_plan(np.random.default_rng(5), groups=(3,), hyper_channels=8)
+    found = []
+    for side in (1, 2, 6, 12):
+        z_hat = sample_z(np.random.default_rng(6), plan, side, side)
+        stream = reference.encode_z(plan, z_hat, 0, 2)
+        frozen = FrozenEntropyModel(plan)
+        assert frozen.encode_z(torch.from_numpy(z_hat)[None].short(), version=2) == [stream]
+        assert stream.lanes == 1 or 2.25 * stream.lanes <= 0.11 * len(stream.data)
+        found.append(stream.lanes)
+    assert found == sorted(found) and found[0] == 1 and found[-1] >= 8
 
 
 def test_bad_arguments():

@@ -14,7 +14,7 @@ import numpy as np
 
 from ccm_fast.constants import SYMBOL_MAX
 from ccm_fast.entropy.plan import ACCUMULATE, CODED, HEAD, LEAKY8, RELU8, GroupPlan, IntConv, Plan
-from ccm_fast.entropy.reference_streams import Stream, decode_stream, encode
+from ccm_fast.entropy.reference_streams import LANES_OF_Z, Stream, decode_stream, encode
 from ccm_fast.errors import DamagedError
 
 __all__ = [
@@ -228,7 +228,7 @@ def encode_z(plan: Plan, z_hat: np.ndarray, lanes: int = 0, version: int = 1) ->
             raise ValueError("a channel of z_hat that is not coded has another value")
     coded = plan.coded_channels
     row = np.broadcast_to(coded, (*z_hat.shape[:2], len(coded)))
-    return encode(plan.z_rows, [(row, z_hat[..., coded])], lanes, version)
+    return encode(plan.z_rows, [(row, z_hat[..., coded])], lanes, version, LANES_OF_Z)
 
 
 def decode_z(plan: Plan, stream: tuple[bytes, int], hz: int, wz: int) -> np.ndarray:

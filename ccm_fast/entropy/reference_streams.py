@@ -347,20 +347,30 @@ def choose_lanes(payload_bytes: int) -> int:
     return lanes
 
 
-def lanes_for_symbols(symbols: int, payload_bytes: int) -> int:
-    """The same in version 2: as many as make 2,500 rounds, if at 9/4 bytes each they cost at most 0.5 %."""
-    lanes = 1
-    while lanes < MOST_LANES[-1] and symbols > 2500 * lanes and 2 * lanes * 9 * 200 <= 4 * payload_bytes:
+#: Rounds, and the share of the payload: enough lanes for so many rounds, if they cost at most one byte in ``share``.
+LANES_OF_Y, LANES_OF_Z = (2500, 200), (100, 10)
+
+
+def lanes_for_symbols(symbols: int, payload_bytes: int, rule: tuple[int, int] = LANES_OF_Y) -> int:
+    """The same in version 2, at 9/4 bytes a lane."""
+    (rounds, share), lanes = rule, 1
+    while lanes < MOST_LANES[-1] and symbols > rounds * lanes and 2 * lanes * 9 * share <= 4 * payload_bytes:
         lanes *= 2
     return lanes
 
 
-def encode(rows: TableRows, steps: list[tuple[np.ndarray, np.ndarray]], lanes: int, version: int = 1) -> Stream:
+def encode(
+    rows: TableRows,
+    steps: list[tuple[np.ndarray, np.ndarray]],
+    lanes: int,
+    version: int = 1,
+    rule: tuple[int, int] = LANES_OF_Y,
+) -> Stream:
     """The same as a :class:`Stream`; lanes 0: chosen from the payload. Raises ValueError for another number."""
     if lanes == 0:
         single = encode_stream(rows, steps, 1, version)
         symbols = sum(np.size(row) for row, _ in steps)
-        lanes = choose_lanes(len(single)) if version == 1 else lanes_for_symbols(symbols, len(single))
+        lanes = choose_lanes(len(single)) if version == 1 else lanes_for_symbols(symbols, len(single), rule)
         if lanes == 1:
             return Stream.of(single, 1, version)
     elif lanes not in lanes_of(version):

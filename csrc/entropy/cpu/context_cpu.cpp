@@ -87,7 +87,8 @@ EncodedStream encode_z(const PackedModel& m, const int16_t* z, int32_t hz, int32
   std::vector<Coded> symbols(rows.size());
   for (size_t i = 0; i < rows.size(); ++i) symbols[i] = {z[i / m.z_coded * m.hyper_channels + rows[i]], rows[i]};
   EncodedStream out;
-  out.bytes = encode_stream(m.rows(m.z_rows), symbols, {static_cast<int32_t>(symbols.size())}, code, &out.code);
+  out.bytes =
+      encode_stream(m.rows(m.z_rows), symbols, {static_cast<int32_t>(symbols.size())}, code, &out.code, kLanesOfZ);
   return out;
 }
 

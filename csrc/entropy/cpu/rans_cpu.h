@@ -85,7 +85,8 @@ struct Coded {
 // with 0 lanes: they are chosen (lanes_for_payload, lanes_for_symbols); the code with their number is stored through
 // code_used.
 std::vector<uint8_t> encode_stream(const Rows& tables, const std::vector<Coded>& symbols,
-                                   const std::vector<int32_t>& steps, int32_t code, int32_t* code_used);
+                                   const std::vector<int32_t>& steps, int32_t code, int32_t* code_used,
+                                   LaneRule rule = kLanesOfY);
 
 // CRC-32C (Castagnoli) of `size` bytes, continuing from `crc` (0 to start).
 uint32_t crc32c(const uint8_t* data, size_t size, uint32_t crc);

@@ -282,7 +282,7 @@ double ideal_bytes(const Rows& tables, const std::vector<Coded>& symbols) {
 }  // namespace
 
 std::vector<uint8_t> encode_stream(const Rows& tables, const std::vector<Coded>& symbols,
-                                   const std::vector<int32_t>& steps, int32_t code, int32_t* code_used) {
+                                   const std::vector<int32_t>& steps, int32_t code, int32_t* code_used, LaneRule rule) {
   StreamKind kind = stream_kind(code);
   const int32_t version = code - kind.lanes;  // as part of a code
   if (!kind.lanes) {
@@ -290,7 +290,7 @@ std::vector<uint8_t> encode_stream(const Rows& tables, const std::vector<Coded>&
     // lane tells where it is not.
     const auto chosen = [&](double bytes) {
       const int64_t whole = static_cast<int64_t>(bytes);
-      return kind.version == 2 ? lanes_for_symbols(static_cast<int64_t>(symbols.size()), whole)
+      return kind.version == 2 ? lanes_for_symbols(static_cast<int64_t>(symbols.size()), whole, rule)
                                : lanes_for_payload(whole);
     };
     const double ideal = ideal_bytes(tables, symbols);
