@@ -40,6 +40,17 @@ std::vector<int16_t> symbols_of(const FloatPlane& x, const char* name) {
   return out;
 }
 
+// Gives channels of z that are not coded their values.
+void fix_z(const PackedModel& m, std::vector<int16_t>& z) {
+  if (m.z_coded == m.hyper_channels) return;
+  std::vector<uint8_t> coded(static_cast<size_t>(m.hyper_channels));
+  const uint16_t* channels = m.at<uint16_t>(m.z_channels);
+  for (int32_t c = 0; c < m.z_coded; ++c) coded[channels[c]] = 1;
+  const int16_t* values = m.at<int16_t>(m.z_values);
+  for (size_t i = 0; i < z.size(); ++i)
+    if (const size_t c = i % coded.size(); !coded[c]) z[i] = values[c];
+}
+
 // Pixels that the features stand for, as g_a reads them: edges are repeated beyond the picture's `height` x `width`.
 FloatPlane seen(const FloatPlane& features, int64_t height, int64_t width, bool grey) {
   FloatPlane x(features.height, features.width, features.channels), to(x.height, x.width, x.channels);
@@ -98,10 +109,7 @@ Encoder::Encoder(const WeightsFile& file, const PackedModel& model, const Synthe
       log_gain_(file.floats("log_gain", {file.config().qualities, file.config().latent_channels()})),
       sensitivities_(file.sensitivities()) {}
 
-bool Encoder::takes(const PackedModel& m) { return !m.skip_rows && m.z_coded == m.hyper_channels; }
-
 int Encoder::level(int effort) const {
-  if (!takes(m_)) throw Error(ErrorCode::kArgument, "this encoder takes no models with symbols that are not coded");
   if (!effort) effort = squared_error_ ? kMostEffort : 1;
   if (effort < 1 || effort > kMostEffort)
     throw Error(ErrorCode::kArgument, "effort must lie in 1.." + std::to_string(kMostEffort) + " here");
@@ -140,6 +148,7 @@ EncodedPicture Encoder::encode(const PixelSource& pixels, const EncodeOptions& o
   {
     const Stopwatch watch(&times.hyper_analysis);
     z_hat = symbols_of(analysis_.hyper(l.y, threads), "z");
+    fix_z(m_, z_hat);
   }
   l.psi.resize(static_cast<size_t>(l.h) * l.w * m_.psi_channels);
   {
@@ -153,6 +162,14 @@ EncodedPicture Encoder::encode(const PixelSource& pixels, const EncodeOptions& o
   }
   const Stopwatch watch(&times.entropy);
   EncodedPicture out{encode_z(m_, z_hat.data(), hz, wz, code)};
+  if (m_.skip_rows) {
+    std::vector<EncodedStream> streams(static_cast<size_t>(m_.groups));
+    std::vector<int16_t> settled(l.y_hat.size());
+    settle_y(m_, l.h, l.w, code, threads,
+             {{l.psi.data(), l.y_hat.data(), settled.data(), streams.data(), nullptr, nullptr}});
+    for (EncodedStream& s : streams) out.push_back(std::move(s));
+    return out;
+  }
   for (EncodedStream& s : encode_y(m_, l.psi.data(), l.y_hat.data(), l.h, l.w, code, threads))
     out.push_back(std::move(s));
   return out;
@@ -161,7 +178,14 @@ EncodedPicture Encoder::encode(const PixelSource& pixels, const EncodeOptions& o
 void Encoder::parameters(Latents& l, int threads) const {
   l.rows.resize(l.y_hat.size());
   l.offsets.resize(l.y_hat.size());
-  ccm::parameters(m_, l.psi.data(), l.y_hat.data(), l.h, l.w, threads, l.rows.data(), l.offsets.data());
+  if (!m_.skip_rows) {
+    ccm::parameters(m_, l.psi.data(), l.y_hat.data(), l.h, l.w, threads, l.rows.data(), l.offsets.data());
+    return;
+  }
+  std::vector<int16_t> settled(l.y_hat.size());
+  settle_y(m_, l.h, l.w, 0, threads,
+           {{l.psi.data(), l.y_hat.data(), settled.data(), nullptr, l.rows.data(), l.offsets.data()}});
+  l.y_hat.swap(settled);
 }
 
 float Encoder::restored(int32_t y, int32_t offset, int32_t row) const {

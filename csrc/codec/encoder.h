@@ -38,9 +38,6 @@ class Encoder {
   Encoder(const WeightsFile& file, const PackedModel& model, const Synthesis& synthesis,
           const std::vector<float>& shifts, bool int16);
 
-  // Whether a model codes all symbols, as this encoder needs it.
-  static bool takes(const PackedModel& m);
-
   std::vector<std::function<void()>> packing() { return analysis_.packing(); }
 
   // Throws Error: kArgument (an effort or lanes that there are not), kEncode (latents that cannot be coded).
@@ -49,7 +46,7 @@ class Encoder {
  private:
   struct Latents;
   int level(int effort) const;
-  // Row and offset of every symbol, and what they stand for.
+  // Row and offset of every symbol, and what they stand for; y_hat becomes what a decoder will have.
   void parameters(Latents& l, int threads) const;
   float restored(int32_t y, int32_t offset, int32_t row) const;
   void correct(Latents& l, const PixelSource& pixels, const EncodeOptions& options) const;

@@ -236,10 +236,9 @@ PYBIND11_MODULE(_native, m) {
       .def_property_readonly(
           "most_effort",
           [](const ccm::Codec& c) {
-            if (!ccm::Encoder::takes(c.entropy_model())) return 0;
             return c.weights().metric() == "mse" && !c.weights().sensitivities().empty() ? ccm::kMostEffort : 1;
           },
-          "The largest effort that encode() takes; 0: none.")
+          "The largest effort that encode() takes.")
       .def("encode", &encode, py::arg("pixels"), py::arg("quality_code"), py::arg("effort"), py::arg("lanes"),
            py::arg("threads"), py::arg("chunks"))
       .def("decode", &decode, py::arg("files"), py::arg("threads"), py::arg("bits") = 8);

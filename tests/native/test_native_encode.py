@@ -1,11 +1,14 @@
 """The encoder without torch beside the one of torch's modules: the same bytes."""
 
+import copy
+
 import numpy as np
 import pytest
 import tiny
+import torch
 
 import ccm_fast
-from ccm_fast import errors, files
+from ccm_fast import errors, files, weights
 from ccm_fast.images import Picture
 from ccm_fast.stream.container import parse_container
 from ccm_fast.stream.packet import parse_file
@@ -88,8 +91,6 @@ def test_refusals(small, little, tmp_path):
 
 
 def test_latents_that_cannot_be_coded(tmp_path):
-    from ccm_fast import weights
-
     model = tiny.make()
     model.log_gain += 11.0  # in half precision, still finite
     weights.save(model, tmp_path / "loud.safetensors")
@@ -98,3 +99,21 @@ def test_latents_that_cannot_be_coded(tmp_path):
         ccm_fast.Codec.load(tmp_path / "loud.safetensors").encode(pixels, effort=1)
     with pytest.raises(errors.EncodeError, match="16-bit"):
         files.encode_picture(Picture(pixels), 4, model)
+
+
+@pytest.mark.parametrize("effort", [1, 2, 3])
+def test_symbols_that_are_not_coded(effort, tmp_path):
+    """A plan of version 3: some symbols of y and channels of z have no place in the streams."""
+    model = copy.deepcopy(tiny.skipping())
+    model.sensitivities = torch.rand(2, model.config.latent_channels) + 0.1
+    weights.save(model, tmp_path / "skipping.safetensors")
+    codec, model = (
+        ccm_fast.Codec.load(tmp_path / "skipping.safetensors"),
+        weights.load(tmp_path / "skipping.safetensors"),
+    )
+    for grey in (False, True):
+        pixels = tiny.photo(60, 90)
+        pixels = np.ascontiguousarray(pixels[..., 0]) if grey else pixels
+        data = codec.encode(pixels, 6, effort=effort, threads=2)
+        assert data == files.encode_picture(Picture(pixels), 6, model, effort=effort)
+        assert np.array_equal(codec.decode(data), files.decode_bytes(data, model).picture.pixels)
