@@ -3,6 +3,7 @@
 README.md becomes the first page. Links that lead out of the site, to source files, become the name of the file.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -24,39 +25,41 @@ def reference() -> str:
     return "\n\n".join([_REFERENCE, *names, "::: ccm_fast.rans", ""])
 
 
-def relinked(markdown: str, of_readme: bool) -> str:
-    """Links as they are in the site, whose pages lie in one folder.
+def relinked(markdown: str, source: Path) -> str:
+    """A page's links as they are in the site, which has README.md's and FORMAT.md's pages beside those of docs/.
 
     Args:
-        markdown: the text of a page.
-        of_readme: it is README.md or another file above docs/, else one in docs/.
+        markdown: the text of the page.
+        source: its file in the repository.
     """
+    docs = ROOT / "docs"
+    page = docs if source.parent == ROOT else source.parent
 
     def link(match: re.Match) -> str:
         text, target = match[1], match[2]
         path, hash_, anchor = target.partition("#")
-        inside = re.sub(r"^docs/", "", path) if of_readme else re.sub(r"^\.\./", "", path)
-        if not path or path.startswith("https://"):
-            return match[0]
-        if inside in OUTSIDE or (ROOT / "docs" / inside).exists():
-            return f"[{text}]({inside}{hash_}{anchor})"
-        if not (ROOT / ("" if of_readme else "docs") / path).exists():
-            return match[0]  # a dead link: mkdocs says so
-        return text if inside in text else f"{text} (`{inside}`)"
+        to = (source.parent / path).resolve()
+        if not path or path.startswith("https://") or not to.exists():
+            return match[0]  # of a dead link mkdocs says so
+        if to.parent == ROOT and to.name in OUTSIDE:
+            to = docs / to.name
+        if to.is_relative_to(docs):
+            return f"[{text}]({os.path.relpath(to, page)}{hash_}{anchor})"
+        name = to.relative_to(ROOT).as_posix()
+        return text if name in text else f"{text} (`{name}`)"
 
     return re.sub(r"\[([^\]\n]+)\]\(([^)\s]+)\)", link, markdown)
 
 
 def on_files(files, config):
     """Adds README.md as the first page, FORMAT.md, CHANGELOG.md and the reference."""
-    pages = {name: (ROOT / name).read_text(encoding="utf-8") for name in OUTSIDE}
-    pages["index.md"] = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name, text in pages.items():
-        files.append(File.generated(config, name, content=relinked(text, True)))
+    for name, source in {"index.md": "README.md", **{name: name for name in OUTSIDE}}.items():
+        text = (ROOT / source).read_text(encoding="utf-8")
+        files.append(File.generated(config, name, content=relinked(text, ROOT / source)))
     files.append(File.generated(config, "reference.md", content=reference()))
     return files
 
 
 def on_page_markdown(markdown, page, config, files):
     """Links of pages in docs/; those of added pages are right already."""
-    return markdown if page.file.generated_by else relinked(markdown, False)
+    return markdown if page.file.generated_by else relinked(markdown, Path(page.file.abs_src_path))
