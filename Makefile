@@ -1,5 +1,5 @@
-# make demo         a photograph through the codec      make test           all that CI checks (8 minutes of two cores)
-# make test-quick   the tests that find most (2)        make test-newest    the same with the newest of every library
+# make demo         a photograph through the codec      make test           all that CI checks
+# make test-quick   most tests, in two minutes        make test-newest    the same with the newest of every library
 # make docs         the documents as a site
 #
 # All work on a fresh machine: demo and tests each have a virtual environment, made once and kept. Settings:
