@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .engines import engine_for, stage, torch_threads
+from .engines import decoding_engine, stage, torch_threads
 from .errors import DamagedError, WrongModelError
 from .stream.limits import MAX_PIXELS
 from .stream.packet import Packet, parse_strings, peek
@@ -131,7 +131,7 @@ def decode_packets(
         frozen: the integer entropy model.
         packets: from :func:`parse_packets`.
         threads: None: torch's setting.
-        engine: "cpu", "cuda" or "reference" (plain Python, slow); None: as :func:`engine_for` says.
+        engine: "cpu", "cuda" or "reference" (plain Python, slow); None: as :func:`decoding_engine` says.
         device: where y_hat is wanted (engine "cuda": a GPU).
         timings: if given, seconds are added to its keys ``z``, ``h_s`` and ``entropy`` (context and rANS); on a GPU all
             three are ``entropy``, since nothing waits in between.
@@ -144,7 +144,7 @@ def decode_packets(
     """
     (hz, wz), (h, w) = packets[0].z_shape, packets[0].y_shape
     device = torch.device(device)
-    engine = engine_for(engine, device, max(p.version for p in packets))
+    engine = decoding_engine(engine, device, frozen, packets, threads)
     if engine == "cuda":
         with stage(timings, "entropy"):
             streams = frozen.upload([p.z_stream for p in packets], [p.y_streams for p in packets], device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from ._backend import has_cuda
 from .errors import NotFrozenError
+from .stream.packet import Packet, Stream
 from .timing import stage
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from .models import CrossChannelContextModel
 
-__all__ = ["accelerated", "engine_for", "frozen_of", "stage", "stream_version", "torch_threads"]
+__all__ = ["accelerated", "decoding_engine", "engine_for", "frozen_of", "stage", "stream_version", "torch_threads"]
 
 
 def frozen_of(model: CrossChannelContextModel) -> FrozenEntropyModel:
@@ -39,16 +40,52 @@ def accelerated(model):
     return getattr(model, "accelerated", None)
 
 
+# What the choice between the engines goes by. GPU: predicted for an H100 by the calibrated cost model (docs/cuda.md):
+# seconds a round of the longest stream, and of everything else; latencies of other GPUs are 0.7 to
+# 1.4 times that. CPU: 22 ns a symbol, measured on one core with AVX-512 VNNI; an image a thread.
+_GPU_ROUND, _GPU_REST = 0.216e-6, 3.0e-3
+_CPU_SYMBOL = 22e-9
+
+
+def decoding_engine(
+    engine: str | None, device: torch.device, frozen: FrozenEntropyModel, packets: Sequence[Packet], threads: int | None
+) -> str:
+    """The engine that decodes these images, of equal size, soonest: a prediction where None leaves the choice.
+
+    A round of rANS takes a GPU as long with one lane as with 32, and a stream's rounds follow each other: single images
+    with few lanes are faster on a processor, batches and many lanes on the GPU.
+
+    Args:
+        engine: the caller's; None: chosen.
+        device: where the model is.
+        frozen: the integer entropy model.
+        packets: the images.
+        threads: of the CPU engine; None: torch's setting.
+    """
+    if engine_for(engine, device, frozen.stream_version) != "cuda" or engine:
+        return engine_for(engine, device, frozen.stream_version)
+    positions = packets[0].y_shape[0] * packets[0].y_shape[1]
+    rounds = max(
+        positions * channels / Stream(*stream).lanes
+        for packet in packets
+        for channels, stream in zip(frozen.plan.group_channels, packet.y_streams, strict=True)
+    )
+    at_once = min(len(packets), threads or torch.get_num_threads())
+    on_cpu = positions * sum(frozen.plan.group_channels) * len(packets) / at_once * _CPU_SYMBOL
+    return "cuda" if _GPU_REST + rounds * _GPU_ROUND < on_cpu else "cpu"
+
+
 def engine_for(engine: str | None, device: torch.device, version: int = 1) -> str:
     """The entropy engine for a model on ``device``.
 
-    None becomes "cuda" if that is a GPU, the build has it, and it knows streams of this version; else "cpu".
+    None becomes "cuda" if that is a GPU, the build has it, and it knows models whose streams are of this version at
+    least; else "cpu". Which one decodes given images sooner, :func:`decoding_engine` says.
     """
     return engine or ("cuda" if device.type == "cuda" and has_cuda() and version <= stream_version("cuda") else "cpu")
 
 
 def stream_version(engine: str) -> int:
-    """The version of the streams that an engine writes, and the newest that it reads."""
+    """The version of the streams that an engine writes. All read both."""
     return 1 if engine == "cuda" else 2
 
 

@@ -131,6 +131,26 @@ def test_y(case, run):
     assert split(data2, segments2) == split(data, segments)
 
 
+VERSION_2 = 256  # csrc/format/rans.h
+
+
+# (lanes, seed, blocks, resident, threads, bytes of shared memory)
+@pytest.mark.parametrize("run", [
+    (1, 0, 0, 0, 64, -1), (2, 1, 3, 1, 96, 0), (4, 5, 9, 2, 64, -1), (8, 2, 9, 2, 128, 20000), (16, 6, 0, 0, 64, -1),
+    (32, 3, 0, 0, 64, -1), (64, 4, 5, 3, 64, -1), (128, 7, 6, 0, 64, 0), (128, 8, 0, 2, 192, -1),
+], ids=lambda r: f"lanes{r[0]}-seed{r[1]}")  # fmt: skip
+def test_streams_of_version_2(case, run):
+    lanes, seed, blocks, resident, threads, shared = run
+    data, segments, y_hat = case.encode_y(VERSION_2 + lanes)
+    z_data, z_segments = case.encode_z(VERSION_2 + lanes)
+    emulated = EmulatedEngine(case.plan, threads, blocks, shared)
+    with schedule(seed=seed, resident=resident):
+        z, status = emulated.decode_z(z_data, z_segments, *case.z.shape[1:3])
+        assert fine(status) and torch.equal(z, case.z)
+        y, status = emulated.decode_y(case.psi, data, segments)
+    assert fine(status) and torch.equal(y, y_hat)
+
+
 # Steps longer and shorter than a chunk, both kinds of arena.
 @pytest.mark.parametrize("name", [name for name in CASES if not CASES[name][0].get("residual")])
 @pytest.mark.parametrize("shared", [-1, 0])
@@ -154,10 +174,11 @@ def test_what_symbols_stand_for(name, shared):
 
 
 @pytest.mark.parametrize("name", ["ccm", "everything", "checkerboard"])
-def test_damage_gives_the_same_status(name):
+@pytest.mark.parametrize("lanes", [4, VERSION_2 + 1, VERSION_2 + 8, VERSION_2 + 64])
+def test_damage_gives_the_same_status(name, lanes):
     """Truncated, flipped and random streams end, in every image of the batch, as they do on the CPU."""
     case = Case(name)
-    data, segments, _ = case.encode_y(4)
+    data, segments, _ = case.encode_y(lanes)
     emulated = EmulatedEngine(case.plan, threads=64)
     rng = np.random.default_rng(3)
     seen = set()
@@ -182,7 +203,10 @@ def test_damage_gives_the_same_status(name):
     assert len(seen) > 1  # there was damage
 
 
-@pytest.mark.parametrize("bad", [(-1, 10, 1), (0, -1, 1), (1 << 40, 10, 1), (0, 1 << 40, 1), (0, 60, 3), (0, 60, 64)])
+@pytest.mark.parametrize(
+    "bad",
+    [(-1, 10, 1), (0, -1, 1), (1 << 40, 10, 1), (0, 1 << 40, 1), (0, 60, 3), (0, 60, 64), (0, 60, 256), (0, 60, 512)],
+)
 def test_impossible_segments_are_damage(bad):
     case = Case("ccm")
     data, segments, _ = case.encode_y(1)

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ccm_fast import _backend, codec, encoding
+from ccm_fast import _backend, codec
 from ccm_fast.bench import stages
 from ccm_fast.bench.timing import DeviceError
 from ccm_fast.command import profile as profiler
@@ -224,7 +224,6 @@ def test_profile_with_the_cuda_engine(request, monkeypatch, tmp_path):
     photo, coded = tmp_path / "photo.png", tmp_path / "photo.ccm"
     Image.fromarray(tiny.photo(40, 56, 1)).save(photo)
     model = tiny.model()
-    monkeypatch.setattr(encoding, "stream_version", lambda engine: 1)
     encode_file(photo, coded, model=model, lanes=32)
     by_cpu = stages.Decoder(str(coded), model, torch.device("cpu"), 1, None)
     by_cpu.run()
@@ -244,7 +243,6 @@ def test_decompress_checks_at_its_end(request, reconstruction, monkeypatch):
     """
     model = tiny.make()
     model.config = replace(model.config, reconstruction=reconstruction)
-    monkeypatch.setattr(encoding, "stream_version", lambda engine: 1)
     strings = codec.compress(model, torch.rand(2, 3, 33, 50))
     expected = codec.decompress(model, **strings)["x_hat"]
     request.getfixturevalue("emulated")

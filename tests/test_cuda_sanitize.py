@@ -74,7 +74,7 @@ def run(program, folder, blocks, lanes, fuzz, batch=1, shared=-1, **env):
 def test_kernels_are_clean(flavour, name, inputs):
     program = build.build_program(flavour)
     asan = flavour == "asan"
-    for seed, blocks, lanes, shared in [(0, 6, 4, -1), (1, 4, 32, 0)] if asan else [(1, 5, 4, -1)]:
+    for seed, blocks, lanes, shared in [(0, 6, 4, -1), (1, 4, 256 + 64, 0)] if asan else [(1, 5, 256 + 64, -1)]:
         done = run(program, inputs[name], blocks, lanes, 12 if asan else 2, 2 if asan else 1, shared, CCM_EMU_SEED=seed)
         assert (done.returncode, done.stdout.strip()) == (0, "ok"), done.stdout + done.stderr[-5000:]
 

@@ -15,6 +15,7 @@ from ccm_fast import _backend
 from ccm_fast.entropy import reference, tensors
 from ccm_fast.entropy.plan import CODED, Plan
 from ccm_fast.entropy.tensors import DeviceStreams, QueuedLatents
+from ccm_fast.errors import UnsupportedVersionError
 from ccm_fast.stream.packet import Stream, stream_code
 
 if TYPE_CHECKING:
@@ -112,7 +113,10 @@ class FrozenEntropyModel:
         """The model in the layout of "cpu" or "cuda", both in host memory: the CUDA operators upload it themselves."""
         if engine == "cpu":
             return self.packed(isa)
-        tensors.check_version(engine, self.stream_version)
+        if self.stream_version != 1:
+            raise UnsupportedVersionError(
+                "the CUDA engine knows no models that skip symbols or have several schedules: use the engine 'cpu'"
+            )
         return self._once(("cuda",), lambda: _backend.load().ops.pack_plan_cuda(self._as_tensor()))
 
     def _once(self, key: tuple[str, ...], make: Callable[[], object]):
@@ -389,7 +393,7 @@ class FrozenEntropyModel:
             TruncatedError, DamagedError: naming the first image whose stream is not whole.
         """
         if tensors.native(engine):
-            data, segments = tensors.joined([[s] for s in streams], tensors.device_for(engine, device), engine=engine)
+            data, segments = tensors.joined([[s] for s in streams], tensors.device_for(engine, device))
             z_hat, status = _backend.load().ops.decode_z(
                 self.packed_for(engine, isa), data, segments[:, 0].contiguous(), hz, wz, tensors.threads_for(threads)
             )
@@ -416,7 +420,7 @@ class FrozenEntropyModel:
         self._check_streams(streams, psi.shape[0])
         psi = tensors.features(psi, self.plan.psi_channels, engine)
         if tensors.native(engine):
-            data, segments = tensors.joined(streams, psi.device, engine=engine)
+            data, segments = tensors.joined(streams, psi.device)
             y_hat, status = _backend.load().ops.decode_y(
                 self.packed_for(engine, isa), psi, data, segments, tensors.threads_for(threads)
             )
@@ -521,8 +525,8 @@ class FrozenEntropyModel:
         """
         self._check_streams(y_streams, len(z_streams))
         device = tensors.device_for("cuda", device)
-        z_data, z_segments = tensors.joined([[s] for s in z_streams], device, capacity[0], "cuda")
-        return DeviceStreams(z_data, z_segments.squeeze(1), *tensors.joined(y_streams, device, capacity[1], "cuda"))
+        z_data, z_segments = tensors.joined([[s] for s in z_streams], device, capacity[0])
+        return DeviceStreams(z_data, z_segments.squeeze(1), *tensors.joined(y_streams, device, capacity[1]))
 
     def decode_queued(
         self,

@@ -14,13 +14,21 @@ __global__ void __launch_bounds__(kMaxThreads, 1) decode_z_kernel(const DecodeZA
   const DeviceModel& m = *a.model;
   const DeviceRow* rows = m.at<DeviceRow>(m.z_rows.rows);
   const int32_t image = blockIdx.x, channels = m.hyper_channels;
-  WarpDecoder decoder;
-  if (threadIdx.x < 32) {
+  CCM_SHARED(decoders, WarpDecoder[kMostSequences * 32]);
+  const int32_t warp = threadIdx.x / 32, warps = blockDim.x / 32, lane = threadIdx.x & 31;
+  int32_t sequences = 1;
+  {
     const int64_t* segment = a.segments + static_cast<int64_t>(image) * 3;
     const int64_t offset = segment[0], size = segment[1];
     const bool inside = offset >= 0 && size >= 0 && offset <= a.size && size <= a.size - offset;
-    const bool valid = inside && valid_lanes(segment[2]);
-    decoder.open(a.data + (valid ? offset : 0), valid ? size : 0, valid ? static_cast<int32_t>(segment[2]) : 1);
+    const bool valid = inside && valid_streams(segment[2]);
+    const int64_t code = valid ? segment[2] : 1;
+    sequences = sequences_of(code);
+    for (int32_t q = warp; q < sequences; q += warps) {
+      WarpDecoder decoder;
+      decoder.open(a.data + (valid ? offset : 0), valid ? size : 0, code, q);
+      decoders[q * 32 + lane] = decoder;
+    }
   }
   // The channel of this thread's next symbol.
   const auto modulo = [&](uint32_t n) { return static_cast<int32_t>(n - quotient(n, m.per_hyper_channel) * channels); };
@@ -34,15 +42,16 @@ __global__ void __launch_bounds__(kMaxThreads, 1) decode_z_kernel(const DecodeZA
       channel += stride;
       if (channel >= channels) channel -= channels;
     }
-    if (threadIdx.x < kMoreSymbols / 2) {  // blocks have two warps at least
-      Symbol* const more = symbols + kBatchOfSymbols + threadIdx.x;
-      more[0] = more[kMoreSymbols / 2] = {rows[0].key, 0};
-    }
+#pragma unroll 1
+    for (int32_t i = threadIdx.x; i < kMoreSymbols; i += blockDim.x) symbols[kBatchOfSymbols + i] = {rows[0].key, 0};
     if (threadIdx.x == 0) bad = 0;
     __syncthreads();
-    if (threadIdx.x < 32) {
-      decoder.decode(m, m.z_rows, symbols, count, 1);
-      if (threadIdx.x == 0 && decoder.bad() != kOk) bad = 1;
+    for (int32_t q = warp; q < sequences; q += warps) {
+      WarpDecoder decoder = decoders[q * 32 + lane];
+      const int32_t own = symbols_of_sequence(count, sequences, q);
+      if (own && decoder.bad() == kOk) decoder.decode(m, m.z_rows, symbols + q * kSequenceLanes, own, 1);
+      if (lane == 0 && decoder.bad() != kOk) atomicExch(&bad, 1);
+      decoders[q * 32 + lane] = decoder;
     }
     __syncthreads();
 #pragma unroll 1
@@ -52,9 +61,13 @@ __global__ void __launch_bounds__(kMaxThreads, 1) decode_z_kernel(const DecodeZA
     __syncthreads();
     if (stop) break;
   }
-  if (threadIdx.x < 32) {
-    const Status status = decoder.finish();
-    if (threadIdx.x == 0) a.status[image] = status;
+  if (warp == 0) {
+    Status status = kOk;
+    for (int32_t q = 0; q < sequences; ++q) {
+      const Status own = decoders[q * 32 + lane].finish();
+      if (status == kOk) status = own;
+    }
+    if (lane == 0) a.status[image] = status;
   }
 }
 

@@ -56,7 +56,7 @@ ArenaLayout arena_layout(const DeviceModel& m, int32_t tiles) {
   l.scale_rows = take(kNumScales * sizeof(ScaleRow));
   l.positions = take(4 * kChunk);
   l.weights = take((kMaxLayers + 2) * sizeof(void*));
-  l.decoders = take(32 * kDecoderBytes);
+  l.decoders = take(kMostSequences * 32 * kDecoderBytes);
   l.planes = take(kPlanesBytes);
   l.stop = take(4);
   l.known = tiles <= kMaxKnownTiles ? take(4 * tiles) : 0;

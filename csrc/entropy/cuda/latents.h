@@ -10,7 +10,8 @@ namespace ccm {
 constexpr int kChunk = 32;
 
 // Symbols behind the last one of a step, with valid keys: what a round loads ahead.
-constexpr int32_t kMoreSymbols = 3 * 32;
+constexpr int32_t kMostSequences = 4;
+constexpr int32_t kMoreSymbols = (2 * kMostSequences + 1) * 32;
 
 // At least sizeof(WarpDecoder) and sizeof(CoderPlanes), which host code cannot see; steps.cuh checks.
 constexpr int kDecoderBytes = 64, kPlanesBytes = 32;

@@ -1,6 +1,6 @@
-// A warp decodes one rANS stream (FORMAT.md, section 5).
+// A warp decodes one sequence of words of a rANS stream (FORMAT.md, section 5; docs/format2.md).
 //
-// Each of the stream's L lanes is held by 32 / L threads, which all keep its state; together they hold the sixteen
+// Each of the sequence's L lanes is held by 32 / L threads, which all keep its state; together they hold the sixteen
 // entries of the next symbol's window, loaded a round before the state that will look among them is known. What remains
 // in the serial chain of a lane: the search (halving, in registers; with several threads a lane also a ballot and a
 // shuffle), one multiplication, and for lanes that need a word a ballot, which tells its place in the common stream,
@@ -22,38 +22,53 @@ struct alignas(8) Symbol {
   int32_t value;  // at first of the window's first entry, one entry further is `unit` more; then the symbol's
 };
 
+// Sequences of a stream.
+CCM_DEVICE int32_t sequences_of(int64_t code) {
+  const int32_t lanes = stream_kind(code).lanes;
+  return lanes <= kSequenceLanes ? 1 : lanes / kSequenceLanes;
+}
+
+// Symbols of sequence q among n that are dealt to `count` sequences in blocks of 32; count is a power of two.
+CCM_DEVICE int32_t symbols_of_sequence(int32_t n, int32_t count, int32_t q) {
+  const int32_t blocks = n / kSequenceLanes, turns = blocks / count, last = blocks & (count - 1);
+  return (turns + (q < last)) * kSequenceLanes + (q == last ? n % kSequenceLanes : 0);
+}
+
 class WarpDecoder {
  public:
-  // Every thread of the warp calls everything. `data`: the stream, `size` bytes.
-  CCM_DEVICE void open(const uint8_t* data, int64_t size, int32_t lanes) {
-    const int32_t lane = threadIdx.x & 31;
-    lanes_ = lanes;
+  // Every thread of the warp calls everything. Sequence q of the stream, which lies in `size` bytes from `data` on.
+  CCM_DEVICE void open(const uint8_t* data, int64_t size, int64_t code, int32_t q) {
+    const StreamKind kind = stream_kind(code);
+    sequences_ = sequences_of(code);
+    lanes_ = kind.lanes / sequences_;
     bad_ = kOk;
     x_ = kStateLow;
     words_ = data;
-    total_ = 0;
-    const int32_t head = lanes * kStateBytes;
-    if (size < head) {
-      bad_ = kTruncated;
-    } else if (size >> 1 > kMostWords) {
+    total_ = next_ = 0;
+    least_ = kind.version == 2 ? 0 : static_cast<uint32_t>(end_state(lanes_));
+    if (size >> 1 > kMostWords)
       bad_ = kDamaged;
-    } else {
-      const uint8_t* state = data + (lane * lanes >> 5) * kStateBytes;  // lanes are a power of two
-      x_ = 0;
-      for (int b = 0; b < kStateBytes; ++b) x_ |= static_cast<uint64_t>(state[b]) << (8 * b);
-      const bool low = x_ < (size >= head + 2 ? kStateLow : end_state(lanes_));
-      words_ = data + head;
-      total_ = static_cast<int32_t>((size - head) / 2);
-      if (__any_sync(kWarp, low) || (size - head) % 2) bad_ = kDamaged;
-    }
-    next_ = 0;
+    else if (kind.version == 2)
+      open_sequence(data, size, q);
+    else
+      open_version_1(data, size);
+    const int32_t lane = threadIdx.x & 31;
     near_ = word(lane) | word(32 + lane) << 16;
     far_ = word(64 + lane);
     most_ = min(total_, 31);
   }
 
-  // n symbols of one step, from the start of a round on; kMoreSymbols with valid keys lie behind them. Not to be called
-  // again once bad().
+  // After the last symbol of a step, of which the sequence had n.
+  CCM_DEVICE void end_step(int32_t n) {
+    if (least_ != 0) return;
+    const int32_t from = (threadIdx.x + next_turn(0, n, lanes_) * (32 / lanes_)) & 31;
+    const uint32_t low = __shfl_sync(kWarp, static_cast<uint32_t>(x_), from);
+    const uint32_t high = __shfl_sync(kWarp, static_cast<uint32_t>(x_ >> 32), from);
+    x_ = static_cast<uint64_t>(high) << 32 | low;
+  }
+
+  // n symbols of one step, from the start of a round on, `sequences` blocks of 32 between two rounds if there are
+  // several; kMoreSymbols with valid keys lie behind them. Not to be called again once bad().
   CCM_DEVICE void decode(const DeviceModel& m, const DeviceRows& rows, Symbol* symbols, int32_t n, int32_t unit) {
     switch (lanes_) {
       case 1:
@@ -75,12 +90,97 @@ class WarpDecoder {
 
   // After the last symbol.
   CCM_DEVICE Status finish() const {
-    const bool ended = __all_sync(kWarp, x_ == end_state(lanes_));
+    const bool ended = __all_sync(kWarp, least_ == 0 ? valid_end(x_) : x_ == least_);
     return bad_ != kOk ? bad_ : (ended && next_ == total_ ? kOk : kDamaged);
   }
 
  private:
   static constexpr int64_t kMostWords = 0x7fffff00;  // more than a plane's symbols need; windows of 96 lie behind them
+
+  CCM_DEVICE static uint64_t read_state(const uint8_t* data, int64_t bytes) {
+    uint64_t x = 0;
+    for (int64_t b = 0; b < bytes; ++b) x |= static_cast<uint64_t>(data[b]) << (8 * b);
+    return x;
+  }
+
+  // Of this thread.
+  CCM_DEVICE int32_t lane_of_stream() const { return static_cast<int32_t>(threadIdx.x & 31) * lanes_ >> 5; }
+
+  CCM_DEVICE void words_from(const uint8_t* data, int64_t size) {
+    words_ = data;
+    total_ = static_cast<int32_t>(size / 2);
+    if (size % 2) bad_ = kDamaged;
+  }
+
+  CCM_DEVICE void open_version_1(const uint8_t* data, int64_t size) {
+    const int32_t head = lanes_ * kStateBytes;
+    if (size < head) {
+      bad_ = kTruncated;
+      return;
+    }
+    x_ = read_state(data + lane_of_stream() * kStateBytes, kStateBytes);
+    const bool low = x_ < (size >= head + 2 ? kStateLow : end_state(lanes_));
+    if (__any_sync(kWarp, low)) bad_ = kDamaged;
+    words_from(data + head, size - head);
+  }
+
+  // An unsigned LEB128 number of at most 5 bytes without superfluous zero groups, taken from the front.
+  CCM_DEVICE static Status read_varint(const uint8_t*& data, int64_t& size, int64_t& value) {
+    value = 0;
+    for (int i = 0; i < 5; ++i) {
+      if (!size) return kTruncated;
+      const uint8_t byte = *data++;
+      --size;
+      value |= static_cast<int64_t>(byte & 127) << (7 * i);
+      if (byte < 128) return byte || !i ? kOk : kDamaged;
+    }
+    return kDamaged;
+  }
+
+  // Version 2: finds the sequence behind the lengths of all but the last.
+  CCM_DEVICE void open_sequence(const uint8_t* data, int64_t size, int32_t q) {
+    int64_t before = 0, own = 0;
+    for (int32_t k = 0; k + 1 < sequences_ && bad_ == kOk; ++k) {
+      int64_t length;
+      bad_ = read_varint(data, size, length);
+      if (k < q) before += length;
+      if (k == q) own = length;
+    }
+    if (bad_ == kOk && before + own > size) bad_ = kTruncated;
+    if (bad_ == kOk) read_version_2(data + before, q + 1 == sequences_ ? size - before : own);
+  }
+
+  CCM_DEVICE void read_version_2(const uint8_t* data, int64_t size) {
+    if (lanes_ == 1 && size <= kStateBytes) {  // the state alone, written as short as can be
+      x_ = size ? read_state(data, size) : kStateFirst;
+      if (size && (!data[size - 1] || x_ <= kStateFirst)) bad_ = kDamaged;
+      return;
+    }
+    const int32_t mine = lane_of_stream();
+    uint32_t flags = static_cast<uint32_t>(size & 1);  // bit k: the state of lane k has five bytes
+    int32_t head = 0;
+    if (lanes_ > 1) {
+      head = flag_bytes(lanes_);
+      if (size < head) {
+        bad_ = kTruncated;
+        return;
+      }
+      flags = static_cast<uint32_t>(read_state(data, head));
+      if (lanes_ < 8 && flags >> lanes_) bad_ = kDamaged;
+      if (lanes_ < 8) flags &= (1u << lanes_) - 1;
+    }
+    const int32_t all = head + lanes_ * (kStateBytes - 1) + __popc(flags);
+    if (size < all) {
+      bad_ = kTruncated;
+      return;
+    }
+    const int32_t at = head + mine * (kStateBytes - 1) + __popc(flags & ((1u << mine) - 1));
+    const bool longer = flags >> mine & 1;
+    x_ = read_state(data + at, kStateBytes - 1 + longer);
+    const bool low = x_ < (longer ? kStateLong : (size >= all + 2 ? kStateLow : kStateFirst));
+    if (__any_sync(kWarp, low)) bad_ = kDamaged;
+    words_from(data + all, size - all);
+  }
 
   // Word i of the stream; 0 past the end.
   CCM_DEVICE unsigned word(int32_t i) const {
@@ -104,7 +204,8 @@ class WarpDecoder {
     // Loaded early, off the chain of states: symbols two rounds ahead, windows one. Two sets of each change places: a
     // copy from one to the other would wait for what the same round has loaded.
     Symbol* at = symbols + group;
-    Symbol even = at[0], odd = at[L];
+    const int32_t further = L == kSequenceLanes ? L * sequences_ : L;  // from a round's symbols to the next one's
+    Symbol even = at[0], odd = at[further];
     uint32_t even_entry[E], odd_entry[E];
     load_entries<E>(windows + key_row(even.key) * kWindow, even_entry);
     const auto round = [&](Symbol& symbol, const uint32_t (&entry)[E], const Symbol& next, uint32_t (&entry_of_next)[E],
@@ -113,8 +214,8 @@ class WarpDecoder {
       load_entries<E>(windows + key_row(next.key) * kWindow, entry_of_next);
       if (!common_round<L>(lane, at, symbol, group < left, unit, found))
         rare_round<T>(lane, m, rows, at, symbol, found, group < left, unit);
-      symbol = at[2 * L];
-      at += L;
+      symbol = at[2 * further];
+      at += further;
     };
 #pragma unroll 1
     for (int32_t left = n;;) {
@@ -274,7 +375,7 @@ class WarpDecoder {
     const unsigned needing = __ballot_sync(kWarp, needs && lane == first_thread);
     const unsigned word_of_lane = take(needing, first_thread);
     const bool there = __popc(needing & ((1u << first_thread) - 1)) < total_ - next_;
-    const bool truncated = needs && !there && x_ < end_state(lanes_);
+    const bool truncated = needs && !there && x_ < least_;
     if (needs && there) x_ = x_ << 16 | word_of_lane;
     if (truncated) x_ <<= 16;  // anything; it keeps the state from reaching zero
     if (__any_sync(kWarp, truncated) && bad_ == kOk) bad_ = kTruncated;
@@ -327,7 +428,8 @@ class WarpDecoder {
   int32_t most_ = 0;   // what next_ may become without a look at total_ or at what is in near_
   unsigned near_ = 0;  // with base = next_ & ~31, words base + lane and, in its upper half, base + 32 + lane
   unsigned far_ = 0;   // word base + 64 + lane
-  int32_t lanes_ = 1;
+  int32_t lanes_ = 1, sequences_ = 1;
+  uint32_t least_ = 0;  // where a lane of version 1 ends; 0: version 2
   Status bad_ = kOk;
 };
 

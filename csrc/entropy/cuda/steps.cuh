@@ -46,7 +46,7 @@ class GroupCoder {
       *stop() = 0;
       *this->planes() = {planes.context(), planes.base()};
     }
-    if (!a_.encoding && threadIdx.x < 32) open_stream();
+    if (!a_.encoding) open_stream();
     __syncthreads();
   }
 
@@ -99,9 +99,10 @@ class GroupCoder {
     }
     if (threadIdx.x < 32) {
       Status status = fine ? kOk : kDamaged;
-      if (!a_.encoding) {
-        const WarpDecoder decoder = *stream();
-        status = fine ? decoder.finish() : decoder.bad();
+      for (int32_t q = 0; q < sequences_ && !a_.encoding; ++q) {
+        const WarpDecoder decoder = *stream(q);
+        const Status own = fine ? decoder.finish() : decoder.bad();
+        if (q == 0 || status == kOk) status = own;
       }
       if (threadIdx.x == 0) {
         counters[GroupProgress::kStatus] = status;
@@ -128,8 +129,10 @@ class GroupCoder {
   CCM_DEVICE const uint4** weights() const { return part<const uint4*>(a_.arena.weights); }  // of each layer
   // Tiles of the base that are known to be there; null: too many of them.
   CCM_DEVICE int32_t* known() const { return a_.arena.known ? part<int32_t>(a_.arena.known) : nullptr; }
-  // This thread's part of the stream's decoder; first warp.
-  CCM_DEVICE WarpDecoder* stream() const { return part<WarpDecoder>(a_.arena.decoders) + threadIdx.x; }
+  // This thread's part of the decoder of a sequence of the stream.
+  CCM_DEVICE WarpDecoder* stream(int32_t q) const {
+    return part<WarpDecoder>(a_.arena.decoders) + q * 32 + (threadIdx.x & 31);
+  }
   // Another group of the image has failed.
   CCM_DEVICE int32_t* stop() const { return part<int32_t>(a_.arena.stop); }
   CCM_DEVICE Symbol* symbols() const { return part<Symbol>(a_.arena.symbols); }
@@ -163,8 +166,11 @@ class GroupCoder {
     const int64_t* segment = a_.segments + static_cast<int64_t>(image_ * m_.groups + group_) * 3;
     const int64_t offset = segment[0], size = segment[1];
     const bool inside = offset >= 0 && size >= 0 && offset <= a_.size && size <= a_.size - offset;
-    const bool valid = inside && valid_lanes(segment[2]);
-    stream()->open(a_.data + (valid ? offset : 0), valid ? size : 0, valid ? static_cast<int32_t>(segment[2]) : 1);
+    const bool valid = inside && valid_streams(segment[2]);
+    const int64_t code = valid ? segment[2] : 1;
+    sequences_ = sequences_of(code);
+    for (int32_t q = threadIdx.x / 32; q < sequences_; q += blockDim.x / 32)
+      stream(q)->open(a_.data + (valid ? offset : 0), valid ? size : 0, code, q);
   }
 
   // Tile of a position of the coding order.
@@ -198,18 +204,33 @@ class GroupCoder {
     if (*stop()) return false;
     if (a_.encoding) {
       if (!take_symbols(first, count)) bad = 1;
-    } else if (threadIdx.x < 32) {
-      // A copy in registers while it runs; in between the rest of the kernel needs them.
-      WarpDecoder decoder = *stream();
-      decoder.decode(m_, m_.y_rows, symbols(), count * d().channels, unit());
-      if (threadIdx.x == 0 && decoder.bad() != kOk) bad = 1;
-      *stream() = decoder;
+    } else {
+      const int32_t at = first - a_.order.first[step_], channels = d().channels;
+      if (!decode_symbols(at / kChunk * channels, count * channels, at + count == all ? all * channels : 0))
+        atomicExch(&bad, 1);
     }
     __syncthreads();
     if (bad) return false;
     publish_latents(count, true, all <= kChunk);
     if (all > kChunk) __syncthreads();
     return true;
+  }
+
+  // n symbols, the first of which begins block `block` of 32 of the step; `step`: all symbols of a step that ends with
+  // them, else 0. A warp a sequence. False: damage.
+  CCM_DEVICE bool decode_symbols(int32_t block, int32_t n, int32_t step) {
+    bool fine = true;
+#pragma unroll 1
+    for (int32_t q = threadIdx.x / 32; q < sequences_; q += blockDim.x / 32) {
+      WarpDecoder decoder = *stream(q);  // a copy in registers while it runs; in between others need them
+      const int32_t turn = (q - block) & (sequences_ - 1), own = symbols_of_sequence(n, sequences_, turn);
+      if (own && decoder.bad() == kOk)
+        decoder.decode(m_, m_.y_rows, symbols() + turn * kSequenceLanes, sequences_ == 1 ? n : own, unit());
+      if (step) decoder.end_step(sequences_ == 1 ? step : symbols_of_sequence(step, sequences_, q));
+      fine &= decoder.bad() == kOk;
+      *stream(q) = decoder;
+    }
+    return fine;
   }
 
   CCM_DEVICE int32_t unit() const { return m_.residual ? 1 << kMeanBits : 1; }
@@ -332,10 +353,9 @@ class GroupCoder {
       const DeviceRow& row = rows[choice.row];
       symbols()[n] = {row.key, row.lo_inside * unit() + choice.offset};
     });
-    if (threadIdx.x < kMoreSymbols / 2) {  // blocks have two warps at least
-      Symbol* const more = symbols() + count * d().channels + threadIdx.x;
-      more[0] = more[kMoreSymbols / 2] = {rows[0].key, 0};
-    }
+#pragma unroll 1
+    for (int32_t i = threadIdx.x; i < kMoreSymbols; i += blockDim.x)
+      symbols()[count * d().channels + i] = {rows[0].key, 0};
   }
 
   // Encoding: symbols as the caller gave them, and what they are coded as. False: one cannot be coded.
@@ -397,6 +417,7 @@ class GroupCoder {
   unsigned char* const shared_;
   unsigned char* const arena_;
   int32_t image_ = 0, group_ = -1, step_ = 0;  // group -1: none
+  int32_t sequences_ = 1;                      // of the stream
 };
 
 }  // namespace ccm
