@@ -12,6 +12,7 @@
 #include "check.h"
 #include "emu_engine.h"
 #include "entropy/cpu/context_cpu.h"
+#include "format/rans.h"
 
 namespace {
 

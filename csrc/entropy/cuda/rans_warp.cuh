@@ -30,7 +30,7 @@ CCM_DEVICE int32_t sequences_of(int64_t code) {
 
 // Symbols of sequence q among n that are dealt to `count` sequences in blocks of 32; count is a power of two.
 CCM_DEVICE int32_t symbols_of_sequence(int32_t n, int32_t count, int32_t q) {
-  const int32_t blocks = n / kSequenceLanes, turns = blocks / count, last = blocks & (count - 1);
+  const int32_t blocks = n / kSequenceLanes, turns = blocks >> highest_bit(count), last = blocks & (count - 1);
   return (turns + (q < last)) * kSequenceLanes + (q == last ? n % kSequenceLanes : 0);
 }
 
@@ -40,7 +40,7 @@ class WarpDecoder {
   CCM_DEVICE void open(const uint8_t* data, int64_t size, int64_t code, int32_t q) {
     const StreamKind kind = stream_kind(code);
     sequences_ = sequences_of(code);
-    lanes_ = kind.lanes / sequences_;
+    lanes_ = kind.lanes >> highest_bit(sequences_);
     bad_ = kOk;
     x_ = kStateLow;
     words_ = data;
@@ -61,7 +61,7 @@ class WarpDecoder {
   // After the last symbol of a step, of which the sequence had n.
   CCM_DEVICE void end_step(int32_t n) {
     if (least_ != 0) return;
-    const int32_t from = (threadIdx.x + next_turn(0, n, lanes_) * (32 / lanes_)) & 31;
+    const int32_t from = (threadIdx.x + (next_turn(0, n, lanes_) << (5 - highest_bit(lanes_)))) & 31;
     const uint32_t low = __shfl_sync(kWarp, static_cast<uint32_t>(x_), from);
     const uint32_t high = __shfl_sync(kWarp, static_cast<uint32_t>(x_ >> 32), from);
     x_ = static_cast<uint64_t>(high) << 32 | low;
