@@ -1,8 +1,8 @@
 """Loads the native libraries, each once, at the first call that needs it.
 
-Layer rule: the rest of the package reaches native code only through `native()`, the codec without torch, and `load()`,
-the torch operators and the rANS module. They raise `BuildError` with the command that mends it. Nothing here runs at
-import.
+Layer rule: the rest of the package reaches native code only through `native()`, the codec without torch,
+`load_rans()`, the rANS module without torch, and `load()`, the torch operators and the rANS module. They raise
+`BuildError` with the command that mends it. Nothing here runs at import.
 """
 
 import functools
@@ -70,19 +70,20 @@ def _remedy() -> str:
     return f"Build it again: `{python} -m pip install --force-reinstall --no-deps .` in the source folder of ccm_fast."
 
 
-def _versions(torch) -> str:
-    built = build_info()
+def _versions() -> str:
+    built, torch = build_info(), sys.modules.get("torch")
     against = f"built against torch {built['torch']}" if built.get("torch") else "built without torch"
     by = f"{against} with Python {built['python']}" if built else "no record of a build"
-    return f"({by}; running torch {torch.__version__}, Python {sys.version.split()[0]})"
+    running = f"torch {torch.__version__}, " if torch is not None else ""
+    return f"({by}; running {running}Python {sys.version.split()[0]})"
 
 
-def _missing(file: Path, torch) -> BuildError:
-    return BuildError(f"ccm_fast's native library {file} is missing {_versions(torch)}. {_remedy()}")
+def _missing(file: Path) -> BuildError:
+    return BuildError(f"ccm_fast's native library {file} is missing {_versions()}. {_remedy()}")
 
 
-def _unfit(file: Path, torch, why: Exception) -> BuildError:
-    return BuildError(f"ccm_fast's native library {file} does not load {_versions(torch)}: {why}. {_remedy()}")
+def _unfit(file: Path, why: Exception) -> BuildError:
+    return BuildError(f"ccm_fast's native library {file} does not load {_versions()}: {why}. {_remedy()}")
 
 
 def import_with_torch(module: str, what: str) -> ModuleType:
@@ -113,6 +114,25 @@ def native() -> ModuleType:
 
 
 @functools.cache
+def load_rans() -> ModuleType:
+    """Returns the rANS coder without torch, the module ``ccm_fast._rans``; it is loaded at the first call.
+
+    Raises:
+        BuildError: the library is missing, or does not fit this Python.
+    """
+    file = rans_path()
+    if not file.is_file():
+        raise _missing(file)
+    try:
+        spec = importlib.util.spec_from_file_location("ccm_fast._rans", file)
+        rans = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(rans)
+    except (ImportError, OSError) as why:
+        raise _unfit(file, why) from why
+    return sys.modules.setdefault("ccm_fast._rans", rans)
+
+
+@functools.cache
 def load() -> Native:
     """Returns the native libraries; they are loaded at the first call.
 
@@ -127,10 +147,9 @@ def load() -> Native:
             f"ccm_fast needs torch >= 2.10, and torch {torch.__version__} is running:"
             f" `{sys.executable or 'python'} -m pip install 'torch>=2.10'`."
         )
-    ops_file, rans_file = _FOLDER / OPS_NAME, rans_path()
-    for file in (ops_file, rans_file):
-        if not file.is_file():
-            raise _missing(file, torch)
+    ops_file = _FOLDER / OPS_NAME
+    if not ops_file.is_file():
+        raise _missing(ops_file)
     try:
         torch.ops.load_library(str(ops_file))
         torch.ops.ccm_fast.build_info()
@@ -138,12 +157,5 @@ def load() -> Native:
 
         register()
     except (OSError, RuntimeError, AttributeError) as why:
-        raise _unfit(ops_file, torch, why) from why
-    try:
-        spec = importlib.util.spec_from_file_location("ccm_fast._rans", rans_file)
-        rans = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(rans)
-    except (ImportError, OSError) as why:
-        raise _unfit(rans_file, torch, why) from why
-    sys.modules.setdefault("ccm_fast._rans", rans)
-    return Native(torch.ops.ccm_fast, rans)
+        raise _unfit(ops_file, why) from why
+    return Native(torch.ops.ccm_fast, load_rans())

@@ -11,14 +11,65 @@
 
 from __future__ import annotations
 
+import operator
 import os
 
 import numpy as np
 
-from ._backend import load
+from ._backend import load_rans
 from .errors import DamagedError, TruncatedError
 
 __all__ = ["Tables", "crc32c", "decode", "encode"]
+
+#: Symbols of a stream, and of a step: both are counted in 32 bits.
+MAX_SYMBOLS = 2**31 - 1
+
+
+def _whole(values, name: str, dtype: type, low: int, high: int, error: type[Exception] = ValueError) -> np.ndarray:
+    """Values as an array of ``dtype``, to which nothing is cast that it does not hold.
+
+    Raises:
+        TypeError: not whole numbers.
+        ValueError: more of them than streams can have.
+        ``error``: one lies outside low..high.
+    """
+    array = np.asarray(values)
+    if array.size > MAX_SYMBOLS:
+        raise ValueError(f"{name}: at most {MAX_SYMBOLS} of them, not {array.size}")
+    if array.size == 0 and not isinstance(values, np.ndarray):  # NumPy takes an empty list for one of floats
+        array = array.astype(dtype)
+    if array.dtype.kind == "O":  # numbers beyond 64 bits
+        found = [operator.index(v) for v in array.flat]
+        least, most = min(found), max(found)
+    elif array.dtype.kind not in "iub":
+        raise TypeError(f"{name} must be whole numbers, not of dtype {array.dtype}")
+    elif array.dtype == dtype or not array.size:
+        return np.ascontiguousarray(array, dtype)
+    else:
+        least, most = int(array.min()), int(array.max())
+    if least < low or most > high:
+        raise error(f"{name} must lie in {low}..{high}, not be {least if least < low else most}")
+    return np.ascontiguousarray(array, dtype)
+
+
+def _rows(rows, tables) -> np.ndarray:
+    return _whole(rows, "rows", np.uint16, 0, min(len(tables), 1 << 16) - 1, IndexError)
+
+
+def _steps(steps) -> np.ndarray | None:
+    return None if steps is None else _whole(steps, "steps", np.int32, 0, MAX_SYMBOLS)
+
+
+def _number(value: int, name: str, low: int, high: int) -> int:
+    value = operator.index(value)
+    if not low <= value <= high:
+        raise ValueError(f"{name} must lie in {low}..{high}, not be {value}")
+    return value
+
+
+def _bytes(data) -> bytes:
+    """The bytes of an object that has some; a number, of which ``bytes`` would make so many zeros, has none."""
+    return data if isinstance(data, bytes) else memoryview(data).tobytes()
 
 
 def Tables(lo, n, cdf):
@@ -30,9 +81,14 @@ def Tables(lo, n, cdf):
         cdf: uint16 [sum of n], cumulative frequencies of 65536 at which the entries start, row after row.
 
     Raises:
+        TypeError: not whole numbers.
         ValueError: a row breaks a rule of FORMAT.md, section 4.
     """
-    return load().rans.Tables(np.asarray(lo), np.asarray(n), np.asarray(cdf))
+    return load_rans().Tables(
+        _whole(lo, "lo", np.int32, -MAX_SYMBOLS, MAX_SYMBOLS),
+        _whole(n, "n", np.int32, 0, MAX_SYMBOLS),
+        _whole(cdf, "cdf", np.uint16, 0, 65535),
+    )
 
 
 def encode(tables, symbols, rows, steps=None, lanes: int = 0, version: int = 1) -> tuple[bytes, int]:
@@ -50,9 +106,13 @@ def encode(tables, symbols, rows, steps=None, lanes: int = 0, version: int = 1) 
         The stream and the number of lanes, which the decoder has to be told.
 
     Raises:
-        ValueError: symbols, steps or lanes out of range. IndexError: a row that does not exist.
+        TypeError: symbols, rows, steps or lanes are not whole numbers, or data is no bytes.
+        ValueError: symbols, steps or lanes out of range, or more than 2^31 - 1 symbols.
+        IndexError: a row that does not exist.
     """
-    return load().rans.encode(tables, np.asarray(symbols), np.asarray(rows), steps, lanes, version)
+    symbols, rows = _whole(symbols, "symbols", np.int32, -32767, 32767), _rows(rows, tables)
+    lanes, version = _number(lanes, "lanes", 0, 128), _number(version, "version", 1, 2)
+    return load_rans().encode(tables, symbols, rows, _steps(steps), lanes, version)
 
 
 def decode(tables, data: bytes, lanes: int, rows, steps=None, version: int = 1) -> np.ndarray:
@@ -63,10 +123,12 @@ def decode(tables, data: bytes, lanes: int, rows, steps=None, version: int = 1) 
 
     Raises:
         TruncatedError: the stream ends too early. DamagedError: it does not end as every good stream does.
-        ValueError, IndexError: as in :func:`encode`.
+        TypeError, ValueError, IndexError: as in :func:`encode`.
     """
     vectors = os.environ.get("CCM_FAST_ISA") != "scalar"
-    symbols, status = load().rans.decode(tables, bytes(data), lanes, np.asarray(rows), steps, vectors, version)
+    lanes, version = _number(lanes, "lanes", 1, 128), _number(version, "version", 1, 2)
+    data, rows = _bytes(data), _rows(rows, tables)
+    symbols, status = load_rans().decode(tables, data, lanes, rows, _steps(steps), vectors, version)
     if status == 1:
         raise TruncatedError("the rANS stream ends before its last symbol")
     if status:
@@ -75,5 +137,10 @@ def decode(tables, data: bytes, lanes: int, rows, steps=None, version: int = 1) 
 
 
 def crc32c(data: bytes, crc: int = 0) -> int:
-    """CRC-32C (Castagnoli) of bytes, continuing from ``crc``."""
-    return load().rans.crc32c(bytes(data), crc)
+    """CRC-32C (Castagnoli) of bytes, continuing from ``crc``, 0..2^32 - 1.
+
+    Raises:
+        TypeError: data is no bytes, or crc no whole number.
+        ValueError: crc out of range.
+    """
+    return load_rans().crc32c(_bytes(data), _number(crc, "crc", 0, 2**32 - 1))

@@ -4,6 +4,8 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
+#include <limits>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -35,6 +37,8 @@ constexpr size_t kBlock = 4096;
 
 // Step sizes: as given, or one step of everything.
 std::vector<int32_t> step_sizes(const py::object& steps, size_t n) {
+  if (n > static_cast<size_t>(std::numeric_limits<int32_t>::max()))
+    throw py::value_error("at most 2^31 - 1 symbols can be one stream");
   if (steps.is_none()) return {static_cast<int32_t>(n)};
   std::vector<int32_t> sizes = values<int32_t>(py::cast<Array<int32_t>>(steps), "steps");
   size_t sum = 0;
@@ -55,8 +59,12 @@ int32_t code_of(int lanes, int version, bool may_choose) {
   return code;
 }
 
-py::tuple encode(const ccm::OwnedRows& tables, const Array<int32_t>& symbols, const Array<uint16_t>& rows,
+// By their holder: the object of Tables.__new__(Tables), which nothing has initialized, has none and is refused.
+using Tables = std::shared_ptr<ccm::OwnedRows>;
+
+py::tuple encode(const Tables& held, const Array<int32_t>& symbols, const Array<uint16_t>& rows,
                  const py::object& steps, int lanes, int version) {
+  const ccm::OwnedRows& tables = *held;
   if (symbols.ndim() != 1 || rows.ndim() != 1) throw py::value_error("symbols and rows must be one-dimensional");
   const size_t count = static_cast<size_t>(symbols.size());
   if (count != static_cast<size_t>(rows.size())) throw py::value_error("symbols and rows differ in length");
@@ -80,8 +88,9 @@ py::tuple encode(const ccm::OwnedRows& tables, const Array<int32_t>& symbols, co
                         ccm::stream_kind(used).lanes);
 }
 
-py::tuple decode(const ccm::OwnedRows& tables, const py::bytes& data, int lanes, const Array<uint16_t>& rows,
+py::tuple decode(const Tables& held, const py::bytes& data, int lanes, const Array<uint16_t>& rows,
                  const py::object& steps, bool vectors, int version) {
+  const ccm::OwnedRows& tables = *held;
   if (rows.ndim() != 1) throw py::value_error("rows must be one-dimensional");
   const int32_t code = code_of(lanes, version, false);
   const size_t count = static_cast<size_t>(rows.size());
@@ -141,7 +150,7 @@ PYBIND11_MODULE(_rans, m) {
         return ccm::crc32c(reinterpret_cast<const uint8_t*>(view.data()), view.size(), crc);
       },
       py::arg("data"), py::arg("crc") = 0, "CRC-32C (Castagnoli) of bytes, continuing from `crc`.");
-  py::class_<ccm::OwnedRows>(m, "Tables", "CDF rows, laid out for coding.")
+  py::class_<ccm::OwnedRows, Tables>(m, "Tables", "CDF rows, laid out for coding.")
       .def(py::init([](const Array<int32_t>& lo, const Array<int32_t>& n, const Array<uint16_t>& cdf) {
              try {
                return ccm::build_rows(values<int32_t>(lo, "lo"), values<int32_t>(n, "n"), values<uint16_t>(cdf, "cdf"));
@@ -150,7 +159,7 @@ PYBIND11_MODULE(_rans, m) {
              }
            }),
            py::arg("lo"), py::arg("n"), py::arg("cdf"))
-      .def("__len__", [](const ccm::OwnedRows& t) { return t.info.size(); });
+      .def("__len__", [](const Tables& t) { return t->info.size(); });
   m.def("encode", &encode, py::arg("tables"), py::arg("symbols"), py::arg("rows"), py::arg("steps") = py::none(),
         py::arg("lanes") = 0, py::arg("version") = 1);
   m.def("decode", &decode, py::arg("tables"), py::arg("data"), py::arg("lanes"), py::arg("rows"),
