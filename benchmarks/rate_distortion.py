@@ -21,7 +21,8 @@ import sys
 import time
 from pathlib import Path
 
-from ccm_fast.evaluate import codecs, command, curves, report, tables
+from ccm_fast.command import evaluate
+from ccm_fast.evaluate import codecs, curves, report, tables
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -54,7 +55,7 @@ def measure(name: str, folder: Path, args) -> None:
     if earlier or published:
         wanted += ["--reference", *earlier, *published]
     start = time.perf_counter()
-    if command.main([str(a) for a in wanted]):
+    if evaluate.main([str(a) for a in wanted]):
         sys.exit(f"{name}: something failed, see above; nothing was copied")
     print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
     rates = json.loads((out / "bd_rates.json").read_text(encoding="utf-8"))
