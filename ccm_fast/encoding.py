@@ -41,6 +41,8 @@ def check_images(x: Tensor) -> None:
         raise TypeError(f"x must be a torch.Tensor, not {type(x).__name__}")
     if not x.is_floating_point():
         raise TypeError(f"x must be of a floating-point dtype with values in [0, 1], not {x.dtype}")
+    if x.is_nested or x.layout != torch.strided or x.is_meta or x.element_size() == 1:
+        raise TypeError(f"x must be an ordinary dense tensor of 16 bits or more, not {x.layout}, {x.dtype}, {x.device}")
     if x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape:
         raise ValueError(f"x must have the shape [B, 3, H, W], none of them 0, not {list(x.shape)}")
 

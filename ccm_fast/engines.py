@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["accelerated", "decoding_engine", "engine_for", "frozen_of", "stage", "stream_version", "torch_threads"]
 
+#: As csrc/torch/ops_common.h.
+MAX_THREADS = 1024
+
 
 def frozen_of(model: CrossChannelContextModel) -> FrozenEntropyModel:
     """The model's integer entropy model. Raises NotFrozenError if there is none, TypeError for what is no model."""
@@ -100,8 +103,8 @@ def torch_threads(threads: int | None) -> Iterator[int]:
         threads = operator.index(threads)
     except TypeError:
         raise TypeError(f"threads must be a whole number, not {threads!r}") from None
-    if threads < 1:
-        raise ValueError(f"threads must be at least 1, not {threads}")
+    if not 1 <= threads <= MAX_THREADS:  # more end the process inside of OpenMP
+        raise ValueError(f"threads must lie in 1..{MAX_THREADS}, not be {threads}")
     torch.set_num_threads(threads)
     try:
         yield threads

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <mutex>
+#include <new>
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -50,9 +51,12 @@ void give_floats(float* data, size_t n) {
     Pool& p = pool();
     std::lock_guard<std::mutex> lock(p.mutex);
     if (p.floats + n <= kPoolFloats) {
-      p.free.emplace(n, data);
-      p.floats += n;
-      return;
+      try {
+        p.free.emplace(n, data);
+        p.floats += n;
+        return;
+      } catch (const std::bad_alloc&) {  // destructors come here: what cannot be noted down is not kept
+      }
     }
   }
   delete[] data;

@@ -3,7 +3,6 @@
 #include <atomic>
 #include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -24,8 +23,8 @@ void run_threads(int threads, const std::function<void(int)>& work) {
   std::vector<std::thread> pool;
   try {
     for (int t = 1; t < threads; ++t) pool.emplace_back(guarded, t);
-  } catch (const std::system_error&) {
-    // The system gives no more threads: those that there are do the work.
+  } catch (const std::exception&) {
+    // The system gives no more threads, or no memory for them: those that there are do the work.
   }
   guarded(0);
   for (std::thread& t : pool) t.join();
