@@ -6,6 +6,7 @@
 3. the latency of each stage: CUDA events, median and quartiles over repeats, the L2 cache emptied before each; and of
    the first three images from file to pixels, as `ccm-fast profile --graph` tells it.
 
+Results of 2. are written as they come; --limit S begins no image after S seconds, --resume goes on where --out ends.
 Needs no network. The last line says "ok" or what failed, the exit status too. The JSON has the environment. With
 --emulated, 2. alone, by the emulated kernels on any machine (its seconds mean nothing).
 
@@ -128,6 +129,8 @@ def main():
     parser.add_argument("--quick", action="store_true", help="no sanitizers")
     parser.add_argument("--no-tests", action="store_true", help="none of 1.")
     parser.add_argument("--emulated", action="store_true")
+    parser.add_argument("--resume", action="store_true", help="leave out the images that --out has already")
+    parser.add_argument("--limit", type=float, default=0, metavar="S", help="begin no image after so many seconds")
     args = parser.parse_args()
     result = {"environment": collect(), "tests": {}, "images": []}
     if args.emulated:
@@ -148,18 +151,28 @@ def main():
     if args.images and not files:
         sys.exit(f"gpu-check: {args.images} has no PNG files")
     model = ccm_fast.load(args.model)  # on the CPU, where the strings are made; profile() moves it
+    started = time.monotonic()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    known = set()
+    if args.resume and args.out.exists():
+        result["images"] = json.loads(args.out.read_text())["images"]
+        known = {(r["file"], r["quality"]) for r in result["images"]}
     for file in files:
         image = np.asarray(Image.open(file).convert("RGB"))
         for quality in args.qualities:
+            if (file.name, quality) in known:
+                continue
+            if args.limit and time.monotonic() - started > args.limit:
+                sys.exit(f"gpu-check: {args.limit:g} s are over; go on with --resume")
             record = {"file": file.name, **compare(model, image, quality, ops, device, args.repeats)}
             result["images"].append(record)
+            args.out.write_text(json.dumps(result, indent=1) + "\n")  # a borrowed GPU may go at any time
             stages = {k: round(v["median_ms"], 3) for k, v in record.get("stages", {}).items()}
             verdict = "equal" if record["equal"] else "DIFFERENT"
             print(f"{file.name} {quality:g} {verdict} {record['first_call_s']:.1f} s", stages or "", flush=True)
     if files and not args.emulated:
         result["profile"] = profile(files[:3], model, device="cuda", repeats=args.repeats, graph=True)
         print(report(result["profile"]))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     failed = [f"tests under {name}" for name, status in result["tests"].items() if status]
     failed += [f"{r['file']} at quality {r['quality']:g}" for r in result["images"] if not r["equal"]]

@@ -94,6 +94,15 @@ def test_from_the_command_line(tmp_path):
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "ok"), done.stdout + done.stderr
     found = json.loads((tmp_path / "out.json").read_text())
     assert [r["equal"] for r in found["images"]] == [True] * 3 and found["environment"]
+    # What is there is not measured again; what is left waits for another time where the time is over.
+    found["images"].pop()
+    (tmp_path / "out.json").write_text(json.dumps(found))
+    again = [*command, *weights, "--emulated", "--resume"]
+    done = subprocess.run([*again, "--limit", "1e-9"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode != 0 and "go on with --resume" in done.stderr
+    done = subprocess.run(again, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and done.stdout.count("equal") == 1
+    assert len(json.loads((tmp_path / "out.json").read_text())["images"]) == 3
     if not torch.cuda.is_available():
         done = subprocess.run([*command, *weights], capture_output=True, text=True, cwd=ROOT)
         assert done.returncode != 0 and "sees no GPU" in done.stderr
