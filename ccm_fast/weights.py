@@ -21,9 +21,11 @@ import torch
 from torch import Tensor
 
 from ccm_fast.atomic import atomic_write
+from ccm_fast.constants import MAX_GROUPS
 from ccm_fast.entropy.centroids import REACH
 from ccm_fast.entropy.frozen import FrozenEntropyModel
 from ccm_fast.entropy.plan import Plan
+from ccm_fast.entropy.plan_parts import MAX_CHANNELS
 from ccm_fast.entropy.schedule import Schedule
 from ccm_fast.errors import ModelError, NotFrozenError
 from ccm_fast.freezing.thaw import thaw
@@ -36,6 +38,8 @@ FORMAT = "ccm_fast weights 1"
 PREFIX = "float."
 SHIFTS, SENSITIVITIES = "shifts", "sensitivities"
 FROZEN = ("h_s.", "contexts.")  # parameters that the plan holds
+# Of a configuration: what plans may have, and residual blocks at one resolution.
+MAX_KERNEL, MAX_BLOCKS = 7, 64
 # Beyond this a file is not read: 40 times the shipped one.
 MAX_BYTES = 1 << 30
 
@@ -99,18 +103,29 @@ def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _json(metadata: dict[str, str], key: str, path: Path) -> dict:
     try:
         value = json.loads(metadata[key])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise ModelError(f"{path.name}: no readable {key!r} in the metadata") from error
     if not isinstance(value, dict):
         raise ModelError(f"{path.name}: {key!r} is not an object")
     return value
 
 
+def _check_sizes(config: dict) -> None:
+    """Raises ValueError for numbers that no model has (FORMAT.md, section 7), before anything is built of them."""
+    for key, value in config.items():
+        values = value if isinstance(value, list) else [value]
+        limit = MAX_KERNEL if "kernel" in key else MAX_BLOCKS if "blocks" in key else MAX_CHANNELS
+        if len(values) > MAX_GROUPS or any(isinstance(v, (int, float)) and not -1 <= v <= limit for v in values):
+            raise ValueError(f"{key} is out of range")
+
+
 def _build(path: Path) -> CrossChannelContextModel:
     tensors, metadata = _open(path)
     try:
-        model = CrossChannelContextModel(CCMConfig.from_dict(_json(metadata, "config", path)))
-    except (TypeError, ValueError) as error:
+        config = _json(metadata, "config", path)
+        _check_sizes(config)
+        model = CrossChannelContextModel(CCMConfig.from_dict(config))
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise ModelError(f"{path.name}: bad configuration: {error}") from error
     expected = {name: t for name, t in model.state_dict().items() if not name.startswith(FROZEN)}
     found = {name.removeprefix(PREFIX): t for name, t in tensors.items() if name.startswith(PREFIX)}
