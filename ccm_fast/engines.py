@@ -1,4 +1,4 @@
-"""What both directions of the codec run with: the model's integer half, an engine, threads, and a clock."""
+"""Run-time helpers of encoder and decoder: the frozen model, the choice of an engine, threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Between streams, planes and tensors: what the methods of a frozen model check and convert."""
+"""Argument checks and conversions between byte streams, NumPy planes and tensors."""
 
 from __future__ import annotations
 

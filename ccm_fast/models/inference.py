@@ -118,7 +118,7 @@ def _rows(x: Tensor) -> Tensor:
 
 
 class Fast(nn.Module):
-    """A module whose result is a plane of its own, of which nobody else knows.
+    """A module whose result is a tensor that no one else references, so that the next module may overwrite it.
 
     ``forward(x, own=False)`` takes [B, C, H, W], best channels-last. own: x is such a result, and of no further use: it
     may be overwritten.

@@ -1,4 +1,4 @@
-"""The rounding of integers as noise, while the entropy model is still floats.
+"""Simulates int8 weights and activations by uniform noise, so that a float entropy model trains for freezing.
 
 Freezing turns weights and activations of the entropy model into bytes. What a float model is not told of it may lean
 on: weights of one output that differ by a factor of thousands, activations of whose range a thousandth matters. Uniform

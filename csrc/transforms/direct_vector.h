@@ -31,10 +31,10 @@ inline void gather(const DirectArgs& a, int64_t b, int64_t i, int64_t j, float* 
   }
 }
 
-// Outputs of a block.
+// Output positions of a block.
 constexpr int kPixels = 96;
 
-// kInt16: see Winograd.
+// kInt16: multiplies int16 pairs instead of floats, as `Winograd` in transform_vector.h does.
 template <int kLanes, int kRows, bool kInt16>
 void direct(const DirectArgs& a, int threads) {
   using V = Vector<kLanes>;

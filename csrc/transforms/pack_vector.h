@@ -22,7 +22,7 @@ constexpr double kG[8][3] = {{1, 0, 0},
                              {32. / 45, -16. / 45, 8. / 45},
                              {0, 0, 1}};
 
-// Kernels of so many outputs at once: the compiler makes vectors of them.
+// Output channels that are transformed together, so that the inner loops become vectors.
 constexpr int kWide = 8;
 
 inline void at_points(const double (&w)[9][kWide], double (&u)[kPoints][kWide]) {

@@ -45,7 +45,7 @@ inline int64_t int16_floats(int64_t rows, int64_t columns) {
 }
 void pack_int16(const float* from, int32_t rows, int32_t columns, int32_t chunk, float* to);
 
-// Rows of a matrix of so many, with the rows of zeros that fill up words and vectors.
+// `rows` rounded up to a multiple of 8 (pairs of int16, vectors of 8); the rows that are added hold zeros.
 inline int32_t int16_depth(int32_t rows) { return (rows + 7) / 8 * 8; }
 
 // Channels that a convolution's products add in integers, of `in`: few, so that all operands have more bits, but enough

@@ -55,9 +55,9 @@ inline void from_points(const R (&m)[8], R (&y)[6]) {
   y[5] = m[7] + b + d * 32.0f + f * 0.03125f;
 }
 
-// Where a tile's inputs are and where their values at the points go. 128 lines of 16 channels come from another cache
-// than the first: inputs are asked for a tile or a phase ahead, places of points and products some groups of channels
-// ahead, which took a sixth off the transforms' time.
+// Pointers of one tile: its inputs, and the places of its values in the Winograd domain. A tile's 128 lines of 16
+// channels do not fit into the first cache: inputs are prefetched a tile or a phase ahead, values and products some
+// groups of channels ahead (measured: a sixth of the transforms' time).
 struct Inputs {
   const float* from[kPoints];
   int64_t next;     // to what follows, floats: the next phase, or the tile at the right

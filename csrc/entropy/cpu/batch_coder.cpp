@@ -188,7 +188,7 @@ class BatchCoder {
     }
   }
 
-  // Something has changed. Under the lock.
+  // Wakes the workers that wait. The caller holds mutex_.
   void tell() {
     changes_.fetch_add(1, std::memory_order_relaxed);
     changed_.notify_all();

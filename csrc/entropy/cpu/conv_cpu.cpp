@@ -8,7 +8,8 @@
 namespace ccm {
 namespace {
 
-// Runs the products of tiles of positions; after(i, j, count, acc) gets count x n_pad accumulators of columns j...
+// For every run of `count` (up to kTile) positions of row i from column j on: computes int32 acc[count][n_pad] and
+// calls after(i, j, count, acc).
 template <class After>
 void conv_tiles(const PackedModel& m, const Kernels& k, const ConvDesc& d, const Plane& in, int32_t first, int32_t last,
                 int32_t width, After after) {

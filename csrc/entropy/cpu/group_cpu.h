@@ -73,8 +73,8 @@ class Group {
   // Everything at once.
   void all_dense(const Plane& context, const uint8_t* psi);
 
-  // For encoders: adds what the group's own latents, which `context` then holds, give to all bases, if there is a fast
-  // way to. To be called after all_dense; contexts are then only read from the bases.
+  // Encoders only, after all_dense: adds the masked convolution of the group's own latents, which `context` holds, to
+  // every base. Steps then read bases alone. Does nothing without a Winograd path.
   void all_own(const Plane& context);
 
   // Rows of the tables and offsets (residual models: mean codes) of all symbols of `count` positions:

@@ -226,7 +226,8 @@ class Packer {
     return at;
   }
 
-  // The same at Winograd's points; 0 where that would not be exact, or of no use. sizes: sums of |w| per output.
+  // Offset of the weights in the Winograd domain; 0 if their 26-bit bound fails or these kernels have no such path.
+  // sizes: the sum of |w| of each output.
   int64_t points(const int8_t* w, int32_t out, int32_t rows, int32_t columns, int32_t in, int32_t n_pad,
                  const std::vector<int32_t>& source, const std::vector<int64_t>& sizes, int64_t max_x) {
     if (!k_.to_points || *std::max_element(sizes.begin(), sizes.end()) * max_x >= kPointLimit) return 0;
@@ -240,7 +241,7 @@ class Packer {
     return sources(in_order(d.channels), round_up(d.channels, 4));
   }
 
-  // Those of a group's context, as 3 rows of 5 taps.
+  // Offset of a group's masked context in the Winograd domain, as a kernel of 3 rows and 5 columns; 0 without one.
   int64_t context_points(const GroupDesc& d, const int8_t* w, const std::vector<int64_t>& sizes) {
     constexpr int32_t kRows = 3, kColumns = 5, kLeastTaps = 9;  // the points take 4.5 products a sum
     if (d.taps < kLeastTaps) return 0;

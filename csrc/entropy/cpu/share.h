@@ -1,5 +1,4 @@
-// A step's positions, shared between threads. Several threads inside of one step are all that makes a model with a
-// single group faster.
+// Idle threads take slices of the current wavefront step. Models with a single group have no other parallelism.
 #pragma once
 #include <algorithm>
 #include <atomic>

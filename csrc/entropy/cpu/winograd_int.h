@@ -45,7 +45,7 @@ inline int64_t point_elements(int32_t rows, int32_t cin_pad, int32_t n_pad) {
 void pack_points(const int8_t* w, int32_t out, int32_t rows, int32_t columns, int32_t in, int32_t in_pad, int32_t n_pad,
                  const int32_t* source, int16_t* to);
 
-// What of a plane a convolution reads and writes: rows [first, last) of `width` columns, channels from `channel`.
+// The region of one call: output rows [first, last) of `width` columns, input channels from `channel`.
 // Rows from last - up + rows - 1 on are not read: another thread may be writing them.
 struct PointRows {
   const Plane& in;
