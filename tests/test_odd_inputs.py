@@ -170,7 +170,7 @@ def saved(file_format):
         (lambda: coded(quality=[1, 2, 3]), ValueError, "3 qualities for 2 images"),
         (lambda: coded(effort=0), ValueError, "1..9"),
         (lambda: coded(threads=1.5), TypeError, "whole number"),
-        (lambda: coded(threads=0), ValueError, "at least 1"),
+        (lambda: coded(threads=0), ValueError, "1..1024"),
         (lambda: coded(engine="gpu"), ValueError, "cpu, cuda, reference"),
         (lambda: decompress(tiny.model(), coded()), ValueError, r"strings must be \[\["),
         (lambda: decompress(tiny.model(), None), ValueError, r"strings must be \[\["),

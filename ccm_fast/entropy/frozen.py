@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from ccm_fast.entropy import reference, tensors
 from ccm_fast.entropy.plan import CODED, Plan
 from ccm_fast.entropy.tensors import DeviceStreams, QueuedLatents
 from ccm_fast.errors import UnsupportedVersionError
+from ccm_fast.locks import ForkSafeLock
 from ccm_fast.stream.packet import Stream, stream_code
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class FrozenEntropyModel:
         self._bytes = plan.to_bytes()  # validates and proves
         self._fingerprint = plan.fingerprint
         self._made: dict[tuple[str, ...], object] = {}  # what is made from the plan once, by kind and place
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     @property
     def fingerprint(self) -> bytes:

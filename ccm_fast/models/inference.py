@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import copy
 import math
-import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -28,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ccm_fast import _backend
+from ccm_fast.locks import ForkSafeLock
 from ccm_fast.precision import transform_precision
 
 __all__ = ["Residual", "Then", "fast_conv", "fast_transform", "inference", "pointwise", "rebuild", "subpixel_weight"]
@@ -83,7 +83,7 @@ class Planes:
     def __init__(self, limit: int):
         self.limit = limit
         self._free: list[Tensor] = []
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def take(self, *shape: int) -> Tensor:
         """A plane, float32 of that shape, of whatever values."""

@@ -7,6 +7,9 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
 
 namespace ccm {
 namespace {
@@ -19,7 +22,14 @@ struct Pool {
 };
 
 Pool& pool() {
-  static Pool* const the = new Pool;
+  static Pool* const the = [] {
+    Pool* made = new Pool;
+#if defined(__unix__) || defined(__APPLE__)
+    // A fork waits until nobody changes the pool, so that the child finds it whole and open.
+    pthread_atfork([] { pool().mutex.lock(); }, [] { pool().mutex.unlock(); }, [] { pool().mutex.unlock(); });
+#endif
+    return made;
+  }();
   return *the;
 }
 
