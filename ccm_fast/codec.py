@@ -6,6 +6,7 @@ The two directions are in :mod:`ccm_fast.encoding` and :mod:`ccm_fast.decoding`,
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from .decoding import decode_packets, decoding_gain, parse_packets, render
 from .encoding import check_images, encode_packets, strings_of
-from .engines import accelerated, frozen_of, stage, torch_threads
+from .engines import accelerated, frozen_of, on_cpu_by_default, stage, torch_threads
 from .stream.limits import MAX_PIXELS
 from .stream.quality import quality_code
 from .tiles import STRIDE, TILE_PIXELS
@@ -32,6 +33,7 @@ def _check_range(x: Tensor) -> None:
         raise ValueError(f"x must lie in [0, 1]; its values range from {low:g} to {high:g}")
 
 
+@on_cpu_by_default
 def compress(
     model: CrossChannelContextModel,
     x: Tensor,
@@ -82,11 +84,15 @@ def compress(
     check_images(x)
     _check_range(x)
     try:
-        values = torch.as_tensor(quality, dtype=torch.float64).flatten().tolist()
+        values = torch.as_tensor(quality, dtype=torch.float64, device="cpu").flatten().tolist()
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"quality must be a number, or one for each image, not {quality!r}") from None
     if len(values) not in (1, len(x)):
         raise ValueError(f"{len(values)} qualities for {len(x)} images")
+    try:
+        lanes = operator.index(lanes)
+    except TypeError:
+        raise TypeError(f"lanes must be a whole number, not {lanes!r}") from None
     codes = [quality_code(q) for q in values] * (len(x) // len(values))
     H, W = x.shape[-2:]
     at_once = len(x) if x.numel() // 3 <= TILE_PIXELS else 1
@@ -110,6 +116,7 @@ def compress(
     return strings_of(packets)
 
 
+@on_cpu_by_default
 def decompress(
     model: CrossChannelContextModel,
     strings: Sequence[Sequence[bytes]],
@@ -155,7 +162,7 @@ def decompress(
     decoded = decode_packets(frozen, packets, restore=model.config.reconstruction == "centroid", **options)
     H, W = packets[0].height, packets[0].width
     # Made outside of inference mode: what callers get is an ordinary tensor.
-    x_hat = torch.empty(len(packets), 3, H, W, device=device)
+    x_hat = torch.empty(len(packets), 3, H, W, dtype=torch.float32, device=device)
     with torch.inference_mode(), torch_threads(threads), stage(timings, "g_s"):
         y = decoded.reconstruct(model)
         at_once = len(packets) if y[..., 0].numel() * STRIDE**2 <= TILE_PIXELS else 1

@@ -190,7 +190,7 @@ def decode_latents(frozen: FrozenEntropyModel, packets: Sequence[Packet], **opti
 def decoding_gain(model: CrossChannelContextModel, packets: Sequence[Packet]) -> Tensor:
     """The gain vectors [B, M, 1, 1] of each image's quality, where the model is."""
     quality = [p.quality for p in packets]
-    return model.inverse_gain(torch.tensor(quality, device=next(model.parameters()).device))
+    return model.inverse_gain(torch.tensor(quality, dtype=torch.float32, device=next(model.parameters()).device))
 
 
 def render(

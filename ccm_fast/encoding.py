@@ -134,7 +134,7 @@ def encode_packets(
     if max(size) > MAX_SIDE:
         raise ValueError(f"image of {W}x{H} pixels: sides are at most {MAX_SIDE}")
     weight = next(model.parameters())
-    quality = torch.tensor([1 + c / 32 for c in codes], device=weight.device)
+    quality = torch.tensor([1 + c / 32 for c in codes], dtype=torch.float32, device=weight.device)
     engine = engine_for(engine, weight.device, frozen.stream_version)
     with torch.inference_mode(), torch_threads(threads) as count:
         with stage(timings, "g_a"):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import nn
@@ -20,7 +21,18 @@ if TYPE_CHECKING:
 
     from .models import CrossChannelContextModel
 
-__all__ = ["accelerated", "decoding_engine", "engine_for", "frozen_of", "stage", "stream_version", "torch_threads"]
+__all__ = [
+    "accelerated",
+    "decoding_engine",
+    "engine_for",
+    "frozen_of",
+    "on_cpu_by_default",
+    "stage",
+    "stream_version",
+    "torch_threads",
+]
+
+_F = TypeVar("_F", bound=Callable)
 
 #: As csrc/torch/ops_common.h.
 MAX_THREADS = 1024
@@ -90,6 +102,19 @@ def engine_for(engine: str | None, device: torch.device, version: int = 1) -> st
 def stream_version(engine: str) -> int:
     """The version of the streams that an engine writes. All read both."""
     return 1 if engine == "cuda" else 2
+
+
+def on_cpu_by_default(function: _F) -> _F:
+    """The function, whose new tensors are on the CPU whatever `torch.set_default_device` says."""
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        if torch.get_default_device().type == "cpu":
+            return function(*args, **kwargs)
+        with torch.device("cpu"):
+            return function(*args, **kwargs)
+
+    return call
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ccm_fast.atomic import atomic_write
 from ccm_fast.constants import MAX_GROUPS
+from ccm_fast.engines import on_cpu_by_default
 from ccm_fast.entropy.centroids import REACH
 from ccm_fast.entropy.frozen import FrozenEntropyModel
 from ccm_fast.entropy.plan import Plan
@@ -119,12 +120,13 @@ def _check_sizes(config: dict) -> None:
             raise ValueError(f"{key} is out of range")
 
 
+@on_cpu_by_default
 def _build(path: Path) -> CrossChannelContextModel:
     tensors, metadata = _open(path)
     try:
         config = _json(metadata, "config", path)
         _check_sizes(config)
-        model = CrossChannelContextModel(CCMConfig.from_dict(config))
+        model = CrossChannelContextModel(CCMConfig.from_dict(config)).float()  # whatever the default dtype is
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise ModelError(f"{path.name}: bad configuration: {error}") from error
     expected = {name: t for name, t in model.state_dict().items() if not name.startswith(FROZEN)}

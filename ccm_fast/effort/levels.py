@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def level_for(model: CrossChannelContextModel, effort: int | None, pixels: int =
     metric = getattr(model, "metric", "mse")
     if effort is None:
         effort = DEFAULT_EFFORT if metric == "mse" else 1
-    if isinstance(effort, bool) or not isinstance(effort, int) or effort not in LEVELS:
+    if isinstance(effort, bool) or not isinstance(effort, Integral) or effort not in LEVELS:  # NumPy's, too
         raise ValueError(f"effort must be a whole number in 1..{max(LEVELS)}, not {effort!r}")
     level = LEVELS[effort]
     if level.passes and pixels > SEARCH_PIXELS:

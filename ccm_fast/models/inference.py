@@ -271,7 +271,10 @@ class _Merge(Fast):
         # Rows of whole cells: the shuffle is then a matter of where they are added.
         order = torch.arange(conv.out_channels).reshape(-1, factor**2).T.flatten()
         cells = nn.Conv2d(conv.in_channels, conv.out_channels, 1)
-        cells.weight, cells.bias = nn.Parameter(conv.weight[order]), nn.Parameter(torch.zeros(len(order)))
+        cells.weight, cells.bias = (
+            nn.Parameter(conv.weight[order]),
+            nn.Parameter(torch.zeros(len(order), dtype=torch.float32)),
+        )
         if conv.bias is not None:
             cells.bias = nn.Parameter(conv.bias[order])
         self.fine = DirectConv(cells, Then())
