@@ -209,3 +209,18 @@ class Codec:
             BitstreamError: as :meth:`decode`.
         """
         return self._native.decode(list(files), thread_count(threads), depth)
+
+    def decode_into(
+        self, files: Sequence[Any], out: Sequence[np.ndarray], threads: int | None = None
+    ) -> list[Exception | None]:
+        """Decode files from :meth:`open_file` side by side into arrays of the caller's.
+
+        Args:
+            files: what to decode.
+            out: for each a contiguous array, uint8 [H, W, 3]; a grey picture is written into all three channels.
+            threads: None: as many as there are cores.
+
+        Returns:
+            None for each file that was decoded, the BitstreamError of one that is damaged.
+        """
+        return self._native.decode_into(list(files), list(out), thread_count(threads))

@@ -9,10 +9,10 @@ What is lost on the way, in or out, is named by a :class:`ccm_fast.errors.Pictur
 """
 
 from .formats import READ_FORMATS, output_format
-from .metadata import metadata, replace_metadata
+from .metadata import metadata, orientation, replace_metadata
 from .picture import Picture
 from .read import from_pillow, open_picture
-from .turn import strip_metadata
+from .turn import strip_metadata, turned
 from .write import save_picture, to_pillow
 
 __all__ = [
@@ -21,9 +21,11 @@ __all__ = [
     "from_pillow",
     "metadata",
     "open_picture",
+    "orientation",
     "output_format",
     "replace_metadata",
     "save_picture",
     "strip_metadata",
     "to_pillow",
+    "turned",
 ]

@@ -116,6 +116,79 @@ py::list decode(const ccm::Codec& codec, const std::vector<const File*>& files, 
   return out;
 }
 
+// The Python class of a failure.
+py::object class_of(ErrorCode code) {
+  const auto ours = [](const char* name) { return py::module_::import("ccm_fast.errors").attr(name); };
+  const auto builtin = [](PyObject* type) { return py::reinterpret_borrow<py::object>(type); };
+  switch (code) {
+    case ErrorCode::kNotCcm:
+      return ours("NotCcmError");
+    case ErrorCode::kTruncated:
+      return ours("TruncatedError");
+    case ErrorCode::kDamaged:
+      return ours("DamagedError");
+    case ErrorCode::kWrongModel:
+      return ours("WrongModelError");
+    case ErrorCode::kUnsupported:
+      return ours("UnsupportedVersionError");
+    case ErrorCode::kLimit:
+      return ours("LimitError");
+    case ErrorCode::kModel:
+      return ours("ModelError");
+    case ErrorCode::kEncode:
+      return ours("EncodeError");
+    case ErrorCode::kArgument:
+      return builtin(PyExc_ValueError);
+    case ErrorCode::kFile:
+      return builtin(PyExc_OSError);
+    case ErrorCode::kMemory:
+      return builtin(PyExc_MemoryError);
+    case ErrorCode::kInternal:
+      break;
+  }
+  return builtin(PyExc_RuntimeError);
+}
+
+// Decodes every file into an array of its own, uint8 [height, width, 3], grey pictures into all three channels.
+// Returns, for each, None or the exception that it failed with: a damaged file leaves the others alone.
+py::list decode_into(const ccm::Codec& codec, const std::vector<const File*>& files, const std::vector<py::array>& out,
+                     int threads) {
+  if (threads < 1 || threads > 1024) throw py::value_error("threads must lie in 1..1024");
+  if (files.size() != out.size()) throw py::value_error("an array is needed for every file");
+  struct Item {
+    ccm::Packet packet;
+    ccm::PixelSink sink;
+    std::unique_ptr<Error> error;
+  };
+  std::vector<Item> items(files.size());
+  for (size_t k = 0; k < files.size(); ++k) {
+    const ccm::PacketHead& head = files[k]->head;
+    py::array pixels = out[k];
+    const bool fits = py::isinstance<py::array_t<uint8_t>>(pixels) && (pixels.flags() & py::array::c_style) &&
+                      pixels.ndim() == 3 && pixels.shape(0) == head.height && pixels.shape(1) == head.width &&
+                      pixels.shape(2) == 3;
+    if (!fits) throw py::value_error("arrays must be uint8 [height, width, 3], contiguous");
+    items[k].sink = {pixels.mutable_data(), head.width * 3, head.width, head.height, 3, 8, head.grey};
+  }
+  {
+    py::gil_scoped_release release;
+    const auto n = static_cast<int>(std::min<size_t>(items.size(), 1024));
+    const int each = n ? std::max(1, threads / n) : 1;
+    ccm::parallel_for(std::min(threads, n), static_cast<int64_t>(items.size()), [&](int64_t k) {
+      Item& item = items[k];
+      try {
+        item.packet = codec.parse(files[k]->container.packet, files[k]->max_pixels);
+        codec.decode(item.packet, item.sink, each);
+      } catch (const Error& error) {
+        item.error = std::make_unique<Error>(error);
+      }
+    });
+  }
+  py::list found;
+  for (const Item& item : items) found.append(item.error ? class_of(item.error->code)(item.error->what()) : py::none());
+  return found;
+}
+
 // The bytes of a file, and seconds by stage. pixels: uint8 or uint16 [H, W, 3] or [H, W], rows of contiguous samples.
 py::tuple encode(const ccm::Codec& codec, const py::array& pixels, int quality_code, int effort, int lanes, int threads,
                  const std::vector<std::pair<py::bytes, py::bytes>>& chunks) {
@@ -148,39 +221,6 @@ py::tuple encode(const ccm::Codec& codec, const py::array& pixels, int quality_c
   seconds["effort"] = times.effort;
   seconds["entropy"] = times.entropy;
   return py::make_tuple(to_bytes(file.data(), file.size()), seconds);
-}
-
-// The Python class of a failure.
-py::object class_of(ErrorCode code) {
-  const auto ours = [](const char* name) { return py::module_::import("ccm_fast.errors").attr(name); };
-  const auto builtin = [](PyObject* type) { return py::reinterpret_borrow<py::object>(type); };
-  switch (code) {
-    case ErrorCode::kNotCcm:
-      return ours("NotCcmError");
-    case ErrorCode::kTruncated:
-      return ours("TruncatedError");
-    case ErrorCode::kDamaged:
-      return ours("DamagedError");
-    case ErrorCode::kWrongModel:
-      return ours("WrongModelError");
-    case ErrorCode::kUnsupported:
-      return ours("UnsupportedVersionError");
-    case ErrorCode::kLimit:
-      return ours("LimitError");
-    case ErrorCode::kModel:
-      return ours("ModelError");
-    case ErrorCode::kEncode:
-      return ours("EncodeError");
-    case ErrorCode::kArgument:
-      return builtin(PyExc_ValueError);
-    case ErrorCode::kFile:
-      return builtin(PyExc_OSError);
-    case ErrorCode::kMemory:
-      return builtin(PyExc_MemoryError);
-    case ErrorCode::kInternal:
-      break;
-  }
-  return builtin(PyExc_RuntimeError);
 }
 
 std::string isa_list() {
@@ -222,6 +262,8 @@ PYBIND11_MODULE(_native, m) {
       .def(py::init<py::bytes, int64_t>(), py::arg("data"), py::arg("max_pixels"))
       .def_property_readonly(
           "fingerprint", [](const File& f) { return to_bytes(f.head.fingerprint.data(), f.head.fingerprint.size()); })
+      .def_property_readonly("width", [](const File& f) { return f.head.width; })
+      .def_property_readonly("height", [](const File& f) { return f.head.height; })
       .def_property_readonly("chunks", &chunks)
       .def_property_readonly("packet",
                              [](const File& f) { return to_bytes(f.container.packet.data, f.container.packet.size); });
@@ -241,5 +283,6 @@ PYBIND11_MODULE(_native, m) {
           "The largest effort that encode() takes.")
       .def("encode", &encode, py::arg("pixels"), py::arg("quality_code"), py::arg("effort"), py::arg("lanes"),
            py::arg("threads"), py::arg("chunks"))
-      .def("decode", &decode, py::arg("files"), py::arg("threads"), py::arg("bits") = 8);
+      .def("decode", &decode, py::arg("files"), py::arg("threads"), py::arg("bits") = 8)
+      .def("decode_into", &decode_into, py::arg("files"), py::arg("out"), py::arg("threads"));
 }

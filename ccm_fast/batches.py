@@ -1,0 +1,324 @@
+"""Many pictures at once: :func:`decode_batch`, its NumPy half :func:`decode_arrays`, and :func:`encode_batch`."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from ._backend import import_with_torch
+from .errors import BitstreamError, CcmFastError, PictureWarning, WrongModelError
+from .files import DEFAULT_MODEL, Model, codec_for, encode_picture, model_for
+from .images import Picture, from_pillow, open_picture, orientation, turned
+from .native import Codec, thread_count
+from .reading import read_bytes
+from .stream.container import parse_container
+from .stream.limits import MAX_PIXELS, check_limit
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+__all__ = ["decode_arrays", "decode_batch", "encode_batch"]
+
+Item: TypeAlias = bytes | bytearray | memoryview | str | os.PathLike | BinaryIO
+_BYTES = (bytes, bytearray, memoryview)
+_T = TypeVar("_T")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What happens to pictures that fail
+
+
+def _check_errors(errors: str) -> None:
+    if errors not in ("raise", "skip", "none"):
+        raise ValueError(f"errors is 'raise', 'skip' or 'none', not {errors!r}")
+
+
+def _checked(items: Iterable, what: str) -> list:
+    """The items as a list. Raises TypeError for what is one item and not several."""
+    if isinstance(items, (*_BYTES, str, os.PathLike)) or not isinstance(items, Iterable):
+        raise TypeError(f"a sequence of {what} is needed, not {type(items).__name__}")
+    return list(items)
+
+
+def _name(k: int, item: object) -> str:
+    """How messages call an item."""
+    return f"picture {k} ({os.fsdecode(item)})" if isinstance(item, (str, os.PathLike)) else f"picture {k}"
+
+
+def _named(error: Exception, name: str) -> Exception:
+    """The error with the item's name in front; of the operating system's, which have a file's name, the same one."""
+    if not isinstance(error, CcmFastError):
+        return error
+    named = type(error)(f"{name}: {error}")
+    named.__cause__ = error
+    return named
+
+
+def _settle(found: list[_T | Exception], items: list, errors: str) -> list[_T | None]:
+    """What is left of the items, of which some may be exceptions.
+
+    Raises:
+        Exception: the first of them, if ``errors`` is "raise".
+    """
+    kept: list[_T | None] = []
+    for k, one in enumerate(found):
+        if not isinstance(one, Exception):
+            kept.append(one)
+            continue
+        error = _named(one, _name(k, items[k]))
+        if errors == "raise":
+            raise error
+        warnings.warn(f"left out: {error}", PictureWarning, stacklevel=3)
+        if errors == "none":
+            kept.append(None)
+    return kept
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Decoding
+
+
+@dataclass
+class _Open:
+    """A file whose header has been read, and how its picture is to be turned (EXIF's numbers)."""
+
+    file: Any
+    turn: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the turned picture."""
+        sides = (self.file.height, self.file.width)
+        return (*(sides if self.turn < 5 else sides[::-1]), 3)
+
+
+def _read(item: Item, max_pixels: int | None) -> bytes:
+    return bytes(item) if isinstance(item, _BYTES) else read_bytes(item, max_pixels)
+
+
+def _opened(items: list, orient: bool, max_pixels: int | None) -> list[_Open | Exception]:
+    found: list[_Open | Exception] = []
+    for item in items:
+        try:
+            file = Codec.open_file(_read(item, max_pixels), max_pixels)
+            found.append(_Open(file, orientation(file.chunks) if orient else 1))
+        except (BitstreamError, OSError) as error:
+            found.append(error)
+    return found
+
+
+def _by_codec(opened: list[_Open | Exception], model: Model) -> dict[Codec, list[int]]:
+    """The places of the files by the codec that decodes them; those without one become WrongModelError."""
+    codecs: dict[bytes, Codec] = {}
+    places: dict[Codec, list[int]] = {}
+    for k, one in enumerate(opened):
+        if isinstance(one, Exception):
+            continue
+        fingerprint = one.file.fingerprint
+        try:
+            if fingerprint not in codecs:
+                codecs[fingerprint] = codec_for(model, fingerprint)
+            places.setdefault(codecs[fingerprint], []).append(k)
+        except WrongModelError as error:
+            opened[k] = error
+    return places
+
+
+def decode_arrays(
+    items: Iterable[Item],
+    *,
+    errors: str = "raise",
+    orient: bool = False,
+    threads: int | None = None,
+    model: Codec | str | os.PathLike | None = None,
+    max_pixels: int | None = MAX_PIXELS,
+) -> np.ndarray | list[np.ndarray | None]:
+    """Decode .ccm files side by side into NumPy arrays; needs no torch.
+
+    The interpreter's lock is released meanwhile. Arguments and errors as :func:`decode_batch`.
+
+    Returns:
+        uint8 [N, H, W, 3], or a list of arrays [H, W, 3] as described there.
+    """
+    _check_errors(errors)
+    check_limit(max_pixels)
+    items, threads = _checked(items, "files"), thread_count(threads)
+    opened = _opened(items, orient, max_pixels)
+    places = _by_codec(opened, model)
+    if errors == "raise":
+        _settle(opened, items, errors)  # before any work is done
+    good = [k for k, one in enumerate(opened) if isinstance(one, _Open)]
+    # Pictures of one size are decoded into the array that is returned, unless they are to be turned.
+    shapes = {opened[k].shape for k in good}
+    whole = np.empty((len(good), *shapes.pop()), np.uint8) if len(shapes) == 1 and errors != "none" else None
+    to = dict(zip(good, whole if whole is not None else (np.empty(opened[k].shape, np.uint8) for k in good)))
+    raw = {}
+    for k in good:
+        file = opened[k].file
+        raw[k] = to[k] if opened[k].turn == 1 else np.empty((file.height, file.width, 3), np.uint8)
+    found: list[np.ndarray | Exception] = [to.get(k, one) for k, one in enumerate(opened)]
+    for codec, where in places.items():
+        results = codec.decode_into([opened[k].file for k in where], [raw[k] for k in where], threads)
+        for k, error in zip(where, results, strict=True):
+            if error is not None:
+                found[k] = error
+            elif raw[k] is not to[k]:
+                to[k][...] = turned(raw[k], opened[k].turn)
+    kept = _settle(found, items, errors)
+    if whole is None or len(kept) == len(whole):
+        return kept if whole is None else whole
+    return np.stack(kept) if kept else []
+
+
+def decode_batch(
+    items: Iterable[Item],
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    errors: str = "raise",
+    orient: bool = False,
+    threads: int | None = None,
+    *,
+    model: Model = None,
+    engine: str | None = None,
+    max_pixels: int | None = MAX_PIXELS,
+) -> Tensor | list[Tensor | None]:
+    """Decode .ccm files side by side into torch tensors: RGB, grey pictures in all three channels, alpha left out.
+
+    On the CPU each core decodes a picture at a time, without torch and without the interpreter's lock. On a GPU
+    pictures of one size are decoded together, and the host waits once, when all are queued.
+
+    Args:
+        items: bytes of .ccm files, paths, or binary files.
+        device: where the pixels are wanted, which is where they are computed; None: the CPU, or with a module as
+            ``model`` its device.
+        dtype: None: uint8, 0 to 255; a floating point type: 0 to 1.
+        errors: what a picture that cannot be read or decoded does. "raise": the first one's error is raised, and names
+            it; "skip": it is left out; "none": None takes its place. The last two name it in a PictureWarning.
+        orient: turn pictures as their EXIF orientation asks for.
+        threads: in all; None: as many as there are cores.
+        model: as for :func:`ccm_fast.decode_file`; None: for each file the shipped model that it names.
+        engine: "cpu", "cuda" or "reference", of modules; None: by the device.
+        max_pixels: larger pictures are errors; None: no limit but the format's.
+
+    Returns:
+        [N, 3, H, W] if all pictures have one size; on the CPU in torch's channels_last layout. A list of [3, H, W] if
+        there are several sizes, if there is no picture, and always with ``errors="none"``.
+
+    Raises:
+        BitstreamError: one of its subclasses says what is wrong with a file, and the message with which.
+        OSError: a file cannot be read.
+        FileNotFoundError, ModelError, NotFrozenError: the model is not usable.
+        BuildError: torch is not installed; :func:`decode_arrays` works without.
+        TypeError, ValueError: an argument is not as it should be.
+    """
+    torch = import_with_torch("torch", "ccm_fast.decode_batch")
+    if dtype is not None and dtype != torch.uint8 and not dtype.is_floating_point:
+        raise TypeError(f"dtype must be torch.uint8 or a floating point type, not {dtype}")
+    tensors = import_with_torch("ccm_fast.tensor_batches", "ccm_fast.decode_batch")
+    native = model is None or isinstance(model, (Codec, str, os.PathLike))
+    if native and engine in (None, "cpu") and torch.device(device or "cpu").type == "cpu":
+        options = {"errors": errors, "orient": orient, "threads": threads, "model": model, "max_pixels": max_pixels}
+        return tensors.from_arrays(decode_arrays(items, **options), dtype)
+    if not native:
+        tensors.check_place(model, device)
+    _check_errors(errors)
+    check_limit(max_pixels)
+    items = _checked(items, "files")
+    files: list = []
+    for item in items:
+        try:
+            files.append(parse_container(_read(item, max_pixels)))
+        except (BitstreamError, OSError) as error:
+            files.append(error)
+    if errors == "raise":
+        _settle(files, items, errors)
+    options = {"engine": engine, "threads": threads, "max_pixels": max_pixels, "orient": orient}
+    found = tensors.decode_containers(files, lambda fingerprint: model_for(model, fingerprint), device, **options)
+    return tensors.collected(_settle(found, items, errors), dtype, always_list=errors == "none")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Encoding
+
+
+def _picture(item: object, max_pixels: int | None) -> Picture:
+    """The picture that an item of :func:`encode_batch` is. Raises TypeError for what is none."""
+    if isinstance(item, Picture):
+        return item
+    if isinstance(item, Image.Image):
+        return from_pillow(item)
+    if isinstance(item, np.ndarray):
+        return Picture(item)
+    if hasattr(item, "detach"):  # a tensor; torch need not be imported to tell
+        if item.ndim != 3 or item.shape[0] not in (1, 3):
+            raise TypeError(f"tensors of pictures are [3, H, W] or [1, H, W], not {list(item.shape)}")
+        planes = item.detach().cpu().numpy()
+        return Picture(np.ascontiguousarray(planes[0] if len(planes) == 1 else planes.transpose(1, 2, 0)))
+    return open_picture(io.BytesIO(item) if isinstance(item, _BYTES) else item, max_pixels)
+
+
+def encode_batch(
+    pictures: Iterable,
+    quality: float | Sequence[float] = 4.0,
+    *,
+    model: Model = DEFAULT_MODEL,
+    effort: int | None = None,
+    tune: str | None = None,
+    lanes: int = 0,
+    errors: str = "raise",
+    threads: int | None = None,
+    max_pixels: int | None = MAX_PIXELS,
+) -> list[bytes | None]:
+    """Encode pictures side by side, each core one at a time.
+
+    Args:
+        pictures: any of uint8 or uint16 tensors [3, H, W] or [1, H, W], a tensor [N, 3, H, W] of them, NumPy arrays
+            [H, W, 3] or [H, W], Pillow images, and paths or bytes of image files, whose metadata travels along.
+        quality: 1 to 8, of all or of each.
+        model: as for :func:`ccm_fast.encode_file`.
+        effort: likewise.
+        tune: likewise.
+        lanes: likewise.
+        errors: as for :func:`decode_batch`; what cannot be read or encoded.
+        threads: in all; None: as many as there are cores.
+        max_pixels: larger image files are errors; None: no limit.
+
+    Returns:
+        The bytes of each .ccm file: those that :func:`ccm_fast.encode_file` writes.
+
+    Raises:
+        ImageError, LimitError, EncodeError, OSError: a picture cannot be read or encoded; the message says which.
+        TypeError, ValueError: an argument is not as it should be.
+    """
+    _check_errors(errors)
+    pictures, threads = _checked(pictures, "pictures"), thread_count(threads)
+    qualities = list(quality) if isinstance(quality, Iterable) else [quality] * len(pictures)
+    if len(qualities) != len(pictures):
+        raise ValueError(f"{len(qualities)} qualities for {len(pictures)} pictures")
+    native = isinstance(model, (Codec, str, os.PathLike)) and codec_for(model).encodes(effort, tune)
+    at_once = max(1, min(threads, len(pictures))) if native else 1  # torch's number of threads is the process's
+    options = {"lanes": lanes, "effort": effort, "tune": tune, "threads": max(1, threads // at_once)}
+
+    def encode(item: object, quality: float) -> bytes | Exception:
+        try:
+            return encode_picture(_picture(item, max_pixels), quality, model, **options)
+        except (CcmFastError, OSError) as error:
+            return error
+
+    return _settle(_side_by_side(encode, at_once, pictures, qualities), pictures, errors)
+
+
+def _side_by_side(work: Callable, at_once: int, *arguments: list) -> list:
+    if at_once == 1:
+        return [work(*one) for one in zip(*arguments, strict=True)]
+    with ThreadPoolExecutor(at_once, "ccm-fast") as pool:
+        return list(pool.map(work, *arguments))
