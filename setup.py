@@ -405,7 +405,9 @@ class Build(build_ext):
             ninja.build(products["ccm_fast._ops"], "link", [*objects, *core], [*shared, *link_ops])
         ninja.build(products["ccm_fast._rans"], "link", [*python_objects, *core], link_python)
         ninja.build(products["ccm_fast._native"], "link", [*native_objects, *codec], link_python)
-        ninja.build(products["ccm_fast.libccm"], "link", codec, shared if MAC else [*shared, "-Wl,-z,defs"])
+        # It stays in memory when a program closes it: workers of its pool of threads may be asleep in it.
+        alone = shared if MAC else [*shared, "-Wl,-z,defs", "-Wl,-z,nodelete"]
+        ninja.build(products["ccm_fast.libccm"], "link", codec, alone)
         ninja.write(folder / "build.ninja")
 
         self.info = {

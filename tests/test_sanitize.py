@@ -32,7 +32,7 @@ def programs(request, tmp_path_factory):
     includes = [f"-I{ROOT / 'csrc'}"]
     objects = []
     # The VNNI kernels with their one instruction emulated: layout and bias of byte planes are then tested everywhere.
-    checks = [ROOT / f"tests/cpp/{name}_check.cpp" for name in ("engine", "transform", "winograd_int")]
+    checks = [ROOT / f"tests/cpp/{name}_check.cpp" for name in ("engine", "threads", "transform", "winograd_int")]
     isas = ("_avx2", "_avxvnni", "_fma") if ccm_sources.X86 else ()
     define = [*ccm_sources.isa_macros(isas), "-DCCM_EMULATE_VNNI"] if isas else []
     for source in [*ccm_sources.core_sources(isas=isas), *checks]:
@@ -92,3 +92,9 @@ def test_sanitized_integer_winograd(programs):
     result = subprocess.run([str(programs["winograd_int_check"])], capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-4000:]
     assert result.stdout.split() == ["ok", "10" if "avx2" in ISAS else "0"]
+
+
+def test_sanitized_threads(programs):
+    result = subprocess.run([str(programs["threads_check"]), "60"], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert result.stdout.split()[0] == "ok"

@@ -1,6 +1,6 @@
-// Threads for coarse tasks. Workers sleep while there is nothing to do: waiting for each other at every small step is
-// what makes OpenMP codecs stall for seconds when another process holds a core. (Where steps are shared, share.h,
-// nobody waits for a thread that has taken nothing.)
+// Threads for coarse tasks: one pool a process (a library, where several are linked with these files), whose workers
+// are started when a call first wants them and then sleep between calls. Nobody spins or waits for a worker that has
+// not begun: beside a process that holds a core, that is what makes OpenMP codecs stall for seconds.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -17,10 +17,16 @@ inline void relax() {
 }
 
 // Runs work(thread index) on at most `threads` threads, the caller's (index 0) among them, and rethrows the first
-// exception.
+// exception. Indexes are below `threads` and differ. A worker that has not come by the time the caller has finished is
+// not waited for, so `work` must share out what there is to do: it must be done when any one call has returned and
+// those that have begun do, too. May be called by several threads at once, and from within `work`. A forked child has a
+// pool of its own.
 void run_threads(int threads, const std::function<void(int)>& work);
 
 // body(i) for i in [0, n), dealt out one by one.
 void parallel_for(int threads, int64_t n, const std::function<void(int64_t)>& body);
+
+// Workers that this process has started so far.
+int pool_workers();
 
 }  // namespace ccm

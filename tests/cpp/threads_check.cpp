@@ -1,0 +1,76 @@
+// The pool of threads, for the sanitizers: calls at once and within each other, errors, calls that nobody joins. Prints
+// "ok" and the number of workers.
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+#include <set>
+#include <thread>
+
+#include "base/threads.h"
+#include "check.h"
+
+namespace {
+
+using checking::require;
+
+// Every number below n once, and indexes of threads that are in range and differ.
+void count(int threads, int64_t n) {
+  std::vector<std::atomic<int>> times(static_cast<size_t>(n));
+  ccm::parallel_for(threads, n, [&](int64_t i) { ++times[i]; });
+  for (const auto& t : times) require(t == 1, "an index that was not dealt out once");
+  std::mutex mutex;
+  std::set<int> indexes;
+  ccm::run_threads(threads, [&](int index) {
+    std::lock_guard<std::mutex> lock(mutex);
+    require(index >= 0 && index < threads && indexes.insert(index).second, "a thread's index");
+  });
+  require(indexes.count(0) == 1, "the caller did not work");
+}
+
+void nested() {
+  std::atomic<int64_t> sum{0};
+  ccm::parallel_for(3, 20, [&](int64_t i) { ccm::parallel_for(2, 30, [&](int64_t k) { sum += i * k; }); });
+  require(sum == 190 * 435, "a sum of calls within each other");
+}
+
+// An error of the caller, or of a worker that has surely come: the caller waits for it.
+void errors(bool in_worker) {
+  std::atomic<int> come{0};
+  bool caught = false;
+  try {
+    ccm::run_threads(2, [&](int index) {
+      ++come;
+      while (in_worker && come < 2) std::this_thread::yield();
+      if ((index == 1) == in_worker) throw std::runtime_error("meant");
+    });
+  } catch (const std::runtime_error& error) {
+    caught = error.what() == std::string("meant");
+  }
+  require(caught, "an error that did not reach the caller");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    const int rounds = argc > 1 ? std::atoi(argv[1]) : 100;
+    require(ccm::pool_workers() == 0, "workers before the first call");
+    errors(true);
+    require(ccm::pool_workers() == 1, "one worker of a call of two threads");
+    std::vector<std::thread> callers;
+    for (int c = 0; c < 3; ++c)
+      callers.emplace_back([=] {
+        for (int r = 0; r < rounds; ++r) count(1 + (c + r) % 4, r), nested(), errors(r % 2);
+      });
+    for (std::thread& t : callers) t.join();
+    const int workers = ccm::pool_workers();
+    for (int r = 0; r < rounds; ++r) count(2, r);
+    require(ccm::pool_workers() == workers, "workers that were started anew");
+    std::printf("ok %d\n", workers);
+    return 0;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+}
