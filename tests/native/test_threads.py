@@ -14,15 +14,17 @@ from ccm_fast.errors import BitstreamError
 from ccm_fast.native import Codec
 
 ROOT = Path(__file__).resolve().parents[2]
-ENV = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+ENV = {**os.environ, "PYTHONPATH": str(ROOT)}
+MODEL = str(tiny.GOLDEN / "tiny.safetensors")
 
 START = """
 import os, signal, sys, threading, time
-import numpy as np, tiny
+import numpy as np
 from ccm_fast.native import Codec
 
-codec = Codec.load(tiny.GOLDEN / "tiny.safetensors", threads=1)
-data = codec.encode(tiny.photo(200, 312, 0), 4, effort=1, threads=1)
+codec = Codec.load(sys.argv[1], threads=1)
+picture = np.add.outer(np.arange(200), np.arange(3 * 312)).reshape(200, 312, 3) // 5 % 256
+data = codec.encode(picture.astype(np.uint8), 4, effort=1, threads=1)
 expected = codec.decode(data, threads=1)
 """
 
@@ -79,14 +81,14 @@ CASES = {"stay": (STAY, "2 True True"), "fork": (FORK, "7"), "signals": (SIGNALS
 @pytest.mark.parametrize("program, said", CASES.values(), ids=CASES)
 def test_workers(program, said):
     """They are started once and use no processor between calls; a child has its own; signals do not reach them."""
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", START + program]
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", START + program, MODEL]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=ENV)
     assert done.stdout.strip() == said, done.stderr[-2000:]
 
 
 @pytest.fixture(scope="module")
 def codec():
-    return Codec.load(tiny.GOLDEN / "tiny.safetensors", threads=1)
+    return Codec.load(MODEL, threads=1)
 
 
 def test_calls_at_once(codec):
