@@ -270,7 +270,7 @@ def required(name, extras):
 
 @in_checkout
 def test_tests_run_with_pinned_libraries():
-    needed = required("ccm-fast", ["build", "test", "lint", "eval", "docs"])
+    needed = required("ccm-fast", ["build", "test", "lint", "eval", "docs", "recipes"])
     assert {"pytest", "iniconfig", "numpy", "ruff"} <= needed
     assert not needed - pinned()
 

@@ -1,0 +1,29 @@
+"""Data sets of .ccm files: PyTorch datasets over folders and tar shards, and decoders for other loaders.
+
+Importing this package imports neither torch nor the native library; :mod:`ccm_fast.data.datasets` imports torch.
+"""
+
+from ccm_fast._backend import import_with_torch
+
+# Public name -> module that defines it.
+_EXPORTS = {
+    "decode_image": "ccm_fast.data.decoding",
+    "load_image": "ccm_fast.data.decoding",
+    "webdataset_decoder": "ccm_fast.data.decoding",
+    "CcmDataset": "ccm_fast.data.datasets",
+    "CcmIterableDataset": "ccm_fast.data.datasets",
+}
+
+__all__ = list(_EXPORTS)
+
+
+def __getattr__(name):
+    try:
+        module = _EXPORTS[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    return getattr(import_with_torch(module, f"ccm_fast.data.{name}"), name)
+
+
+def __dir__():
+    return sorted({*globals(), *_EXPORTS})
