@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .models.inference import inference
-from .models.transforms import Merge, Split
+from .models.transforms import AnalysisTransform, Merge, ResidualBlock, Split, SynthesisTransform
 
 __all__ = ["TILE_PIXELS", "Tile", "analyse", "margin", "plan_tiles", "synthesize"]
 
@@ -25,40 +25,78 @@ STRIDE = 16  # pixels a latent spans in each direction
 TILE_PIXELS = 8 << 20
 
 
+#: Modules that pass their input through their children in order, up to a residual.
+_CHAINS = (nn.Sequential, AnalysisTransform, SynthesisTransform, ResidualBlock)
+_POINTWISE = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ReLU6, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Softplus)
+_POINTWISE += (nn.Sigmoid, nn.Tanh, nn.Identity)
+
+
+class _UnknownFieldError(TypeError):
+    """Of this layer nobody knows what its outputs depend on."""
+
+
+def _is_square(module: nn.Module) -> bool:
+    """Whether a convolution treats both axes alike, and knows only zeros outside; True for what is none."""
+    if not isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+        return True
+    pairs = module.kernel_size, module.stride, module.padding, module.dilation
+    return module.padding_mode == "zeros" and all(len(set(pair)) == 1 for pair in pairs)
+
+
 def _input_span(module: nn.Module, low: int, high: int) -> tuple[int, int]:
     """The input positions that output positions low..high depend on (one axis), for a chain of layers."""
     if isinstance(module, (Split, Merge)):
         spans = [_input_span(path, low, high) for path in module.paths()]
-        return min(s[0] for s in spans), max(s[1] for s in spans)
-    if children := list(module.children()):
-        for child in reversed(children):
+        low, high = min(s[0] for s in spans), max(s[1] for s in spans)
+    elif type(module) in _CHAINS:
+        for child in reversed(list(module.children())):
             low, high = _input_span(child, low, high)
-    elif isinstance(module, nn.Conv2d):
+    elif not _is_square(module):
+        raise _UnknownFieldError
+    elif type(module) is nn.Conv2d:
         reach = module.dilation[0] * (module.kernel_size[0] - 1)
         low = low * module.stride[0] - module.padding[0]
         high = high * module.stride[0] - module.padding[0] + reach
+    elif type(module) is nn.ConvTranspose2d:
+        reach = module.dilation[0] * (module.kernel_size[0] - 1)
+        low = -((reach - low - module.padding[0]) // module.stride[0])
+        high = (high + module.padding[0]) // module.stride[0]
     elif isinstance(module, nn.PixelUnshuffle):
         low, high = low * module.downscale_factor, (high + 1) * module.downscale_factor - 1
     elif isinstance(module, nn.PixelShuffle):
         low, high = low // module.upscale_factor, high // module.upscale_factor
-    elif not isinstance(module, (nn.ReLU, nn.LeakyReLU, nn.Identity)):
-        raise TypeError(f"cannot compute the receptive field of {type(module).__name__}: run it without tiles")
+    elif type(module) not in _POINTWISE:
+        raise _UnknownFieldError
     return low, high
 
 
-def margin(transform: nn.Module, kind: str) -> int:
-    """How many latents around a tile its values depend on.
+def margin(transform: nn.Module, kind: str) -> int | None:
+    """How many latents around a tile its values depend on; None: nobody knows, and the transform must not be tiled.
+
+    It is known of the package's own transforms, and of ``nn.Sequential`` of convolutions, transposed ones, pixel
+    (un)shuffles and pointwise layers. Any other module may say it itself, by an attribute ``margin``, a whole number:
+    a latent does not depend on pixels farther from its own 16x16 than 16 times so many, or a pixel on latents farther
+    than so many from its own.
 
     Args:
-        transform: a module whose leaves, in order, are convolutions, pixel (un)shuffles and pointwise layers, with
-            branches in :class:`~ccm_fast.models.transforms.Split` and ``Merge`` only.
+        transform: g_a or g_s.
         kind: "analysis" (16 pixels -> 1 latent) or "synthesis" (1 latent -> 16 pixels).
+
+    Raises:
+        TypeError: ``margin`` is no whole number.
     """
-    if kind == "analysis":
-        low, high = _input_span(transform, 0, 0)
-        return max(-(low // STRIDE), high // STRIDE)
-    low, high = _input_span(transform, 0, STRIDE - 1)
-    return max(-low, high)
+    if (said := getattr(transform, "margin", None)) is not None:
+        if isinstance(said, bool) or not isinstance(said, int) or said < 0:
+            raise TypeError(f"the attribute margin of {type(transform).__name__} must be a whole number, not {said!r}")
+        return said
+    try:
+        if kind == "analysis":
+            low, high = _input_span(transform, 0, 0)
+            return max(-(low // STRIDE), high // STRIDE)
+        low, high = _input_span(transform, 0, STRIDE - 1)
+        return max(-low, high)
+    except _UnknownFieldError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -87,12 +125,13 @@ def _cuts(size: int, parts: int) -> list[int]:
     return [size * k // parts for k in range(parts + 1)]
 
 
-def plan_tiles(h: int, w: int, around: int, budget: int) -> list[Tile]:
+def plan_tiles(h: int, w: int, around: int | None, budget: int) -> list[Tile]:
     """Cut a plane of h x w latents into tiles whose outer rectangles have at most about ``budget`` latents.
 
-    Of all regular grids the one with the least computation is taken; one tile if the plane fits.
+    Of all regular grids the one with the least computation is taken; one tile if the plane fits, or if what it would
+    have to have ``around`` it is not known (None).
     """
-    if h * w <= budget:
+    if h * w <= budget or around is None:
         return [Tile(0, h, 0, w, 0, h, 0, w)]
     best = None
     for rows in range(1, h + 1):

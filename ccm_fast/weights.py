@@ -3,10 +3,12 @@
     tensors   "plan"         uint8: the frozen entropy model (FORMAT.md section 7)
               "shifts"       fp16, optional: what symbols stand for (:mod:`ccm_fast.entropy.centroids`)
               "sensitivities" float32, optional: of g_s (:func:`ccm_fast.effort.distortion.sensitivities`)
-              "float.NAME"   fp16: the parameters of the transforms, the gains and the prior of z
+              "float.NAME"   fp16: the parameters of the transforms, the gains and the prior of z (buffers of whole
+                             numbers, which own transforms may have, keep their type)
     metadata  "format"       "ccm_fast weights 1"
               "config"       JSON: the CCMConfig
               "meta"         JSON: whatever the author wants to say (training, licence, results)
+              "transforms"   JSON, optional: {"g_a": CLASS, "g_s": CLASS} of transforms that are not this package's
 
 The entropy networks are in the plan alone; their float form, for training and for likelihoods, is made from it
 (:mod:`ccm_fast.freezing.thaw`). Nothing in a weights file is executed.
@@ -27,7 +29,6 @@ from ccm_fast.entropy.centroids import REACH
 from ccm_fast.entropy.frozen import FrozenEntropyModel
 from ccm_fast.entropy.plan import Plan
 from ccm_fast.entropy.plan_parts import MAX_CHANNELS
-from ccm_fast.entropy.schedule import Schedule
 from ccm_fast.errors import ModelError, NotFrozenError
 from ccm_fast.freezing.thaw import thaw
 from ccm_fast.models import CCMConfig, CrossChannelContextModel
@@ -37,7 +38,7 @@ __all__ = ["available", "find", "load", "read_meta", "save"]
 
 FORMAT = "ccm_fast weights 1"
 PREFIX = "float."
-SHIFTS, SENSITIVITIES = "shifts", "sensitivities"
+SHIFTS, SENSITIVITIES, TRANSFORMS = "shifts", "sensitivities", "transforms"
 FROZEN = ("h_s.", "contexts.")  # parameters that the plan holds
 # Of a configuration: what plans may have, and residual blocks at one resolution.
 MAX_KERNEL, MAX_BLOCKS = 7, 64
@@ -69,7 +70,7 @@ def save(model: CrossChannelContextModel, path: str | Path, meta: dict | None = 
     for name, value in model.state_dict().items():
         if name.startswith(FROZEN):
             continue
-        half = value.detach().to("cpu", torch.float16).contiguous()
+        half = value.detach().to("cpu", _stored(value)).contiguous()
         if not bool(torch.isfinite(half).all()):
             raise ModelError(f"parameter {name} is not finite in fp16")
         tensors[PREFIX + name] = half
@@ -78,10 +79,16 @@ def save(model: CrossChannelContextModel, path: str | Path, meta: dict | None = 
         "config": json.dumps(model.config.to_dict()),
         "meta": json.dumps(meta or {}),
     }
+    if model.own_transforms:
+        metadata[TRANSFORMS] = json.dumps(model.own_transforms)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         file.write(serialized(tensors, metadata))
+
+
+def _stored(value: Tensor) -> torch.dtype:
+    return torch.float16 if value.is_floating_point() else value.dtype
 
 
 def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -120,13 +127,28 @@ def _check_sizes(config: dict) -> None:
             raise ValueError(f"{key} is out of range")
 
 
+def _check_transforms(path: Path, metadata: dict[str, str], given: dict[str, torch.nn.Module | None]) -> None:
+    """Raises ModelError, TypeError unless the caller has brought the transforms that are not this package's."""
+    own = _json(metadata, TRANSFORMS, path) if TRANSFORMS in metadata else {}
+    for name, module in given.items():
+        if name in own and module is None:
+            raise ModelError(
+                f"{path.name}: its {name} is of a class of the author's own, {own[name]}: bring an object of it,"
+                f" ccm_fast.load(path, {name}=...)"
+            )
+        if name not in own and module is not None:
+            raise TypeError(f"{path.name}: its {name} is this package's, none has to be brought")
+
+
 @on_cpu_by_default
-def _build(path: Path) -> CrossChannelContextModel:
+def _build(path: Path, g_a: torch.nn.Module | None, g_s: torch.nn.Module | None) -> CrossChannelContextModel:
     tensors, metadata = _open(path)
+    _check_transforms(path, metadata, {"g_a": g_a, "g_s": g_s})
     try:
         config = _json(metadata, "config", path)
         _check_sizes(config)
-        model = CrossChannelContextModel(CCMConfig.from_dict(config)).float()  # whatever the default dtype is
+        # float: whatever the default dtype is.
+        model = CrossChannelContextModel(CCMConfig.from_dict(config), g_a, g_s).float()
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise ModelError(f"{path.name}: bad configuration: {error}") from error
     expected = {name: t for name, t in model.state_dict().items() if not name.startswith(FROZEN)}
@@ -139,13 +161,15 @@ def _build(path: Path) -> CrossChannelContextModel:
         names = sorted({*unknown, *(set(found) ^ set(expected))})
         raise ModelError(f"{path.name}: missing or unknown tensors: {', '.join(names[:5])}")
     for name, t in found.items():
-        if t.dtype != torch.float16 or t.shape != expected[name].shape:
+        wanted = _stored(expected[name])
+        if t.dtype != wanted or t.shape != expected[name].shape:
             raise ModelError(
-                f"{path.name}: {name} is {t.dtype} {tuple(t.shape)}, not torch.float16 {tuple(expected[name].shape)}"
+                f"{path.name}: {name} is {t.dtype} {tuple(t.shape)}, not {wanted} {tuple(expected[name].shape)}"
             )
         if not bool(torch.isfinite(t).all()):
             raise ModelError(f"{path.name}: {name} has values that are not finite")
-    model.load_state_dict({name: t.float() for name, t in found.items()}, strict=False)
+    floats = {name: t.float() if t.is_floating_point() else t for name, t in found.items()}
+    model.load_state_dict(floats, strict=False)
     shifts = tensors.get(SHIFTS)
     model.frozen = FrozenEntropyModel.from_bytes(plan.contiguous().numpy().tobytes(), shifts)
     _check_fit(model.frozen.plan, model.config, path)
@@ -169,7 +193,7 @@ def _build(path: Path) -> CrossChannelContextModel:
 
 def _check_fit(plan: Plan, config: CCMConfig, path: Path) -> None:
     """The plan must belong to the transforms: same latents, same schedule."""
-    schedule = Schedule.from_name(config.schedule, config.context_kernel)
+    schedule = config.coding_schedule
     same = (
         plan.group_channels == config.groups
         and plan.hyper_channels == config.hyper_channels
@@ -180,18 +204,28 @@ def _check_fit(plan: Plan, config: CCMConfig, path: Path) -> None:
         raise ModelError(f"{path.name}: the frozen entropy model does not belong to the configuration")
 
 
-def load(name_or_path: str | Path, net: torch.nn.Module | None = None, **options):
+def load(
+    name_or_path: str | Path,
+    net: torch.nn.Module | None = None,
+    *,
+    g_a: torch.nn.Module | None = None,
+    g_s: torch.nn.Module | None = None,
+    **options,
+):
     """A frozen model in evaluation mode, ready to encode and decode.
 
     Args:
         name_or_path: a shipped model's name (see :func:`available`), or a .safetensors file.
         net: a net of CompressAI: then the file is what its accelerated form has saved, and an
             :class:`~ccm_fast.interop.compressai.AcceleratedNet` is returned, as from :func:`ccm_fast.accelerate`.
+        g_a: of a model with an analysis transform of one's own: a module of that class, which takes the file's weights
+            and becomes the model's. Nothing in a file says how to make one.
+        g_s: its synthesis transform, likewise.
         options: with a net, those of :func:`ccm_fast.interop.compressai.restore`.
 
     Raises:
         FileNotFoundError: no such model; the message lists the names.
-        ModelError: not a weights file, or one that is damaged or contradicts itself.
+        ModelError: not a weights file, or one that is damaged or contradicts itself, or whose transforms are missing.
     """
     if net is not None:
         from ccm_fast.interop.compressai import restore
@@ -199,7 +233,7 @@ def load(name_or_path: str | Path, net: torch.nn.Module | None = None, **options
         return restore(name_or_path, net, **options)
     if options:
         raise TypeError(f"load() takes {', '.join(options)} only together with a net")
-    return _build(find(name_or_path)).requires_grad_(False)
+    return _build(find(name_or_path), g_a, g_s).requires_grad_(False)
 
 
 def read_meta(name_or_path: str | Path) -> dict:

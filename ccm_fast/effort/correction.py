@@ -62,7 +62,8 @@ def correction(
         tile_pixels: of all images, to process at a time.
     """
     gain, inverse = model.gain(quality), model.inverse_gain(quality)
-    around = margin(model.g_s, "synthesis") + margin(model.g_a, "analysis")
+    margins = margin(model.g_s, "synthesis"), margin(model.g_a, "analysis")
+    around = None if None in margins else sum(margins)
     out = torch.empty_like(v)
     dtype = next(model.g_s.parameters()).dtype
     for t in plan_tiles(*v.shape[2:], around, max(1, tile_pixels // STRIDE**2)):

@@ -11,6 +11,7 @@ so the decoders need no names of models.
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,14 @@ class Schedule:
     pattern: tuple[tuple[int, ...], ...] = ((0,),)
 
     def __post_init__(self) -> None:
+        try:
+            for key in ("row_step", "col_step"):
+                object.__setattr__(self, key, operator.index(getattr(self, key)))
+            # As tuples, so that schedules of lists (from JSON) are equal to others, and can be hashed.
+            pattern = tuple(tuple(operator.index(v) for v in row) for row in self.pattern)
+        except TypeError:
+            raise ValueError("schedule steps and pattern entries must be whole numbers") from None
+        object.__setattr__(self, "pattern", pattern)
         widths = {len(row) for row in self.pattern}
         if not 1 <= len(self.pattern) <= 8 or len(widths) != 1 or not 1 <= next(iter(widths)) <= 8:
             raise ValueError("schedule pattern must be rectangular, between 1x1 and 8x8")

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from ccm_fast.constants import CONTEXT_LIMIT
 from ccm_fast.entropy.plan import ACCUMULATE, HEAD, NUM_INDEXES, RELU8, GroupPlan, Plan, fixed_point
-from ccm_fast.entropy.schedule import Schedule
 from ccm_fast.entropy.tables import fraction_bits, prior_rows, typical_rows
 from ccm_fast.freezing.layers import WEIGHT_MAX, Layer, share_scales
 from ccm_fast.freezing.layers import round_ste as _round
@@ -137,7 +136,7 @@ class Network(nn.Module):
 
     def export(self, model: CrossChannelContextModel) -> Plan:
         c = model.config
-        schedule = Schedule.from_name(c.schedule, c.context_kernel)
+        schedule = c.coding_schedule
         return Plan(
             tuple(c.groups),
             c.hyper_channels,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ccm_fast.constants import CONTEXT_LIMIT
 from ccm_fast.entropy.likelihood import centroid, logistic_likelihood, scale_from_index
 
-from .config import PRESETS, CCMConfig
+from .config import CCMConfig, find_config
 from .context import GroupContext
 from .entropy import FactorizedPrior, ste_round, towards_mean
 from .transforms import AnalysisTransform, HyperAnalysis, HyperSynthesis, SynthesisTransform
@@ -34,20 +34,25 @@ class CrossChannelContextModel(nn.Module):
     between the trained levels.
 
     Args:
-        config: a :class:`CCMConfig` or the name of a preset.
+        config: a :class:`CCMConfig`, the name of a preset, or a JSON file; see
+            :func:`~ccm_fast.models.config.find_config`.
+        g_a: an analysis transform of one's own, images [B, 3, 16h, 16w] in [0, 1] -> [B, M, h, w]; None: the
+            configuration's.
+        g_s: a synthesis transform of one's own, [B, M, h, w] -> [B, 3, 16h, 16w]; None: the configuration's. What large
+            images need of both is in :func:`ccm_fast.tiles.margin`.
 
     Raises:
-        ValueError: no preset of that name.
+        ValueError: no such preset, or a transform that gives other shapes.
     """
 
-    def __init__(self, config: CCMConfig | str = "ccm-small"):
+    def __init__(
+        self, config: CCMConfig | str = "ccm-small", g_a: nn.Module | None = None, g_s: nn.Module | None = None
+    ):
         super().__init__()
-        if isinstance(config, str) and config not in PRESETS:
-            raise ValueError(f"unknown preset {config!r}: choose from {', '.join(PRESETS)}")
-        self.config = PRESETS[config] if isinstance(config, str) else config
+        self.config = find_config(config)
         c = self.config
-        self.g_a = AnalysisTransform(c)
-        self.g_s = SynthesisTransform(c)
+        self.g_a = AnalysisTransform(c) if g_a is None else g_a
+        self.g_s = SynthesisTransform(c) if g_s is None else g_s
         self.h_a = HyperAnalysis(c)
         self.h_s = HyperSynthesis(c)
         self.z_prior = FactorizedPrior(c.hyper_channels)
@@ -64,6 +69,20 @@ class CrossChannelContextModel(nn.Module):
         self.metric = "mse"
         for module in (self.g_a, self.g_s):
             module.to(memory_format=torch.channels_last)
+        if g_a is not None:
+            _check_transform("g_a", self.g_a, (1, 3, 64, 64), (1, c.latent_channels, 4, 4))
+        if g_s is not None:
+            _check_transform("g_s", self.g_s, (1, c.latent_channels, 4, 4), (1, 3, 64, 64))
+
+    @property
+    def own_transforms(self) -> dict[str, str]:
+        """Those of g_a and g_s that are not this package's, with the names of their classes."""
+        pairs = (("g_a", self.g_a, AnalysisTransform), ("g_s", self.g_s, SynthesisTransform))
+        return {
+            name: f"{type(module).__module__}.{type(module).__qualname__}"
+            for name, module, known in pairs
+            if type(module) is not known
+        }
 
     def _interpolate(self, table: Tensor, quality: Tensor) -> Tensor:
         # In double precision: libraries differ in the last bits of exp, and its rounding to single hides that.
@@ -247,3 +266,21 @@ class CrossChannelContextModel(nn.Module):
                 noisy = logistic_likelihood(y + torch.rand_like(y) - 0.5, mean.detach(), scale.detach())
                 likelihood = likelihood * (noisy / noisy.detach())
         return {"y": likelihood, "z": self.z_prior(z_hat)}, y_hat, mean, scale
+
+
+@torch.no_grad()
+def _check_transform(name: str, module: nn.Module, shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    """Raises ValueError unless a transform gives the wanted shape, and has a parameter that says where it is."""
+    weight = next(module.parameters(), None)
+    if weight is None:
+        raise ValueError(f"{name} has no parameter: one is needed, if only to say on which device it runs")
+    training = module.training
+    module.eval()
+    try:
+        found = module(torch.zeros(shape, dtype=weight.dtype, device=weight.device))
+    except RuntimeError as error:
+        raise ValueError(f"{name} does not take an input of {list(shape)}: {error}") from error
+    finally:
+        module.train(training)
+    if tuple(found.shape) != wanted:
+        raise ValueError(f"{name} makes {list(found.shape)} of {list(shape)}, not {list(wanted)}")

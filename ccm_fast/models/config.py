@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+import json
+import operator
+import os
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 
-__all__ = ["PRESETS", "CCMConfig"]
+from ccm_fast.entropy.schedule import Schedule
+
+__all__ = ["PRESETS", "CCMConfig", "find_config"]
+
+_LISTS = ("widths", "blocks", "groups", "cross_kernels", "parameter_widths", "synthesis_blocks")
+_NUMBERS = {
+    "hyper_channels": 1,
+    "psi_channels": 1,
+    "context_kernel": 1,
+    "cross_width": 1,
+    "cross_skip_kernel": 0,
+    "qualities": 1,
+    "skip_index": -1,
+}
 
 
 @dataclass(frozen=True)
@@ -21,7 +38,8 @@ class CCMConfig:
         hyper_channels: channels of z.
         psi_channels: channels of the hyperprior's features at the resolution of y.
         context_kernel: size of the masked convolution over the own group (odd; ignored by the "single" schedule).
-        schedule: name of the coding schedule, see :class:`~ccm_fast.entropy.schedule.Schedule`.
+        schedule: the coding schedule: a :class:`~ccm_fast.entropy.schedule.Schedule`, a dict of its fields, or the name
+            of a common one ("wavefront", "checkerboard", "single", "multistage2", "multistage4").
         cross_kernels: kernels of the convolution stack over the earlier groups; () leaves the stack out.
         cross_width: channels inside that stack.
         cross_skip_kernel: kernel of the linear path beside the stack; 0 leaves it out. With ``cross_kernels=()``
@@ -48,7 +66,7 @@ class CCMConfig:
     hyper_channels: int = 64
     psi_channels: int = 96
     context_kernel: int = 5
-    schedule: str = "wavefront"
+    schedule: str | Schedule = "wavefront"
     cross_kernels: tuple[int, ...] = (5, 3, 3)
     cross_width: int = 64
     cross_skip_kernel: int = 1
@@ -62,8 +80,23 @@ class CCMConfig:
     fine_context: bool = True
 
     def __post_init__(self) -> None:
-        for key in ("widths", "blocks", "groups", "cross_kernels", "parameter_widths", "synthesis_blocks"):
-            object.__setattr__(self, key, tuple(int(v) for v in getattr(self, key)))
+        for key in _LISTS:
+            values = getattr(self, key)
+            if not isinstance(values, (list, tuple)):
+                raise ValueError(f"{key} must be a list of whole numbers, not {values!r}")
+            object.__setattr__(self, key, tuple(_whole(key, v, 0) for v in values))
+        for key, least in _NUMBERS.items():
+            object.__setattr__(self, key, _whole(key, getattr(self, key), least))
+        if isinstance(self.schedule, dict):
+            try:
+                object.__setattr__(self, "schedule", Schedule(**self.schedule))
+            except TypeError as error:
+                raise ValueError(f"schedule: {error}") from error
+        elif not isinstance(self.schedule, (str, Schedule)):
+            raise ValueError(f"schedule must be a Schedule, a dict of its fields or a name, not {self.schedule!r}")
+        _ = self.coding_schedule  # an unknown name is an error here, not where a model is built
+        if len(self.widths) != 3 or len(self.blocks) != 3 or min(self.widths) < 1:
+            raise ValueError("widths and blocks need a number each for 1/4, 1/8 and 1/16 of the resolution")
         if not self.groups or min(self.groups) < 1:
             raise ValueError("groups must name at least one group of at least one channel")
         if self.fine and len(self.groups) < 2:
@@ -81,6 +114,13 @@ class CCMConfig:
         for k in (self.context_kernel, *self.cross_kernels):
             if k % 2 != 1:
                 raise ValueError(f"convolution kernels must be odd, got {k}")
+
+    @property
+    def coding_schedule(self) -> Schedule:
+        """The schedule itself, where :attr:`schedule` may be a name."""
+        if isinstance(self.schedule, Schedule):
+            return self.schedule
+        return Schedule.from_name(self.schedule, self.context_kernel)
 
     @property
     def latent_channels(self) -> int:
@@ -111,8 +151,26 @@ class CCMConfig:
 
     @classmethod
     def from_dict(cls, d: dict) -> CCMConfig:
-        """The configuration written by :meth:`to_dict`; unknown keys are an error."""
+        """The configuration written by :meth:`to_dict`.
+
+        Raises:
+            ValueError: an unknown key, or a value that no model can have.
+        """
+        known = [f.name for f in fields(cls)]
+        if unknown := sorted(set(d) - set(known)):
+            raise ValueError(f"unknown in a configuration: {', '.join(unknown)} (there are: {', '.join(known)})")
         return cls(**d)
+
+
+def _whole(key: str, value: object, least: int) -> int:
+    """Raises ValueError unless the value is a whole number of at least ``least``."""
+    try:
+        number = -2 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = -2
+    if number < least:
+        raise ValueError(f"{key} must be a whole number of at least {least}, not {value!r}")
+    return number
 
 
 PRESETS: dict[str, CCMConfig] = {
@@ -156,3 +214,41 @@ PRESETS: dict[str, CCMConfig] = {
 # 1.6 % of the rate), and the fine group is decoded in one step.
 PRESETS["ccm-small-2"] = replace(PRESETS["ccm-small"], name="ccm-small-2", skip_index=0, fine_context=False)
 PRESETS["ccm-small-g1"] = replace(PRESETS["ccm-small-192"], name="ccm-small-g1", groups=(192,))
+
+
+def find_config(preset: str | os.PathLike | CCMConfig) -> CCMConfig:
+    """The configuration of a preset's name, or of a JSON file.
+
+    A file holds an object with fields of :class:`CCMConfig`. Those that it lacks are the defaults, or those of the
+    preset that its key ``"preset"`` names. Without a ``"name"`` the model is called like the file.
+
+    Args:
+        preset: a name in :data:`PRESETS`, the path of a file ending in ``.json``, or a configuration, which is
+            returned.
+
+    Raises:
+        ValueError: no preset of that name, or a file that is no configuration; the message says what there is.
+        OSError: the file cannot be read.
+    """
+    if isinstance(preset, CCMConfig):
+        return preset
+    names = ", ".join(PRESETS)
+    if not str(preset).endswith(".json"):
+        if preset not in PRESETS:
+            raise ValueError(f"unknown preset {str(preset)!r}: choose from {names}, or name a JSON file (NAME.json)")
+        return PRESETS[str(preset)]
+    path = Path(preset)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON file: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold an object with the fields of a configuration")
+    base = values.pop("preset", None)
+    if base is not None and base not in PRESETS:
+        raise ValueError(f"{path}: unknown preset {base!r}: choose from {names}")
+    start = {} if base is None else {f.name: getattr(PRESETS[base], f.name) for f in fields(CCMConfig)}
+    try:
+        return CCMConfig.from_dict({**start, "name": path.stem, **values})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

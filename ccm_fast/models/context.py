@@ -62,7 +62,7 @@ class GroupContext(nn.Module):
     def __init__(self, config: CCMConfig, index: int):
         super().__init__()
         own, before = config.groups[index], sum(config.groups[:index])
-        schedule = Schedule.from_name(config.schedule, config.context_kernel)
+        schedule = config.coding_schedule
         widths = config.parameter_widths
         self.channels = own
         self.hyper = nn.Conv2d(config.psi_channels, widths[0], 1)

@@ -156,12 +156,12 @@ def initial(path: str, model: CrossChannelContextModel, images: Sequence[np.ndar
         totals = ("step", "patches", "hours", "cpu_hours", "gpu_hours")
         known = {k: v for k, v in read_meta(path).items() if k in totals}
         before = Progress(**known)
-    if model.config.fine and not config.fine:
+    if model.config.fine and not config.fine and not model.own_transforms:
         old = CrossChannelContextModel(config)
         old.load_state_dict(weights)
         grow(model, old.eval(), images)
         return before
-    if is_deeper(model.config, config):
+    if is_deeper(model.config, config) and not model.own_transforms:
         old = CrossChannelContextModel(config)
         old.load_state_dict(weights)
         deepen(model, old)

@@ -28,7 +28,8 @@ class TrainConfig:
     preset: str | CCMConfig = field(
         default="ccm-small",
         metadata=_about(
-            f"name of a model preset ({', '.join(PRESETS)}), or a configuration; used when nothing is resumed."
+            f"name of a model preset ({', '.join(PRESETS)}), or a JSON file of one's own (NAME.json, "
+            "docs/own_models.md); used when nothing is resumed."
         ),
     )
     init: str = field(

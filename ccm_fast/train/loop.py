@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..models import CCMConfig, CrossChannelContextModel
-from ..models.config import PRESETS
+from ..models.config import find_config
 from . import checkpoint
 from .config import TrainConfig
 from .convolutions import fast_convolutions
@@ -116,7 +116,7 @@ def validate(
 class _Run:
     """A model in training: what a checkpoint holds, and one step."""
 
-    def __init__(self, cfg: TrainConfig, processes: Processes):
+    def __init__(self, cfg: TrainConfig, processes: Processes, model: CrossChannelContextModel | None):
         self.cfg, self.processes = cfg, processes
         device = processes.device
         self.crops = CropDataset(
@@ -125,8 +125,10 @@ class _Run:
         torch.manual_seed(cfg.seed)
         last = Path(cfg.out, "last.pt")
         state = checkpoint.read(last) if last.exists() else None
-        config = CCMConfig.from_dict(state["config"]) if state else cfg.preset
-        self.model = CrossChannelContextModel(config).to(device)
+        config = CCMConfig.from_dict(state["config"]) if state else find_config(cfg.preset)
+        if model is not None and state and model.config != config:
+            raise ValueError(f"the model is configured otherwise than the run in {cfg.out}")
+        self.model = (CrossChannelContextModel(config) if model is None else model).to(device)
         if device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # all steps have one shape
             self.model.to(memory_format=torch.channels_last)
@@ -160,6 +162,8 @@ class _Run:
         """Weights to start from; returns the training that is already in them."""
         if self.cfg.init:
             return checkpoint.initial(self.cfg.init, self.model, self.crops.images)
+        if self.cfg.start == "klt" and self.model.own_transforms:
+            raise ValueError('start must be "random" where g_a or g_s is not this package\'s')
         if self.cfg.start == "klt":
             bases = initialise(self.model, self.crops.images, self.cfg.seed)
             with fast_convolutions(self.model.g_a):
@@ -294,12 +298,24 @@ class _Run:
         return {**terms, "grad": norm}
 
 
-def train(cfg: TrainConfig, progress: bool = True, stop: Callable[[], bool] = lambda: False) -> Path:
+def train(
+    cfg: TrainConfig,
+    progress: bool = True,
+    stop: Callable[[], bool] = lambda: False,
+    model: CrossChannelContextModel | None = None,
+) -> Path:
     """Train a model; returns the path of the last checkpoint.
 
     Ends when all stages are over, when ``stop()`` says so (asked after every step), or at a KeyboardInterrupt, and
     writes a checkpoint in every case. A run that was stopped and resumed gives, step for step, the bits of one that
     was not (one thread, stages counted in steps).
+
+    Args:
+        cfg: what to train, on what, for how long.
+        progress: show a bar.
+        stop: asked after every step.
+        model: the model to train, in place; its configuration stands for ``cfg.preset``. For transforms of one's own.
+            None: made of ``cfg.preset``, or of the checkpoint that is resumed.
 
     Raises:
         FileNotFoundError: no data. ValueError: crops that no image, or the metric, can do with; unknown options.
@@ -308,8 +324,7 @@ def train(cfg: TrainConfig, progress: bool = True, stop: Callable[[], bool] = la
     stages = parse_stages(cfg.stages)
     if deadline and len(stages) > 1:
         raise ValueError(f"a limit is for one stage, not for {len(stages)}")
-    if isinstance(cfg.preset, str) and cfg.preset not in PRESETS:
-        raise ValueError(f"unknown preset {cfg.preset!r}: choose from {', '.join(PRESETS)}")
+    find_config(cfg.preset)  # what is wrong with it is said before any data is read
     learning_rate(cfg.schedule, 0.0, cfg.final_lr)
     for name in ("batch", "crop", "augment"):
         if getattr(cfg, name) < 1:
@@ -324,7 +339,7 @@ def train(cfg: TrainConfig, progress: bool = True, stop: Callable[[], bool] = la
     out.mkdir(parents=True, exist_ok=True)
     processes = Processes(cfg.device)
     try:
-        run = _Run(cfg, processes)
+        run = _Run(cfg, processes, model)
         valid = load_images(cfg.valid)[:VALID_IMAGES] if cfg.valid and processes.first else []
         with open(out / "log.jsonl" if processes.first else "/dev/null", "a", encoding="utf-8", buffering=1) as log:
             _stages(run, stages, valid, log, progress and processes.first, stop, deadline)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from ..atomic import atomic_write
@@ -25,17 +26,28 @@ __all__ = ["evaluate", "load_checkpoint", "ship"]
 FREEZE_IMAGES = 4000
 
 
-def load_checkpoint(path: str | Path) -> tuple[CrossChannelContextModel, dict]:
+def load_checkpoint(
+    path: str | Path, g_a: nn.Module | None = None, g_s: nn.Module | None = None
+) -> tuple[CrossChannelContextModel, dict]:
     """The averaged weights of a training checkpoint, or of floats, as a model, and what is known of its training.
 
+    Args:
+        path: the checkpoint, or floats.
+        g_a: the analysis transform, where it was one's own: a module of that class, which takes the weights.
+        g_s: the synthesis transform, likewise.
+
     Raises:
-        FileNotFoundError: no such file. ValueError: neither a checkpoint of ``ccm-fast train`` nor floats.
+        FileNotFoundError: no such file.
+        ValueError: neither a checkpoint of ``ccm-fast train`` nor floats, or weights of other transforms.
     """
     state = averages(path)
     if state is None:
         raise ValueError(f"{path} is no checkpoint of ccm-fast train, and no file of floats")
-    model = CrossChannelContextModel(CCMConfig.from_dict(state["config"]))
-    model.load_state_dict(state["ema"])
+    model = CrossChannelContextModel(CCMConfig.from_dict(state["config"]), g_a, g_s)
+    try:
+        model.load_state_dict(state["ema"])
+    except RuntimeError as error:
+        raise ValueError(f"{path}: weights of other transforms (one's own: g_a, g_s): {error}") from error
     train = state["train"]
     model.metric = train.get("metric", model.metric)
     meta = {key: state[key] for key in ("step", "hours", "cpu_hours", "gpu_hours", "patches") if key in state}

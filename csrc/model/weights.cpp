@@ -21,6 +21,8 @@ WeightsFile::WeightsFile(Bytes file) : file_(std::move(file)) {
   if (file_.size > kMaxWeightsBytes) fail("larger than any weights file");
   parts_ = read_safetensors(file_);
   if (parts_.metadata["format"] != kFormat) fail("no weights file of this library");
+  if (parts_.metadata.count("transforms"))
+    fail("its transforms are of classes of the author's own: load it in Python, with ccm_fast.load(path, g_a=, g_s=)");
   config_ = read_config(parse_json(parts_.metadata["config"]));
   if (const auto meta = parts_.metadata.find("meta"); meta != parts_.metadata.end()) {
     const Json remarks = parse_json(meta->second);
