@@ -32,7 +32,6 @@ import ccm_fast  # noqa: E402
 from ccm_fast import _backend  # noqa: E402
 from ccm_fast.command.profile import profile, report  # noqa: E402
 from ccm_fast.decoding import parse_packets  # noqa: E402
-from ccm_fast.engines import stream_version  # noqa: E402
 from ccm_fast.environment import collect  # noqa: E402
 
 QUALITIES = (2.0, 4.0, 6.0)
@@ -93,10 +92,8 @@ def compare(model, image, quality, ops, device, repeats):
     z = frozen.decode_z([packet.z_stream], hz, wz)
     psi = cpu.hyper(frozen.packed(), z, h, w, 1)
     y = frozen.decode_y(psi, [packet.y_streams])
-    # Streams of the version that the CUDA engine reads.
-    version = stream_version("cuda")
-    z_data, z_parts = joined(frozen.encode_z(z, version=version))
-    y_data, y_parts = joined(frozen.encode_y(psi, y, version=version)[0])
+    z_data, z_parts = joined([packet.z_stream])
+    y_data, y_parts = joined(packet.y_streams)
     z_parts = z_parts[0]
 
     packed = ops.pack_plan_cuda(torch.frombuffer(bytearray(frozen.to_bytes()), dtype=torch.uint8))

@@ -77,8 +77,8 @@ def decoding_engine(
         packets: the images.
         threads: of the CPU engine; None: torch's setting.
     """
-    if engine_for(engine, device, frozen.stream_version) != "cuda" or engine:
-        return engine_for(engine, device, frozen.stream_version)
+    if engine_for(engine, device) != "cuda" or engine:
+        return engine_for(engine, device)
     positions = packets[0].y_shape[0] * packets[0].y_shape[1]
     rounds = max(
         positions * channels / Stream(*stream).lanes
@@ -93,8 +93,8 @@ def decoding_engine(
 def engine_for(engine: str | None, device: torch.device, version: int = 1) -> str:
     """The entropy engine for a model on ``device``.
 
-    None becomes "cuda" if that is a GPU, the build has it, and it knows models whose streams are of this version at
-    least; else "cpu". Which one decodes given images sooner, :func:`decoding_engine` says.
+    None becomes "cuda" if that is a GPU and the build has it, else "cpu". Encoders name the least version of the
+    model's streams, which the engine has to write. Which one decodes given images sooner, :func:`decoding_engine` says.
     """
     return engine or ("cuda" if device.type == "cuda" and has_cuda() and version <= stream_version("cuda") else "cpu")
 

@@ -37,6 +37,7 @@ CASES = {
     "no skip": ({"groups": (4, 5), "skip_kernel": 0, "cross_kernels": (5, 3, 3)}, (9, 19)),
     "alone": ({"groups": (4, 5), "skip_kernel": 0, "cross_kernels": ()}, (4, 7)),
     "fine": ({"groups": (4, 3, 11), "cross_kernels": [(), (5, 3, 3), (3, 3)]}, (8, 15)),
+    "independent": ({"groups": (12, 3, 4), "cross_kernels": [(), (), (5, 3)], "skip_kernel": 0}, (11, 9)),
     "1x1": ({"groups": (8, 4)}, (1, 1)),
     "row": ({"groups": (8, 4)}, (1, 40)),
     "column": ({"groups": (8, 4)}, (33, 1)),
@@ -55,10 +56,10 @@ BATCH = 2
 
 
 class Case:
-    def __init__(self, name):
-        kwargs, (self.h, self.w) = CASES[name]
+    def __init__(self, name, cases=CASES):
+        kwargs, (self.h, self.w) = cases[name]
         rng = np.random.default_rng(sum(map(ord, name)))
-        self.plan = random_plan(rng, hyper_channels=5, **kwargs)
+        self.plan = random_plan(rng, **{"hyper_channels": 5, **kwargs})
         raw = torch.frombuffer(bytearray(self.plan.to_bytes()), dtype=torch.uint8)
         self.packed = ops.pack_plan(raw, "")
         drawn = [sample_latents(rng, self.plan, self.h, self.w, escape=0.02) for _ in range(BATCH)]
@@ -77,6 +78,8 @@ class Case:
         """Streams, segments, and what a decoder finds."""
         if self.plan.residual:
             return ops.encode_y_residual(self.packed, self.psi, self.given, lanes, 1)
+        if self.plan.skip >= 0:
+            return ops.encode_settled(self.packed, self.psi, self.y, lanes, 1)
         return *ops.encode_y(self.packed, self.psi, self.given, lanes, 1), self.y
 
 

@@ -1,6 +1,5 @@
 """What Python does around the CUDA operators, with the emulator's in their place."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -65,9 +64,6 @@ def test_cuda_engine_is_the_cpu_engine(emulated, residual):
 
     with pytest.raises(UnsupportedVersionError, match="version 1 only"):
         model.encode_z(z_hat, engine="cuda", version=2)
-    skipping = FrozenEntropyModel(replace(plan, residual=False, skip=3))
-    with pytest.raises(UnsupportedVersionError, match="skip symbols"):
-        skipping.decode_z(z_streams, -(-h // 4), -(-w // 4), engine="cuda")
 
     # From the bytes on, and what damage does.
     assert torch.equal(model.decode(z_streams, y_streams, (h, w)), y_hat)
@@ -86,6 +82,35 @@ def test_cuda_engine_is_the_cpu_engine(emulated, residual):
         model.decode(z_streams, y_streams, (h, w))
     with pytest.raises(ValueError, match="one stream for each of 2 groups"):
         model.decode(z_streams, y_streams[:2], (h, w))
+
+
+def test_models_that_do_not_code_everything(emulated):
+    rng = np.random.default_rng(6)
+    schedules = ("wavefront", "single")
+    plan = random_plan(rng, groups=(5, 6), hyper_channels=6, skipped=18, fixed=4, schedules=schedules)
+    model, (h, w) = FrozenEntropyModel(plan), (6, 9)
+    z_hat, y_hat = (
+        torch.from_numpy(np.stack(v)).to(torch.int16) for v in zip(*[sample_latents(rng, plan, h, w) for _ in range(2)])
+    )
+    emulated(False)
+    z_streams, psi = model.encode_z(z_hat, version=2), model.hyper(z_hat, h, w)
+    y_streams, y_hat = model.encode_settled(psi, y_hat)
+    restored = model.centroids(y_hat, *model.parameters(psi, y_hat))
+    for decoded in both(emulated, lambda engine: model.decode_z(z_streams, 2, 3, engine=engine)):
+        assert torch.equal(decoded, z_hat)
+    for decoded in both(emulated, lambda engine: model.decode_y(psi, y_streams, engine=engine)):
+        assert torch.equal(decoded, y_hat)
+    assert torch.equal(model.decode(z_streams, y_streams, (h, w)), y_hat)
+    queued = model.decode_queued(model.upload(z_streams, y_streams), (h, w), restore=True)
+    model.check(queued.status)
+    assert torch.equal(queued.y_hat, y_hat) and torch.equal(queued.restored, restored)
+    for version, error in ((1, ValueError), (2, UnsupportedVersionError)):
+        with pytest.raises(error, match="version"):
+            model.encode_z(z_hat, version=version, engine="cuda")
+    ops, packed = torch.ops.ccm_fast_emu, model.packed_for("cuda", None)
+    for call in (lambda: ops.encode_z(packed, z_hat, 0, 64), lambda: ops.encode_y(packed, psi, y_hat, 0, 64)):
+        with pytest.raises(RuntimeError, match="version 2"):
+            call()
 
 
 def test_cuda_operators_check_their_arguments(emulated):
@@ -136,13 +161,11 @@ def test_without_a_gpu_the_engine_says_what_is_missing(monkeypatch):
 def test_the_engine_that_is_faster_is_chosen(monkeypatch, images, lanes, gpu):
     """768x512 with the groups of ccm-small; predicted 45 ms on a GPU with one lane, 11 ms an image on a core."""
     monkeypatch.setattr(engines, "has_cuda", lambda: True)
-    frozen = SimpleNamespace(stream_version=1, plan=SimpleNamespace(group_channels=(48, 48, 48, 48, 128)))
+    frozen = SimpleNamespace(plan=SimpleNamespace(group_channels=(48, 48, 48, 48, 128)))
     packets = [SimpleNamespace(y_shape=(32, 48), y_streams=[Stream(b"", 256 + lanes)] * 5)] * images
     choose = lambda engine, device: engines.decoding_engine(engine, torch.device(device), frozen, packets, 1)  # noqa: E731
     assert choose(None, "cuda") == ("cuda" if gpu else "cpu")
     assert choose("cuda", "cuda") == "cuda" and choose("cpu", "cuda") == choose(None, "cpu") == "cpu"
-    frozen.stream_version = 2
-    assert choose(None, "cuda") == "cpu"
 
 
 def test_engine_follows_the_device(monkeypatch):

@@ -13,8 +13,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import tiny
-from test_cuda_emulated import CASES, Case, split
+from test_cuda_emulated import CASES, VERSION_2, Case, split
 from test_cuda_graph import H, W, material
+from test_cuda_version3 import CASES as CASES_3
 
 import ccm_fast
 from ccm_fast import _backend
@@ -74,6 +75,19 @@ def test_y(case, lanes, device):
     else:
         found, parts = ops.encode_y(case.on_gpu, psi, given, lanes, 1)
     assert split(found.cpu(), parts.cpu()) == split(data, segments)
+
+
+@pytest.mark.parametrize("name", CASES_3)
+def test_plans_of_version_3(name):
+    case = Case(name, CASES_3)
+    packed = ops.pack_plan_cuda(torch.frombuffer(bytearray(case.plan.to_bytes()), dtype=torch.uint8))
+    for lanes in (0, 1, 32, 128):
+        z_data, z_parts = case.encode_z(VERSION_2 + lanes)
+        z, status = ops.decode_z(packed, z_data.cuda(), z_parts.cuda(), *case.z.shape[1:3], 1)
+        assert not status.any() and torch.equal(z.cpu(), case.z)
+        data, segments, y_hat = case.encode_y(VERSION_2 + lanes)
+        y, status = ops.decode_y(packed, case.psi.cuda(), data.cuda(), segments.cuda(), 1)
+        assert not status.any() and torch.equal(y.cpu(), y_hat)
 
 
 def test_damage_leaves_the_context_alive(case):

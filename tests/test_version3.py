@@ -15,7 +15,7 @@ from ccm_fast.entropy.frozen import FrozenEntropyModel
 from ccm_fast.entropy.plan import CODED, Plan, PlanError, TableRows
 from ccm_fast.entropy.schedule import Schedule
 from ccm_fast.entropy.testing import random_plan, sample_latents
-from ccm_fast.errors import BitstreamError, DamagedError, UnsupportedVersionError
+from ccm_fast.errors import BitstreamError, DamagedError
 from ccm_fast.freezing.skipping import leave_out
 from ccm_fast.models.quality import lagrange_multiplier
 
@@ -164,7 +164,7 @@ def test_skipping_saves_symbols():
     assert sum(len(s.data) for s in case.frozen.encode_y(psi, y, lanes=1, version=2)[0]) < longer
 
 
-def test_streams_of_version_1_and_the_cuda_engine_are_refused():
+def test_streams_of_version_1_are_refused():
     case = Case("all")
     z, psi, y = case.tensors()
     for engine in ("cpu", "reference"):
@@ -172,8 +172,6 @@ def test_streams_of_version_1_and_the_cuda_engine_are_refused():
             case.frozen.encode_z(z, engine=engine)
         with pytest.raises(ValueError, match="version 2"):
             case.frozen.encode_y(psi, y, version=1, engine=engine)
-    with pytest.raises(UnsupportedVersionError, match="CUDA"):
-        case.frozen.packed_for("cuda", None)
 
 
 @pytest.fixture(scope="module")

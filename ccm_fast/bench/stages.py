@@ -102,7 +102,7 @@ class Decoder:
         here = next(found.parameters()).device == device
         self.model = found if here else copy.deepcopy(found).to(device)
         self.frozen = frozen_of(self.model)
-        self.engine = engine_for(None, device, self.frozen.stream_version)
+        self.engine = engine_for(None, device)
         self.expected: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def parse(self) -> Packet:

@@ -14,7 +14,6 @@ from ccm_fast import _backend
 from ccm_fast.entropy import reference, tensors
 from ccm_fast.entropy.plan import CODED, Plan
 from ccm_fast.entropy.tensors import DeviceStreams, QueuedLatents
-from ccm_fast.errors import UnsupportedVersionError
 from ccm_fast.locks import ForkSafeLock
 from ccm_fast.stream.packet import Stream, stream_code
 
@@ -113,10 +112,6 @@ class FrozenEntropyModel:
         """The model in the layout of "cpu" or "cuda", both in host memory: the CUDA operators upload it themselves."""
         if engine == "cpu":
             return self.packed(isa)
-        if self.stream_version != 1:
-            raise UnsupportedVersionError(
-                "the CUDA engine knows no models that skip symbols or have several schedules: use the engine 'cpu'"
-            )
         return self._once(("cuda",), lambda: _backend.load().ops.pack_plan_cuda(self._as_tensor()))
 
     def _once(self, key: tuple[str, ...], make: Callable[[], object]):

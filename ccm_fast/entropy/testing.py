@@ -104,7 +104,7 @@ def random_plan(
     scaled: bool = False,
     skipped: int = -1,
     fixed: int = 0,
-    schedules: Sequence[str] | None = None,
+    schedules: Sequence[str | Schedule] | None = None,
 ) -> Plan:
     """A valid random plan.
 
@@ -128,11 +128,14 @@ def random_plan(
         scaled: contexts see requantized latents.
         skipped: the last scale index of symbols that are not coded; -1: all are.
         fixed: channels of z that are not coded.
-        schedules: of each group, instead of ``schedule``.
+        schedules: names or :class:`Schedule`, of each group, instead of ``schedule``.
     """
-    if isinstance(schedule, str):
-        schedule = Schedule.from_name(schedule, kernel)
-    own_schedules = schedules and tuple(Schedule.from_name(name, kernel) for name in schedules)
+
+    def named(given: str | Schedule) -> Schedule:
+        return Schedule.from_name(given, kernel) if isinstance(given, str) else given
+
+    schedule = named(schedule)
+    own_schedules = schedules and tuple(map(named, schedules))
 
     hyper_synthesis, channels, zero = [], hyper_channels, 0
     for k, (size, up) in enumerate(hyper_layers):

@@ -171,7 +171,7 @@ struct Model {
 struct Order {
   Order(const DeviceModel& m, int64_t h, int64_t w, const Tensor& like, const Device& device) {
     const auto rows = static_cast<int32_t>(h), cols = static_cast<int32_t>(w);
-    copy = uploads().get({1 + m.most_shift, device.index, h, w, hash(&m.schedule, sizeof m.schedule)}, device, [&] {
+    copy = uploads().get({1 + m.most_shift, device.index, h, w, hash(m.schedule, sizeof m.schedule)}, device, [&] {
       const std::vector<int32_t> numbers = ccm::build_order(m, rows, cols);
       Tensor t = torch::stable::new_empty(like, {static_cast<int64_t>(numbers.size())}, ScalarType::Int);
       upload(t.data_ptr(), numbers.data(), numbers.size() * sizeof(int32_t), device);
@@ -179,7 +179,7 @@ struct Order {
       std::copy(numbers.begin(), numbers.begin() + ccm::kOrderHeader, thing.header.begin());
       return thing;
     });
-    view = ccm::view_order(copy->header.data(), data<int32_t>(copy->on_device), rows, cols);
+    view = ccm::view_order(copy->header.data(), data<int32_t>(copy->on_device));
   }
 
   std::optional<Uploads::Thing> copy;
@@ -228,7 +228,7 @@ std::tuple<Tensor, Tensor> decode_z(Tensor packed, Tensor bytes, Tensor segments
   const int64_t batch = segments.size(0);
   Tensor z = fresh(bytes, {batch, hz, wz, m.host->hyper_channels}, ScalarType::Short);
   Tensor status = fresh(bytes, {batch}, ScalarType::Int);
-  check_cuda(ccm::decode_z(*m.host, m.on_device(), data<uint8_t>(bytes), bytes.numel(), data<int64_t>(segments),
+  check_cuda(ccm::decode_z(m.on_device(), data<uint8_t>(bytes), bytes.numel(), data<int64_t>(segments),
                            static_cast<int32_t>(batch), static_cast<int32_t>(hz), static_cast<int32_t>(wz),
                            data<int16_t>(z), data<int32_t>(status), options_of(threads), device.stream));
   return {z, status};
@@ -291,12 +291,18 @@ std::tuple<Tensor, Tensor, Tensor> decode_y_restored(Tensor packed, Tensor psi, 
   return decode_latents(packed, psi, bytes, segments, shifts, threads);
 }
 
+// The kernels write streams of version 1.
+void check_writable(const DeviceModel& m) {
+  check(m.least_version == 1, "this model needs streams of version 2, which are not written on a GPU");
+}
+
 // Streams of images whose values cannot be coded are empty: nothing here waits for the device to say so.
 std::tuple<Tensor, Tensor, Tensor> encode_latents(const Tensor& packed, const Tensor& psi, const Tensor& y,
                                                   int64_t lanes, int64_t threads, bool residual) {
   check_lanes(lanes);
   const Device device(psi);
   const Model m(packed, psi, device);
+  check_writable(*m.host);
   check(residual == (m.host->residual != 0), residual ? "this model does not code residuals: use encode_y"
                                                       : "this model codes residuals: use encode_y_residual");
   check_tensor(psi, ScalarType::Byte, {-1, -1, -1, m.host->psi_channels}, "psi", kCuda);
@@ -336,6 +342,7 @@ std::tuple<Tensor, Tensor> encode_z(Tensor packed, Tensor z_hat, int64_t lanes, 
   check_lanes(lanes);
   const Device device(z_hat);
   const Model m(packed, z_hat, device);
+  check_writable(*m.host);
   check_tensor(z_hat, ScalarType::Short, {-1, -1, -1, m.host->hyper_channels}, "z_hat", kCuda);
   const auto batch = static_cast<int32_t>(z_hat.size(0)), hz = static_cast<int32_t>(z_hat.size(1)),
              wz = static_cast<int32_t>(z_hat.size(2));

@@ -30,6 +30,15 @@ struct Streams {
   int64_t size() const { return static_cast<int64_t>(data.size()); }
 };
 
+// The streams of an image, whose y becomes what a decoder will have: symbols that are not coded are their offsets.
+std::vector<ccm::EncodedStream> encode_settled(const ccm::PackedModel& m, const std::vector<uint8_t>& psi,
+                                               std::vector<int16_t>& y, int h, int w, int code) {
+  const std::vector<int16_t> known = y;
+  std::vector<ccm::EncodedStream> streams(m.groups);
+  ccm::settle_y(m, h, w, code, 1, {{psi.data(), known.data(), y.data(), streams.data(), nullptr, nullptr}});
+  return streams;
+}
+
 // One image from the streams to y as a captured graph, which is then replayed on streams of other latents.
 class CapturedDecoder {
  public:
@@ -45,11 +54,11 @@ class CapturedDecoder {
     scratch_ = emu_engine::garbage<uint8_t>(ccm::latents_scratch(m, 1, h, w, options));
     cudaGraph_t graph = nullptr;
     emu_engine::require(cudaStreamBeginCapture(nullptr, cudaStreamCaptureModeGlobal));
-    emu_engine::require(ccm::decode_z(m, &m, data_.data(), capacity, segments_.data(), 1, hz, wz, z_.data(), status_,
-                                      options, nullptr));
+    emu_engine::require(
+        ccm::decode_z(&m, data_.data(), capacity, segments_.data(), 1, hz, wz, z_.data(), status_, options, nullptr));
     emu_engine::require(ccm::hyper(m, &m, z_.data(), 1, h, w, psi_.data(), hyper_scratch_.data(), options, nullptr));
-    emu_engine::require(ccm::decode_y(m, &m, ccm::view_order(order_.data(), order_.data(), h, w), psi_.data(),
-                                      data_.data(), capacity, segments_.data() + 3, 1, h, w, y_.data(), status_ + 1, {},
+    emu_engine::require(ccm::decode_y(m, &m, ccm::view_order(order_.data(), order_.data()), psi_.data(), data_.data(),
+                                      capacity, segments_.data() + 3, 1, h, w, y_.data(), status_ + 1, {},
                                       scratch_.data(), options, nullptr));
     emu_engine::require(cudaStreamEndCapture(nullptr, &graph));
     emu_engine::require(cudaGraphInstantiate(&exec_, graph));
@@ -83,14 +92,15 @@ int main(int argc, char** argv) try {
   for (int i = 0; i < 8; ++i) n[i] = std::atoi(argv[2 + i]);
   const int h = n[0], w = n[1], batch = n[2], lanes = n[6], fuzz = n[7], hz = (h + 3) / 4, wz = (w + 3) / 4;
   const std::vector<uint8_t> plan = read_file(folder + "/plan");
-  const std::vector<int16_t> z = read_latents(folder + "/z"), y = read_latents(folder + "/y");
+  const std::vector<int16_t> z = read_latents(folder + "/z");
+  std::vector<int16_t> y = read_latents(folder + "/y");
 
   const std::vector<uint8_t> packed = ccm::pack_plan(plan.data(), plan.size(), ccm::best_kernels());
   const ccm::PackedModel& m = ccm::open_packed(packed.data(), packed.size());
   std::vector<uint8_t> psi(static_cast<size_t>(h) * w * m.psi_channels);
   ccm::hyper(m, z.data(), hz, wz, h, w, 1, psi.data());
   const auto z_stream = ccm::encode_z(m, z.data(), hz, wz, lanes);
-  const auto y_streams = ccm::encode_y(m, psi.data(), y.data(), h, w, lanes, 1);
+  const auto y_streams = encode_settled(m, psi, y, h, w, lanes);
 
   const std::vector<uint8_t> model = emu_engine::pack(plan.data(), plan.size());
   const emu_engine::Engine engine{*reinterpret_cast<const ccm::DeviceModel*>(model.data()), {n[3], n[4], n[5]}};
@@ -119,12 +129,15 @@ int main(int argc, char** argv) try {
                   out_y.data(), status.data());
   require(status == fine && out_y == all_y, "y differs");
 
-  // Latents of the other sign: other psi, other streams.
-  const auto opposite = [](std::vector<int16_t> v) {
-    for (int16_t& x : v) x = static_cast<int16_t>(-x);
-    return v;
-  };
-  const std::vector<int16_t> z2 = opposite(z), y2 = opposite(y);
+  // Latents of the other sign: other psi, other streams. Channels of z that are not coded keep their values.
+  std::vector<int16_t> z2 = z, y2 = y;
+  const uint16_t* channels = m.at<uint16_t>(m.z_channels);
+  for (int p = 0; p < hz * wz; ++p)
+    for (int c = 0; c < m.z_coded; ++c) {
+      int16_t& value = z2[p * m.hyper_channels + channels[c]];
+      value = static_cast<int16_t>(-value);
+    }
+  for (int16_t& value : y2) value = static_cast<int16_t>(-value);
   std::vector<uint8_t> psi2(psi.size());
   ccm::hyper(m, z2.data(), hz, wz, h, w, 1, psi2.data());
   Streams one, two;
@@ -132,7 +145,7 @@ int main(int argc, char** argv) try {
   for (const auto& s : y_streams) one.add(s.bytes, s.code);
   const auto z2_stream = ccm::encode_z(m, z2.data(), hz, wz, lanes);
   two.add(z2_stream.bytes, z2_stream.code);
-  for (const auto& s : ccm::encode_y(m, psi2.data(), y2.data(), h, w, lanes, 1)) two.add(s.bytes, s.code);
+  for (const auto& s : encode_settled(m, psi2, y2, h, w, lanes)) two.add(s.bytes, s.code);
   CapturedDecoder graph(engine.m, engine.options, h, w, std::max(one.size(), two.size()));
   for (int turn = 0; turn < 2; ++turn) {
     require(graph.decode(two) == y2 && graph.fine(), "a replayed graph decodes other latents");

@@ -35,7 +35,7 @@ struct Engine {
 
   void decode_z(const uint8_t* data, int64_t size, const int64_t* segments, int batch, int hz, int wz, int16_t* z,
                 int32_t* status) const {
-    require(ccm::decode_z(m, &m, data, size, segments, batch, hz, wz, z, status, options, nullptr));
+    require(ccm::decode_z(&m, data, size, segments, batch, hz, wz, z, status, options, nullptr));
   }
   void hyper(const int16_t* z, int batch, int h, int w, uint8_t* psi) const {
     auto scratch = garbage<uint8_t>(ccm::hyper_scratch(m, batch, (h + 3) / 4, (w + 3) / 4));
@@ -45,15 +45,15 @@ struct Engine {
                 int16_t* y, int32_t* status, const ccm::Restoring& restoring = {}) const {
     const std::vector<int32_t> order = ccm::build_order(m, h, w);
     auto scratch = garbage<uint8_t>(ccm::latents_scratch(m, batch, h, w, options));
-    require(ccm::decode_y(m, &m, ccm::view_order(order.data(), order.data(), h, w), psi, data, size, segments, batch, h,
-                          w, y, status, restoring, scratch.data(), options, nullptr));
+    require(ccm::decode_y(m, &m, ccm::view_order(order.data(), order.data()), psi, data, size, segments, batch, h, w, y,
+                          status, restoring, scratch.data(), options, nullptr));
   }
   void encode_y(const uint8_t* psi, const void* y, int batch, int h, int w, int lanes, int16_t* y_hat,
                 const ccm::EncodeBuffers& out) const {
     const std::vector<int32_t> order = ccm::build_order(m, h, w);
     auto scratch = garbage<uint8_t>(ccm::encode_y_scratch(m, batch, h, w, options));
-    require(ccm::encode_y(m, &m, ccm::view_order(order.data(), order.data(), h, w), psi, y, batch, h, w, lanes, y_hat,
-                          out, scratch.data(), options, nullptr));
+    require(ccm::encode_y(m, &m, ccm::view_order(order.data(), order.data()), psi, y, batch, h, w, lanes, y_hat, out,
+                          scratch.data(), options, nullptr));
   }
   void encode_z(const int16_t* z, int batch, int hz, int wz, int lanes, const ccm::EncodeBuffers& out) const {
     require(ccm::encode_z(&m, z, batch, hz, wz, lanes, out, nullptr));

@@ -56,22 +56,37 @@ struct DenseTask {
   int32_t layer, i, j;  // tile at (i, j); layer -1: none
 };
 
+// Whether the groups before this one have done what a tile of its first layer reads; if so, it is acquired.
+CCM_DEVICE bool earlier_groups_done(const GroupPlanes& g, int32_t tile) {
+  const LatentsArgs& a = g.a;
+  // A group that reads the groups before it has waited for them in every position that it has done.
+  int32_t first = g.group - 1;
+  while (first > 0 && !chasing_layers(g.m.group[first])) --first;
+  bool done = true;
+  for (int32_t e = first; e < g.group; ++e)
+    done = done && ld_relaxed(a.counters(g.image, e) + GroupProgress::kStepsDone) >=
+                       a.order.of(e).needs[g.d.radius * a.tiles + tile];
+  // Seen by polling, acquired now.
+  for (int32_t e = first; done && e < g.group; ++e) ld_acquire(a.counters(g.image, e) + GroupProgress::kStepsDone);
+  return done;
+}
+
 // A task of a group whose inputs are there. One thread. `open`: whether any task is not yet claimed.
 CCM_DEVICE DenseTask find_task(const GroupPlanes& g, bool& open) {
   const int32_t last = chasing_layers(g.d) - 1;
   const LatentsArgs& a = g.a;
+  if (last < 0) return {-1, 0, 0};
+  const int32_t* const sequence = a.order.of(g.group - 1).sequence;
   for (int32_t l = last; l >= 0; --l) {
     const int32_t next = ld_relaxed(g.counters() + GroupProgress::kClaims + l);
     if (next >= a.tiles) continue;
     open = true;
-    const int32_t packed = a.order.sequence[next], i = packed >> 16, j = packed & 0xffff;
+    const int32_t packed = sequence[next], i = packed >> 16, j = packed & 0xffff;
     const int32_t tile = i * a.order.tiles_j + j;
     // What this layer reads: the context, or tiles of the layer before. The skip path sees no further than layer 0 does
     // (DeviceGroup::radius).
     if (l == 0) {
-      const int32_t* done = a.counters(g.image, g.group - 1) + GroupProgress::kStepsDone;
-      if (ld_relaxed(done) < a.order.needs[g.d.radius * a.tiles + tile]) continue;
-      ld_acquire(done);  // seen by polling, acquired now
+      if (!earlier_groups_done(g, tile)) continue;
     } else {
       const int32_t radius = g.d.stack[l].kernel / 2;
       const int32_t up = (2 * radius + kDenseRows - 1) / kDenseRows, left = radius > 0;

@@ -13,7 +13,9 @@ __global__ void __launch_bounds__(kMaxThreads, 1) decode_z_kernel(const DecodeZA
   CCM_SHARED(bad, int32_t);
   const DeviceModel& m = *a.model;
   const DeviceRow* rows = m.at<DeviceRow>(m.z_rows.rows);
-  const int32_t image = blockIdx.x, channels = m.hyper_channels;
+  const int32_t image = blockIdx.x, channels = m.z_coded;
+  const int32_t* const coded = m.at<int32_t>(m.z_channels);
+  int16_t* const z = a.z + static_cast<int64_t>(image) * a.positions * m.hyper_channels;
   CCM_SHARED(decoders, WarpDecoder[kMostSequences * 32]);
   const int32_t warp = threadIdx.x / 32, warps = blockDim.x / 32, lane = threadIdx.x & 31;
   int32_t sequences = 1;
@@ -30,15 +32,26 @@ __global__ void __launch_bounds__(kMaxThreads, 1) decode_z_kernel(const DecodeZA
       decoders[q * 32 + lane] = decoder;
     }
   }
-  // The channel of this thread's next symbol.
-  const auto modulo = [&](uint32_t n) { return static_cast<int32_t>(n - quotient(n, m.per_hyper_channel) * channels); };
+  // Channels that are not coded; no others are written here.
+  const int32_t* const values = m.at<int32_t>(m.z_values);
+#pragma unroll 1
+  for (int32_t c = lane; c < m.hyper_channels; c += 32)
+    if (const int32_t value = values[c]; value != kCodedChannel)
+#pragma unroll 1
+      for (int32_t p = warp; p < a.positions; p += warps)
+        z[static_cast<int64_t>(p) * m.hyper_channels + c] = static_cast<int16_t>(value);
+  // The channel of this thread's next symbol, among those that are coded.
+  const auto modulo = [&](uint32_t n) { return static_cast<int32_t>(n - quotient(n, m.per_coded_channel) * channels); };
   const int32_t stride = modulo(blockDim.x);
   int32_t channel = modulo(threadIdx.x);
-  for (int32_t first = 0; first < a.symbols; first += kBatchOfSymbols) {
-    const int32_t count = min(kBatchOfSymbols, a.symbols - first);
+  __syncthreads();  // where nothing is coded, none other follows before the decoders are asked how they ended
+  const int32_t all = a.positions * channels;
+  for (int32_t first = 0; first < all; first += kBatchOfSymbols) {
+    const int32_t count = min(kBatchOfSymbols, all - first);
 #pragma unroll 1
     for (int32_t n = threadIdx.x; n < kBatchOfSymbols; n += blockDim.x) {
-      symbols[n] = {rows[channel].key, rows[channel].lo_inside};
+      const DeviceRow& row = rows[coded[channel]];
+      symbols[n] = {row.key, row.lo_inside};
       channel += stride;
       if (channel >= channels) channel -= channels;
     }
@@ -55,8 +68,11 @@ __global__ void __launch_bounds__(kMaxThreads, 1) decode_z_kernel(const DecodeZA
     }
     __syncthreads();
 #pragma unroll 1
-    for (int32_t n = threadIdx.x; n < count; n += blockDim.x)
-      a.z[static_cast<int64_t>(image) * a.symbols + first + n] = static_cast<int16_t>(symbols[n].value);
+    for (int32_t n = threadIdx.x; n < count; n += blockDim.x) {
+      const int32_t position = quotient(first + n, m.per_coded_channel);
+      z[static_cast<int64_t>(position) * m.hyper_channels + coded[first + n - position * channels]] =
+          static_cast<int16_t>(symbols[n].value);
+    }
     const bool stop = bad;
     __syncthreads();
     if (stop) break;

@@ -112,9 +112,10 @@ CCM_DEVICE bool encode_all(const EncodeArgs& a, int32_t image, int32_t group, Wa
   const DeviceGroup& d = m.group[group];
   const uint64_t* coded = a.coded + static_cast<int64_t>(image) * a.positions * m.latent_channels +
                           static_cast<int64_t>(a.positions) * d.first_channel;
-  for (int32_t s = a.steps - 1; s >= 0; --s) {
-    const uint64_t* from = coded + static_cast<int64_t>(a.first[s]) * d.channels;
-    encoder.step((a.first[s + 1] - a.first[s]) * d.channels, [&](int32_t i) { return from[i]; });
+  const GroupOrder order = a.order.of(group);
+  for (int32_t s = order.steps - 1; s >= 0; --s) {
+    const uint64_t* from = coded + static_cast<int64_t>(order.first[s]) * d.channels;
+    encoder.step((order.first[s + 1] - order.first[s]) * d.channels, [&](int32_t i) { return from[i]; });
   }
   return true;  // latents_kernel has looked at them
 }

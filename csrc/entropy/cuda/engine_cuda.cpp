@@ -52,7 +52,9 @@ ArenaLayout arena_layout(const DeviceModel& m, int32_t tiles) {
   const int64_t symbols = static_cast<int64_t>(kChunk) * channels;
   l.mean = take(2 * symbols);
   l.scale = take(symbols);
-  l.symbols = take(8 * (symbols + kMoreSymbols));
+  l.symbols = take(8 * (symbols + kMostCarried + kMoreSymbols));
+  l.targets = take(8 * (symbols + kMostCarried));
+  l.masks = take(4 * kChunk * ((channels + 31) / 32));
   l.scale_rows = take(kNumScales * sizeof(ScaleRow));
   l.positions = take(4 * kChunk);
   l.weights = take((kMaxLayers + 2) * sizeof(void*));
@@ -165,10 +167,10 @@ cudaError_t hyper(const DeviceModel& host, const DeviceModel* model, const int16
   return cudaSuccess;
 }
 
-cudaError_t decode_z(const DeviceModel& host, const DeviceModel* model, const uint8_t* data, int64_t size,
-                     const int64_t* segments, int32_t batch, int32_t hz, int32_t wz, int16_t* z, int32_t* status,
-                     const LaunchOptions& options, cudaStream_t stream) {
-  const DecodeZArgs a{model, data, size, segments, z, status, batch, hz * wz * host.hyper_channels};
+cudaError_t decode_z(const DeviceModel* model, const uint8_t* data, int64_t size, const int64_t* segments,
+                     int32_t batch, int32_t hz, int32_t wz, int16_t* z, int32_t* status, const LaunchOptions& options,
+                     cudaStream_t stream) {
+  const DecodeZArgs a{model, data, size, segments, z, status, batch, hz * wz};
   // A power of two, as its kernel wants.
   return launch_decode_z(a, options.threads && options.threads < 128 ? 64 : 128, stream);
 }
@@ -226,13 +228,13 @@ cudaError_t encode_y(const DeviceModel& host, const DeviceModel* model, const Or
   a.status = out.status;
   a.coded = reinterpret_cast<uint64_t*>(scratch + plan.scratch);
   if (cudaError_t e = run_latents(host, plan, stream)) return e;
-  const EncodeArgs encode{model, order.first, order.steps, a.coded, nullptr, h * w, batch, lanes, out.status, out};
+  const EncodeArgs encode{model, order, a.coded, nullptr, h * w, batch, lanes, out.status, out};
   return launch_encode(encode, host.groups, stream);
 }
 
 cudaError_t encode_z(const DeviceModel* model, const int16_t* z, int32_t batch, int32_t hz, int32_t wz, int32_t lanes,
                      const EncodeBuffers& out, cudaStream_t stream) {
-  const EncodeArgs encode{model, nullptr, 1, nullptr, z, hz * wz, batch, lanes, nullptr, out};
+  const EncodeArgs encode{model, {}, nullptr, z, hz * wz, batch, lanes, nullptr, out};
   return launch_encode(encode, 1, stream);
 }
 

@@ -13,20 +13,34 @@ namespace ccm {
 
 constexpr int kMaxRadius = kBorder;  // of a convolution
 
-// The coding order of planes of one size, computed on the host and uploaded once; see OrderView.
+// The coding orders of a model's groups in planes of one size, computed on the host and uploaded once; see OrderView.
 std::vector<int32_t> build_order(const DeviceModel& host, int32_t h, int32_t w);
 
-// Where the parts of an order's numbers lie.
-struct OrderView {
-  int32_t steps, tiles_i, tiles_j;
+// Of one group.
+struct GroupOrder {
+  int32_t steps;
   const uint32_t* positions;  // [h * w] i << 16 | j, in coding order
   const int32_t* first;       // [steps + 1] first position of each step
   const int32_t* sequence;    // [tiles] tiles (row << 16 | column) of the dense part, by the step that completes them
   const int32_t* needs;       // [kMaxRadius + 1][tiles] steps that must be done before a convolution of that radius
 };
+
+// Where the parts of the orders' numbers lie.
+struct OrderView {
+  int32_t tiles_i, tiles_j;
+  const int32_t* numbers;
+
+  // On the device: numbers are read.
+  CCM_HD GroupOrder of(int32_t group) const {
+    const int32_t* at = numbers + numbers[kTable + group];
+    return {at[0], reinterpret_cast<const uint32_t*>(numbers + at[1]), numbers + at[2], numbers + at[3],
+            numbers + at[4]};
+  }
+  static constexpr int32_t kTable = 4;  // behind the header: where each group's record lies
+};
 // `header`: the first kOrderHeader numbers, on the host; `numbers`: all of them, on the device.
-constexpr int kOrderHeader = 4;
-OrderView view_order(const int32_t* header, const int32_t* numbers, int32_t h, int32_t w);
+constexpr int kOrderHeader = OrderView::kTable;
+OrderView view_order(const int32_t* header, const int32_t* numbers);
 
 // How to run: 0 means the best for the device.
 struct LaunchOptions {
@@ -40,9 +54,9 @@ int64_t hyper_scratch(const DeviceModel& host, int32_t batch, int32_t hz, int32_
 int64_t latents_scratch(const DeviceModel& host, int32_t batch, int32_t h, int32_t w, const LaunchOptions& options);
 
 // z int16 [batch][hz][wz][N] of segments int64 [batch][3] (offset, length, lanes) of `data`; status int32 [batch].
-cudaError_t decode_z(const DeviceModel& host, const DeviceModel* model, const uint8_t* data, int64_t size,
-                     const int64_t* segments, int32_t batch, int32_t hz, int32_t wz, int16_t* z, int32_t* status,
-                     const LaunchOptions& options, cudaStream_t stream);
+cudaError_t decode_z(const DeviceModel* model, const uint8_t* data, int64_t size, const int64_t* segments,
+                     int32_t batch, int32_t hz, int32_t wz, int16_t* z, int32_t* status, const LaunchOptions& options,
+                     cudaStream_t stream);
 
 // psi uint8 [batch][h][w][P].
 cudaError_t hyper(const DeviceModel& host, const DeviceModel* model, const int16_t* z, int32_t batch, int32_t h,

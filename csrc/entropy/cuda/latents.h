@@ -12,9 +12,11 @@ constexpr int kChunk = 32;
 // Symbols behind the last one of a step, with valid keys: what a round loads ahead.
 constexpr int32_t kMostSequences = 4;
 constexpr int32_t kMoreSymbols = (2 * kMostSequences + 1) * 32;
+// Symbols that a chunk leaves to the next one of its step, which completes their rounds.
+constexpr int32_t kMostCarried = kMostSequences * 32 - 1;
 
-// At least sizeof(WarpDecoder) and sizeof(CoderPlanes), which host code cannot see; steps.cuh checks.
-constexpr int kDecoderBytes = 64, kPlanesBytes = 32;
+// At least the sizes of WarpDecoder and CoderPlanes, which host code cannot see; steps.cuh checks.
+constexpr int kDecoderBytes = 64, kPlanesBytes = 80;
 
 // Counters of one (image, group), ints in `progress`.
 struct GroupProgress {
@@ -25,7 +27,9 @@ struct GroupProgress {
 struct ArenaLayout {
   int32_t features, feature_stride, feature_bytes;  // two times bytes [kChunk][feature_stride]
   int32_t mean, scale;                              // int16, uint8 [chunk * channels]
-  int32_t symbols;                                  // Symbol [chunk * channels + kMoreSymbols]
+  // The list of coded symbols: Symbol and Target [chunk * channels + kMostCarried], and kMoreSymbols behind the former.
+  int32_t symbols, targets;
+  int32_t masks;  // uint32 [kChunk][channels / 32, rounded up]: which symbols of a position are coded
   int32_t scale_rows, positions, weights, decoders, planes, stop;
   int32_t known;  // 0: absent, too many tiles
   int32_t bytes;

@@ -62,13 +62,19 @@ struct DeviceRows {
 struct DeviceModel {
   uint32_t magic;
   int32_t groups;
+  int32_t least_version;  // of its streams
   int64_t bytes;
   int64_t identity;  // hash of the rest, by which its copies on devices are found again
   int32_t latent_channels, hyper_channels, psi_channels, plane_channels;
   int32_t scale_codes, residual, scaled_context, hs_layers;
   int32_t most_shift;
-  uint64_t per_group, per_hyper_channel;  // reciprocal() of the numbers of groups and hyper_channels
-  Schedule schedule;
+  int32_t skip_scale;  // symbols of y with a scale index up to this are not coded; -1: all are
+  int32_t z_coded;     // channels of z that are coded
+  // reciprocal() of the numbers of groups and of channels of z, and of z_coded (at least 1)
+  uint64_t per_group, per_hyper_channel, per_coded_channel;
+  Schedule schedule[kMaxGroups];
+  int64_t z_channels;                   // int32 [z_coded]: their numbers
+  int64_t z_values;                     // int32 [hyper_channels]: what the others are; kCodedChannel
   int64_t context_mult, context_shift;  // int32 [plane_channels]
   int64_t scale_table;                  // uint8 [scale_codes]
   ScaleRow scale_rows[kNumScales];

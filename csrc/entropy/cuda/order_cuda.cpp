@@ -6,12 +6,15 @@
 #include "entropy/cuda/tiles.h"
 
 namespace ccm {
+namespace {
 
-std::vector<int32_t> build_order(const DeviceModel& m, int32_t h, int32_t w) {
-  const StepOrder order(m.schedule, h, w);
-  const int32_t steps = order.steps(), positions = h * w;
-  const int32_t tiles_i = tile_count(h + m.most_shift, kDenseRows),
-                tiles_j = tile_count(w + m.most_shift, kDenseColumns), tiles = tiles_i * tiles_j;
+constexpr int32_t kRecord = 5;  // numbers of a GroupOrder
+
+// Appends the order of one schedule, its record first.
+void append_order(const Schedule& schedule, int32_t h, int32_t w, int32_t tiles_i, int32_t tiles_j,
+                  std::vector<int32_t>& out) {
+  const StepOrder order(schedule, h, w);
+  const int32_t steps = order.steps(), positions = h * w, tiles = tiles_i * tiles_j;
 
   // Number of steps after which a position is done.
   std::vector<int32_t> done(positions);
@@ -33,27 +36,36 @@ std::vector<int32_t> build_order(const DeviceModel& m, int32_t h, int32_t w) {
   std::iota(sequence.begin(), sequence.end(), 0);
   std::stable_sort(sequence.begin(), sequence.end(), [&](int32_t a, int32_t b) { return needs[a] < needs[b]; });
 
-  std::vector<int32_t> out{steps, tiles_i, tiles_j, 0};
-  out.reserve(kOrderHeader + positions + steps + 1 + 5 * tiles);
+  const auto record = static_cast<int32_t>(out.size()), at = record + kRecord;
+  out.insert(out.end(), {steps, at, at + positions, at + positions + steps + 1, at + positions + steps + 1 + tiles});
   for (int32_t p = 0; p < positions; ++p)
     out.push_back(
         static_cast<int32_t>(static_cast<uint32_t>(order.row[p]) << 16 | static_cast<uint32_t>(order.col[p])));
   out.insert(out.end(), order.first.begin(), order.first.end());
   for (int32_t t : sequence) out.push_back(t / tiles_j << 16 | t % tiles_j);
   out.insert(out.end(), needs.begin(), needs.end());
+}
+
+}  // namespace
+
+std::vector<int32_t> build_order(const DeviceModel& m, int32_t h, int32_t w) {
+  const int32_t tiles_i = tile_count(h + m.most_shift, kDenseRows),
+                tiles_j = tile_count(w + m.most_shift, kDenseColumns);
+  std::vector<int32_t> out{tiles_i, tiles_j, 0, 0};
+  out.resize(OrderView::kTable + m.groups);
+  for (int32_t g = 0; g < m.groups; ++g) {
+    int32_t first = 0;  // group with this schedule
+    while (!same(m.schedule[first], m.schedule[g])) ++first;
+    if (first < g) {
+      out[OrderView::kTable + g] = out[OrderView::kTable + first];
+      continue;
+    }
+    out[OrderView::kTable + g] = static_cast<int32_t>(out.size());
+    append_order(m.schedule[g], h, w, tiles_i, tiles_j, out);
+  }
   return out;
 }
 
-OrderView view_order(const int32_t* header, const int32_t* numbers, int32_t h, int32_t w) {
-  OrderView v{header[0], header[1], header[2], nullptr, nullptr, nullptr, nullptr};
-  const int32_t* at = numbers + kOrderHeader;
-  v.positions = reinterpret_cast<const uint32_t*>(at);
-  at += static_cast<int64_t>(h) * w;
-  v.first = at;
-  at += v.steps + 1;
-  v.sequence = at;
-  v.needs = at + v.tiles_i * v.tiles_j;
-  return v;
-}
+OrderView view_order(const int32_t* header, const int32_t* numbers) { return {header[0], header[1], numbers}; }
 
 }  // namespace ccm

@@ -18,6 +18,7 @@ class DevicePacker {
     DeviceModel d{};
     d.magic = kDeviceMagic;
     d.groups = m_.groups;
+    d.least_version = m_.least_version();
     d.latent_channels = m_.latent_channels;
     d.hyper_channels = m_.hyper_channels;
     d.psi_channels = m_.psi_channels;
@@ -26,13 +27,17 @@ class DevicePacker {
     d.residual = m_.residual;
     d.scaled_context = m_.scaled_context;
     d.hs_layers = m_.hs_layers;
-    d.schedule = m_.schedule;
+    for (int g = 0; g < m_.groups; ++g) d.schedule[g] = m_.group[g].schedule;
     d.per_group = reciprocal(static_cast<uint32_t>(m_.groups));
     d.per_hyper_channel = reciprocal(static_cast<uint32_t>(m_.hyper_channels));
     if (m_.scaled_context) {
       d.context_mult = copy<int32_t>(m_.context_mult, m_.plane_channels);
       d.context_shift = copy<int32_t>(m_.context_shift, m_.plane_channels);
     }
+    channels_of_z(d);
+    d.skip_scale = -1;
+    for (int i = 0; i < kNumScales; ++i)
+      if (m_.scale_rows[i].first_row < m_.skip_rows) d.skip_scale = i;
     d.scale_table = copy<uint8_t>(m_.scale_table, m_.scale_codes);
     std::copy(m_.scale_rows, m_.scale_rows + kNumScales, d.scale_rows);
     d.y_rows = rows(m_.rows(m_.y_rows));
@@ -49,6 +54,18 @@ class DevicePacker {
   }
 
  private:
+  void channels_of_z(DeviceModel& d) {
+    const uint16_t* coded = m_.at<uint16_t>(m_.z_channels);
+    const int16_t* fixed = m_.at<int16_t>(m_.z_values);
+    const std::vector<int32_t> channels(coded, coded + m_.z_coded);
+    std::vector<int32_t> values(fixed, fixed + m_.hyper_channels);
+    for (int32_t c : channels) values[c] = kCodedChannel;
+    d.z_coded = m_.z_coded;
+    d.per_coded_channel = reciprocal(static_cast<uint32_t>(std::max(1, m_.z_coded)));
+    d.z_channels = out_.put(channels);
+    d.z_values = out_.put(values);
+  }
+
   template <class T>
   int64_t copy(int64_t offset, size_t n) {
     return out_.put(std::vector<T>(m_.at<T>(offset), m_.at<T>(offset) + n));

@@ -10,10 +10,18 @@ namespace ccm {
 // a late one keeps the next group waiting.
 constexpr int32_t kStepsPerNews = 2;
 
-// The planes of a coder's group.
+// The planes and the order of a coder's group.
 struct CoderPlanes {
   DevicePlane context;
   Base base;
+  GroupOrder order;
+};
+
+// Where a coded symbol belongs.
+struct alignas(8) Target {
+  uint32_t position;  // i << 16 | j
+  int16_t offset;     // of its mean; residual models: its mean code
+  uint16_t channel;   // of its group
 };
 
 static_assert(sizeof(WarpDecoder) <= kDecoderBytes && sizeof(CoderPlanes) <= kPlanesBytes, "the arena is too small");
@@ -44,7 +52,7 @@ class GroupCoder {
     keep_weights();
     if (threadIdx.x == 0) {
       *stop() = 0;
-      *this->planes() = {planes.context(), planes.base()};
+      *this->planes() = {planes.context(), planes.base(), a_.order.of(group)};
     }
     if (!a_.encoding) open_stream();
     __syncthreads();
@@ -55,7 +63,7 @@ class GroupCoder {
     const int32_t last = chasing_layers(d()) - 1;
     if (last < 0) return true;
     const GroupPlanes planes(a_, image_, group_);
-    const int32_t first = a_.order.first[step_], end = a_.order.first[step_ + 1];
+    const int32_t first = order().first[step_], end = order().first[step_ + 1];
     bool there = true;
 #pragma unroll 1
     for (int32_t p = first + static_cast<int32_t>(threadIdx.x); p < end; p += blockDim.x) {
@@ -76,14 +84,16 @@ class GroupCoder {
 
   // Codes the next step. After the last one, or after a failure, the coder is no longer active.
   CCM_DEVICE void step() {
-    const int32_t first = a_.order.first[step_], count = a_.order.first[step_ + 1] - first, steps = a_.order.steps;
+    const int32_t first = order().first[step_], count = order().first[step_ + 1] - first, steps = order().steps;
     int32_t* const counters = a_.counters(image_, group_);
     bool fine = true;
-    for (int32_t at = 0; at < count && fine; at += kChunk) fine = chunk(first + at, min(kChunk, count - at), count);
     // Taps see the positions of earlier steps only, so a long step's latents enter the plane when all of it is done.
-    for (int32_t at = 0; count > kChunk && at < count && fine; at += kChunk) {
+    const bool to_context = count <= kChunk || d().spatial.k_steps == 0;
+    for (int32_t at = 0, carried = 0; at < count && fine; at += kChunk)
+      fine = chunk(first + at, min(kChunk, count - at), at + kChunk >= count, to_context, carried);
+    for (int32_t at = 0; !to_context && at < count && fine; at += kChunk) {
       load_positions(first + at, min(kChunk, count - at));
-      publish_latents(min(kChunk, count - at), false, true);
+      show_latents(min(kChunk, count - at));
       __syncthreads();
     }
 #if CCM_FAULT != 1
@@ -136,8 +146,10 @@ class GroupCoder {
   // Another group of the image has failed.
   CCM_DEVICE int32_t* stop() const { return part<int32_t>(a_.arena.stop); }
   CCM_DEVICE Symbol* symbols() const { return part<Symbol>(a_.arena.symbols); }
+  CCM_DEVICE Target* targets() const { return part<Target>(a_.arena.targets); }
 
   CCM_DEVICE CoderPlanes* planes() const { return part<CoderPlanes>(a_.arena.planes); }
+  CCM_DEVICE const GroupOrder& order() const { return planes()->order; }
 
   CCM_DEVICE const DeviceGroup& d() const { return m_.group[group_]; }
   CCM_DEVICE const DeviceConv& layer(int32_t l) const {
@@ -175,7 +187,7 @@ class GroupCoder {
 
   // Tile of a position of the coding order.
   CCM_DEVICE int32_t tile_of(int32_t p) const {
-    const uint32_t at = a_.order.positions[p];
+    const uint32_t at = order().positions[p];
     const uint32_t shift = d().shift[chasing_layers(d()) - 1];
     return static_cast<int32_t>(((at >> 16) + shift) / kDenseRows * a_.order.tiles_j +
                                 ((at & 0xffff) + shift) / kDenseColumns);
@@ -184,49 +196,55 @@ class GroupCoder {
   CCM_DEVICE void load_positions(int32_t first, int32_t count) {
 #pragma unroll 1
     for (int32_t p = threadIdx.x; p < kChunk; p += blockDim.x)
-      positions()[p] = a_.order.positions[first + (p < count ? p : 0)];  // the rest repeat the first
+      positions()[p] = order().positions[first + (p < count ? p : 0)];  // the rest repeat the first
     __syncthreads();
   }
   CCM_DEVICE int32_t row_of(int32_t p) const { return static_cast<int32_t>(positions()[p] >> 16); }
   CCM_DEVICE int32_t column_of(int32_t p) const { return static_cast<int32_t>(positions()[p] & 0xffff); }
 
-  // Positions first .. first + count of the coding order, part of a step of `all`. False when the image has failed.
-  CCM_DEVICE bool chunk(int32_t first, int32_t count, int32_t all) {
+  // Positions first .. first + count of the coding order, part of a step; `last`: its last ones. `carried`: symbols
+  // that the chunk before has left at the front of the list, and then those that this one leaves: what does not fill a
+  // round of every sequence. False when the image has failed.
+  CCM_DEVICE bool chunk(int32_t first, int32_t count, bool last, bool to_context, int32_t& carried) {
     CCM_SHARED(bad, int32_t);
     load_positions(first, count);
     if (count <= kTileN)
       network<1>(count);
     else
       network<2>(count);
-    choose_rows(count);
+    const int32_t listed = list_symbols(count, carried, to_context);
     if (threadIdx.x == 0) bad = 0;
     __syncthreads();
     if (*stop()) return false;
-    if (a_.encoding) {
-      if (!take_symbols(first, count)) bad = 1;
-    } else {
-      const int32_t at = first - a_.order.first[step_], channels = d().channels;
-      if (!decode_symbols(at / kChunk * channels, count * channels, at + count == all ? all * channels : 0))
-        atomicExch(&bad, 1);
-    }
+    const int32_t done = last || a_.encoding ? listed : listed & ~(kSequenceLanes * sequences_ - 1);
+    if (!(a_.encoding ? take_symbols(first, listed) : decode_symbols(done, last))) atomicExch(&bad, 1);
     __syncthreads();
     if (bad) return false;
-    publish_latents(count, true, all <= kChunk);
-    if (all > kChunk) __syncthreads();
+#pragma unroll 1
+    for (int32_t k = threadIdx.x; k < done; k += blockDim.x) {
+      const Symbol symbol = symbols()[k];
+      publish(targets()[k], key_row(symbol.key), symbol.value, to_context);
+    }
+    carried = listed - done;
+    if (last) return true;
+    __syncthreads();
+#pragma unroll 1
+    for (int32_t k = threadIdx.x; done > 0 && k < carried; k += blockDim.x) {
+      symbols()[k] = symbols()[done + k];
+      targets()[k] = targets()[done + k];
+    }
     return true;
   }
 
-  // n symbols, the first of which begins block `block` of 32 of the step; `step`: all symbols of a step that ends with
-  // them, else 0. A warp a sequence. False: damage.
-  CCM_DEVICE bool decode_symbols(int32_t block, int32_t n, int32_t step) {
+  // The first n symbols of the list, by a warp a sequence; `last`: they end a step. False: damage.
+  CCM_DEVICE bool decode_symbols(int32_t n, bool last) {
     bool fine = true;
 #pragma unroll 1
     for (int32_t q = threadIdx.x / 32; q < sequences_; q += blockDim.x / 32) {
       WarpDecoder decoder = *stream(q);  // a copy in registers while it runs; in between others need them
-      const int32_t turn = (q - block) & (sequences_ - 1), own = symbols_of_sequence(n, sequences_, turn);
-      if (own && decoder.bad() == kOk)
-        decoder.decode(m_, m_.y_rows, symbols() + turn * kSequenceLanes, sequences_ == 1 ? n : own, unit());
-      if (step) decoder.end_step(sequences_ == 1 ? step : symbols_of_sequence(step, sequences_, q));
+      const int32_t own = symbols_of_sequence(n, sequences_, q);
+      if (own && decoder.bad() == kOk) decoder.decode(m_, m_.y_rows, symbols() + q * kSequenceLanes, own, unit());
+      if (last) decoder.end_step(own);  // those before were whole rounds
       fine &= decoder.bad() == kOk;
       *stream(q) = decoder;
     }
@@ -252,7 +270,8 @@ class GroupCoder {
         const int32_t channel = m_tile * kTileM + lane / 4;
         const Rescale rescale[2] = {Rescale::of(m_, c, channel), Rescale::of(m_, c, channel + 8)};  // early: they wait
         if (l == 0) {
-          const auto [context, base] = *planes();
+          const DevicePlane context = planes()->context;
+          const Base base = planes()->base;
 #pragma unroll
           for (int n = 0; n < NT; ++n) {
             const int32_t p = first + n * kTileN + lane / 4;
@@ -336,80 +355,129 @@ class GroupCoder {
     }
   }
 
-  // body(p, c, p * channels + c) for every symbol of the chunk: warps take positions, lanes channels.
-  template <class Body>
-  CCM_DEVICE void for_each_symbol(int32_t count, Body body) const {
+  // Lists those symbols of a chunk that are coded, behind `carried` others; the rest are their offsets, and are known
+  // now. Returns how many the list holds.
+  CCM_DEVICE int32_t list_symbols(int32_t count, int32_t carried, bool to_context) {
+    const DeviceRow* rows = m_.at<DeviceRow>(m_.y_rows.rows);
+    const int32_t lane = lane_here(), warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    const int32_t channels = d().channels, words = (channels + 31) / 32;
+    const bool skipping = m_.skip_scale >= 0;
+    if (skipping) {
+      mark_coded(count, words);
+      __syncthreads();
+    }
+    const uint32_t* const masks = part<uint32_t>(a_.arena.masks);
+    // Symbols of the position that this lane stands for, then of all up to it.
+    int32_t own = 0;
+    if (lane < count) own = skipping ? 0 : channels;
+    if (skipping && lane < count)
+      for (int32_t k = 0; k < words; ++k) own += __popc(masks[lane * words + k]);
+    int32_t sum = own;
+#pragma unroll
+    for (int32_t by = 1; by < 32; by *= 2) {
+      const int32_t before = __shfl_up_sync(kWarp, sum, by);
+      if (lane >= by) sum += before;
+    }
+    const int32_t listed = carried + __shfl_sync(kWarp, sum, 31);
+#pragma unroll 1
+    for (int32_t p = warp; p < count; p += warps) {
+      int32_t at = carried + __shfl_sync(kWarp, sum - own, p);
+#pragma unroll 1
+      for (int32_t k = 0; k < words; ++k) {
+        const int32_t c = k * 32 + lane, n = p * channels + c;
+        const unsigned mask = skipping ? masks[p * words + k] : kWarp;
+        if (c < channels) {
+          const int32_t mu = mean()[n];
+          const ScaleRow sigma = scale_rows()[scale()[n]];
+          const RowChoice choice = m_.residual ? RowChoice{mu, sigma.first_row} : choose_row(sigma, mu);
+          const Target target{positions()[p], static_cast<int16_t>(choice.offset), static_cast<uint16_t>(c)};
+          if (mask >> lane & 1) {
+            const DeviceRow& row = rows[choice.row];
+            const int32_t place = at + __popc(mask & ((1u << lane) - 1));
+            symbols()[place] = {row.key, row.lo_inside * unit() + choice.offset};
+            targets()[place] = target;
+          } else {
+            publish(target, choice.row, choice.offset, to_context);
+          }
+        }
+        at += __popc(mask);
+      }
+    }
+#pragma unroll 1
+    for (int32_t i = threadIdx.x; i < kMoreSymbols; i += blockDim.x) symbols()[listed + i] = {rows[0].key, 0};
+    return listed;
+  }
+
+  // Which symbols of a chunk are coded: bit c % 32 of word c / 32 of a position.
+  CCM_DEVICE void mark_coded(int32_t count, int32_t words) const {
+    const int32_t lane = lane_here(), channels = d().channels;
+    uint32_t* const masks = part<uint32_t>(a_.arena.masks);
 #pragma unroll 1
     for (int32_t p = threadIdx.x / 32; p < count; p += blockDim.x / 32)
-      for (int32_t c = threadIdx.x & 31; c < d().channels; c += 32) body(p, c, p * d().channels + c);
-  }
-
-  CCM_DEVICE void choose_rows(int32_t count) {
-    const DeviceRow* rows = m_.at<DeviceRow>(m_.y_rows.rows);
-    for_each_symbol(count, [&](int32_t, int32_t, int32_t n) {
-      const int32_t mu = mean()[n];
-      const ScaleRow sigma = scale_rows()[scale()[n]];
-      const RowChoice choice = m_.residual ? RowChoice{mu, sigma.first_row} : choose_row(sigma, mu);
-      const DeviceRow& row = rows[choice.row];
-      symbols()[n] = {row.key, row.lo_inside * unit() + choice.offset};
-    });
 #pragma unroll 1
-    for (int32_t i = threadIdx.x; i < kMoreSymbols; i += blockDim.x)
-      symbols()[count * d().channels + i] = {rows[0].key, 0};
+      for (int32_t k = 0; k < words; ++k) {
+        const int32_t c = k * 32 + lane;
+        const unsigned mask = __ballot_sync(kWarp, c < channels && scale()[p * channels + c] > m_.skip_scale);
+        if (lane == 0) masks[p * words + k] = mask;
+      }
   }
 
-  // Encoding: symbols as the caller gave them, and what they are coded as. False: one cannot be coded.
-  CCM_DEVICE bool take_symbols(int32_t first, int32_t count) {
-    const DeviceRow* rows = m_.at<DeviceRow>(m_.y_rows.rows);
-    const int64_t image = static_cast<int64_t>(image_) * a_.h * a_.w * m_.latent_channels;
-    uint64_t* coded = a_.coded + image + static_cast<int64_t>(a_.h) * a_.w * d().first_channel +
+  // In y, and in planes of its shape.
+  CCM_DEVICE int64_t place_in_y(uint32_t position, int32_t channel) const {
+    const int64_t row = static_cast<int64_t>(image_) * a_.h + (position >> 16);
+    return (row * a_.w + (position & 0xffff)) * m_.latent_channels + d().first_channel + channel;
+  }
+
+  // Encoding: the n listed symbols as the caller gave them, and what they are coded as. False: one cannot be coded.
+  CCM_DEVICE bool take_symbols(int32_t first, int32_t n) {
+    uint64_t* coded = a_.coded + static_cast<int64_t>(image_) * a_.h * a_.w * m_.latent_channels +
+                      static_cast<int64_t>(a_.h) * a_.w * d().first_channel +
                       static_cast<int64_t>(first) * d().channels;
     bool fine = true;
-    for_each_symbol(count, [&](int32_t p, int32_t c, int32_t n) {
-      const int64_t at =
-          image + (static_cast<int64_t>(row_of(p)) * a_.w + column_of(p)) * m_.latent_channels + d().first_channel + c;
-      // Value of the row's symbol 0.
-      const int32_t origin = symbols()[n].value - rows[key_row(symbols()[n].key)].lo_inside * unit();
+#pragma unroll 1
+    for (int32_t k = threadIdx.x; k < n; k += blockDim.x) {
+      const Target target = targets()[k];
+      const int64_t at = place_in_y(target.position, target.channel);
       int32_t symbol, v;
       if (m_.residual) {
-        v = round_256(static_cast<const int32_t*>(a_.given)[at] - origin * (256 >> kMeanBits));
-        symbol = v * unit() + origin;
+        v = round_256(static_cast<const int32_t*>(a_.given)[at] - target.offset * (256 >> kMeanBits));
+        symbol = v * unit() + target.offset;
       } else {
         symbol = static_cast<const int16_t*>(a_.given)[at];
-        v = symbol - origin;
+        v = symbol - target.offset;
       }
       if (symbol < -32767 || symbol > 32767) fine = false;
-      symbols()[n].value = symbol;
-      coded[n] = static_cast<uint64_t>(key_row(symbols()[n].key)) << 32 | static_cast<uint32_t>(v);
-    });
+      symbols()[k].value = symbol;
+      coded[k] = static_cast<uint64_t>(key_row(symbols()[k].key)) << 32 | static_cast<uint32_t>(v);
+    }
     return fine;
   }
 
-  // Of symbol n of the chunk, in the table of what symbols stand for.
-  CCM_DEVICE int32_t place_of_shift(int32_t n, int32_t value) const {
-    const RowChoice choice = choose_row(scale_rows()[scale()[n]], mean()[n]);
-    return choice.row * (2 * a_.reach + 1) + clamp(value - choice.offset, -a_.reach, a_.reach) + a_.reach;
+  // A latent to y, with the place of what it stands for if that is wanted, and into the context plane.
+  CCM_DEVICE void publish(const Target& target, int32_t row, int32_t value, bool to_context) const {
+    int16_t* y = a_.y + place_in_y(target.position, target.channel);
+#if CCM_FAULT == 4
+    ++y;
+#endif
+    *y = static_cast<int16_t>(value);
+    if (a_.places)
+      a_.places[y - a_.y] = row * (2 * a_.reach + 1) + clamp(value - target.offset, -a_.reach, a_.reach) + a_.reach;
+    if (to_context) show(target.position, target.channel, value);
   }
 
-  // Latents of a chunk to y, and (from y, if they are there already) into the context plane.
-  CCM_DEVICE void publish_latents(int32_t count, bool to_y, bool to_context) {
-    const DevicePlane context = planes()->context;
-    for_each_symbol(count, [&](int32_t p, int32_t c, int32_t n) {
-      const int32_t i = row_of(p), j = column_of(p);
-      int16_t* y =
-          a_.y + ((static_cast<int64_t>(image_) * a_.h + i) * a_.w + j) * m_.latent_channels + d().first_channel + c;
-#if CCM_FAULT == 4
-      ++y;
-#endif
-      int32_t seen = to_y ? symbols()[n].value : *y;
-      if (to_y) *y = static_cast<int16_t>(seen);
-      if (to_y && a_.places) a_.places[y - a_.y] = place_of_shift(n, seen);
-      if (!to_context) return;
-      const int32_t channel = d().plane_channel + c;
-      if (m_.scaled_context)
-        seen = requantize(seen, m_.at<int32_t>(m_.context_mult)[channel], m_.at<int32_t>(m_.context_shift)[channel]);
-      context.at(i, j)[channel] = static_cast<uint8_t>(clamp_context(seen) + 128);
-    });
+  CCM_DEVICE void show(uint32_t position, int32_t channel, int32_t value) const {
+    const int32_t at = d().plane_channel + channel;
+    if (m_.scaled_context)
+      value = requantize(value, m_.at<int32_t>(m_.context_mult)[at], m_.at<int32_t>(m_.context_shift)[at]);
+    planes()->context.at(position >> 16, position & 0xffff)[at] = static_cast<uint8_t>(clamp_context(value) + 128);
+  }
+
+  // Latents of loaded positions from y into the context plane.
+  CCM_DEVICE void show_latents(int32_t count) const {
+#pragma unroll 1
+    for (int32_t p = threadIdx.x / 32; p < count; p += blockDim.x / 32)
+      for (int32_t c = threadIdx.x & 31; c < d().channels; c += 32)
+        show(positions()[p], c, a_.y[place_in_y(positions()[p], c)]);
   }
 
   const LatentsArgs& a_;

@@ -14,7 +14,7 @@ struct DecodeZArgs {
   int16_t* z;
   int32_t* status;
   int32_t batch;
-  int32_t symbols;  // of an image
+  int32_t positions;  // of an image
 };
 
 struct RestoreArgs {
@@ -28,9 +28,8 @@ struct RestoreArgs {
 
 struct EncodeArgs {
   const DeviceModel* model;
-  const int32_t* first;  // [steps + 1] positions, y; null: z, one step
-  int32_t steps;
-  const uint64_t* coded;  // y: [batch][M * h * w], see LatentsArgs; null: z
+  OrderView order;        // y
+  const uint64_t* coded;  // y: [batch][M * h * w], see LatentsArgs; null: z, one step
   const int16_t* z;
   int32_t positions;  // of an image
   int32_t batch, lanes;
