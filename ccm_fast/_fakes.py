@@ -101,6 +101,10 @@ def _conv3x3_weight_gradient(x: Tensor, dy: Tensor, *_) -> Tensor:
     return x.new_empty([dy.shape[3], 3, 3, x.shape[3]])
 
 
+def _checksum(x: Tensor) -> Tensor:
+    return x.new_empty([1], dtype=torch.int64)
+
+
 def _nothing(*_) -> None:
     """Of operators that write to one of their arguments."""
 
@@ -123,6 +127,7 @@ def register() -> None:
         "parameters": _parameters,
         "int8_product": _int8_product,
         "huge_pages": _nothing,
+        "checksum": _checksum,
         "pack_panels": _pack_panels,
         "pack_winograd": _pack_winograd,
         "winograd": _nothing,

@@ -167,11 +167,11 @@ def analyse(
         tile_pixels: pixels (of all B images) to process at a time.
     """
     tiles = plan_tiles(h, w, margin(g_a, "analysis"), max(1, tile_pixels // STRIDE**2))
-    y = None
+    y, fast = None, inference(g_a)
     for t in tiles:
         rows = slice(STRIDE * t.outer_i0, STRIDE * t.outer_i1)
         columns = slice(STRIDE * t.outer_j0, STRIDE * t.outer_j1)
-        part = inference(g_a)(read(rows, columns).contiguous(memory_format=torch.channels_last))
+        part = fast(read(rows, columns).contiguous(memory_format=torch.channels_last))
         if len(tiles) == 1:
             return part
         if y is None:
@@ -192,9 +192,10 @@ def synthesize(
         w: columns of latents.
         tile_pixels: pixels (of all B images) to process at a time.
     """
+    fast = inference(g_s)
     for t in plan_tiles(h, w, margin(g_s, "synthesis"), max(1, tile_pixels // STRIDE**2)):
         latents = read(slice(t.outer_i0, t.outer_i1), slice(t.outer_j0, t.outer_j1))
-        pixels = inference(g_s)(latents.contiguous(memory_format=torch.channels_last))
+        pixels = fast(latents.contiguous(memory_format=torch.channels_last))
         rows, columns = (slice(STRIDE * s.start, STRIDE * s.stop) for s in t.inside)
         yield (
             slice(STRIDE * t.i0, STRIDE * t.i1),

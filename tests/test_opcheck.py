@@ -55,6 +55,7 @@ def test_opcheck(tensors):
     calls["pack_panels"] = (torch.randn(8, 16), False, False)  # integers, as floats, may be NaN: never equal
     calls["pack_winograd"] = (kernel, 1, 4, False)
     calls["huge_pages"] = (x,)
+    calls["checksum"] = (x,)
     y = torch.zeros(1, 8, 12, 4)
     calls["winograd"] = (x, ops.pack_winograd(kernel, 1, 4, False), 1, 4, bias, *after, y, False, False, 1)
     calls["direct"] = (

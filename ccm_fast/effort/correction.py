@@ -66,12 +66,13 @@ def correction(
     around = None if None in margins else sum(margins)
     out = torch.empty_like(v)
     dtype = next(model.g_s.parameters()).dtype
+    g_s, g_a = inference(model.g_s), inference(model.g_a)
     for t in plan_tiles(*v.shape[2:], around, max(1, tile_pixels // STRIDE**2)):
         part = v[:, :, t.outer_i0 : t.outer_i1, t.outer_j0 : t.outer_j1]
-        x = inference(model.g_s)((part * inverse).to(dtype).contiguous(memory_format=torch.channels_last))
+        x = g_s((part * inverse).to(dtype).contiguous(memory_format=torch.channels_last))
         if grey:
             x = x.mean(1, keepdim=True).expand_as(x)
-        again = inference(model.g_a)(_seen(x, t, size).contiguous(memory_format=torch.channels_last)) * gain
+        again = g_a(_seen(x, t, size).contiguous(memory_format=torch.channels_last)) * gain
         out[:, :, t.i0 : t.i1, t.j0 : t.j1] = (part - again.float())[:, :, t.inside[0], t.inside[1]]
     small = out.flatten(1).norm(dim=1) <= _LARGEST * v.flatten(1).norm(dim=1)
     return torch.where(small[:, None, None, None], share(quality) * out, 0.0)

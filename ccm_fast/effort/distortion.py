@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ..models.state import weights_state
 from ..tiles import STRIDE, margin, plan_tiles
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def grey_sensitivities(g_s: nn.Module, channels: int, grey: bool) -> Tensor:
         channels: of its input.
         grey: for decoders that average the three colours.
     """
-    state = tuple((p.data_ptr(), p._version) for p in g_s.parameters()), grey
+    state = weights_state(g_s), grey
     kept = _known.setdefault(g_s, {})
     if state not in kept:
         weight = next(g_s.parameters())

@@ -30,6 +30,8 @@ from ccm_fast import _backend
 from ccm_fast.locks import ForkSafeLock
 from ccm_fast.precision import transform_precision
 
+from .state import weights_state
+
 __all__ = ["Residual", "Then", "fast_conv", "fast_transform", "inference", "pointwise", "rebuild", "subpixel_weight"]
 
 _LINEAR, _LEAKY, _GDN, _INVERSE_GDN = range(4)  # csrc/transforms/transform.h
@@ -446,8 +448,10 @@ def inference(module: nn.Module) -> nn.Module:
     A transform of another's own may do with its layers what it likes: its copy is taken only if it gives what the
     original gives.
     """
-    state = tuple((p.data_ptr(), 0 if p.is_inference() else p._version, p.dtype) for p in module.parameters())
-    state = (transform_precision(), *state)
+    weight = next(module.parameters(), None)
+    if weight is None or weight.device.type != "cpu":  # no copy, and nothing here waits for a GPU
+        return module
+    state = (transform_precision(), *weights_state(module))
     if module not in _copies or _copies[module][0] != state:
         copied = fast_transform(module, _own_block)
         trusted = copied is module or _is_known(module) or _agree(module, copied)

@@ -1,9 +1,11 @@
 // Operators of the transforms' float convolutions; no algorithms.
+#include <cstring>
 #include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
 
+#include "base/checksum.h"
 #include "base/memory.h"
 #include "torch/ops_common.h"
 #include "transforms/transform.h"
@@ -49,6 +51,16 @@ void huge_pages(Tensor x) {
   check(x.is_cpu() && x.is_contiguous() && x.scalar_type() == ScalarType::Float,
         "x must be float32, on the CPU, contiguous");
   ccm::want_huge_pages(x.data_ptr(), static_cast<size_t>(x.numel()) * sizeof(float));
+}
+
+// Of the values as they lie in memory, as int64 [1].
+Tensor checksum(Tensor x) {
+  check(x.is_cpu() && x.is_contiguous(), "x must be on the CPU, contiguous");
+  const size_t bytes = static_cast<size_t>(x.numel()) * x.element_size();
+  const uint64_t sum = ccm::checksum(x.data_ptr(), bytes);
+  Tensor out = torch::stable::new_empty(x, {1}, ScalarType::Long);
+  std::memcpy(out.data_ptr(), &sum, sizeof sum);
+  return out;
 }
 
 // whole: sums go over all rows, as a GDN's do, and not over chunks of them.
@@ -150,6 +162,7 @@ void direct(Tensor x, Tensor weights, int64_t kernel, int64_t stride, int64_t pa
 
 STABLE_TORCH_LIBRARY_FRAGMENT(ccm_fast, m) {
   m.def("huge_pages(Tensor(a!) x) -> ()");
+  m.def("checksum(Tensor x) -> Tensor");
   m.def("has_int16_transforms() -> bool");
   m.def("transform_isa() -> str");
   m.def("pack_panels(Tensor matrix, bool int16, bool whole) -> Tensor");
@@ -169,6 +182,7 @@ STABLE_TORCH_LIBRARY_IMPL(ccm_fast, CompositeExplicitAutograd, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(ccm_fast, CPU, m) {
   m.impl("huge_pages", TORCH_BOX(&huge_pages));
+  m.impl("checksum", TORCH_BOX(&checksum));
   m.impl("pack_panels", TORCH_BOX(&pack_panels));
   m.impl("pack_winograd", TORCH_BOX(&pack_winograd));
   m.impl("winograd", TORCH_BOX(&winograd));
