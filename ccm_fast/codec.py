@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .decoding import decode_packets, decoding_gain, parse_packets, render
+from .eager import eager
 from .encoding import check_images, encode_packets, strings_of
 from .engines import accelerated, frozen_of, on_cpu_by_default, stage, torch_threads
 from .stream.limits import MAX_PIXELS
@@ -33,6 +34,7 @@ def _check_range(x: Tensor) -> None:
         raise ValueError(f"x must lie in [0, 1]; its values range from {low:g} to {high:g}")
 
 
+@eager
 @on_cpu_by_default
 def compress(
     model: CrossChannelContextModel,
@@ -116,6 +118,7 @@ def compress(
     return strings_of(packets)
 
 
+@eager
 @on_cpu_by_default
 def decompress(
     model: CrossChannelContextModel,

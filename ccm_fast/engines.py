@@ -13,6 +13,7 @@ from torch import nn
 
 from ._backend import has_cuda
 from .errors import NotFrozenError
+from .openmp import set_threads
 from .stream.packet import Packet, Stream
 from .timing import stage
 
@@ -119,10 +120,9 @@ def on_cpu_by_default(function: _F) -> _F:
 
 @contextmanager
 def torch_threads(threads: int | None) -> Iterator[int]:
-    """Run torch with so many threads (None: as it is set); yields the number. torch's setting is global."""
-    before = torch.get_num_threads()
+    """Run torch with so many threads (None: as it is set) in this thread alone; yields the number."""
     if threads is None:
-        yield before
+        yield torch.get_num_threads()
         return
     try:
         threads = operator.index(threads)
@@ -130,8 +130,8 @@ def torch_threads(threads: int | None) -> Iterator[int]:
         raise TypeError(f"threads must be a whole number, not {threads!r}") from None
     if not 1 <= threads <= MAX_THREADS:  # more end the process inside of OpenMP
         raise ValueError(f"threads must lie in 1..{MAX_THREADS}, not be {threads}")
-    torch.set_num_threads(threads)
+    restore = set_threads(threads)
     try:
         yield threads
     finally:
-        torch.set_num_threads(before)
+        restore()

@@ -15,6 +15,7 @@ from PIL import Image
 
 from ._backend import import_with_torch
 from .atomic import atomic_write
+from .eager import eager
 from .effort.targets import Target
 from .errors import WrongModelError
 from .images import (
@@ -165,6 +166,7 @@ def encode_picture(
     return Target(target_size, target_bpp, target_psnr).find(encode, quality_of, H * W, code)
 
 
+@eager
 def encode_file(
     src: str | os.PathLike | BinaryIO | Image.Image,
     dst: str | os.PathLike | BinaryIO,
@@ -304,6 +306,7 @@ def decode_bytes(
     return Decoded(Picture(pixels, container.chunks), latents, container.packet, len(model.frozen.plan.groups))
 
 
+@eager
 def decode_file(
     src: str | os.PathLike | BinaryIO,
     dst: str | os.PathLike | BinaryIO | None = None,

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ccm_fast.atomic import atomic_write
 from ccm_fast.constants import MAX_GROUPS
+from ccm_fast.eager import eager
 from ccm_fast.engines import on_cpu_by_default
 from ccm_fast.entropy.centroids import REACH
 from ccm_fast.entropy.frozen import FrozenEntropyModel
@@ -204,6 +205,7 @@ def _check_fit(plan: Plan, config: CCMConfig, path: Path) -> None:
         raise ModelError(f"{path.name}: the frozen entropy model does not belong to the configuration")
 
 
+@eager
 def load(
     name_or_path: str | Path,
     net: torch.nn.Module | None = None,

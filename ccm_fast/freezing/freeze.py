@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ccm_fast.eager import eager
 from ccm_fast.entropy.frozen import FrozenEntropyModel
 from ccm_fast.entropy.schedule import Schedule
 from ccm_fast.freezing.calibration import best_calibration, code_length
@@ -84,6 +85,7 @@ VERSIONS = 4
 CALIBRATION_IMAGES = 64
 
 
+@eager
 def freeze(
     model: CrossChannelContextModel,
     images: Sequence[Tensor | np.ndarray],

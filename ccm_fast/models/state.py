@@ -23,9 +23,9 @@ def _content(p: Tensor) -> tuple:
 def weights_state(module: nn.Module) -> tuple:
     """What changes whenever the values of a module's parameters do, however they were written.
 
-    torch's version counters do not see writes through ``p.data`` or through an array that shares the memory, and averaged
-    weights are commonly swapped in by ``p.data.copy_``. So the values are looked at: 9 MB of weights take 0.9
-    ms of one core.
+    torch's version counters do not see writes through ``p.data`` or through an array that shares the memory, and
+    averaged weights are commonly swapped in by ``p.data.copy_``. So the values are looked at: 9 MB of weights take
+    0.9 ms of one core.
 
     Returns:
         A tuple to compare with another one of the same module.

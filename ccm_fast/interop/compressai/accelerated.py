@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ccm_fast.atomic import atomic_write
 from ccm_fast.constants import SYMBOL_MAX
 from ccm_fast.decoding import check_fingerprint, check_structure, decode_latents, parse_packets
+from ccm_fast.eager import eager
 from ccm_fast.encoding import check_images, packets_of, strings_of
 from ccm_fast.engines import stage, torch_threads
 from ccm_fast.entropy.frozen import FrozenEntropyModel
@@ -82,6 +83,7 @@ class AcceleratedNet:
 
     # -----------------------------------------------------------------------------------------------------------------
 
+    @eager
     def compress(
         self,
         x: Tensor,
@@ -140,6 +142,7 @@ class AcceleratedNet:
             symbols = F.pad(symbols, (0, 1), value=self._constant)
         return symbols.to(torch.int16).contiguous()
 
+    @eager
     def decompress(
         self,
         strings: Sequence[Sequence[bytes]],
@@ -268,6 +271,7 @@ def _other_model(y: bytes, z: bytes) -> bytes | None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@eager
 def accelerate(
     net: nn.Module,
     images: Sequence[Tensor | np.ndarray] | Tensor | None = None,
