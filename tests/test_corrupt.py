@@ -72,6 +72,15 @@ def test_every_truncation(data, model):
                 decompress(model, cut)
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_bytes_too_many(data, model, native):
+    known = str(tiny.GOLDEN / "tiny.safetensors") if native else model
+    body = (tiny.GOLDEN / "colour.ccm").read_bytes() if native else data
+    for count in (1, 2):
+        with pytest.raises(errors.DamagedError, match="a byte too many|the checksum does not match"):
+            files.decode_bytes(body + bytes(count), known)
+
+
 def test_random_bit_flips(data, model):
     rng = np.random.default_rng(1)
     seen = {}

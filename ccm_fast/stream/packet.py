@@ -260,10 +260,15 @@ def _parse(data, groups: int, max_pixels: int | None, z: bytes | memoryview | No
         raise error(f"the z string has {len(z)} bytes, its header says {sizes[0]}")
     streams = [memoryview(z), *(reader.take(n, f"the stream of group {g}") for g, n in enumerate(sizes[1:]))]
     rest = len(reader.data) - reader.position
-    if fixed.version == 1 and (rest < STATE_BYTES * lanes[-1] or (rest - STATE_BYTES * lanes[-1]) % WORD_BYTES):
-        raise TruncatedError("the data ends inside the stream of the last group")
-    streams.append(reader.take(rest, "the stream of the last group"))
-    if _crc(reader.data[:end], tuple(streams)) != stored:
+    cut_off = TruncatedError("the data ends inside the stream of the last group")
+    if fixed.version == 1 and rest < STATE_BYTES * lanes[-1]:
+        raise cut_off
+    spare = (rest - STATE_BYTES * lanes[-1]) % WORD_BYTES if fixed.version == 1 else 0
+    streams.append(reader.take(rest - spare, "the stream of the last group"))
+    right = _crc(reader.data[:end], tuple(streams)) == stored
+    if spare:
+        raise DamagedError("a byte too many after the stream of the last group") if right else cut_off
+    if not right:
         raise DamagedError("the checksum does not match: the data is damaged or cut off")
     known = (fixed.width, fixed.height, fixed.quality_code, fixed.fingerprint, fixed.grey)
     return Packet(*known, lanes, tuple(streams), fixed.version)

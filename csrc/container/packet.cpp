@@ -66,6 +66,10 @@ std::vector<int32_t> read_lanes(ByteReader& reader, const PacketHead& head, int3
   return lanes;
 }
 
+[[noreturn]] void cut_off() {
+  throw Error(ErrorCode::kTruncated, "the data ends inside the stream of the last group");
+}
+
 }  // namespace
 
 int32_t packet_version(uint8_t flags) { return flags & kOfVersion2 ? 2 : 1; }
@@ -96,11 +100,13 @@ Packet parse_packet(Span packet, int32_t groups, int64_t max_pixels) {
     out.streams.push_back({reader.take(sizes[k], what), code(k)});
   }
   const uint64_t rest = reader.left();
-  if (out.version == 1 && (rest < states(groups) || (rest - states(groups)) % kWordBytes))
-    throw Error(ErrorCode::kTruncated, "the data ends inside the stream of the last group");
-  out.streams.push_back({reader.take(rest, "the stream of the last group"), code(groups)});
+  if (out.version == 1 && rest < states(groups)) cut_off();
+  const uint64_t spare = out.version == 1 ? (rest - states(groups)) % kWordBytes : 0;
+  out.streams.push_back({reader.take(rest - spare, "the stream of the last group"), code(groups)});
   uint32_t crc = crc32c(packet.data, end, 0);
   for (const Stream& s : out.streams) crc = crc32c(s.data.data, s.data.size, crc);
+  if (spare && crc == stored) throw Error(ErrorCode::kDamaged, "a byte too many after the stream of the last group");
+  if (spare) cut_off();
   if (crc != stored) throw Error(ErrorCode::kDamaged, "the checksum does not match: the data is damaged or cut off");
   return out;
 }
