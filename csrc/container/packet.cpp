@@ -66,9 +66,7 @@ std::vector<int32_t> read_lanes(ByteReader& reader, const PacketHead& head, int3
   return lanes;
 }
 
-[[noreturn]] void cut_off() {
-  throw Error(ErrorCode::kTruncated, "the data ends inside the stream of the last group");
-}
+[[noreturn]] void cut_off() { throw Error(ErrorCode::kTruncated, "the data ends inside the stream of the last group"); }
 
 }  // namespace
 
