@@ -36,6 +36,7 @@ _EXPORTS = {
     "TargetError": "ccm_fast.errors",
     "ImageError": "ccm_fast.errors",
     "ModelError": "ccm_fast.errors",
+    "OverflowProofError": "ccm_fast.entropy.plan",
 }
 
 __all__ = ["__version__", *_EXPORTS]

@@ -63,7 +63,11 @@ class PlanError(ModelError):
 
 
 class OverflowProofError(PlanError):
-    """Some input could overflow 32 bits; the message names the layer and the channel."""
+    """Some input could overflow 32 bits; the message names the layer and the channel.
+
+    Plans that :func:`ccm_fast.freeze` and :func:`ccm_fast.accelerate` make choose their steps so that none can. Of a
+    plan from elsewhere it says that the plan is not safe to run.
+    """
 
 
 def check(condition: bool, reason: str) -> None:

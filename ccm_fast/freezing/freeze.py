@@ -125,11 +125,15 @@ def freeze(
         The frozen model.
 
     Raises:
-        TypeError, ValueError: no images, or not images.
-        OverflowProofError: some input could overflow 32 bits.
+        TypeError, ValueError: no images, or not images; weights that are not finite.
+        OverflowProofError: some input could overflow 32 bits. Scales are chosen so that this does not happen; if it
+            does, the layer that the message names has weights beyond what integers can do.
     """
     if not len(images):
         raise ValueError("freezing needs calibration images")
+    bad = [name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
+    if bad:
+        raise ValueError(f"weights that are not finite cannot be frozen: {', '.join(bad[:5])}")
     model.eval()
     model.sensitivities = None  # of other transforms, perhaps
     generator = torch.Generator().manual_seed(seed)

@@ -17,13 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ccm_fast.entropy.plan import LEAKY8, RELU8, IntConv, fixed_point
+from ccm_fast.entropy.plan import ACCUMULATE, LEAKY8, RELU8, IntConv, fixed_point
+from ccm_fast.entropy.plan_checks import SIGNED_MAX, UNSIGNED_MAX
 
 __all__ = [
     "LEARNING_RATES",
     "SUM_STEPS",
     "WEIGHT_MAX",
     "Layer",
+    "export_sum",
     "fill",
     "fine_tune",
     "flat",
@@ -33,6 +35,7 @@ __all__ = [
     "round_ste",
     "share_scales",
     "to_bytes",
+    "within_32_bits",
 ]
 
 WEIGHT_MAX = 127
@@ -41,6 +44,10 @@ WEIGHT_MAX = 127
 SUM_STEPS = 64.0
 # Smallest factor from accumulators to outputs, and room for biases: |bias| / factor stays below 2^28.
 _FACTOR_MIN, _BIAS_END = 2.0**-20, 2.0**28
+# Largest factor that a multiplier and a shift express, and accumulator that 32 bits hold.
+_FACTOR_MAX, _ACCUMULATOR_MAX = 2.0**14 * (1 - 2.0**-20), 2**31 - 1
+# And a sum of layers' outputs, with room for what rounding to coarser steps may add.
+_SUM_MAX = 2.0**31 - 2.0**22
 # Weight ranges tried, as shares of a channel's largest weight.
 _RANGES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
 #: Learning rates: of weights in steps of their integers, of log-factors, of biases in steps of the output, and of the
@@ -108,18 +115,75 @@ class Layer(nn.Module):
             out = round_ste(out)
         return F.pixel_shuffle(out, 2) if self.upsample == 2 else out
 
-    @torch.no_grad()
-    def export(self) -> IntConv:
-        """The integers."""
+    def _integers(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Weights int8 [out, k, k, in], biases in accumulators, factors, and the largest accumulators there can be.
+
+        Biases that would leave 32 bits with the largest inputs end there: such channels are constant.
+        """
         value, log_factor, bias = self.scaled()
         weight = torch.floor(value + 0.5).permute(0, 2, 3, 1).contiguous().numpy().astype(np.int8)
         factor = log_factor.double().exp().numpy()
-        bias = np.rint(bias.double().numpy() / factor)
+        reach = np.abs(weight.astype(np.int64)).sum((1, 2, 3)) * (SIGNED_MAX if self.signed else UNSIGNED_MAX)
+        room = _ACCUMULATOR_MAX - reach
+        bias = np.clip(np.rint(bias.double().numpy() / factor), -room, room)
+        return weight, int32(bias), factor, reach + np.abs(bias)
+
+    @torch.no_grad()
+    def reach(self) -> tuple[np.ndarray, np.ndarray]:
+        """Per output channel the largest magnitude of an output before any clamp, and the factor to it."""
+        _, _, factor, bound = self._integers()
+        return factor * bound, factor
+
+    @torch.no_grad()
+    def export(self, coarser: np.ndarray | float = 1.0) -> IntConv:
+        """The integers. ``coarser``: outputs are in steps so many times as large, per channel."""
+        weight, bias, factor, bound = self._integers()
+        factor = factor / coarser
+        if self.output != ACCUMULATE:
+            factor = within_32_bits(factor, bound)
         mult, shift = fixed_point(factor)
-        conv = IntConv(weight, int32(bias), mult, shift, self.output, self.signed, self.upsample)
+        conv = IntConv(weight, bias, mult, shift, self.output, self.signed, self.upsample)
         if self.output == LEAKY8:
             conv.zero, conv.below = self.zero, np.rint(self.slope * mult).astype(np.int32)
         return conv
+
+
+def within_32_bits(factor: np.ndarray, bound: np.ndarray) -> np.ndarray:
+    """Factors that requantize accumulators up to ``bound`` within 32 bits: lowered, where they would not.
+
+    What is requantized is clamped to a byte (or to a code of 16 bits) next. Where a factor is lowered, some input makes
+    2^31 steps of it, and all but inputs within a ten millionth (or 65,536th) part of that are clamped, before as after.
+    """
+    return np.minimum(factor, np.minimum((2.0**31 - 8) / np.maximum(bound, 1.0), _FACTOR_MAX))
+
+
+def export_sum(
+    parts: list[Layer], spatial: Tensor | None, factor: np.ndarray
+) -> tuple[list[IntConv], np.ndarray | None, np.ndarray]:
+    """The integers of layers whose outputs are added, and of what becomes of the sum.
+
+    Its steps are coarser than the layers have been given where no input could otherwise be kept within 32 bits: that is
+    so of channels that hardly ever fire, whose own range says nothing of what their inputs can do.
+
+    Args:
+        parts: ACCUMULATE layers of D outputs.
+        spatial: weights [D, C, k, k] of latents, in steps of the sum; None: no spatial context.
+        factor: [D], from the sum to what follows.
+
+    Returns:
+        The layers, the spatial weights (rounded, int8), and the factors.
+    """
+    reaches, factors = zip(*(layer.reach() for layer in parts), strict=True)
+    total = np.sum(reaches, axis=0)
+    value = None
+    if spatial is not None:
+        value = spatial.double().clamp(-WEIGHT_MAX, WEIGHT_MAX)
+        total = total + np.rint(value.abs().sum((1, 2, 3)).numpy()) * SIGNED_MAX
+    coarser = np.maximum(np.max(factors, axis=0) / _FACTOR_MAX, np.maximum(total / _SUM_MAX, 1.0))
+    if value is not None:
+        value = torch.floor(value / torch.from_numpy(coarser)[:, None, None, None] + 0.5).numpy().astype(np.int8)
+    convs = [layer.export(coarser) for layer in parts]
+    return convs, value, within_32_bits(factor * coarser, total / coarser)
 
 
 def share_scales(layers: list[Layer]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ccm_fast.constants import CONTEXT_LIMIT
 from ccm_fast.entropy.plan import ACCUMULATE, HEAD, NUM_INDEXES, RELU8, GroupPlan, Plan, fixed_point
 from ccm_fast.entropy.tables import fraction_bits, prior_rows, typical_rows
-from ccm_fast.freezing.layers import WEIGHT_MAX, Layer, share_scales
+from ccm_fast.freezing.layers import WEIGHT_MAX, Layer, export_sum, share_scales
 from ccm_fast.freezing.layers import round_ste as _round
 from ccm_fast.models.ccm import CrossChannelContextModel
 from ccm_fast.models.context import GroupContext
@@ -84,12 +84,14 @@ class Group(nn.Module):
 
     @torch.no_grad()
     def export(self, kernel: int) -> GroupPlan:
-        mult, shift = fixed_point(self.factor().double().exp().numpy())
-        D, r = len(mult), kernel // 2
+        parts = [self.hyper, *self.stack[-1:], *([self.skip] if self.skip is not None else [])]
         taps = self.schedule.taps(kernel) if self.schedule is not None else []
+        factor = self.factor().double().exp().numpy()
+        convs, value, factor = export_sum(parts, self.spatial if taps else None, factor)
+        mult, shift = fixed_point(factor)
+        D, r = len(mult), kernel // 2
         weight = np.zeros((D, len(taps), self.channels), np.int8)
         if taps:
-            value = torch.floor(self.spatial.double().clamp(-WEIGHT_MAX, WEIGHT_MAX) + 0.5).numpy()
             for t, (di, dj) in enumerate(taps):
                 weight[:, t] = value[:, :, di + r, dj + r]
         return GroupPlan(
@@ -97,9 +99,9 @@ class Group(nn.Module):
             weight,
             mult,
             shift,
-            self.hyper.export(),
-            [layer.export() for layer in self.stack],
-            self.skip.export() if self.skip is not None else None,
+            convs[0],
+            [*(layer.export() for layer in self.stack[:-1]), *convs[1 : 1 + bool(self.stack)]],
+            convs[-1] if self.skip is not None else None,
             [layer.export() for layer in self.hidden],
             self.head.export(),
         )

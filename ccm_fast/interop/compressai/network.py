@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ccm_fast.constants import CONTEXT_LIMIT
 from ccm_fast.entropy.plan import ACCUMULATE, HEAD, LEAKY8, NUM_INDEXES, RELU8, GroupPlan, Plan, TableRows, fixed_point
-from ccm_fast.freezing.layers import WEIGHT_MAX, Layer, round_ste, to_bytes
+from ccm_fast.freezing.layers import WEIGHT_MAX, Layer, export_sum, round_ste, to_bytes
 from ccm_fast.interop.compressai.floats import FloatNet
 from ccm_fast.interop.compressai.parts import EntropyNet, FloatLayer
 
@@ -66,10 +66,12 @@ class Group(nn.Module):
     @torch.no_grad()
     def export(self) -> GroupPlan:
         """The integers."""
-        mult, shift = fixed_point(self.log_factor.double().exp().numpy())
+        parts = [self.hyper, *self.stack[-1:]]
+        factor = self.log_factor.double().exp().numpy()
+        convs, value, factor = export_sum(parts, self.spatial if self.taps else None, factor)
+        mult, shift = fixed_point(factor)
         weight = np.zeros((len(mult), len(self.taps), self.channels), np.int8)
         if self.taps:
-            value = torch.floor(self.spatial.double().clamp(-WEIGHT_MAX, WEIGHT_MAX) + 0.5).numpy()
             r = value.shape[-1] // 2
             for t, (di, dj) in enumerate(self.taps):
                 weight[:, t] = value[:, :, di + r, dj + r]
@@ -79,8 +81,8 @@ class Group(nn.Module):
             weight,
             mult,
             shift,
-            self.hyper.export(),
-            [layer.export() for layer in self.stack],
+            convs[0],
+            [*(layer.export() for layer in self.stack[:-1]), *convs[1:]],
             None,
             [layer.export() for layer in self.hidden],
             None if self.head is None else self.head.export(),
