@@ -61,6 +61,7 @@ lint: $(VENV_TEST)/.installed
 	$(VENV_TEST)/bin/ruff check .
 	$(VENV_TEST)/bin/ruff format --check .
 	$(VENV_TEST)/bin/lint-imports --no-cache --no-logo
+	$(VENV_TEST)/bin/mypy
 	$(VENV_TEST)/bin/clang-format --dry-run -Werror $(CPP)
 
 format: $(VENV_TEST)/.installed

@@ -4,7 +4,39 @@ Importing this package costs next to nothing: each public name is imported at it
 libraries are loaded when the first function needs them. See `ccm_fast._backend`.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from ccm_fast.version import __version__
+
+if TYPE_CHECKING:  # for type checkers, which do not call __getattr__
+    from ccm_fast.batches import decode_arrays as decode_arrays
+    from ccm_fast.batches import decode_batch as decode_batch
+    from ccm_fast.batches import encode_batch as encode_batch
+    from ccm_fast.codec import compress as compress
+    from ccm_fast.codec import decompress as decompress
+    from ccm_fast.errors import BitstreamError as BitstreamError
+    from ccm_fast.errors import BuildError as BuildError
+    from ccm_fast.errors import CcmFastError as CcmFastError
+    from ccm_fast.errors import DamagedError as DamagedError
+    from ccm_fast.errors import EncodeError as EncodeError
+    from ccm_fast.errors import ImageError as ImageError
+    from ccm_fast.errors import LimitError as LimitError
+    from ccm_fast.errors import ModelError as ModelError
+    from ccm_fast.errors import NotCcmError as NotCcmError
+    from ccm_fast.errors import NotFrozenError as NotFrozenError
+    from ccm_fast.errors import TargetError as TargetError
+    from ccm_fast.errors import TruncatedError as TruncatedError
+    from ccm_fast.errors import UnsupportedVersionError as UnsupportedVersionError
+    from ccm_fast.errors import WrongModelError as WrongModelError
+    from ccm_fast.files import decode_file as decode_file
+    from ccm_fast.files import encode_file as encode_file
+    from ccm_fast.freezing.freeze import freeze as freeze
+    from ccm_fast.interop.compressai import accelerate as accelerate
+    from ccm_fast.models import CrossChannelContextModel as CrossChannelContextModel
+    from ccm_fast.native import Codec as Codec
+    from ccm_fast.precision import set_transform_precision as set_transform_precision
+    from ccm_fast.precision import transform_precision as transform_precision
+    from ccm_fast.weights import load as load
 
 # Public name -> module that defines it. The names are the package's promise; the modules may move.
 _EXPORTS = {
@@ -42,7 +74,7 @@ _EXPORTS = {
 __all__ = ["__version__", *_EXPORTS]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     try:
         module = _EXPORTS[name]
     except KeyError:
@@ -54,5 +86,5 @@ def __getattr__(name):
     return value
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*globals(), *_EXPORTS})

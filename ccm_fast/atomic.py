@@ -25,14 +25,14 @@ _NO_NEW_FILES = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NOT_REPLACEABLE = (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM)
 
 
-def descriptor_of(path: str | os.PathLike) -> int | None:
+def descriptor_of(path: str | os.PathLike[str]) -> int | None:
     """The descriptor that a path such as /dev/stdout or /dev/fd/63 stands for; None for other paths."""
     name = os.path.normpath(os.fsdecode(path))
     found = re.fullmatch(r"/(?:dev|proc/self)/fd/(\d{1,9})", name)
     return _DESCRIPTORS.get(name) if found is None else int(found[1])
 
 
-def _duplicate(number: int, path: str | os.PathLike) -> BinaryIO:
+def _duplicate(number: int, path: str | os.PathLike[str]) -> BinaryIO:
     """A descriptor as a file. Opening its path would begin at the start of what the shell has opened to append to."""
     try:
         return os.fdopen(os.dup(number), "wb")
@@ -84,7 +84,7 @@ def _copy_over(file: BinaryIO, path: str) -> None:
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike, *, replace: bool = True) -> Iterator[BinaryIO]:
+def atomic_write(path: str | os.PathLike[str], *, replace: bool = True) -> Iterator[BinaryIO]:
     """A new file that takes its name only when it is complete: other readers see the old file or the new one.
 
     If the body raises, nothing is left behind. A file that is replaced hands on its mode (and its owner, where this

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -46,8 +46,8 @@ def compress(
     engine: str | None = None,
     effort: int | None = None,
     tune: str | None = None,
-    timings: dict | None = None,
-) -> dict:
+    timings: dict[str, float] | None = None,
+) -> dict[str, Any]:
     """Compress images to strings, by CompressAI's contract.
 
     Args:
@@ -81,7 +81,8 @@ def compress(
     if (fast := accelerated(model)) is not None:
         if effort not in (None, 1) or tune is not None:
             raise ValueError("nets of CompressAI have no encoder effort: leave effort and tune out")
-        return fast.compress(x, lanes=lanes, threads=threads, engine=engine, timings=timings)
+        written: dict[str, Any] = fast.compress(x, lanes=lanes, threads=threads, engine=engine, timings=timings)
+        return written
     frozen_of(model)
     check_images(x)
     _check_range(x)
@@ -106,7 +107,7 @@ def compress(
             over = (0, max(0, columns.stop - W), 0, max(0, rows.stop - H))
             return F.pad(part[..., rows, columns], over, mode="replicate")
 
-        options = {
+        options: dict[str, Any] = {
             "lanes": lanes,
             "threads": threads,
             "engine": engine,
@@ -128,8 +129,8 @@ def decompress(
     threads: int | None = None,
     engine: str | None = None,
     max_pixels: int | None = MAX_PIXELS,
-    timings: dict | None = None,
-) -> dict:
+    timings: dict[str, float] | None = None,
+) -> dict[str, Any]:
     """Decompress the strings of :func:`compress`; the contract of CompressAI's ``decompress``.
 
     Args:
@@ -152,9 +153,11 @@ def decompress(
         BitstreamError: one of its subclasses says what is wrong with the strings.
         ValueError: strings of another structure, or images of different sizes.
     """
+    options: dict[str, Any]
     if (fast := accelerated(model)) is not None:
         options = {"threads": threads, "engine": engine, "max_pixels": max_pixels, "timings": timings}
-        return fast.decompress(strings, shape, **options)
+        read: dict[str, Any] = fast.decompress(strings, shape, **options)
+        return read
     frozen = frozen_of(model)
     packets = parse_packets(frozen, strings, shape, max_pixels)
     device = next(model.parameters()).device

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -122,7 +122,7 @@ def decode_packets(
     threads: int | None = None,
     engine: str | None = None,
     device: torch.device | str = "cpu",
-    timings: dict | None = None,
+    timings: dict[str, float] | None = None,
     restore: bool = False,
 ) -> DecodedLatents:
     """The latents of equally large images, with all that :func:`render` needs.
@@ -154,7 +154,7 @@ def decode_packets(
         restored = None if found.restored is None else found.restored.to(device)
         return DecodedLatents(frozen, found.y_hat.to(device), found.psi, engine, restored=restored, status=found.status)
     with torch_threads(threads) as count:
-        options = {"threads": count, "engine": engine}
+        options: dict[str, Any] = {"threads": count, "engine": engine}
         with stage(timings, "z"):
             z_hat = frozen.decode_z([p.z_stream for p in packets], hz, wz, **options)
         with stage(timings, "h_s"):

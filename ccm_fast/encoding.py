@@ -11,7 +11,7 @@ From the symbols on, everything is integer (FORMAT.md).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -100,7 +100,7 @@ def encode_packets(
     effort: int | None = None,
     tune: str | None = None,
     progress: Callable[[int, int], None] | None = None,
-    timings: dict | None = None,
+    timings: dict[str, float] | None = None,
     tile_pixels: int = TILE_PIXELS,
 ) -> list[Packet]:
     """Encode a batch of equally large images that are read piece by piece.
@@ -148,7 +148,13 @@ def encode_packets(
             psi = frozen.hyper(z_hat, h, w, threads=count, engine=engine)
         if level.rounding:
             with stage(timings, "effort"):
-                options = {"grey": grey, "engine": engine, "threads": count, "tune": tune, "progress": progress}
+                options: dict[str, Any] = {
+                    "grey": grey,
+                    "engine": engine,
+                    "threads": count,
+                    "tune": tune,
+                    "progress": progress,
+                }
                 options |= {"read": read, "size": size, "tile_pixels": max(1, tile_pixels // len(codes))}
                 y_hat, z_hat, psi = better_symbols(model, y, z, z_hat, psi, quality, level, **options)
         del y, z

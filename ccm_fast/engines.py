@@ -6,7 +6,7 @@ import functools
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -51,7 +51,7 @@ def frozen_of(model: CrossChannelContextModel) -> FrozenEntropyModel:
     return model.frozen
 
 
-def accelerated(model):
+def accelerated(model: object) -> Any:
     """What :func:`ccm_fast.accelerate` made of a net of CompressAI, or None for models of our own."""
     return getattr(model, "accelerated", None)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, BinaryIO, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeGuard, TypeVar, Union
 
 import numpy as np
 from PIL import Image
@@ -53,8 +53,9 @@ __all__ = [
     "read_bytes",
 ]
 
-Model: TypeAlias = Union["CrossChannelContextModel", Codec, str, os.PathLike, None]
+Model: TypeAlias = Union["CrossChannelContextModel", Codec, str, "os.PathLike[str]", None]
 DEFAULT_MODEL = "ccm-small"
+_Given = TypeVar("_Given", bound="CrossChannelContextModel | Codec | str | os.PathLike[str]")
 
 
 @functools.lru_cache(maxsize=4)
@@ -66,12 +67,12 @@ def _tensor_files() -> ModuleType:
     return import_with_torch("ccm_fast.tensor_files", "encoding, or decoding with this model and engine,")
 
 
-def _is_native(model: Model, engine: str | None) -> bool:
+def _is_native(model: Model, engine: str | None) -> TypeGuard[Codec | str | os.PathLike[str] | None]:
     """Whether the codec without torch does what is asked for: on the CPU, with a model that is no module of torch."""
     return engine in (None, "cpu") and (model is None or isinstance(model, (Codec, str, os.PathLike)))
 
 
-def _named(model: Model, fingerprint: bytes | None) -> Model:
+def _named(model: _Given | None, fingerprint: bytes | None) -> _Given | str:
     """The name of a shipped model in the place of None."""
     if model is not None:
         return model
@@ -86,7 +87,7 @@ def _named(model: Model, fingerprint: bytes | None) -> Model:
     )
 
 
-def codec_for(model: Codec | str | os.PathLike | None, fingerprint: bytes | None = None) -> Codec:
+def codec_for(model: Codec | str | os.PathLike[str] | None, fingerprint: bytes | None = None) -> Codec:
     """The codec to work with, without torch.
 
     Args:
@@ -103,8 +104,8 @@ def codec_for(model: Codec | str | os.PathLike | None, fingerprint: bytes | None
         codec = _codec(names[0], transform_precision())
         if codec.fingerprint == fingerprint:
             return codec
-    model = _named(model, fingerprint)
-    return model if isinstance(model, Codec) else _codec(os.fspath(model), transform_precision())
+    named: Codec | str | os.PathLike[str] = _named(model, fingerprint)
+    return named if isinstance(named, Codec) else _codec(os.fspath(named), transform_precision())
 
 
 def model_for(model: Model, fingerprint: bytes | None = None) -> CrossChannelContextModel:
@@ -119,7 +120,8 @@ def model_for(model: Model, fingerprint: bytes | None = None) -> CrossChannelCon
         NotFrozenError: the model is not frozen.
         WrongModelError: no shipped model has the fingerprint, or the given one has another.
     """
-    return _tensor_files().module_for(_named(model, fingerprint), fingerprint)
+    module: CrossChannelContextModel = _tensor_files().module_for(_named(model, fingerprint), fingerprint)
+    return module
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -140,21 +142,22 @@ def encode_picture(
     target_bpp: float | None = None,
     target_psnr: float | None = None,
     progress: Callable[[int, int], None] | None = None,
-    timings: dict | None = None,
+    timings: dict[str, float] | None = None,
 ) -> bytes:
     """The bytes of a .ccm file. Arguments and errors as :func:`encode_file`."""
     code = quality_code(quality)
     light = effort is None or effort in range(1, NATIVE_EFFORT + 1)
-    if light and _is_native(model, engine) and codec_for(model).encodes(effort, tune):
-        model = codec_for(model)
+    encode: Callable[[int], bytes]
+    options: dict[str, Any] = {"effort": effort, "lanes": lanes, "threads": threads, "timings": timings}
+    if light and _is_native(model, engine) and (codec := codec_for(model)).encodes(effort, tune):
+        model = codec
 
         def encode(code: int) -> bytes:
-            options = {"effort": effort, "lanes": lanes, "threads": threads, "timings": timings}
-            return model.encode(picture.pixels, 1 + code / 32, chunks=picture.chunks, **options)
+            return codec.encode(picture.pixels, 1 + code / 32, chunks=picture.chunks, **options)
     else:
         model = model_for(model)
-        options = {"lanes": lanes, "threads": threads, "engine": engine, "timings": timings}
-        encode = _tensor_files().encoder(picture, model, effort=effort, tune=tune, progress=progress, **options)
+        options |= {"engine": engine, "tune": tune, "progress": progress}
+        encode = _tensor_files().encoder(picture, model, **options)
 
     def quality_of(data: bytes) -> float:
         decoded = decode_bytes(data, model, threads=threads, engine=engine, max_pixels=None)
@@ -168,8 +171,8 @@ def encode_picture(
 
 @eager
 def encode_file(
-    src: str | os.PathLike | BinaryIO | Image.Image,
-    dst: str | os.PathLike | BinaryIO,
+    src: str | os.PathLike[str] | BinaryIO | Image.Image,
+    dst: str | os.PathLike[str] | BinaryIO,
     quality: float = 4.0,
     model: Model = DEFAULT_MODEL,
     *,
@@ -186,8 +189,8 @@ def encode_file(
     exif: bytes | None = None,
     icc: bytes | None = None,
     progress: Callable[[int, int], None] | None = None,
-    timings: dict | None = None,
-) -> dict:
+    timings: dict[str, float] | None = None,
+) -> dict[str, Any]:
     """Encode an image file to a .ccm file, which appears under its name only when complete.
 
     Alpha is kept losslessly; EXIF, ICC profile, XMP and IPTC travel along; see :mod:`ccm_fast.images` for what is
@@ -235,7 +238,7 @@ def encode_file(
     with stage(timings, "read"):
         picture = from_pillow(src) if isinstance(src, Image.Image) else open_picture(src, max_pixels)
         picture = replace_metadata(strip_metadata(picture) if strip else picture, exif, icc)
-    options = {"lanes": lanes, "threads": threads, "engine": engine, "timings": timings}
+    options: dict[str, Any] = {"lanes": lanes, "threads": threads, "engine": engine, "timings": timings}
     options |= {"target_size": target_size, "target_bpp": target_bpp, "target_psnr": target_psnr}
     data = encode_picture(picture, quality, model, effort=effort, tune=tune, progress=progress, **options)
     if isinstance(dst, (str, os.PathLike)):
@@ -288,7 +291,7 @@ def decode_bytes(
     engine: str | None = None,
     max_pixels: int | None = MAX_PIXELS,
     depth: int = 8,
-    timings: dict | None = None,
+    timings: dict[str, float] | None = None,
 ) -> Decoded:
     """Decode the bytes of a .ccm file. Arguments and errors as :func:`decode_file`."""
     if depth not in (8, 16):
@@ -300,16 +303,23 @@ def decode_bytes(
         add_seconds(timings, seconds)
         return Decoded(Picture(pixels, file.chunks), latents, file.packet, codec.groups)
     container = parse_container(data)
-    model = model_for(model, peek(container.packet, max_pixels).fingerprint)
-    options = {"threads": threads, "engine": engine, "max_pixels": max_pixels, "depth": depth, "timings": timings}
-    pixels, latents = _tensor_files().decode_container(container, model, **options)
-    return Decoded(Picture(pixels, container.chunks), latents, container.packet, len(model.frozen.plan.groups))
+    module = model_for(model, peek(container.packet, max_pixels).fingerprint)
+    options: dict[str, Any] = {
+        "threads": threads,
+        "engine": engine,
+        "max_pixels": max_pixels,
+        "depth": depth,
+        "timings": timings,
+    }
+    pixels, latents = _tensor_files().decode_container(container, module, **options)
+    assert module.frozen is not None
+    return Decoded(Picture(pixels, container.chunks), latents, container.packet, len(module.frozen.plan.groups))
 
 
 @eager
 def decode_file(
-    src: str | os.PathLike | BinaryIO,
-    dst: str | os.PathLike | BinaryIO | None = None,
+    src: str | os.PathLike[str] | BinaryIO,
+    dst: str | os.PathLike[str] | BinaryIO | None = None,
     model: Model = None,
     *,
     file_format: str | None = None,
@@ -318,8 +328,8 @@ def decode_file(
     max_pixels: int | None = MAX_PIXELS,
     depth: int = 8,
     strip: bool = False,
-    timings: dict | None = None,
-    **save_options,
+    timings: dict[str, float] | None = None,
+    **save_options: Any,
 ) -> Image.Image | None:
     """Decode a .ccm file to an image file, or to a Pillow image.
 
@@ -355,15 +365,22 @@ def decode_file(
     if not isinstance(file_format, (str, type(None))):
         raise TypeError(f"file_format is the name of a format, such as 'PNG', not {file_format!r}")
     if file_format is None and dst is not None:
-        is_path = isinstance(dst, (str, os.PathLike)) and Path(dst).suffix
-        file_format = output_format(Path(dst).suffix) if is_path else "PNG"
+        suffix = Path(dst).suffix if isinstance(dst, (str, os.PathLike)) else ""
+        file_format = output_format(suffix) if suffix else "PNG"
     data = read_bytes(src, max_pixels)
-    options = {"threads": threads, "engine": engine, "max_pixels": max_pixels, "depth": depth, "timings": timings}
+    options: dict[str, Any] = {
+        "threads": threads,
+        "engine": engine,
+        "max_pixels": max_pixels,
+        "depth": depth,
+        "timings": timings,
+    }
     picture = decode_bytes(data, model, **options).picture
     if strip:
         picture = strip_metadata(picture)
     if dst is None:
         return to_pillow(picture)
+    assert file_format is not None
     with stage(timings, "write"):
         save_picture(picture, dst, file_format, **save_options)
     return None

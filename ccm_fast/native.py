@@ -6,7 +6,7 @@ import operator
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import numpy as np
 
@@ -32,7 +32,8 @@ def thread_count(threads: int | None) -> int:
         ValueError: less than 1.
     """
     if threads is None:
-        return _backend.native().default_threads()
+        available: int = _backend.native().default_threads()
+        return available
     try:
         threads = operator.index(threads)
     except TypeError:
@@ -42,10 +43,11 @@ def thread_count(threads: int | None) -> int:
     return min(threads, 1024)
 
 
-def add_seconds(timings: dict | None, seconds: dict[str, float]) -> None:
+def add_seconds(timings: dict[str, float] | None, seconds: dict[str, float]) -> None:
     """Add seconds by stage."""
-    for name, value in seconds.items() if timings is not None else ():
-        timings[name] = timings.get(name, 0.0) + value
+    if timings is not None:
+        for name, value in seconds.items():
+            timings[name] = timings.get(name, 0.0) + value
 
 
 class Codec:
@@ -70,7 +72,7 @@ class Codec:
     @classmethod
     def load(
         cls,
-        name: str | os.PathLike = "ccm-small",
+        name: str | os.PathLike[str] = "ccm-small",
         *,
         threads: int | None = None,
         precision: str | None = None,
@@ -100,11 +102,13 @@ class Codec:
     @property
     def groups(self) -> int:
         """Groups of latents."""
-        return self._native.groups
+        groups: int = self._native.groups
+        return groups
 
     def plan_bytes(self) -> bytes:
         """The frozen entropy model, see :mod:`ccm_fast.entropy.plan`."""
-        return _backend.native().read_plan(str(self.path))
+        plan: bytes = _backend.native().read_plan(str(self.path))
+        return plan
 
     def __repr__(self) -> str:
         return f"Codec({self.path.stem}, {self.fingerprint.hex()})"
@@ -131,7 +135,7 @@ class Codec:
         lanes: int = 0,
         threads: int | None = None,
         chunks: dict[str, bytes] | None = None,
-        timings: dict | None = None,
+        timings: dict[str, float] | None = None,
     ) -> bytes:
         """The bytes of a .ccm file: those that :func:`ccm_fast.encode_file` writes.
 
@@ -153,6 +157,7 @@ class Codec:
             raise TypeError(f"a NumPy array is needed, not {type(picture).__name__}")
         parts = [(kind.encode("latin-1"), data) for kind, data in (chunks or {}).items()]
         pixels = np.ascontiguousarray(picture)
+        data: bytes
         data, seconds = self._native.encode(pixels, code, effort or 0, lanes, thread_count(threads), parts)
         add_seconds(timings, seconds)
         return data
@@ -164,7 +169,13 @@ class Codec:
         self, data: Sequence[bytes], *, threads: int | None = None, max_pixels: int | None = MAX_PIXELS
     ) -> list[np.ndarray]: ...
 
-    def decode(self, data, *, threads=None, max_pixels=MAX_PIXELS):
+    def decode(
+        self,
+        data: bytes | Sequence[bytes],
+        *,
+        threads: int | None = None,
+        max_pixels: int | None = MAX_PIXELS,
+    ) -> np.ndarray | list[np.ndarray]:
         """The pictures of .ccm files.
 
         Args:
@@ -180,7 +191,7 @@ class Codec:
             BitstreamError: one of its subclasses says what is wrong with a file.
         """
         one = isinstance(data, (bytes, bytearray, memoryview))
-        files = [self.open_file(d, max_pixels) for d in ([data] if one else data)]
+        files = [self.open_file(d, max_pixels) for d in cast("Sequence[bytes]", [data] if one else data)]
         pictures = [pixels for pixels, _, _ in self.decode_files(files, threads)]
         return pictures[0] if one else pictures
 
@@ -208,7 +219,9 @@ class Codec:
         Raises:
             BitstreamError: as :meth:`decode`.
         """
-        return self._native.decode(list(files), thread_count(threads), depth)
+        decoded: list[tuple[np.ndarray, np.ndarray, dict[str, float]]]
+        decoded = self._native.decode(list(files), thread_count(threads), depth)
+        return decoded
 
     def decode_into(
         self, files: Sequence[Any], out: Sequence[np.ndarray], threads: int | None = None
@@ -223,4 +236,5 @@ class Codec:
         Returns:
             None for each file that was decoded, the BitstreamError of one that is damaged.
         """
-        return self._native.decode_into(list(files), list(out), thread_count(threads))
+        errors: list[Exception | None] = self._native.decode_into(list(files), list(out), thread_count(threads))
+        return errors

@@ -16,7 +16,9 @@ __all__ = ["reference_decompress"]
 
 
 @torch.no_grad()
-def reference_decompress(model: CrossChannelContextModel, strings: list[list[bytes]], shape: tuple[int, int]) -> dict:
+def reference_decompress(
+    model: CrossChannelContextModel, strings: list[list[bytes]], shape: tuple[int, int]
+) -> dict[str, torch.Tensor]:
     """Images of strings, symbol by symbol: a photograph in ten seconds.
 
     :func:`ccm_fast.decompress` takes the same arguments and gives the same latents, and of them the same images up to

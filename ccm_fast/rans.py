@@ -13,11 +13,15 @@ from __future__ import annotations
 
 import operator
 import os
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ._backend import load_rans
 from .errors import DamagedError, TruncatedError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["Tables", "crc32c", "decode", "encode"]
 
@@ -25,7 +29,9 @@ __all__ = ["Tables", "crc32c", "decode", "encode"]
 MAX_SYMBOLS = 2**31 - 1
 
 
-def _whole(values, name: str, dtype: type, low: int, high: int, error: type[Exception] = ValueError) -> np.ndarray:
+def _whole(
+    values: ArrayLike, name: str, dtype: type[np.generic], low: int, high: int, error: type[Exception] = ValueError
+) -> np.ndarray:
     """Values as an array of ``dtype``, to which nothing is cast that it does not hold.
 
     Raises:
@@ -52,11 +58,11 @@ def _whole(values, name: str, dtype: type, low: int, high: int, error: type[Exce
     return np.ascontiguousarray(array, dtype)
 
 
-def _rows(rows, tables) -> np.ndarray:
+def _rows(rows: ArrayLike, tables: Any) -> np.ndarray:
     return _whole(rows, "rows", np.uint16, 0, min(len(tables), 1 << 16) - 1, IndexError)
 
 
-def _steps(steps) -> np.ndarray | None:
+def _steps(steps: ArrayLike | None) -> np.ndarray | None:
     return None if steps is None else _whole(steps, "steps", np.int32, 0, MAX_SYMBOLS)
 
 
@@ -67,12 +73,12 @@ def _number(value: int, name: str, low: int, high: int) -> int:
     return value
 
 
-def _bytes(data) -> bytes:
+def _bytes(data: bytes | bytearray | memoryview) -> bytes:
     """The bytes of an object that has some; a number, of which ``bytes`` would make so many zeros, has none."""
     return data if isinstance(data, bytes) else memoryview(data).tobytes()
 
 
-def Tables(lo, n, cdf):
+def Tables(lo: ArrayLike, n: ArrayLike, cdf: ArrayLike) -> Any:
     """CDF rows for coding.
 
     Args:
@@ -91,7 +97,14 @@ def Tables(lo, n, cdf):
     )
 
 
-def encode(tables, symbols, rows, steps=None, lanes: int = 0, version: int = 1) -> tuple[bytes, int]:
+def encode(
+    tables: Any,
+    symbols: ArrayLike,
+    rows: ArrayLike,
+    steps: ArrayLike | None = None,
+    lanes: int = 0,
+    version: int = 1,
+) -> tuple[bytes, int]:
     """Encode symbols.
 
     Args:
@@ -112,10 +125,18 @@ def encode(tables, symbols, rows, steps=None, lanes: int = 0, version: int = 1) 
     """
     symbols, rows = _whole(symbols, "symbols", np.int32, -32767, 32767), _rows(rows, tables)
     lanes, version = _number(lanes, "lanes", 0, 128), _number(version, "version", 1, 2)
-    return load_rans().encode(tables, symbols, rows, _steps(steps), lanes, version)
+    coded: tuple[bytes, int] = load_rans().encode(tables, symbols, rows, _steps(steps), lanes, version)
+    return coded
 
 
-def decode(tables, data: bytes, lanes: int, rows, steps=None, version: int = 1) -> np.ndarray:
+def decode(
+    tables: Any,
+    data: bytes | bytearray | memoryview,
+    lanes: int,
+    rows: ArrayLike,
+    steps: ArrayLike | None = None,
+    version: int = 1,
+) -> NDArray[np.int16]:
     """Decode what :func:`encode` wrote, given the same rows, steps and version.
 
     Returns:
@@ -128,6 +149,7 @@ def decode(tables, data: bytes, lanes: int, rows, steps=None, version: int = 1) 
     vectors = os.environ.get("CCM_FAST_ISA") != "scalar"
     lanes, version = _number(lanes, "lanes", 1, 128), _number(version, "version", 1, 2)
     data, rows = _bytes(data), _rows(rows, tables)
+    symbols: NDArray[np.int16]
     symbols, status = load_rans().decode(tables, data, lanes, rows, _steps(steps), vectors, version)
     if status == 1:
         raise TruncatedError("the rANS stream ends before its last symbol")
@@ -136,11 +158,12 @@ def decode(tables, data: bytes, lanes: int, rows, steps=None, version: int = 1) 
     return symbols
 
 
-def crc32c(data: bytes, crc: int = 0) -> int:
+def crc32c(data: bytes | bytearray | memoryview, crc: int = 0) -> int:
     """CRC-32C (Castagnoli) of bytes, continuing from ``crc``, 0..2^32 - 1.
 
     Raises:
         TypeError: data is no bytes, or crc no whole number.
         ValueError: crc out of range.
     """
-    return load_rans().crc32c(_bytes(data), _number(crc, "crc", 0, 2**32 - 1))
+    value: int = load_rans().crc32c(_bytes(data), _number(crc, "crc", 0, 2**32 - 1))
+    return value

@@ -50,7 +50,7 @@ def read_at_most(file: BinaryIO, limit: int | None, magic: bytes = b"") -> bytes
         step = min(2 * step, _LARGEST)
 
 
-def read_bytes(src: str | os.PathLike | BinaryIO, max_pixels: int | None = MAX_PIXELS) -> bytes:
+def read_bytes(src: str | os.PathLike[str] | BinaryIO, max_pixels: int | None = MAX_PIXELS) -> bytes:
     """A whole .ccm file; of other files, the first bytes only.
 
     Raises:

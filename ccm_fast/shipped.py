@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from pathlib import Path
 
 from . import _backend
@@ -18,7 +19,7 @@ def available() -> list[str]:
     return sorted(p.stem for p in FOLDER.glob("*.safetensors"))
 
 
-def find(name: str | Path) -> Path:
+def find(name: str | os.PathLike[str]) -> Path:
     """The weights file of a shipped model's name, or of a path.
 
     Raises:

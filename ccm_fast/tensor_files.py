@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ def _load(name: str) -> CrossChannelContextModel:
 
 
 def module_for(
-    model: CrossChannelContextModel | Codec | str | os.PathLike, fingerprint: bytes | None
+    model: CrossChannelContextModel | Codec | str | os.PathLike[str], fingerprint: bytes | None
 ) -> CrossChannelContextModel:
     """A module, or the one of a name, a weights file or a codec. Arguments and errors as :func:`files.model_for`."""
     if isinstance(model, Codec):
@@ -78,7 +79,7 @@ def decode_container(
     engine: str | None,
     max_pixels: int | None,
     depth: int,
-    timings: dict | None,
+    timings: dict[str, float] | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pixels, uint8 or uint16 (by depth) [H, W, 3] or [H, W], and y_hat, int16 [h, w, M].
 
@@ -88,7 +89,7 @@ def decode_container(
     packet = parse_file(container.packet, len(frozen.plan.groups), max_pixels)
     check_stream_version(packet, frozen)
     device = next(model.parameters()).device
-    options = {"threads": threads, "engine": engine, "device": device, "timings": timings}
+    options: dict[str, Any] = {"threads": threads, "engine": engine, "device": device, "timings": timings}
     decoded = decode_packets(frozen, [packet], restore=model.config.reconstruction == "centroid", **options)
     decoded.check()
     return _pixels(model, decoded, packet, depth, threads, timings), decoded.y_hat[0].cpu().numpy()
@@ -100,7 +101,7 @@ def _pixels(
     packet: Packet,
     depth: int,
     threads: int | None,
-    timings: dict | None,
+    timings: dict[str, float] | None,
 ) -> np.ndarray:
     """uint8 or uint16 [H, W] or [H, W, 3]."""
     kind, rounded = (np.uint8, torch.uint8) if depth == 8 else (np.uint16, torch.int32)

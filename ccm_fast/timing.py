@@ -10,7 +10,7 @@ __all__ = ["stage"]
 
 
 @contextmanager
-def stage(timings: dict | None, name: str) -> Iterator[None]:
+def stage(timings: dict[str, float] | None, name: str) -> Iterator[None]:
     """Add the seconds of the body to ``timings[name]``; None: do not."""
     start = time.perf_counter()
     yield

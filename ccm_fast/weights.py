@@ -17,7 +17,9 @@ The entropy networks are in the plan alone; their float form, for training and f
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
@@ -35,6 +37,9 @@ from ccm_fast.freezing.thaw import thaw
 from ccm_fast.models import CCMConfig, CrossChannelContextModel
 from ccm_fast.shipped import available, find
 
+if TYPE_CHECKING:
+    from ccm_fast.interop.compressai import AcceleratedNet
+
 __all__ = ["available", "find", "load", "read_meta", "save"]
 
 FORMAT = "ccm_fast weights 1"
@@ -47,7 +52,7 @@ MAX_KERNEL, MAX_BLOCKS = 7, 64
 MAX_BYTES = 1 << 30
 
 
-def save(model: CrossChannelContextModel, path: str | Path, meta: dict | None = None) -> None:
+def save(model: CrossChannelContextModel, path: str | Path, meta: dict[str, Any] | None = None) -> None:
     """Write a frozen model.
 
     Args:
@@ -109,7 +114,7 @@ def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
-def _json(metadata: dict[str, str], key: str, path: Path) -> dict:
+def _json(metadata: dict[str, str], key: str, path: Path) -> dict[str, Any]:
     try:
         value = json.loads(metadata[key])
     except (KeyError, ValueError, RecursionError) as error:
@@ -119,7 +124,7 @@ def _json(metadata: dict[str, str], key: str, path: Path) -> dict:
     return value
 
 
-def _check_sizes(config: dict) -> None:
+def _check_sizes(config: dict[str, Any]) -> None:
     """Raises ValueError for numbers that no model has (FORMAT.md, section 7), before anything is built of them."""
     for key, value in config.items():
         values = value if isinstance(value, list) else [value]
@@ -175,14 +180,14 @@ def _build(path: Path, g_a: torch.nn.Module | None, g_s: torch.nn.Module | None)
     model.frozen = FrozenEntropyModel.from_bytes(plan.contiguous().numpy().tobytes(), shifts)
     _check_fit(model.frozen.plan, model.config, path)
     if shifts is not None:
-        wanted = (len(model.frozen.plan.y_rows), 2 * REACH + 1)
-        if shifts.dtype != torch.float16 or shifts.shape != wanted or not bool((shifts.abs() <= 1).all()):
-            raise ModelError(f"{path.name}: {SHIFTS} must be torch.float16 {wanted}, at most 1 in magnitude")
+        shape = (len(model.frozen.plan.y_rows), 2 * REACH + 1)
+        if shifts.dtype != torch.float16 or shifts.shape != shape or not bool((shifts.abs() <= 1).all()):
+            raise ModelError(f"{path.name}: {SHIFTS} must be torch.float16 {shape}, at most 1 in magnitude")
     h = tensors.get(SENSITIVITIES)
     if h is not None:
-        wanted = (2, model.config.latent_channels)
-        if h.dtype != torch.float32 or h.shape != wanted or not bool((torch.isfinite(h) & (h >= 0)).all()):
-            raise ModelError(f"{path.name}: {SENSITIVITIES} must be torch.float32 {wanted}, finite and not negative")
+        shape = (2, model.config.latent_channels)
+        if h.dtype != torch.float32 or h.shape != shape or not bool((torch.isfinite(h) & (h >= 0)).all()):
+            raise ModelError(f"{path.name}: {SENSITIVITIES} must be torch.float32 {shape}, finite and not negative")
     model.sensitivities = h
     try:
         thaw(model, model.frozen.plan)
@@ -205,15 +210,27 @@ def _check_fit(plan: Plan, config: CCMConfig, path: Path) -> None:
         raise ModelError(f"{path.name}: the frozen entropy model does not belong to the configuration")
 
 
+@overload
+def load(
+    name_or_path: str | os.PathLike[str],
+    net: None = None,
+    *,
+    g_a: torch.nn.Module | None = None,
+    g_s: torch.nn.Module | None = None,
+) -> CrossChannelContextModel: ...
+@overload
+def load(name_or_path: str | os.PathLike[str], net: torch.nn.Module, **options: Any) -> AcceleratedNet: ...
+
+
 @eager
 def load(
-    name_or_path: str | Path,
+    name_or_path: str | os.PathLike[str],
     net: torch.nn.Module | None = None,
     *,
     g_a: torch.nn.Module | None = None,
     g_s: torch.nn.Module | None = None,
-    **options,
-):
+    **options: Any,
+) -> CrossChannelContextModel | AcceleratedNet:
     """A frozen model in evaluation mode, ready to encode and decode.
 
     Args:
@@ -232,13 +249,13 @@ def load(
     if net is not None:
         from ccm_fast.interop.compressai import restore
 
-        return restore(name_or_path, net, **options)
+        return restore(find(name_or_path), net, **options)
     if options:
         raise TypeError(f"load() takes {', '.join(options)} only together with a net")
     return _build(find(name_or_path), g_a, g_s).requires_grad_(False)
 
 
-def read_meta(name_or_path: str | Path) -> dict:
+def read_meta(name_or_path: str | Path) -> dict[str, Any]:
     """The author's remarks in a weights file. Raises as :func:`load`."""
     path = find(name_or_path)
     _, metadata = _open(path)

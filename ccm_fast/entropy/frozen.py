@@ -373,7 +373,7 @@ class FrozenEntropyModel:
 
     def decode_z(
         self,
-        streams: Sequence[tuple[bytes, int]],
+        streams: Sequence[tuple[bytes | memoryview, int]],
         hz: int,
         wz: int,
         *,
@@ -400,7 +400,7 @@ class FrozenEntropyModel:
     def decode_y(
         self,
         psi: Tensor,
-        streams: Sequence[Sequence[tuple[bytes, int]]],
+        streams: Sequence[Sequence[tuple[bytes | memoryview, int]]],
         *,
         engine: str = "cpu",
         threads: int | None = None,
@@ -426,7 +426,7 @@ class FrozenEntropyModel:
         return tensors.stacked(found, torch.int16)
 
     def decode_y_restored(
-        self, psi: Tensor, streams: Sequence[Sequence[tuple[bytes, int]]], threads: int | None = None
+        self, psi: Tensor, streams: Sequence[Sequence[tuple[bytes | memoryview, int]]], threads: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """y_hat by the CPU engine as by :meth:`decode_y`, and what it stands for, as the decoder goes along.
 
@@ -452,7 +452,7 @@ class FrozenEntropyModel:
         return y_hat, restored
 
     def decode_y_parameters(
-        self, psi: Tensor, streams: Sequence[Sequence[tuple[bytes, int]]], threads: int | None = None
+        self, psi: Tensor, streams: Sequence[Sequence[tuple[bytes | memoryview, int]]], threads: int | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """y_hat by the CPU engine as by :meth:`decode_y`, with the parameters that its decoder has used anyway.
 
@@ -477,8 +477,8 @@ class FrozenEntropyModel:
 
     def decode(
         self,
-        z_streams: Sequence[tuple[bytes, int]],
-        y_streams: Sequence[Sequence[tuple[bytes, int]]],
+        z_streams: Sequence[tuple[bytes | memoryview, int]],
+        y_streams: Sequence[Sequence[tuple[bytes | memoryview, int]]],
         shape: tuple[int, int],
         device: torch.device | str = "cuda",
     ) -> Tensor:
@@ -505,8 +505,8 @@ class FrozenEntropyModel:
 
     def upload(
         self,
-        z_streams: Sequence[tuple[bytes, int]],
-        y_streams: Sequence[Sequence[tuple[bytes, int]]],
+        z_streams: Sequence[tuple[bytes | memoryview, int]],
+        y_streams: Sequence[Sequence[tuple[bytes | memoryview, int]]],
         device: torch.device | str = "cuda",
         capacity: tuple[int, int] = (0, 0),
     ) -> DeviceStreams:
@@ -569,7 +569,7 @@ class FrozenEntropyModel:
         tensors.raise_for(z_status, "z")
         tensors.raise_for(y_status, "y")
 
-    def _check_streams(self, streams: Sequence[Sequence[tuple[bytes, int]]], images: int) -> None:
+    def _check_streams(self, streams: Sequence[Sequence[tuple[bytes | memoryview, int]]], images: int) -> None:
         groups = len(self.plan.groups)
         if len(streams) != images or any(len(s) != groups for s in streams):
             raise ValueError(f"one stream for each of {groups} groups and {images} images is needed")

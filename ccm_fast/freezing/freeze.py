@@ -8,8 +8,9 @@ end).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from ccm_fast.entropy.schedule import Schedule
 from ccm_fast.freezing.calibration import best_calibration, code_length
 from ccm_fast.freezing.fitting import FITTED_CROPS, Latents, fit_to_symbols
 from ccm_fast.freezing.layers import fine_tune
+from ccm_fast.freezing.rounded import Group
 from ccm_fast.freezing.skipping import leave_out
 from ccm_fast.models.ccm import CrossChannelContextModel
 from ccm_fast.pixels import image_tensor
@@ -46,7 +48,7 @@ def _analysed(
     rest = (y - y_hat).half()
     for k, quality in enumerate(qualities):
         own = slice(k, k + 1)
-        yield Latents(y_hat[own], z_hat[own], rest[own], quality, tuple(x.shape[2:])), max(1.0, bits[k])
+        yield Latents(y_hat[own], z_hat[own], rest[own], quality, (x.shape[2], x.shape[3])), max(1.0, bits[k])
 
 
 def _collect(
@@ -140,7 +142,8 @@ def freeze(
     if steps is None:
         steps = max(n for least, n in FINE_TUNE_STEPS.items() if len(images) >= least)
     crops: list[Latents] = []  # for tables and centroids
-    data, expected = [], []
+    data: list[tuple[Tensor, ...]] = []
+    expected = []
     versions = VERSIONS if steps else 1
     found = _collect(model, images, crop, generator, versions)
     for c, bits in tqdm(found, disable=not progress, total=versions * len(images), unit="crop", desc="latents"):
@@ -157,7 +160,7 @@ def freeze(
             y_hat, z_hat = (t.float() for t in tensors)
             return (code_length(y_hat, *network(y_hat, z_hat)) / torch.tensor([expected[k] for k in chosen])).mean()
 
-        for group in network.groups:
+        for group in cast("Iterable[Group]", network.groups):
             group.share_scales()
         with torch.enable_grad():
             lengths = fine_tune(network, data, loss, steps, batch, seed=seed, progress=progress)

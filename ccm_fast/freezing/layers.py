@@ -8,7 +8,7 @@ rounding thresholds with straight-through gradients. What is rounded at the end 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -244,7 +244,7 @@ def fill(
 
 def fine_tune(
     network: nn.Module,
-    data: list[tuple[Tensor, ...]],
+    data: Sequence[tuple[Tensor, ...]],
     loss: Callable[[tuple[Tensor, ...], list[int]], Tensor],
     steps: int,
     batch: int,

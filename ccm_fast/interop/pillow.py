@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import io
 import re
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -59,6 +60,7 @@ class CcmImageFile(ImageFile.ImageFile):
 
     def _open(self) -> None:
         limit = max_file_bytes(_limit())
+        assert self.fp is not None
         data = self.fp.read() if limit is None else self.fp.read(limit + 1)
         try:
             container = parse_container(data)
@@ -71,7 +73,7 @@ class CcmImageFile(ImageFile.ImageFile):
         self.info.update(metadata(container.chunks))
         self.info["quality"] = 1 + head.quality_code / 32
 
-    def load(self):
+    def load(self) -> Any:
         """Decode, at the first call."""
         if self._file is not None:
             from ..files import decode_bytes
@@ -103,7 +105,7 @@ def _accept(prefix: bytes) -> bool:
     return prefix.startswith(MAGIC)
 
 
-def _save(image: Image.Image, fp, filename: str | bytes) -> None:
+def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     from ..files import DEFAULT_MODEL, encode_picture
 
     given = image.encoderinfo

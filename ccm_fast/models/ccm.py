@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,9 @@ from .config import CCMConfig, find_config
 from .context import GroupContext
 from .entropy import FactorizedPrior, ste_round, towards_mean
 from .transforms import AnalysisTransform, HyperAnalysis, HyperSynthesis, SynthesisTransform
+
+if TYPE_CHECKING:
+    from ccm_fast.entropy.frozen import FrozenEntropyModel
 
 __all__ = ["CrossChannelContextModel"]
 
@@ -62,13 +66,13 @@ class CrossChannelContextModel(nn.Module):
         self.log_gain = nn.Parameter(start.clone())
         self.log_inverse_gain = nn.Parameter(-start.clone())
         #: The integer entropy model (:class:`ccm_fast.entropy.FrozenEntropyModel`) after :func:`ccm_fast.freeze`.
-        self.frozen = None
+        self.frozen: FrozenEntropyModel | None = None
         #: Of g_s, float32 [2, M], once measured (:func:`ccm_fast.effort.distortion.sensitivities`).
         self.sensitivities: Tensor | None = None
         #: What the weights were trained for, "mse" or "ms-ssim": what an encoder may optimize, too.
         self.metric = "mse"
         for module in (self.g_a, self.g_s):
-            module.to(memory_format=torch.channels_last)
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
         if g_a is not None:
             _check_transform("g_a", self.g_a, (1, 3, 64, 64), (1, c.latent_channels, 4, 4))
         if g_s is not None:
@@ -131,7 +135,7 @@ class CrossChannelContextModel(nn.Module):
         psi = self.h_s(z_hat.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT))[..., : y_hat.shape[-2], : y_hat.shape[-1]]
         known = y_hat.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT)
         means, indexes, start = [], [], 0
-        for group in self.contexts:
+        for group in cast("Iterable[GroupContext]", self.contexts):
             end = start + group.channels
             own = known[:, start:end]
             if not context:
@@ -153,7 +157,9 @@ class CrossChannelContextModel(nn.Module):
             start = end
         return torch.cat(means, 1), torch.cat(indexes, 1)
 
-    def forward(self, x: Tensor, quality: Tensor | float = 4.0, context: bool = True, rdoq: bool = False) -> dict:
+    def forward(
+        self, x: Tensor, quality: Tensor | float = 4.0, context: bool = True, rdoq: bool = False
+    ) -> dict[str, Any]:
         """Training and evaluation pass.
 
         Contexts, g_s and the likelihoods of y are those of the rounded symbols, as coded, with straight-through
@@ -174,7 +180,8 @@ class CrossChannelContextModel(nn.Module):
         y = self.analysis(x, quality)
         likelihoods, y_hat, mean, scale = self._entropy(y, context, rdoq)
         y_hat = self.reconstruct(y_hat, mean, scale)
-        return {"x_hat": self.synthesis(y_hat, quality, x.shape[-2:]), "likelihoods": likelihoods}
+        H, W = x.shape[-2:]
+        return {"x_hat": self.synthesis(y_hat, quality, (H, W)), "likelihoods": likelihoods}
 
     def reconstruct(self, y_hat: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
         """What g_s reads, [B, M, h, w], for integer y_hat: see :attr:`CCMConfig.reconstruction`.

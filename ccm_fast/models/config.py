@@ -7,6 +7,7 @@ import operator
 import os
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any, SupportsIndex, cast
 
 from ccm_fast.entropy.schedule import Schedule
 
@@ -145,12 +146,12 @@ class CCMConfig:
         """Kernels of a group's convolution stack over the earlier groups."""
         return self.cross_kernels[1:] if self.is_fine(group) else self.cross_kernels
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict; :meth:`from_dict` reads it back."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, d: dict) -> CCMConfig:
+    def from_dict(cls, d: dict[str, Any]) -> CCMConfig:
         """The configuration written by :meth:`to_dict`.
 
         Raises:
@@ -165,7 +166,7 @@ class CCMConfig:
 def _whole(key: str, value: object, least: int) -> int:
     """Raises ValueError unless the value is a whole number of at least ``least``."""
     try:
-        number = -2 if isinstance(value, bool) else operator.index(value)
+        number = -2 if isinstance(value, bool) else operator.index(cast("SupportsIndex", value))
     except TypeError:
         number = -2
     if number < least:
@@ -216,7 +217,7 @@ PRESETS["ccm-small-2"] = replace(PRESETS["ccm-small"], name="ccm-small-2", skip_
 PRESETS["ccm-small-g1"] = replace(PRESETS["ccm-small-192"], name="ccm-small-g1", groups=(192,))
 
 
-def find_config(preset: str | os.PathLike | CCMConfig) -> CCMConfig:
+def find_config(preset: str | os.PathLike[str] | CCMConfig) -> CCMConfig:
     """The configuration of a preset's name, or of a JSON file.
 
     A file holds an object with fields of :class:`CCMConfig`. Those that it lacks are the defaults, or those of the
