@@ -291,6 +291,7 @@ def decode_bytes(
     engine: str | None = None,
     max_pixels: int | None = MAX_PIXELS,
     depth: int = 8,
+    groups: int | str | None = None,
     timings: dict[str, float] | None = None,
 ) -> Decoded:
     """Decode the bytes of a .ccm file. Arguments and errors as :func:`decode_file`."""
@@ -299,9 +300,11 @@ def decode_bytes(
     if _is_native(model, engine):
         file = Codec.open_file(data, max_pixels)
         codec = codec_for(model, file.fingerprint)
-        ((pixels, latents, seconds),) = codec.decode_files([file], threads, depth)
+        ((pixels, latents, seconds),) = codec.decode_files([file], threads, depth, groups)
         add_seconds(timings, seconds)
         return Decoded(Picture(pixels, file.chunks), latents, file.packet, codec.groups)
+    if groups is not None:
+        raise ValueError("previews (groups) are made by the engine 'cpu' of a model's name, a weights file or a Codec")
     container = parse_container(data)
     module = model_for(model, peek(container.packet, max_pixels).fingerprint)
     options: dict[str, Any] = {
@@ -328,6 +331,7 @@ def decode_file(
     max_pixels: int | None = MAX_PIXELS,
     depth: int = 8,
     strip: bool = False,
+    groups: int | str | None = None,
     timings: dict[str, float] | None = None,
     **save_options: Any,
 ) -> Image.Image | None:
@@ -346,6 +350,8 @@ def decode_file(
         depth: bits of a sample, 8 or 16, rounded from the same floats. 16 is written as PNG or PPM;
             grey also as TIFF or JPEG 2000.
         strip: leave out EXIF, XMP and IPTC; a picture that EXIF would have turned is turned.
+        groups: for a preview: read the first so many groups of latents alone, as :meth:`ccm_fast.Codec.decode` does;
+            the file may end after them. "available": as many as are there. None: the whole file.
         timings: if given, seconds are added to its keys ``z``, ``h_s``, ``entropy``, ``g_s``, ``write``.
         save_options: passed on to Pillow's ``save``, such as ``quality=90``. Without it JPEG and WebP are written at 95
             (JPEG with 4:4:4) and AVIF at 90, so that little is lost for the second time.
@@ -373,6 +379,7 @@ def decode_file(
         "engine": engine,
         "max_pixels": max_pixels,
         "depth": depth,
+        "groups": groups,
         "timings": timings,
     }
     picture = decode_bytes(data, model, **options).picture

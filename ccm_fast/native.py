@@ -16,6 +16,7 @@ from .errors import LimitError
 from .precision import transform_precision
 from .shipped import find
 from .stream.limits import MAX_PIXELS, check_limit
+from .stream.packet import groups_available
 from .stream.quality import quality_code
 
 __all__ = ["NATIVE_EFFORT", "Codec", "add_seconds", "thread_count"]
@@ -163,10 +164,22 @@ class Codec:
         return data
 
     @overload
-    def decode(self, data: bytes, *, threads: int | None = None, max_pixels: int | None = MAX_PIXELS) -> np.ndarray: ...
+    def decode(
+        self,
+        data: bytes,
+        *,
+        threads: int | None = None,
+        max_pixels: int | None = MAX_PIXELS,
+        groups: int | str | None = None,
+    ) -> np.ndarray: ...
     @overload
     def decode(
-        self, data: Sequence[bytes], *, threads: int | None = None, max_pixels: int | None = MAX_PIXELS
+        self,
+        data: Sequence[bytes],
+        *,
+        threads: int | None = None,
+        max_pixels: int | None = MAX_PIXELS,
+        groups: int | str | None = None,
     ) -> list[np.ndarray]: ...
 
     def decode(
@@ -175,6 +188,7 @@ class Codec:
         *,
         threads: int | None = None,
         max_pixels: int | None = MAX_PIXELS,
+        groups: int | str | None = None,
     ) -> np.ndarray | list[np.ndarray]:
         """The pictures of .ccm files.
 
@@ -182,6 +196,8 @@ class Codec:
             data: the bytes of a file, or of several, which are decoded at the same time.
             threads: None: as many as there are cores.
             max_pixels: larger pictures are refused; None: no limit but the format's.
+            groups: read the first so many groups of latents alone, for a preview: the rest, which may be missing, is
+                what the model expects. "available": as many as the bytes hold. None: the whole file, or an error.
 
         Returns:
             uint8 [H, W, 3], or [H, W] of a grey picture; a list of these for several files. Alpha, EXIF and ICC profile
@@ -192,7 +208,10 @@ class Codec:
         """
         one = isinstance(data, (bytes, bytearray, memoryview))
         files = [self.open_file(d, max_pixels) for d in cast("Sequence[bytes]", [data] if one else data)]
-        pictures = [pixels for pixels, _, _ in self.decode_files(files, threads)]
+        if groups == "available":
+            pictures = [self.decode_files([file], threads, groups=groups)[0][0] for file in files]
+        else:
+            pictures = [pixels for pixels, _, _ in self.decode_files(files, threads, groups=groups)]
         return pictures[0] if one else pictures
 
     @staticmethod
@@ -208,7 +227,7 @@ class Codec:
         return _backend.native().File(bytes(data), 0 if max_pixels is None else int(min(max_pixels, 1 << 62)))
 
     def decode_files(
-        self, files: Sequence[Any], threads: int | None = None, depth: int = 8
+        self, files: Sequence[Any], threads: int | None = None, depth: int = 8, groups: int | str | None = None
     ) -> list[tuple[np.ndarray, np.ndarray, dict[str, float]]]:
         """Pixels, latents and seconds of files from :meth:`open_file`.
 
@@ -218,10 +237,27 @@ class Codec:
 
         Raises:
             BitstreamError: as :meth:`decode`.
+            TypeError, ValueError: groups is no number of groups that the model has; "available" of several files.
         """
         decoded: list[tuple[np.ndarray, np.ndarray, dict[str, float]]]
-        decoded = self._native.decode(list(files), thread_count(threads), depth)
+        read = self._groups_to_read(files, groups)
+        decoded = self._native.decode(list(files), thread_count(threads), depth, read)
         return decoded
+
+    def _groups_to_read(self, files: Sequence[Any], groups: int | str | None) -> int:
+        """The number for the native decoder; -1: all."""
+        if groups is None:
+            return -1
+        if groups == "available":
+            (file,) = files
+            return groups_available(file.packet, self.groups)
+        try:
+            number = operator.index(groups)  # type: ignore[arg-type]
+        except TypeError:
+            raise TypeError(f"groups must be a whole number, 'available' or None, not {groups!r}") from None
+        if not 0 <= number <= self.groups:
+            raise ValueError(f"groups must lie in 0..{self.groups}, not be {number}")
+        return number
 
     def decode_into(
         self, files: Sequence[Any], out: Sequence[np.ndarray], threads: int | None = None

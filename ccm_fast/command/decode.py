@@ -33,8 +33,8 @@ def _plan(args, suffix: str) -> Plan:
         out = split_paths(args)
         plan = plan_jobs(args.inputs, out, {".ccm"}, suffix)
     check_terminal(out, args.force)
-    if args.latents and args.thumbnail is not None:
-        raise UsageError("--latents and --thumbnail do not go together")
+    if args.thumbnail is not None and (args.latents or args.groups is not None):
+        raise UsageError(f"--{'latents' if args.latents else 'groups'} and --thumbnail do not go together")
     if args.latents:
         if len(plan.jobs) != 1 or os.path.isdir(args.inputs[0]):
             raise UsageError("--latents needs exactly one input file")
@@ -60,9 +60,10 @@ def run(args) -> int:
         from ccm_fast.files import codec_for, decode_bytes, model_for
         from ccm_fast.images import output_format, save_picture, strip_metadata
         from ccm_fast.reading import read_bytes
+        from ccm_fast.stream.packet import peek
         from ccm_fast.timing import stage
 
-        find = codec_for if args.engine in (None, "cpu") and args.depth == 8 else model_for
+        find = codec_for if args.engine in (None, "cpu") and (args.depth == 8 or args.groups is not None) else model_for
         model = find(args.model) if args.model else None
         output_format(suffix)
         options = {"threads": threads, "engine": args.engine, "max_pixels": args.max_pixels, "depth": args.depth}
@@ -89,7 +90,7 @@ def run(args) -> int:
             data = read_bytes(binary_input(job.source), args.max_pixels)
             if args.thumbnail is not None:
                 return thumbnail(data, job.target, file_format, times)
-            decoded = decode_bytes(data, model, timings=times, **options)
+            decoded = decode_bytes(data, model, timings=times, groups=args.groups, **options)
             if args.latents:
                 whole = io.BytesIO()  # NumPy writes to real files by their descriptor
                 np.save(whole, decoded.latents)
@@ -99,9 +100,9 @@ def run(args) -> int:
             if job.target is not None:
                 with stage(times, "write"), open_target(job.target, args.force) as file:
                     save_picture(picture, file, file_format, **save_options)
-            p = decoded.packet
-            bpp = 8 * len(data) / (p.width * p.height)
-            return {"width": p.width, "height": p.height, "bytes": len(data), "bpp": bpp, "quality": p.quality}
+            p = peek(decoded.packet_bytes, None)
+            report = {"width": p.width, "height": p.height, "bytes": len(data)}
+            return report | {"bpp": 8 * len(data) / (p.width * p.height), "quality": 1 + p.quality_code / 32}
 
         return work
 

@@ -15,7 +15,7 @@ def describe(data: bytes) -> dict:
     """What can be said of a .ccm file without decoding it. Raises BitstreamError."""
     from ccm_fast.errors import DamagedError
     from ccm_fast.stream.container import CHUNK_NAMES, parse_container
-    from ccm_fast.stream.packet import guess_groups, peek
+    from ccm_fast.stream.packet import guess_groups, peek, preview_bytes
 
     container = parse_container(data)
     fixed = peek(container.packet, None)
@@ -23,6 +23,7 @@ def describe(data: bytes) -> dict:
     if packet is None:
         raise DamagedError("no number of groups makes the checksum right: the data is damaged or cut off")
     sizes = [len(s) for s in packet.streams]
+    before = len(data) - len(container.packet)
     return {
         "bytes": len(data),
         "version": data[3] & 0x0F,
@@ -36,11 +37,12 @@ def describe(data: bytes) -> dict:
         "groups": packet.groups,
         "lanes": {"z": packet.lanes[0], "y": list(packet.lanes[1:])},
         "parts": {
-            "container": len(data) - len(container.packet),
+            "container": before,
             "header": len(packet.header()),
             "z": sizes[0],
             "y": sizes[1:],
         },
+        "previews": [*(before + n for n in preview_bytes(container.packet, packet.groups)), len(data)],
         "chunks": {CHUNK_NAMES.get(kind, kind): len(content) for kind, content in container.chunks.items()},
     }
 
@@ -62,6 +64,7 @@ def _lines(report: dict) -> Iterator[str]:
     model = f" ({r['model']})" if r["model"] else ""
     yield f"  format version {r['version']}, model {r['fingerprint']}{model}, {r['groups']} groups"
     yield f"  bytes  container {parts['container']}, header {parts['header']}, z {parts['z']}, y {parts['y']}"
+    yield f"  previews  first bytes for 0 to {r['groups']} groups: {', '.join(map(str, r['previews']))}"
     yield f"  lanes  z {r['lanes']['z']}, y {r['lanes']['y']}"
     if r["chunks"]:
         yield "  chunks " + ", ".join(f"{shown(name)} {size}" for name, size in r["chunks"].items())

@@ -15,6 +15,7 @@ __all__ = [
     "add_max_pixels",
     "add_quality",
     "effort",
+    "groups",
     "pixels",
     "quality",
     "split_paths",
@@ -48,6 +49,11 @@ quality, effort, threads = within(float, 1, 8), within(int, 1, 9), within(int, 1
 def pixels(text: str) -> int | None:
     """A limit of pixels, for argparse; 0 is none."""
     return within(int, 0)(text) or None
+
+
+def groups(text: str) -> int | str:
+    """A number of groups of latents, or "available", for argparse."""
+    return text if text == "available" else _hinting(within(int, 0, 32), "or 'available'")(text)
 
 
 def _hinting(parse: Callable[[str], float], hint: str) -> Callable[[str], float]:

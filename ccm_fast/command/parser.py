@@ -9,7 +9,7 @@ from pathlib import Path
 from ccm_fast.anchors import QUALITIES
 from ccm_fast.version import __version__
 
-from .options import Renamed, add_common, add_json, add_max_pixels, add_quality, effort, threads, within
+from .options import Renamed, add_common, add_json, add_max_pixels, add_quality, effort, groups, threads, within
 
 __all__ = ["build_parser", "parse"]
 
@@ -109,6 +109,12 @@ def build_parser(others: dict[str, argparse.ArgumentParser] | None = None) -> ar
         type=within(int, 1, 1 << 20),
         metavar="N",
         help="scale down to N pixels a side at most, and turn upright",
+    )
+    p.add_argument(
+        "--groups",
+        type=groups,
+        metavar="N|available",
+        help="a preview: read the first N groups of latents alone, or those that are there of a file that is cut off",
     )
     p.add_argument(
         "--latents", metavar="FILE.npy", help="also save y_hat, int16 [h, w, M], for comparing machines; one input only"

@@ -51,11 +51,13 @@ class CcmImageFile(ImageFile.ImageFile):
 
     Attributes:
         model: the model to decode with, as for :func:`ccm_fast.decode_file`; None: the shipped one that the file names.
+        groups: for a preview, likewise; None: "available" where Pillow's LOAD_TRUNCATED_IMAGES is set, else all.
     """
 
     format = FORMAT
     format_description = "ccm_fast integer learned image codec"
     model = None
+    groups: int | str | None = None
     _file: bytes | None = None  # what is not decoded yet; unpickled images have nothing left to decode
 
     def _open(self) -> None:
@@ -79,7 +81,8 @@ class CcmImageFile(ImageFile.ImageFile):
             from ..files import decode_bytes
             from ..images import to_pillow
 
-            image = to_pillow(decode_bytes(self._file, self.model, max_pixels=_limit()).picture)
+            groups = "available" if self.groups is None and ImageFile.LOAD_TRUNCATED_IMAGES else self.groups
+            image = to_pillow(decode_bytes(self._file, self.model, max_pixels=_limit(), groups=groups).picture)
             self._file = None
             if self.fp and self._exclusive_fp:
                 self.fp.close()

@@ -7,6 +7,7 @@ three parts follow each other. Both share the header, whose CRC covers all three
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 from ..errors import DamagedError, LimitError, TruncatedError, UnsupportedVersionError
@@ -21,11 +22,13 @@ __all__ = [
     "VERSIONS",
     "Packet",
     "Stream",
+    "groups_available",
     "guess_groups",
     "lanes_of",
     "parse_file",
     "parse_strings",
     "peek",
+    "preview_bytes",
     "stream_code",
 ]
 
@@ -235,10 +238,10 @@ def peek(data: bytes | memoryview, max_pixels: int | None = MAX_PIXELS) -> Fixed
     return _fixed(ByteReader(data), max_pixels)
 
 
-def _parse(data, groups: int, max_pixels: int | None, z: bytes | memoryview | None) -> Packet:
+def _sizes(reader: ByteReader, groups: int, max_pixels: int | None) -> tuple[Fixed, tuple[int, ...], list[int]]:
+    """The header up to its checksum: also the lanes of every stream, and the bytes of all streams but the last."""
     if not 1 <= groups <= MAX_GROUPS:
         raise LimitError(f"{groups} groups: the format has 1 to {MAX_GROUPS}")
-    reader = ByteReader(data)
     fixed = _fixed(reader, max_pixels)
     bits = 0 if fixed.single else int.from_bytes(reader.take(_lane_bytes(groups), "the lane counts"), "little")
     logs = [bits >> 3 * k & 7 for k in range(groups + 1)]
@@ -249,7 +252,12 @@ def _parse(data, groups: int, max_pixels: int | None, z: bytes | memoryview | No
     if not fixed.single and not any(logs):
         raise DamagedError("lane counts that should have been left out")
     lanes = tuple(1 << log for log in logs)
-    sizes = [_size(reader.varint("the lengths of the streams"), n, fixed.version) for n in lanes[:-1]]
+    return fixed, lanes, [_size(reader.varint("the lengths of the streams"), n, fixed.version) for n in lanes[:-1]]
+
+
+def _parse(data, groups: int, max_pixels: int | None, z: bytes | memoryview | None) -> Packet:
+    reader = ByteReader(data)
+    fixed, lanes, sizes = _sizes(reader, groups, max_pixels)
     end = reader.position
     stored = int.from_bytes(reader.take(4, "the checksum"), "little")
 
@@ -286,6 +294,32 @@ def parse_file(data: bytes | memoryview, groups: int, max_pixels: int | None = M
 def parse_strings(y: bytes, z: bytes, groups: int, max_pixels: int | None = MAX_PIXELS) -> Packet:
     """Parse a y string and its z string. Raises as :func:`parse_file`."""
     return _parse(y, groups, max_pixels, z)
+
+
+def preview_bytes(data: bytes | memoryview, groups: int) -> list[int]:
+    """Where in a packet of ``groups`` groups the streams of z and of all groups but the last end, in bytes.
+
+    The data may end anywhere after the header. Raises as :func:`parse_file`.
+    """
+    reader = ByteReader(data)
+    *_, sizes = _sizes(reader, groups, None)
+    return list(accumulate(sizes, initial=reader.position + len(reader.take(4, "the checksum"))))[1:]
+
+
+def groups_available(data: bytes | memoryview, groups: int) -> int:
+    """How many groups of a packet can be decoded where it may be cut off: all of them if its checksum is right.
+
+    Raises:
+        TruncatedError: not even the stream of z is there.
+        DamagedError, UnsupportedVersionError, LimitError: its header is damaged.
+    """
+    try:
+        return parse_file(data, groups, None).groups
+    except (TruncatedError, DamagedError):
+        whole = sum(end <= len(data) for end in preview_bytes(data, groups))
+    if not whole:
+        raise TruncatedError("the data ends inside the stream of z")
+    return whole - 1
 
 
 def guess_groups(data: bytes | memoryview, max_pixels: int | None = MAX_PIXELS) -> Packet | None:

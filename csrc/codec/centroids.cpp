@@ -27,6 +27,16 @@ double centroid(double y, double mean, double scale) {
 
 }  // namespace
 
+std::vector<float> row_means(const PackedModel& m) {
+  std::vector<float> means;
+  for (const ScaleRow& scale : m.scale_rows) {
+    const int32_t parts = 1 << scale.bits;
+    for (int32_t fraction = 0; fraction < parts; ++fraction)
+      means.push_back(static_cast<float>(fraction - parts / 2) / static_cast<float>(parts));
+  }
+  return means;
+}
+
 std::vector<float> gaussian_shifts(const PackedModel& m) {
   std::vector<float> shifts;
   for (int32_t index = 0; index < kNumScales; ++index) {

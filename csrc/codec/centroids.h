@@ -10,4 +10,7 @@ namespace ccm {
 // the row's mean and scale in the unit interval around each symbol, less the symbol.
 std::vector<float> gaussian_shifts(const PackedModel& m);
 
+// The mean less the offset of every row of y.
+std::vector<float> row_means(const PackedModel& m);
+
 }  // namespace ccm

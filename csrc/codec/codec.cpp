@@ -71,17 +71,25 @@ Codec::Codec(Bytes weights, const CodecOptions& options)
   }
   const PackedModel& m = entropy_model();
   check_fit(m, file_.config());
+  means_ = row_means(m);
   if (!file_.config().centroid) return;
   shifts_ = file_.shifts(m.y_rows.count, 2 * kShiftReach + 1);
   if (shifts_.empty()) shifts_ = gaussian_shifts(m);
 }
 
-Packet Codec::parse(Span packet, int64_t max_pixels) const {
+Packet Codec::parse(Span packet, int64_t max_pixels) const { return parse(packet, max_pixels, -1); }
+
+Packet Codec::parse(Span packet, int64_t max_pixels, int32_t groups) const {
   const PacketHead head = peek_packet(packet, max_pixels);
   if (head.fingerprint != fingerprint_)
     throw Error(ErrorCode::kWrongModel, "the stream was written with the model " + hex(head.fingerprint) +
                                             "; this one is " + hex(fingerprint_));
-  Packet parsed = parse_packet(packet, entropy_model().groups, max_pixels);
+  const int32_t all = entropy_model().groups;
+  if (groups > all)
+    throw Error(ErrorCode::kArgument,
+                std::to_string(groups) + " groups are asked for; this model has " + std::to_string(all));
+  Packet parsed = groups < 0 || groups == all ? parse_packet(packet, all, max_pixels)
+                                              : parse_preview(packet, all, groups, max_pixels);
   if (parsed.version < entropy_model().least_version())
     throw Error(ErrorCode::kDamaged, "streams of version 1 cannot be of this model");
   return parsed;
@@ -121,6 +129,8 @@ FloatBuffer Codec::decode_latents(const Packet& packet, int threads, const Decod
     DecodeJob job{psi.data(), streams.data(), extras.latents, kOk};
     job.values = values.data();
     job.shifts = shifts_.empty() ? nullptr : shifts_.data();
+    job.groups_read = packet.groups_read;
+    job.means = means_.data();
     std::vector<DecodeJob> jobs{job};
     decode_y(m, h, w, threads, jobs);
     check_status(jobs[0].status, "y");

@@ -49,6 +49,10 @@ class Codec {
   // The checked packet of this model. Throws Error, kWrongModel among others.
   Packet parse(Span packet, int64_t max_pixels) const;
 
+  // The same of the first `groups` groups alone, or of all for a number below 0: decode() then makes a preview of the
+  // rest's means. See parse_preview(). Throws Error, kArgument for more groups than the model has.
+  Packet parse(Span packet, int64_t max_pixels, int32_t groups) const;
+
   // Pixels of a packet of parse(). sink: of the packet's size, one channel for grey pictures, else three.
   // Throws Error: kTruncated, kDamaged.
   void decode(const Packet& packet, const PixelSink& sink, int threads, const DecodeExtras& extras = {}) const;
@@ -69,6 +73,7 @@ class Codec {
   Fingerprint fingerprint_;
   std::vector<uint8_t> plan_;  // a PackedModel
   std::vector<float> shifts_;  // of centroids; empty where g_s reads whole numbers
+  std::vector<float> means_;   // of the rows of y
   Synthesis synthesis_;
   mutable std::mutex encoder_mutex_;
   mutable std::unique_ptr<const Encoder> encoder_;  // made when it is needed

@@ -68,21 +68,14 @@ std::vector<int32_t> read_lanes(ByteReader& reader, const PacketHead& head, int3
 
 [[noreturn]] void cut_off() { throw Error(ErrorCode::kTruncated, "the data ends inside the stream of the last group"); }
 
-}  // namespace
-
-int32_t packet_version(uint8_t flags) { return flags & kOfVersion2 ? 2 : 1; }
-
-PacketHead peek_packet(Span packet, int64_t max_pixels) {
-  ByteReader reader(packet);
-  return read_head(reader, max_pixels);
-}
-
-Packet parse_packet(Span packet, int32_t groups, int64_t max_pixels) {
+// A packet as far as its first `read` groups; with all of them its checksum, too.
+Packet parse(Span packet, int32_t groups, int32_t read, int64_t max_pixels) {
   if (groups < 1 || groups > kMaxGroups)
     throw Error(ErrorCode::kLimit, std::to_string(groups) + " groups: the format has 1 to 32");
   ByteReader reader(packet);
   Packet out;
   static_cast<PacketHead&>(out) = read_head(reader, max_pixels);
+  out.groups_read = read;
   const std::vector<int32_t> lanes = read_lanes(reader, out, groups);
   const auto states = [&](int32_t k) { return static_cast<uint64_t>(kStateBytes) * lanes[k]; };
   const auto code = [&](int32_t k) { return lanes[k] + (out.version == 2 ? kVersion2 : 0); };
@@ -93,9 +86,13 @@ Packet parse_packet(Span packet, int32_t groups, int64_t max_pixels) {
   }
   const size_t end = reader.position();
   const uint32_t stored = reader.u32("the checksum");
-  for (int32_t k = 0; k < groups; ++k) {
+  for (int32_t k = 0; k <= std::min(read, groups - 1); ++k) {
     const std::string what = k ? "the stream of group " + std::to_string(k - 1) : "the stream of z";
     out.streams.push_back({reader.take(sizes[k], what), code(k)});
+  }
+  if (read < groups) {
+    out.streams.resize(static_cast<size_t>(groups) + 1, Stream{{}, 1 + kVersion2});
+    return out;
   }
   const uint64_t rest = reader.left();
   if (out.version == 1 && rest < states(groups)) cut_off();
@@ -107,6 +104,25 @@ Packet parse_packet(Span packet, int32_t groups, int64_t max_pixels) {
   if (spare) cut_off();
   if (crc != stored) throw Error(ErrorCode::kDamaged, "the checksum does not match: the data is damaged or cut off");
   return out;
+}
+
+}  // namespace
+
+int32_t packet_version(uint8_t flags) { return flags & kOfVersion2 ? 2 : 1; }
+
+PacketHead peek_packet(Span packet, int64_t max_pixels) {
+  ByteReader reader(packet);
+  return read_head(reader, max_pixels);
+}
+
+Packet parse_packet(Span packet, int32_t groups, int64_t max_pixels) {
+  return parse(packet, groups, groups, max_pixels);
+}
+
+Packet parse_preview(Span packet, int32_t groups, int32_t read, int64_t max_pixels) {
+  if (read < 0 || read >= groups)
+    throw Error(ErrorCode::kArgument, "a preview has 0 to " + std::to_string(groups - 1) + " groups of this model");
+  return parse(packet, groups, read, max_pixels);
 }
 
 }  // namespace ccm

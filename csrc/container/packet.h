@@ -38,7 +38,8 @@ struct Stream {
 };
 
 struct Packet : PacketHead {
-  std::vector<Stream> streams;  // z's, then each group's
+  std::vector<Stream> streams;  // z's, then each group's; those of groups that are not read are empty
+  int32_t groups_read = 0;
 };
 
 // The version that a packet's first byte says, 1 or 2.
@@ -50,5 +51,9 @@ PacketHead peek_packet(Span packet, int64_t max_pixels);
 
 // The whole packet of a model with so many groups, checksum included. Throws as peek_packet.
 Packet parse_packet(Span packet, int32_t groups, int64_t max_pixels);
+
+// The same up to the first `read` groups' streams, less than all: what follows is not looked at and may be missing. The
+// checksum, which is of the whole, is not checked.
+Packet parse_preview(Span packet, int32_t groups, int32_t read, int64_t max_pixels);
 
 }  // namespace ccm

@@ -70,9 +70,9 @@ struct Decoding {
   ccm::DecodeTimes times;
 };
 
-Decoding prepare(const ccm::Codec& codec, const File& file, int bits) {
+Decoding prepare(const ccm::Codec& codec, const File& file, int bits, int groups) {
   Decoding d;
-  d.packet = codec.parse(file.container.packet, file.max_pixels);
+  d.packet = codec.parse(file.container.packet, file.max_pixels, groups);
   const py::ssize_t height = d.packet.height, width = d.packet.width, channels = d.packet.grey ? 1 : 3;
   const std::vector<py::ssize_t> shape =
       d.packet.grey ? std::vector<py::ssize_t>{height, width} : std::vector<py::ssize_t>{height, width, channels};
@@ -90,11 +90,12 @@ Decoding prepare(const ccm::Codec& codec, const File& file, int bits) {
 }
 
 // Pixels, latents and seconds of every file. Fewer pictures than threads share those that are left over.
-py::list decode(const ccm::Codec& codec, const std::vector<const File*>& files, int threads, int bits) {
+// groups: how many are read of each file; below 0: all.
+py::list decode(const ccm::Codec& codec, const std::vector<const File*>& files, int threads, int bits, int groups) {
   if (threads < 1 || threads > 1024) throw py::value_error("threads must lie in 1..1024");
   if (bits != 8 && bits != 16) throw py::value_error("bits must be 8 or 16");
   std::vector<Decoding> all;
-  for (const File* file : files) all.push_back(prepare(codec, *file, bits));
+  for (const File* file : files) all.push_back(prepare(codec, *file, bits, groups));
   std::vector<int16_t*> latents;
   for (Decoding& d : all) latents.push_back(d.latents.mutable_data());
   {
@@ -283,6 +284,6 @@ PYBIND11_MODULE(_native, m) {
           "The largest effort that encode() takes.")
       .def("encode", &encode, py::arg("pixels"), py::arg("quality_code"), py::arg("effort"), py::arg("lanes"),
            py::arg("threads"), py::arg("chunks"))
-      .def("decode", &decode, py::arg("files"), py::arg("threads"), py::arg("bits") = 8)
+      .def("decode", &decode, py::arg("files"), py::arg("threads"), py::arg("bits") = 8, py::arg("groups") = -1)
       .def("decode_into", &decode_into, py::arg("files"), py::arg("out"), py::arg("threads"));
 }

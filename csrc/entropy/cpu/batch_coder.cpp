@@ -73,7 +73,9 @@ struct Job {
   int16_t* offsets = nullptr;
   float* values = nullptr;
   const float* shifts = nullptr;
-  const int16_t* known = nullptr;  // of any other encoder
+  const int16_t* known = nullptr;    // of any other encoder
+  int32_t groups_read = kMaxGroups;  // of a decoder
+  const float* means = nullptr;
 };
 
 // One image under way.
@@ -264,6 +266,8 @@ class BatchCoder {
         quantize(image, task.group, first, count, b);
       else if (image.job.known)
         settle(image, task.group, first, count, b);
+      else if (task.group >= image.job.groups_read)
+        std::copy_n(b.offsets.data(), n, b.symbols.data());
       else if (!decode(image.streams[task.group], n, b))
         return false;
       for (int32_t p = 0; p < count; ++p) {
@@ -276,7 +280,7 @@ class BatchCoder {
           std::copy_n(&b.rows[at], d.channels, image.job.rows + to);
           if (!m_.residual) std::copy_n(&b.offsets[at], d.channels, image.job.offsets + to);
         }
-        if (image.job.values) put_values(image.job, b, static_cast<size_t>(p) * d.channels, d.channels, to);
+        if (image.job.values) put_values(image.job, task.group, b, static_cast<size_t>(p) * d.channels, d.channels, to);
       }
     }
     if (image.job.encoded && task.last_step == order.steps()) write_stream(image, task.group);
@@ -284,10 +288,14 @@ class BatchCoder {
   }
 
   // What n symbols of a step, from `at` on, stand for.
-  static void put_values(const Job& job, const Buffers& b, size_t at, int32_t n, int64_t to) {
+  static void put_values(const Job& job, int32_t g, const Buffers& b, size_t at, int32_t n, int64_t to) {
     const int16_t* y = &b.symbols[at];
     float* out = job.values + to;
     for (int32_t c = 0; c < n; ++c) out[c] = y[c];
+    if (g >= job.groups_read) {
+      for (int32_t c = 0; c < n; ++c) out[c] += job.means[b.rows[at + c]];
+      return;
+    }
     if (!job.shifts) return;
     for (int32_t c = 0; c < n; ++c) {
       const int32_t v = std::clamp(y[c] - b.offsets[at + c], -kShiftReach, kShiftReach);
@@ -427,7 +435,8 @@ void decode_y(const PackedModel& m, int32_t h, int32_t w, int threads, std::vect
   std::vector<Job> all;
   for (DecodeJob& j : jobs) {
     j.status = kOk;
-    all.push_back({j.psi, j.y, j.streams, &j.status, nullptr, nullptr, j.rows, j.offsets, j.values, j.shifts});
+    all.push_back({j.psi, j.y, j.streams, &j.status, nullptr, nullptr, j.rows, j.offsets, j.values, j.shifts, nullptr,
+                   j.groups_read, j.means});
   }
   BatchCoder(m, h, w, 0, threads, std::move(all)).run();
 }

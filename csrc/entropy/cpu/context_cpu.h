@@ -41,6 +41,10 @@ struct DecodeJob {
   // y alone where there are no shifts. A result, or null where it is not wanted.
   float* values = nullptr;
   const float* shifts = nullptr;  // [rows][2 kShiftReach + 1]; distances beyond kShiftReach share the last one's
+  // Previews: of groups from this one on nothing is read. Their y are their offsets, and stand for these means, [rows],
+  // more.
+  int32_t groups_read = kMaxGroups;
+  const float* means = nullptr;
 };
 
 // Distances from a symbol's offset that have shifts of their own (ccm_fast/integer/centroids.py).
