@@ -27,12 +27,16 @@ constexpr int32_t kRowsPerTask = 4;
 // and the positions that are worth a thread's while: products of fewer rows wait for their own sums.
 constexpr int64_t kSharedStep = 2000000, kSharedStepOfBytes = 8000000;
 constexpr int32_t kSharedPositions = 4;
+constexpr bool kAlwaysAsk = false;
 #else  // tests, whose planes are small
 constexpr int64_t kSharedStep = 0, kSharedStepOfBytes = 0;
 constexpr int32_t kSharedPositions = 1;
+constexpr bool kAlwaysAsk = true;
 #endif
-// How long a thread with nothing to do looks for steps to help with before it sleeps. The next step of mbt2018 comes
-// after 30 to 100 us, when the symbols of this one are decoded; what sleeps would miss it.
+
+using Clock = std::chrono::steady_clock;
+// How long a thread with nothing to do looks for steps to help with before it sleeps, where helping pays. The next step
+// of mbt2018 comes after 30 to 100 us, when the symbols of this one are decoded; what sleeps is late for it.
 constexpr std::chrono::microseconds kLookout{200};
 
 // Buffers of one thread for the symbols of a step.
@@ -207,7 +211,9 @@ class BatchCoder {
         help_others(seen, buffers.scratch);
         lock.lock();
       }
+      ++sleeping_;
       changed_.wait(lock, [&] { return changes_.load(std::memory_order_relaxed) != seen; });
+      --sleeping_;
     }
     lock.unlock();
     bool good = true;
@@ -223,14 +229,14 @@ class BatchCoder {
 
   // Until there is something else to do, or nobody has needed help for a while.
   void help_others(uint32_t seen, StepScratch& scratch) {
-    auto last = std::chrono::steady_clock::now();
+    auto last = Clock::now();
     while (changes_.load(std::memory_order_relaxed) == seen) {
       bool helped = false;
       for (Share& share : shares_) helped |= share.help(scratch);
-      const auto now = std::chrono::steady_clock::now();
+      const auto now = Clock::now();
       if (helped)
         last = now;
-      else if (now - last > kLookout)
+      else if (now - last > kLookout || !help_pays_.load(std::memory_order_relaxed))
         return;
       else
         relax();
@@ -242,26 +248,34 @@ class BatchCoder {
     return count >= 2 * kSharedPositions && count * step_products(m_.group[g]) >= least;
   }
 
-  // Rows and offsets of the positions of a step, with the help of others if it is long.
-  void step_parameters(const Image& image, int32_t g, int32_t first, int32_t count, Buffers& b) {
+  // Rows and offsets of the positions of a step; ask: with the help of others.
+  void step_parameters(const Image& image, int32_t g, int32_t first, int32_t count, bool ask, Buffers& b) {
     const StepOrder& order = *orders_[g];
     const StepWork work{&image.groups[g], &image.context,  &order.row[first], &order.col[first], count,
                         b.rows.data(),    b.offsets.data()};
-    if (sharing_ && worth_sharing(g, count))
-      b.share->run(work, std::min(threads_, count / kSharedPositions), b.scratch);
-    else
-      work.group->parameters(image.context, work.row, work.col, count, b.scratch, work.rows, work.offsets);
+    if (!ask)
+      return work.group->parameters(image.context, work.row, work.col, count, b.scratch, work.rows, work.offsets);
+    b.share->run(work, std::min(threads_, count / kSharedPositions), b.scratch, [this] {
+      if (!sleeping_.load(std::memory_order_relaxed)) return;
+      const std::lock_guard<std::mutex> lock(mutex_);
+      tell();
+    });
   }
 
   bool run_steps(const Task& task, Buffers& b) {
     Image& image = *task.image;
     const GroupDesc& d = m_.group[task.group];
     const StepOrder& order = *orders_[task.group];
+    HelpGauge& gauge = HelpGauge::of(&m_);
     for (int32_t s = task.first_step; s < task.last_step; ++s) {
       const int32_t first = order.first[s], count = order.positions(s);
       const size_t n = static_cast<size_t>(count) * d.channels;
       b.fit(n, m_.skip_rows);
-      step_parameters(image, task.group, first, count, b);
+      const bool long_step = sharing_ && worth_sharing(task.group, count);
+      const bool ask = long_step && (gauge.ask() || kAlwaysAsk);
+      if (long_step) help_pays_.store(ask, std::memory_order_relaxed);
+      const auto begin = long_step ? Clock::now() : Clock::time_point();
+      step_parameters(image, task.group, first, count, ask, b);
       if (image.job.latents)
         quantize(image, task.group, first, count, b);
       else if (image.job.known)
@@ -282,6 +296,7 @@ class BatchCoder {
         }
         if (image.job.values) put_values(image.job, task.group, b, static_cast<size_t>(p) * d.channels, d.channels, to);
       }
+      if (long_step) gauge.note(std::chrono::duration<double>(Clock::now() - begin).count() / count);
     }
     if (image.job.encoded && task.last_step == order.steps()) write_stream(image, task.group);
     return true;
@@ -425,8 +440,10 @@ class BatchCoder {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::atomic<uint32_t> changes_{0};
-  std::vector<Share> shares_;  // of each thread
-  bool sharing_ = false;       // some steps are long enough
+  std::atomic<int> sleeping_{0};       // workers; written under mutex_
+  std::atomic<bool> help_pays_{true};  // as the thread has found that took the last long step
+  std::vector<Share> shares_;          // of each thread
+  bool sharing_ = false;               // some steps are long enough
 };
 
 }  // namespace

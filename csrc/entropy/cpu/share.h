@@ -2,11 +2,11 @@
 #pragma once
 #include <algorithm>
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
+#include <mutex>
 #include <new>
-#include <thread>
 
-#include "base/threads.h"
 #include "entropy/cpu/group_cpu.h"
 
 namespace ccm {
@@ -24,18 +24,21 @@ struct StepWork {
 // Belongs to one thread, which runs steps; others may take pieces of the one that is under way.
 class Share {
  public:
-  // Computes everything in `pieces`, with whoever helps. Nobody waits for a thread that has taken nothing. Throws
-  // std::bad_alloc when this thread or one that helped runs out of memory.
-  void run(const StepWork& work, int32_t pieces, StepScratch& scratch) {
+  // Computes everything in `pieces`, with whoever helps; call() tells the others once there are pieces to take. Nobody
+  // waits for a thread that has taken nothing. Throws std::bad_alloc when this thread or one that helped runs out of
+  // memory.
+  template <class Call>
+  void run(const StepWork& work, int32_t pieces, StepScratch& scratch, Call call) {
     work_ = work;
     pieces_ = pieces;
     done_.store(0, std::memory_order_relaxed);
     tickets_.store(pieces, std::memory_order_release);
     try {
+      call();
       while (help(scratch)) {
       }
     } catch (...) {  // nobody may go on with buffers that this thread is about to give up
-      done_.fetch_add(std::max(0, tickets_.exchange(0, std::memory_order_acquire)), std::memory_order_relaxed);
+      done_.fetch_add(std::max(0, tickets_.exchange(0, std::memory_order_acquire)));
       wait();
       throw;
     }
@@ -56,26 +59,93 @@ class Share {
                           w.rows + symbols, w.offsets + symbols);
     } catch (...) {
       failed_.store(true, std::memory_order_relaxed);
-      done_.fetch_add(1, std::memory_order_release);
+      finish_piece();
       throw;
     }
-    done_.fetch_add(1, std::memory_order_release);
+    finish_piece();
     return true;
   }
 
  private:
-  // What others have taken takes them no longer than a piece takes, unless the system has stopped them.
-  void wait() const {
-    for (int tries = 0; done_.load(std::memory_order_acquire) < pieces_; ++tries)
-      tries < 1000 ? relax() : std::this_thread::yield();
+  // The owner sleeps until the last piece is done: the thread that computes it may need this core.
+  void wait() {
+    if (done_.load(std::memory_order_acquire) == pieces_) return;
+    std::unique_lock<std::mutex> lock(mutex_);
+    waiting_.store(true);
+    all_done_.wait(lock, [&] { return done_.load() == pieces_; });
+    waiting_.store(false, std::memory_order_relaxed);
+  }
+
+  // Both this and wait() write before they read what the other has written, in one order for all: one of them sees it.
+  void finish_piece() {
+    done_.fetch_add(1);
+    if (!waiting_.load()) return;
+    std::lock_guard<std::mutex> lock(mutex_);
+    all_done_.notify_one();
   }
 
   std::atomic<int32_t> tickets_{0};  // pieces that nobody has taken
   std::atomic<int32_t> done_{0};
-  std::atomic<bool> failed_{false};
+  std::atomic<bool> failed_{false}, waiting_{false};
+  std::mutex mutex_;
+  std::condition_variable all_done_;
   // Written only while no ticket is out.
   StepWork work_{};
   int32_t pieces_ = 0;
+};
+
+// Whether steps are done sooner with help: beside a process that keeps a core busy, a helper takes the core of the
+// thread that asks. Measures both ways, some steps of each, keeps to the better one for a while and tries the other one
+// again.
+class HelpGauge {
+ public:
+  // This thread's, which goes on from call to call with the same model.
+  static HelpGauge& of(const void* model) {
+    thread_local HelpGauge gauge;
+    if (gauge.model_ != model) gauge = HelpGauge();
+    gauge.model_ = model;
+    return gauge;
+  }
+
+  bool ask() {
+    if (left_-- == 0) next_run();
+    return asks_;
+  }
+
+  // What a position of the step took, in any unit.
+  void note(double cost) {
+    if (waking_ > 0) {
+      --waking_;
+      return;
+    }
+    double& known = cost_[asks_];
+    int& steps = steps_[asks_];
+    steps = std::min(steps + 1, kTried);
+    known += (cost - known) / steps;
+  }
+
+ private:
+  static constexpr int kTried = 48, kKept = 480;
+  static constexpr int kWaking = 4;  // steps that a helper may need to wake up
+
+  // The first runs are with help, alone, with help: steps grow, so that either way has the same on average.
+  void next_run() {
+    if (runs_++ < 3) {
+      asks_ = runs_ != 2;
+      left_ = kWaking + (asks_ ? kTried / 2 : kTried) - 1;
+    } else {
+      const bool trial = runs_ % 2, better = cost_[1] <= cost_[0];
+      asks_ = better != trial;
+      left_ = kWaking + (trial ? kTried : kKept) - 1;
+    }
+    waking_ = kWaking;
+  }
+
+  const void* model_ = nullptr;
+  double cost_[2] = {0, 0};  // alone, with help
+  int steps_[2] = {0, 0};
+  int left_ = 0, runs_ = 0, waking_ = 0;
+  bool asks_ = true;
 };
 
 }  // namespace ccm
