@@ -20,7 +20,7 @@ from ccm_fast.constants import SYMBOL_MAX
 
 from .effort import level_for, tune_for
 from .effort.search import better_symbols
-from .engines import engine_for, frozen_of, stage, stream_version, torch_threads
+from .engines import engine_for, frozen_of, stage, torch_threads
 from .errors import EncodeError
 from .models.inference import inference
 from .stream.limits import MAX_SIDE
@@ -112,8 +112,8 @@ def encode_packets(
         size: (H, W), pixels.
         codes: B quality codes, see :func:`quality_code`.
         grey: mark the images as grey.
-        lanes: rANS lanes per stream (1, 2, 4, 8, 16, 32, 64, 128; the engine "cuda" up to 32); 0 chooses them by the
-            payload. Many decode fastest on GPUs, and cost about 2 bytes each and stream (docs/cuda.md).
+        lanes: rANS lanes per stream (1, 2, 4, 8, 16, 32, 64, 128); 0 chooses them by the symbols that are coded. Many
+            decode fastest on GPUs, and cost about 2 bytes each and stream (docs/cuda.md).
         threads: of torch and of the entropy coder; None: torch's setting.
         engine: "cpu", "cuda" or "reference"; None: as :func:`engine_for` says.
         effort: 1 to 9, see :func:`compress`.
@@ -135,7 +135,7 @@ def encode_packets(
         raise ValueError(f"image of {W}x{H} pixels: sides are at most {MAX_SIDE}")
     weight = next(model.parameters())
     quality = torch.tensor([1 + c / 32 for c in codes], dtype=torch.float32, device=weight.device)
-    engine = engine_for(engine, weight.device, frozen.stream_version)
+    engine = engine_for(engine, weight.device)
     with torch.inference_mode(), torch_threads(threads) as count:
         with stage(timings, "g_a"):
             y = analyse(model.g_a, lambda i, j: read(i, j).to(weight), h, w, tile_pixels // len(codes))
@@ -159,7 +159,7 @@ def encode_packets(
                 y_hat, z_hat, psi = better_symbols(model, y, z, z_hat, psi, quality, level, **options)
         del y, z
         with stage(timings, "entropy"):
-            coder = {"lanes": lanes, "version": stream_version(engine), "threads": count, "engine": engine}
+            coder = {"lanes": lanes, "version": 2, "threads": count, "engine": engine}
             z_streams = frozen.encode_z(z_hat, **coder)
             y_streams, _ = frozen.encode_settled(psi, y_hat, **coder)
     return packets_of(frozen, size, codes, z_streams, y_streams, grey)

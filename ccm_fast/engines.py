@@ -29,7 +29,6 @@ __all__ = [
     "frozen_of",
     "on_cpu_by_default",
     "stage",
-    "stream_version",
     "torch_threads",
 ]
 
@@ -91,18 +90,13 @@ def decoding_engine(
     return "cuda" if _GPU_REST + rounds * _GPU_ROUND < on_cpu else "cpu"
 
 
-def engine_for(engine: str | None, device: torch.device, version: int = 1) -> str:
+def engine_for(engine: str | None, device: torch.device) -> str:
     """The entropy engine for a model on ``device``.
 
-    None becomes "cuda" if that is a GPU and the build has it, else "cpu". Encoders name the least version of the
-    model's streams, which the engine has to write. Which one decodes given images sooner, :func:`decoding_engine` says.
+    None becomes "cuda" if that is a GPU and the build has it, else "cpu". Which one decodes given images sooner,
+    :func:`decoding_engine` says.
     """
-    return engine or ("cuda" if device.type == "cuda" and has_cuda() and version <= stream_version("cuda") else "cpu")
-
-
-def stream_version(engine: str) -> int:
-    """The version of the streams that an engine writes. All read both."""
-    return 1 if engine == "cuda" else 2
+    return engine or ("cuda" if device.type == "cuda" and has_cuda() else "cpu")
 
 
 def on_cpu_by_default(function: _F) -> _F:

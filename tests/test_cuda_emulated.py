@@ -151,7 +151,11 @@ def test_streams_of_version_2(case, run):
         z, status = emulated.decode_z(z_data, z_segments, *case.z.shape[1:3])
         assert fine(status) and torch.equal(z, case.z)
         y, status = emulated.decode_y(case.psi, data, segments)
-    assert fine(status) and torch.equal(y, y_hat)
+        assert fine(status) and torch.equal(y, y_hat)
+        assert split(*emulated.encode_z(case.z, VERSION_2 + lanes)) == split(z_data, z_segments)
+        found, *streams, status = emulated.encode_y(case.psi, case.given, VERSION_2 + lanes)
+    assert fine(status) and torch.equal(found, y_hat)
+    assert split(*streams) == split(data, segments)
 
 
 # Steps longer and shorter than a chunk, both kinds of arena.

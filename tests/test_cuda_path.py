@@ -11,7 +11,7 @@ from ccm_fast.decoding import decode_latents
 from ccm_fast.engines import engine_for
 from ccm_fast.entropy.frozen import FrozenEntropyModel
 from ccm_fast.entropy.testing import random_plan, sample_latents
-from ccm_fast.errors import BuildError, DamagedError, TruncatedError, UnsupportedVersionError
+from ccm_fast.errors import BuildError, DamagedError, TruncatedError
 from ccm_fast.stream.packet import Stream
 
 pytestmark = pytest.mark.slow
@@ -62,9 +62,6 @@ def test_cuda_engine_is_the_cpu_engine(emulated, residual):
     for decoded in both(emulated, lambda engine: model.decode_z(z_streams, -(-h // 4), -(-w // 4), engine=engine)):
         assert torch.equal(decoded, z_hat)
 
-    with pytest.raises(UnsupportedVersionError, match="version 1 only"):
-        model.encode_z(z_hat, engine="cuda", version=2)
-
     # From the bytes on, and what damage does.
     assert torch.equal(model.decode(z_streams, y_streams, (h, w)), y_hat)
     packets = [
@@ -104,13 +101,30 @@ def test_models_that_do_not_code_everything(emulated):
     queued = model.decode_queued(model.upload(z_streams, y_streams), (h, w), restore=True)
     model.check(queued.status)
     assert torch.equal(queued.y_hat, y_hat) and torch.equal(queued.restored, restored)
-    for version, error in ((1, ValueError), (2, UnsupportedVersionError)):
-        with pytest.raises(error, match="version"):
-            model.encode_z(z_hat, version=version, engine="cuda")
+    for other in both(emulated, lambda engine: model.encode_z(z_hat, version=2, engine=engine)):
+        assert other == z_streams
+    for other in both(emulated, lambda engine: model.encode_y(psi, y_hat, version=2, engine=engine)):
+        assert other == y_streams
+    wild = y_hat + torch.from_numpy(rng.integers(-2, 3, y_hat.shape)).short()
+    (streams, settled), (others, same) = both(emulated, lambda engine: model.encode_settled(psi, wild, engine=engine))
+    assert streams == others and torch.equal(settled, same) and not torch.equal(settled, wild)
+    with pytest.raises(ValueError, match="not coded"):
+        model.encode_y(psi, wild, version=2, engine="cuda")
+    with pytest.raises(ValueError, match="not coded"):
+        model.encode_z(z_hat + 1, version=2, engine="cuda")
+    with pytest.raises(ValueError, match="version 2"):
+        model.encode_z(z_hat, version=1, engine="cuda")
     ops, packed = torch.ops.ccm_fast_emu, model.packed_for("cuda", None)
-    for call in (lambda: ops.encode_z(packed, z_hat, 0, 64), lambda: ops.encode_y(packed, psi, y_hat, 0, 64)):
-        with pytest.raises(RuntimeError, match="version 2"):
+    for call in (
+        lambda: ops.encode_z(packed, z_hat, 0, 64),
+        lambda: ops.encode_settled(packed, psi, y_hat, 32, 64),
+        lambda: ops.encode_y(packed, psi, y_hat, 256, 64),
+    ):
+        with pytest.raises(RuntimeError, match=r"version 2|encode_settled"):
             call()
+    # A value that its channel does not have gives an empty stream, which no decoder accepts.
+    data, segments = ops.encode_z(packed, z_hat + 1, 256 + 1, 64)
+    assert segments[:, 1].tolist() == [0, 0] and ops.decode_z(packed, data, segments, 2, 3, 64)[1].all()
 
 
 def test_cuda_operators_check_their_arguments(emulated):
@@ -173,6 +187,5 @@ def test_engine_follows_the_device(monkeypatch):
         monkeypatch.setattr(engines, "has_cuda", lambda built=built: built)
         assert engine_for(None, torch.device("cpu")) == "cpu"
         assert engine_for(None, torch.device("cuda", 1)) == ("cuda" if built else "cpu")
-        assert engine_for(None, torch.device("cuda"), version=2) == "cpu"
-        assert engine_for("cuda", torch.device("cuda"), version=2) == "cuda"
+        assert engine_for("cuda", torch.device("cuda")) == "cuda"
         assert engine_for("reference", torch.device("cuda")) == "reference"

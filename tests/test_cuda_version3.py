@@ -12,7 +12,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent / "emu"))
 import test_version3
 from engine import EmulatedEngine, schedule
-from test_cuda_emulated import VERSION_2, Case, fine, ops
+from test_cuda_emulated import VERSION_2, Case, fine, ops, split
 
 from ccm_fast.entropy.frozen import FrozenEntropyModel
 from ccm_fast.models import Schedule
@@ -65,7 +65,11 @@ def test_equal_to_the_cpu_engine(case, run):
         assert fine(status) and torch.equal(z, case.z)
         assert torch.equal(emulated.hyper(z, case.h, case.w), case.psi)
         y, status = emulated.decode_y(case.psi, data, segments)
-    assert fine(status) and torch.equal(y, y_hat)
+        assert fine(status) and torch.equal(y, y_hat)
+        assert split(*emulated.encode_z(case.z, VERSION_2 + lanes)) == split(z_data, z_segments)
+        found, *streams, status = emulated.encode_y(case.psi, case.given, VERSION_2 + lanes)
+    assert fine(status) and torch.equal(found, y_hat)
+    assert split(*streams) == split(data, segments)
 
 
 @pytest.mark.parametrize("shared", [-1, 0])

@@ -240,7 +240,9 @@ class FrozenEntropyModel:
         z_hat = tensors.codable(
             tensors.latents(z_hat, self.plan.hyper_channels, "z_hat", engine), lanes, version, "z_hat"
         )
-        self._check_coder(engine, version)
+        self._check_version(version)
+        if engine == "cuda" and not torch.equal(self.fix_z(z_hat), z_hat):  # others see it themselves
+            raise ValueError("a channel of z_hat that is not coded has another value: see fix_z")
         if tensors.native(engine):
             found = _backend.load().ops.encode_z(
                 self.packed_for(engine, isa), z_hat, stream_code(lanes, version), tensors.threads_for(threads)
@@ -274,7 +276,7 @@ class FrozenEntropyModel:
             return streams
         psi, y_hat = self._pair(psi, y_hat, engine)
         tensors.codable(y_hat, lanes, version, "y_hat")
-        self._check_coder(engine, version)
+        self._check_version(version)
         if tensors.native(engine):
             found = _backend.load().ops.encode_y(
                 self.packed_for(engine, isa),
@@ -309,7 +311,7 @@ class FrozenEntropyModel:
         if self.plan.skip < 0:
             return self.encode_y(psi, y_hat, lanes=lanes, version=version, **options), y_hat
         psi, y_hat = self._pair(psi, y_hat, engine)
-        self._check_coder(engine, version)
+        self._check_version(version)
         tensors.codable(y_hat, lanes, version, "y_hat")
         if engine == "reference":
             y_hat = self.settle(psi, y_hat, **options)[0]
@@ -317,12 +319,11 @@ class FrozenEntropyModel:
             return [reference.encode_y(self.plan, p, y, lanes, version) for p, y in pairs], y_hat
         code = stream_code(lanes, version)
         data, segments, y_hat = _backend.load().ops.encode_settled(
-            self.packed(isa), psi, y_hat, code, tensors.threads_for(threads)
+            self.packed_for(engine, isa), psi, y_hat, code, tensors.threads_for(threads)
         )
         return tensors.split(data, segments), y_hat
 
-    def _check_coder(self, engine: str, version: int) -> None:
-        tensors.check_version(engine, version)
+    def _check_version(self, version: int) -> None:
         if version < self.stream_version:
             raise ValueError("this model needs streams of version 2")
 
@@ -360,7 +361,7 @@ class FrozenEntropyModel:
         y = tensors.in_256ths(y, self.plan.latent_channels, engine)
         tensors.check_pair(psi, y, "y")
         tensors.check_lanes(lanes, version)
-        self._check_coder(engine, version)
+        self._check_version(version)
         if tensors.native(engine):
             ops = _backend.load().ops
             data, segments, y_hat = ops.encode_y_residual(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ccm_fast import _backend
 from ccm_fast.entropy import reference
-from ccm_fast.errors import BuildError, DamagedError, TruncatedError, UnsupportedVersionError
+from ccm_fast.errors import BuildError, DamagedError, TruncatedError
 from ccm_fast.stream.packet import VERSIONS, Stream, lanes_of
 
 __all__ = ["ENGINES", "DeviceStreams", "QueuedLatents"]
@@ -150,12 +150,6 @@ def check_lanes(lanes: int, version: int) -> None:
     known = lanes_of(version)
     if lanes not in (0, *known):
         raise ValueError(f"lanes must be 0 (automatic) or one of {known}, not {lanes}")
-
-
-def check_version(engine: str, version: int) -> None:
-    """Raises UnsupportedVersionError unless the engine writes streams of this version."""
-    if engine == "cuda" and version != 1:
-        raise UnsupportedVersionError("the CUDA engine writes streams of version 1 only: use the engine 'cpu'")
 
 
 def codable(t: Tensor, lanes: int, version: int, name: str) -> Tensor:

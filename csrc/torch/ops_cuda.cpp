@@ -291,18 +291,17 @@ std::tuple<Tensor, Tensor, Tensor> decode_y_restored(Tensor packed, Tensor psi, 
   return decode_latents(packed, psi, bytes, segments, shifts, threads);
 }
 
-// The kernels write streams of version 1.
-void check_writable(const DeviceModel& m) {
-  check(m.least_version == 1, "this model needs streams of version 2, which are not written on a GPU");
+void check_code(const DeviceModel& m, int64_t lanes) {
+  check_lanes(lanes, true);
+  check(ccm::stream_kind(lanes).version >= m.least_version, "this model needs streams of version 2");
 }
 
 // Streams of images whose values cannot be coded are empty: nothing here waits for the device to say so.
 std::tuple<Tensor, Tensor, Tensor> encode_latents(const Tensor& packed, const Tensor& psi, const Tensor& y,
                                                   int64_t lanes, int64_t threads, bool residual) {
-  check_lanes(lanes);
   const Device device(psi);
   const Model m(packed, psi, device);
-  check_writable(*m.host);
+  check_code(*m.host, lanes);
   check(residual == (m.host->residual != 0), residual ? "this model does not code residuals: use encode_y"
                                                       : "this model codes residuals: use encode_y_residual");
   check_tensor(psi, ScalarType::Byte, {-1, -1, -1, m.host->psi_channels}, "psi", kCuda);
@@ -328,8 +327,16 @@ std::tuple<Tensor, Tensor, Tensor> encode_latents(const Tensor& packed, const Te
 }
 
 std::tuple<Tensor, Tensor> encode_y(Tensor packed, Tensor psi, Tensor y_hat, int64_t lanes, int64_t threads) {
-  auto [bytes, segments, same] = encode_latents(packed, psi, y_hat, lanes, threads, false);
+  auto [bytes, segments, settled] = encode_latents(packed, psi, y_hat, lanes, threads, false);
+  check(static_cast<const DeviceModel*>(packed.data_ptr())->skip_scale < 0,
+        "this model skips symbols: use encode_settled");
   return {bytes, segments};
+}
+
+// Symbols that are not coded become their offsets: the third tensor is what a decoder will have.
+std::tuple<Tensor, Tensor, Tensor> encode_settled(Tensor packed, Tensor psi, Tensor y_hat, int64_t lanes,
+                                                  int64_t threads) {
+  return encode_latents(packed, psi, y_hat, lanes, threads, false);
 }
 
 std::tuple<Tensor, Tensor, Tensor> encode_y_residual(Tensor packed, Tensor psi, Tensor y, int64_t lanes,
@@ -339,10 +346,9 @@ std::tuple<Tensor, Tensor, Tensor> encode_y_residual(Tensor packed, Tensor psi, 
 
 std::tuple<Tensor, Tensor> encode_z(Tensor packed, Tensor z_hat, int64_t lanes, int64_t threads) {
   (void)threads;
-  check_lanes(lanes);
   const Device device(z_hat);
   const Model m(packed, z_hat, device);
-  check_writable(*m.host);
+  check_code(*m.host, lanes);
   check_tensor(z_hat, ScalarType::Short, {-1, -1, -1, m.host->hyper_channels}, "z_hat", kCuda);
   const auto batch = static_cast<int32_t>(z_hat.size(0)), hz = static_cast<int32_t>(z_hat.size(1)),
              wz = static_cast<int32_t>(z_hat.size(2));
@@ -390,6 +396,7 @@ STABLE_TORCH_LIBRARY(ccm_fast_emu, m) {
       "(Tensor, Tensor, Tensor)");
   m.def("encode_z(Tensor packed, Tensor z_hat, int lanes, int threads) -> (Tensor, Tensor)");
   m.def("encode_y(Tensor packed, Tensor psi, Tensor y_hat, int lanes, int threads) -> (Tensor, Tensor)");
+  m.def("encode_settled(Tensor packed, Tensor psi, Tensor y_hat, int lanes, int threads) -> (Tensor, Tensor, Tensor)");
   m.def("encode_y_residual(Tensor packed, Tensor psi, Tensor y, int lanes, int threads) -> (Tensor, Tensor, Tensor)");
 }
 STABLE_TORCH_LIBRARY_IMPL(ccm_fast_emu, CPU, m) {
@@ -407,6 +414,7 @@ STABLE_TORCH_LIBRARY_IMPL(ccm_fast, CUDA, m) {
   m.impl("decode_y_restored", TORCH_BOX(&decode_y_restored));
   m.impl("encode_z", TORCH_BOX(&encode_z));
   m.impl("encode_y", TORCH_BOX(&encode_y));
+  m.impl("encode_settled", TORCH_BOX(&encode_settled));
   m.impl("encode_y_residual", TORCH_BOX(&encode_y_residual));
 }
 #endif

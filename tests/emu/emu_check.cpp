@@ -156,7 +156,7 @@ int main(int argc, char** argv) try {
   graph.decode(cut);
   require(!graph.fine(), "a replayed graph does not see damage");
 
-  if (lanes < ccm::kVersion2) {  // the kernels write version 1
+  {
     const int groups = static_cast<int>(y_streams.size());
     const int64_t capacity = ccm::stream_capacity(static_cast<int64_t>(y.size()));
     auto bytes = emu_engine::garbage<uint8_t>(capacity * batch * groups);

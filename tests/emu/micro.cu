@@ -169,6 +169,11 @@ template __global__ void products<false, true>(const unsigned*, const unsigned*,
 template __global__ void products<true, false>(const unsigned*, const unsigned*, int*, int*, int);
 #endif
 
+// Threads that leave behind a vote change nothing for those that wake up later.
+__global__ void vote_and_leave(int* stayed) {
+  if (__syncthreads_and(threadIdx.x != 3)) stayed[threadIdx.x] = 1;
+}
+
 __global__ void speed(int* out, int repeats) {
   int d[4] = {};
   const unsigned a[4] = {threadIdx.x * 0x01020304u, threadIdx.x * 7, 3, 4}, b[2] = {threadIdx.x + 5, 6};
@@ -237,7 +242,10 @@ int check_intrinsics() {
   for (int i = 0; i < 17; ++i) compare(10 + i, second[i]);
   compare(30, 63), compare(31, -63), compare(32, 31), compare(33, 0), compare(34, 9), compare(35, 16);
   compare(36, 0), compare(37, -5);
-  return report(e, right && r.sum == 5 + (1ull << 40));
+  int stayed[64] = {}, all = 0;
+  const cudaError_t left = launch(vote_and_leave, dim3(1), dim3(64), 0, nullptr, false, stayed);
+  for (int s : stayed) all += s;
+  return report(e ? e : left, right && all == 0 && r.sum == 5 + (1ull << 40));
 }
 
 template <bool A_SIGNED, bool B_SIGNED>

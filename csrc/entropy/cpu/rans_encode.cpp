@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "entropy/cpu/rans_cpu.h"
+#include "format/rans_tail.h"
 
 namespace ccm {
 namespace {
@@ -18,14 +19,6 @@ inline bool in_row(const RowInfo& info, int32_t value) {
 }
 
 int32_t bit_length(uint32_t v) { return v ? 32 - __builtin_clz(v) : 0; }
-
-// The least state that takes a symbol to `state` or beyond.
-uint64_t least_before(uint64_t state, uint32_t start, uint32_t freq) {
-  const uint64_t high = state >> kProbBits;
-  const uint32_t slot = static_cast<uint32_t>(state) & kProbMask;
-  if (slot < start) return freq * high;
-  return slot - start < freq ? freq * high + slot - start : freq * (high + 1);
-}
 
 class SequenceEncoder {
  public:

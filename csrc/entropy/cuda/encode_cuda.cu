@@ -1,12 +1,14 @@
-// rANS encoding: one warp a stream, one thread a lane, backwards from the last symbol to the first.
+// rANS encoding: a block a stream, a warp a sequence, a thread a lane, backwards from the last symbol to the first.
 #include "entropy/cuda/kernels_cuda.h"
 #include "entropy/cuda/product.cuh"
-#include "format/rans.h"
+#include "entropy/cuda/rans_warp.cuh"
+#include "format/rans_tail.h"
 
 namespace ccm {
 namespace {
 
-constexpr unsigned kWarp = 0xffffffffu;
+// Bytes of states and flags of a sequence, and of its length, at most.
+constexpr int32_t kHeadRoom = kMaxLanes * kStateBytes + kMaxLanes / 8 + 5;
 
 // x / freq where x < freq * 2^24, by long division: the compiler's own would use floating point.
 CCM_DEVICE uint32_t divide(uint64_t x, uint32_t freq, uint32_t& remainder) {
@@ -22,56 +24,210 @@ CCM_DEVICE uint32_t divide(uint64_t x, uint32_t freq, uint32_t& remainder) {
   return quotient;
 }
 
-class WarpEncoder {
- public:
-  // Words end at `end` and grow downwards; null: they are only counted.
-  CCM_DEVICE WarpEncoder(const DeviceModel& m, const DeviceRows& rows, int32_t lanes, uint8_t* end)
-      : m_(m), rows_(rows), lanes_(lanes), end_(end), x_(end_state(lanes)) {}
+// Of states at the end of an encoder's stream, in as few bytes as can be.
+CCM_DEVICE int32_t bytes_of_last_state(uint64_t x) {
+  int32_t bytes = 0;
+  for (; x != kStateFirst && x >> (8 * bytes); ++bytes);
+  return bytes;
+}
 
-  // Symbols coded(0) .. coded(n - 1) of one step.
-  template <class Coded>
-  CCM_DEVICE void step(int32_t n, Coded coded) {
-    const int32_t lane = threadIdx.x & 31;
-    // Rounds backwards; lanes are a power of two.
-    for (int32_t first = (n - 1) & ~(lanes_ - 1); first >= 0; first -= lanes_) {
-      const bool active = lane < lanes_ && first + lane < n;
-      const uint64_t symbol = active ? coded(first + lane) : 0;
-      const int32_t value = static_cast<int32_t>(symbol);
-      const DeviceRow& row = m_.at<DeviceRow>(rows_.rows)[symbol >> 32];
-      const int32_t k = value - row.lo, entries = row.count - 1, hi = row.lo + row.count - 2;
-      const bool escaped = active && (k < 0 || k >= entries);
-      if (__any_sync(kWarp, escaped)) {
-        const uint32_t e = value > hi ? 2u * static_cast<uint32_t>(value - hi - 1)
-                                      : 2u * static_cast<uint32_t>(row.lo - 1 - value) + 1;
-        const int32_t length = escaped ? 32 - __clz(static_cast<int>(e)) : 0;
-        const int32_t bits = length >= 2 ? length - 1 : 1;
-        push(escaped && length >= 2, (e & ((1u << bits) - 1)) << (kProbBits - bits), 1u << (kProbBits - bits));
-        push(escaped, static_cast<uint32_t>(length) << (kProbBits - kEscapeLengthBits),
-             1u << (kProbBits - kEscapeLengthBits));
-      }
-      const uint32_t entry = active ? m_.at<uint32_t>(rows_.entries)[row.first + (escaped ? entries : k)] : 1;
-      push(active, entry >> 16, entry & kProbMask);
-    }
+// The coded symbols of one stream.
+struct Source {
+  const DeviceModel& m;
+  const DeviceRows& rows;
+  const int32_t* ends;    // y: [steps] symbols up to the end of each step; null: z
+  const uint64_t* coded;  // y: row << 32 | value
+  const int16_t* z;
+  int32_t steps, positions;
+
+  CCM_DEVICE int32_t first(int32_t step) const { return ends && step ? ends[step - 1] : 0; }
+  CCM_DEVICE int32_t count(int32_t step) const { return ends ? ends[step] - first(step) : positions * m.z_coded; }
+  CCM_DEVICE int32_t all() const { return first(steps - 1) + count(steps - 1); }
+  CCM_DEVICE uint64_t symbol(int32_t i) const {
+    if (ends) return coded[i];
+    const int32_t position = quotient(i, m.per_coded_channel);
+    const int32_t channel = m.at<int32_t>(m.z_channels)[i - position * m.z_coded];
+    const int32_t value = z[static_cast<int64_t>(position) * m.hyper_channels + channel];
+    return static_cast<uint64_t>(channel) << 32 | static_cast<uint32_t>(value);
   }
+};
 
-  CCM_DEVICE int64_t words() const { return words_; }
+// What a lane codes in one phase of a round.
+struct Event {
+  bool active;
+  uint32_t start, freq;
+};
 
-  // Writes the states in front of the words; returns where the stream begins.
-  CCM_DEVICE uint8_t* finish() const {
-    uint8_t* begin = end_ - 2 * words_ - lanes_ * kStateBytes;
-    const int32_t lane = threadIdx.x & 31;
-    if (lane < lanes_)
-      for (int b = 0; b < kStateBytes; ++b) begin[lane * kStateBytes + b] = static_cast<uint8_t>(x_ >> (8 * b));
-    return begin;
+// A thread's symbol of a round, and its part in each phase: entry, escape's length, escape's low bits.
+struct RoundSymbol {
+  static constexpr int kPhases = 3;
+  bool active, escaped;
+  uint32_t entry, low;
+  int32_t length;
+
+  CCM_DEVICE RoundSymbol(const Source& s, bool present, int32_t i) : active(present) {
+    const uint64_t symbol = present ? s.symbol(i) : 0;
+    const int32_t value = static_cast<int32_t>(symbol);
+    const DeviceRow& row = s.m.at<DeviceRow>(s.rows.rows)[symbol >> 32];
+    const int32_t k = value - row.lo, entries = row.count - 1, hi = row.lo + row.count - 2;
+    escaped = present && (k < 0 || k >= entries);
+    const uint32_t e =
+        value > hi ? 2u * static_cast<uint32_t>(value - hi - 1) : 2u * static_cast<uint32_t>(row.lo - 1 - value) + 1;
+    length = escaped ? 32 - __clz(static_cast<int>(e)) : 0;
+    low = length >= 2 ? e & ((1u << (length - 1)) - 1) : 0;
+    entry = present ? s.m.at<uint32_t>(s.rows.entries)[row.first + (escaped ? entries : k)] : 1;
+  }
+  CCM_DEVICE Event event(int phase) const {
+    if (phase == 0) return {active, entry >> 16, entry & kProbMask};
+    if (phase == 1) return raw(escaped, static_cast<uint32_t>(length), kEscapeLengthBits);
+    return raw(length >= 2, low, length >= 2 ? length - 1 : 1);
   }
 
  private:
+  CCM_DEVICE static Event raw(bool coded, uint32_t value, int32_t bits) {
+    return {coded, value << (kProbBits - bits), 1u << (kProbBits - bits)};
+  }
+};
+
+// Thread i holds the state of the lane of symbol i of every round; states move on between steps (version 2).
+class SequenceEncoder {
+ public:
+  // Sequence q of `sequences`. Words end at `end` and grow downwards; null: they are only counted.
+  CCM_DEVICE SequenceEncoder(const Source& source, StreamKind kind, int32_t sequences, int32_t q, uint8_t* end)
+      : source_(source),
+        version_(kind.version),
+        lanes_(kind.lanes >> highest_bit(sequences)),
+        sequences_(sequences),
+        q_(q),
+        end_(end) {}
+
+  CCM_DEVICE void run() {
+    x_ = version_ == 2 ? first_state() : end_state(lanes_);
+    for (int32_t s = source_.steps - 1; s >= 0; --s) {
+      for (int32_t first = last_round(s); first >= 0; first -= lanes_) {
+        const RoundSymbol symbol = load(s, first);
+        for (int phase = escapes(symbol) ? RoundSymbol::kPhases - 1 : 0; phase >= 0; --phase) push(symbol.event(phase));
+      }
+      x_ = turned(x_, s, false);
+    }
+  }
+
+  // Symbols of the sequence.
+  CCM_DEVICE int32_t symbols() const {
+    int32_t sum = 0;
+    for (int32_t s = lane(); s < source_.steps; s += 32) sum += count(s);
+#pragma unroll
+    for (int by = 16; by; by /= 2) sum += __shfl_xor_sync(kWarp, sum, by);
+    return sum;
+  }
+
+  // Bytes of the sequence.
+  CCM_DEVICE int64_t size() const { return 2 * words_ + head_bytes(); }
+
+  // Writes states in front of the words.
+  CCM_DEVICE void finish() const {
+    uint8_t* at = end_ - size();
+    const bool mine = lane() < lanes_;
+    if (version_ == 2 && lanes_ > 1) {
+      const unsigned longer = longer_states();
+      if (lane() < flag_bytes(lanes_)) at[lane()] = static_cast<uint8_t>(longer >> (8 * lane()));
+      at += flag_bytes(lanes_) + lane() * (kStateBytes - 1) + __popc(longer & ((1u << lane()) - 1));
+    } else {
+      at += lane() * kStateBytes;
+    }
+    const int32_t bytes = state_bytes();
+    for (int32_t b = 0; mine && b < bytes; ++b) at[b] = static_cast<uint8_t>(x_ >> (8 * b));
+  }
+
+ private:
+  // The end of the tail, where the first word is given away: a phase of a round, and the thread that does.
+  struct Place {
+    int32_t step, first;
+    int phase;
+    int32_t thread;
+  };
+
+  CCM_DEVICE int32_t lane() const { return static_cast<int32_t>(threadIdx.x & 31); }
+  CCM_DEVICE int32_t count(int32_t step) const { return symbols_of_sequence(source_.count(step), sequences_, q_); }
+  CCM_DEVICE int32_t last_round(int32_t step) const { return (count(step) - 1) & ~(lanes_ - 1); }
+  CCM_DEVICE RoundSymbol load(int32_t step, int32_t first) const {
+    const int32_t k = first + lane(), block = k / kSequenceLanes * sequences_ + q_;
+    const int32_t i = sequences_ == 1 ? k : block * kSequenceLanes + k % kSequenceLanes;
+    return {source_, lane() < lanes_ && k < count(step), source_.first(step) + i};
+  }
+  CCM_DEVICE static bool escapes(const RoundSymbol& symbol) { return __any_sync(kWarp, symbol.escaped); }
+
+  // A value of each lane in the next step's order of them, or in that of the one before.
+  CCM_DEVICE uint64_t turned(uint64_t v, int32_t step, bool forward) const {
+    if (version_ != 2 || (!forward && step == 0)) return v;
+    const int32_t by = next_turn(0, count(forward ? step : step - 1), lanes_);
+    const int32_t from = (lane() + (forward ? by : lanes_ - by)) & (lanes_ - 1);
+    const uint32_t low = __shfl_sync(kWarp, static_cast<uint32_t>(v), from);
+    const uint32_t high = __shfl_sync(kWarp, static_cast<uint32_t>(v >> 32), from);
+    return static_cast<uint64_t>(high) << 32 | low;
+  }
+
+  CCM_DEVICE static uint64_t extend(uint64_t x, const Event& e) {
+    uint32_t remainder;
+    const uint32_t quotient = divide(x, e.freq, remainder);
+    return (static_cast<uint64_t>(quotient) << kProbBits) + remainder + e.start;
+  }
+
+  // Where a lane starts: at kStateFirst, or higher if it would be below kStateLow when the first word is given away,
+  // which is the last that a decoder takes (csrc/entropy/cpu/rans_encode.cpp). That can bring the first word forward.
+  CCM_DEVICE uint64_t first_state() const {
+    uint64_t first = kStateFirst;
+    for (;;) {
+      const Place end = first_word(first);
+      if (end.step < 0) return first;
+      const uint64_t least = least_start(end);
+      if (!__any_sync(kWarp, lane() < lanes_ && first < least)) return first;
+      while (first < least) first *= 2;
+    }
+  }
+
+  // Step -1: there is none.
+  CCM_DEVICE Place first_word(uint64_t x) const {
+    for (int32_t s = source_.steps - 1; s >= 0; --s) {
+      for (int32_t first = last_round(s); first >= 0; first -= lanes_) {
+        const RoundSymbol symbol = load(s, first);
+        for (int phase = escapes(symbol) ? RoundSymbol::kPhases - 1 : 0; phase >= 0; --phase) {
+          const Event e = symbol.event(phase);
+          const unsigned due = __ballot_sync(kWarp, e.active && rans_due(x, e.freq));
+          if (due) return {s, first, phase, highest_bit(due)};
+          if (e.active) x = extend(x, e);
+        }
+      }
+      x = turned(x, s, false);
+    }
+    return {-1, 0, 0, 0};
+  }
+
+  // What a lane has to start with to be at kStateLow there, in the last step's order of lanes: decoding from there on.
+  CCM_DEVICE uint64_t least_start(const Place& end) const {
+    uint64_t least = kStateLow;
+    for (int32_t s = end.step; s < source_.steps; ++s) {
+      const int32_t n = count(s);
+      for (int32_t first = s == end.step ? end.first : 0; first < n; first += lanes_) {
+        const RoundSymbol symbol = load(s, first);
+        const bool here = s == end.step && first == end.first;
+        for (int phase = here ? end.phase : 0; phase < RoundSymbol::kPhases; ++phase) {
+          const Event e = symbol.event(phase);
+          if (e.active && (!here || phase != end.phase || lane() > end.thread))
+            least = least_before(least, e.start, e.freq);
+        }
+      }
+      if (s + 1 < source_.steps) least = turned(least, s, true);
+    }
+    return least;
+  }
+
   // One phase of a round: the last lane first, so that a decoder meets the words in the order of lanes.
-  CCM_DEVICE void push(bool active, uint32_t start, uint32_t freq) {
-    const bool emit = active && x_ >= static_cast<uint64_t>(freq) << 24;
+  CCM_DEVICE void push(const Event& e) {
+    const bool emit = e.active && rans_due(x_, e.freq);
     const unsigned mask = __ballot_sync(kWarp, emit);
     if (emit) {
-      const unsigned above = mask & ~((2u << (threadIdx.x & 31)) - 1);
+      const unsigned above = mask & ~((2u << lane()) - 1);
       if (end_) {
         uint8_t* to = end_ - 2 * (words_ + __popc(above) + 1);
         to[0] = static_cast<uint8_t>(x_);
@@ -80,78 +236,138 @@ class WarpEncoder {
       x_ >>= 16;
     }
     words_ += __popc(mask);
-    if (active) {
-      uint32_t remainder;
-      const uint32_t quotient = divide(x_, freq, remainder);
-      x_ = (static_cast<uint64_t>(quotient) << kProbBits) + remainder + start;
-    }
+    if (e.active) x_ = extend(x_, e);
   }
 
-  const DeviceModel& m_;
-  const DeviceRows& rows_;
-  int32_t lanes_;
-  uint8_t* end_;
-  uint64_t x_;
+  // Lanes whose state has kStateBytes bytes in a stream of version 2.
+  CCM_DEVICE unsigned longer_states() const { return __ballot_sync(kWarp, lane() < lanes_ && x_ >= kStateLong); }
+  // Of this thread's lane.
+  CCM_DEVICE int32_t state_bytes() const {
+    if (version_ == 1) return kStateBytes;
+    if (lanes_ == 1 && !words_) return bytes_of_last_state(x_);
+    return kStateBytes - (x_ < kStateLong);
+  }
+  CCM_DEVICE int32_t head_bytes() const {
+    const int32_t longer = __popc(longer_states());
+    if (lanes_ == 1) return __shfl_sync(kWarp, state_bytes(), 0);
+    return version_ == 1 ? lanes_ * kStateBytes : flag_bytes(lanes_) + lanes_ * (kStateBytes - 1) + longer;
+  }
+
+  const Source& source_;
+  const int32_t version_, lanes_, sequences_, q_;
+  uint8_t* const end_;
+  uint64_t x_ = 0;
   int64_t words_ = 0;
 };
 
-// All symbols of one stream; false: a value that no decoder would accept.
-CCM_DEVICE bool encode_all(const EncodeArgs& a, int32_t image, int32_t group, WarpEncoder& encoder) {
+CCM_DEVICE Source source_of(const EncodeArgs& a, int32_t image, int32_t group) {
   const DeviceModel& m = *a.model;
   if (!a.coded) {
-    const int32_t channels = m.hyper_channels, n = a.positions * channels;
-    const int16_t* z = a.z + static_cast<int64_t>(image) * n;
-    bool fine = true;
-    encoder.step(n, [&](int32_t i) {
-      const uint32_t channel = i - quotient(i, m.per_hyper_channel) * channels;
-      if (z[i] == -32768) fine = false;
-      return static_cast<uint64_t>(channel) << 32 | static_cast<uint32_t>(static_cast<int32_t>(z[i]));
-    });
-    return __all_sync(kWarp, fine);
+    const int16_t* z = a.z + static_cast<int64_t>(image) * a.positions * m.hyper_channels;
+    return {m, m.z_rows, nullptr, nullptr, z, 1, a.positions};
   }
-  const DeviceGroup& d = m.group[group];
   const uint64_t* coded = a.coded + static_cast<int64_t>(image) * a.positions * m.latent_channels +
-                          static_cast<int64_t>(a.positions) * d.first_channel;
-  const GroupOrder order = a.order.of(group);
-  for (int32_t s = order.steps - 1; s >= 0; --s) {
-    const uint64_t* from = coded + static_cast<int64_t>(order.first[s]) * d.channels;
-    encoder.step((order.first[s + 1] - order.first[s]) * d.channels, [&](int32_t i) { return from[i]; });
+                          static_cast<int64_t>(a.positions) * m.group[group].first_channel;
+  const int32_t* ends = a.ends + static_cast<int64_t>(image * m.groups + group) * a.positions;
+  return {m, m.y_rows, ends, coded, nullptr, a.order.of(group).steps, a.positions};
+}
+
+// The whole block. Whether a decoder accepts every value of z; of y, latents_kernel has looked at them.
+CCM_DEVICE bool codable(const EncodeArgs& a, const Source& s) {
+  bool fine = true;
+  const int32_t* values = s.m.at<int32_t>(s.m.z_values);
+#pragma unroll 1
+  for (int32_t c = threadIdx.x & 31; !a.coded && c < s.m.hyper_channels; c += 32)
+#pragma unroll 1
+    for (int32_t p = threadIdx.x / 32; p < a.positions; p += blockDim.x / 32) {
+      const int32_t v = s.z[static_cast<int64_t>(p) * s.m.hyper_channels + c];
+      fine = fine && v != -32768 && (values[c] == kCodedChannel || v == values[c]);
+    }
+  return __syncthreads_and(fine);
+}
+
+// The whole block moves bytes upwards, the last ones first.
+CCM_DEVICE void move_up(uint8_t* to, const uint8_t* from, int64_t size) {
+  if (to == from) return;
+#pragma unroll 1
+  for (int64_t left = size; left > 0; left -= blockDim.x) {
+    const int64_t i = left - 1 - threadIdx.x;
+    const uint8_t byte = i >= 0 ? from[i] : 0;
+    __syncthreads();
+    if (i >= 0) to[i] = byte;
+    __syncthreads();
   }
-  return true;  // latents_kernel has looked at them
 }
 
 }  // namespace
 
-// Grid: streams of an image, images. Blocks of one warp.
-__global__ void __launch_bounds__(32) encode_kernel(const EncodeArgs a) {
-  const DeviceModel& m = *a.model;
-  const int32_t group = blockIdx.x, image = blockIdx.y;
+// Grid: streams of an image, images.
+__global__ void __launch_bounds__(kEncodeThreads) encode_kernel(const EncodeArgs a) {
+  CCM_SHARED(chosen, int32_t);
+  CCM_SHARED(sizes, int64_t[kMostSequences]);
+  CCM_SHARED(symbols, int32_t[kMostSequences]);
+  const int32_t group = blockIdx.x, image = blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x & 31;
   const int64_t stream = static_cast<int64_t>(image) * gridDim.x + group;
-  const DeviceRows& rows = a.coded ? m.y_rows : m.z_rows;
   uint8_t* const end = a.out.data + (stream + 1) * a.out.capacity;
   int64_t* segment = a.out.segments + stream * 3;
-  if (a.skip && a.skip[image] != kOk) {
+  const Source source = source_of(a, image, group);
+  if ((a.skip && a.skip[image] != kOk) || !codable(a, source)) {
+    // No bytes of version 1: no decoder takes them for a stream.
     if (threadIdx.x < 3) segment[threadIdx.x] = threadIdx.x == 2;
     return;
   }
-  int32_t lanes = a.lanes;
-  if (lanes == 0) {
-    WarpEncoder one(m, rows, 1, nullptr);
-    encode_all(a, image, group, one);
-    lanes = lanes_for_payload(kStateBytes + 2 * one.words());
+  StreamKind kind = stream_kind(a.lanes);
+  if (kind.lanes == 0) {
+    if (warp == 0) {
+      SequenceEncoder one(source, {kind.version, 1}, 1, 0, nullptr);
+      one.run();
+      const int64_t payload = one.size();
+      if (lane == 0)
+        chosen = kind.version == 1 ? lanes_for_payload(payload)
+                                   : lanes_for_symbols(source.all(), payload, a.coded ? kLanesOfY : kLanesOfZ);
+    }
+    __syncthreads();
+    kind.lanes = chosen;
   }
-  WarpEncoder encoder(m, rows, lanes, end);
-  const bool fine = encode_all(a, image, group, encoder);
-  const uint8_t* begin = fine ? encoder.finish() : end;
-  if (threadIdx.x == 0) {
-    segment[0] = begin - a.out.data;
-    segment[1] = end - begin;
-    segment[2] = lanes;
+  const int32_t sequences = kind.lanes <= kSequenceLanes ? 1 : kind.lanes / kSequenceLanes;
+  if (warp < sequences) {
+    const int32_t own = SequenceEncoder(source, kind, sequences, warp, nullptr).symbols();
+    if (lane == 0) symbols[warp] = own;
   }
+  __syncthreads();
+  // A sequence's own room lies before that of those behind it.
+  uint8_t* own_end = end;
+  for (int32_t q = warp + 1; q < sequences; ++q) own_end -= 6 * static_cast<int64_t>(symbols[q]) + kHeadRoom;
+  if (warp < sequences) {
+    SequenceEncoder encoder(source, kind, sequences, warp, own_end);
+    encoder.run();
+    encoder.finish();
+    const int64_t size = encoder.size();
+    if (lane == 0) sizes[warp] = size;
+  }
+  __syncthreads();
+  uint8_t *begin = end, *room_end = end;
+  for (int32_t q = sequences - 1; q >= 0; --q) {
+    begin -= sizes[q];
+    move_up(begin, room_end - sizes[q], sizes[q]);
+    room_end -= 6 * static_cast<int64_t>(symbols[q]) + kHeadRoom;
+  }
+  if (threadIdx.x != 0) return;
+  // Lengths of all sequences but the last, the last of them first.
+  for (int32_t q = sequences - 2; q >= 0; --q) {
+    int32_t bytes = 1;
+    for (int64_t rest = sizes[q] >> 7; rest; rest >>= 7) ++bytes;
+    begin -= bytes;
+    for (int32_t b = 0; b < bytes; ++b)
+      begin[b] = static_cast<uint8_t>((sizes[q] >> (7 * b) & 127) | (b + 1 < bytes ? 128 : 0));
+  }
+  segment[0] = begin - a.out.data;
+  segment[1] = end - begin;
+  segment[2] = kind.lanes + (kind.version == 2 ? kVersion2 : 0);
 }
 
 cudaError_t launch_encode(const EncodeArgs& a, int32_t streams, cudaStream_t stream) {
-  return launch(encode_kernel, dim3(streams, a.batch), dim3(32), 0, stream, false, a);
+  return launch(encode_kernel, dim3(streams, a.batch), dim3(kEncodeThreads), 0, stream, false, a);
 }
 
 }  // namespace ccm

@@ -61,6 +61,7 @@ ArenaLayout arena_layout(const DeviceModel& m, int32_t tiles) {
   l.decoders = take(kMostSequences * 32 * kDecoderBytes);
   l.planes = take(kPlanesBytes);
   l.stop = take(4);
+  l.coded = take(4);
   l.known = tiles <= kMaxKnownTiles ? take(4 * tiles) : 0;
   l.bytes = at;
   return l;
@@ -205,12 +206,15 @@ cudaError_t decode_y(const DeviceModel& host, const DeviceModel* model, const Or
   return launch_restore(restore, stream);
 }
 
-// A symbol takes three words at most: its entry, an escape's length, an escape's low bits.
-int64_t stream_capacity(int64_t symbols) { return align(6 * symbols + kMaxLanes * kStateBytes); }
+// A symbol takes three words at most: its entry, an escape's length, an escape's low bits. States, flags and a length
+// of each sequence.
+int64_t stream_capacity(int64_t symbols) { return align(6 * symbols + kMostSequences * (kMaxLanes * kStateBytes + 9)); }
 
 int64_t encode_y_scratch(const DeviceModel& host, int32_t batch, int32_t h, int32_t w, const LaunchOptions& options) {
   const int64_t latents = latents_scratch(host, batch, h, w, options);
-  return latents < 0 ? latents : latents + align(static_cast<int64_t>(batch) * h * w * host.latent_channels * 8);
+  const int64_t positions = static_cast<int64_t>(batch) * h * w;
+  return latents < 0 ? latents
+                     : latents + align(positions * host.latent_channels * 8) + align(positions * host.groups * 4);
 }
 
 cudaError_t encode_y(const DeviceModel& host, const DeviceModel* model, const OrderView& order, const uint8_t* psi,
@@ -227,14 +231,16 @@ cudaError_t encode_y(const DeviceModel& host, const DeviceModel* model, const Or
   a.y = y_hat;
   a.status = out.status;
   a.coded = reinterpret_cast<uint64_t*>(scratch + plan.scratch);
+  a.ends = reinterpret_cast<int32_t*>(scratch + plan.scratch +
+                                      align(static_cast<int64_t>(batch) * h * w * host.latent_channels * 8));
   if (cudaError_t e = run_latents(host, plan, stream)) return e;
-  const EncodeArgs encode{model, order, a.coded, nullptr, h * w, batch, lanes, out.status, out};
+  const EncodeArgs encode{model, order, a.coded, a.ends, nullptr, h * w, batch, lanes, out.status, out};
   return launch_encode(encode, host.groups, stream);
 }
 
 cudaError_t encode_z(const DeviceModel* model, const int16_t* z, int32_t batch, int32_t hz, int32_t wz, int32_t lanes,
                      const EncodeBuffers& out, cudaStream_t stream) {
-  const EncodeArgs encode{model, {}, nullptr, z, hz * wz, batch, lanes, nullptr, out};
+  const EncodeArgs encode{model, {}, nullptr, nullptr, z, hz * wz, batch, lanes, nullptr, out};
   return launch_encode(encode, 1, stream);
 }
 

@@ -10,6 +10,9 @@ namespace ccm {
 // twelve tiles of products are the width of ccm-base.
 constexpr int32_t kMaxThreads = 384;
 
+// A warp for each sequence that a stream may have.
+constexpr int32_t kEncodeThreads = 32 * kMostSequences;
+
 cudaError_t launch_latents(const LatentsArgs& a, int32_t blocks, int32_t threads, cudaStream_t stream);
 cudaError_t latents_occupancy(int32_t threads, int32_t shared, int32_t* blocks_per_multiprocessor);
 cudaError_t launch_prepare(const LatentsArgs& a, int32_t blocks, int32_t threads, cudaStream_t stream);

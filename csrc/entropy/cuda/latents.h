@@ -30,7 +30,7 @@ struct ArenaLayout {
   // The list of coded symbols: Symbol and Target [chunk * channels + kMostCarried], and kMoreSymbols behind the former.
   int32_t symbols, targets;
   int32_t masks;  // uint32 [kChunk][channels / 32, rounded up]: which symbols of a position are coded
-  int32_t scale_rows, positions, weights, decoders, planes, stop;
+  int32_t scale_rows, positions, weights, decoders, planes, stop, coded;
   int32_t known;  // 0: absent, too many tiles
   int32_t bytes;
 };
@@ -48,7 +48,8 @@ struct LatentsArgs {
   const uint8_t* psi;
   int16_t* y;
   int32_t* status;  // [batch]
-  uint64_t* coded;  // [batch][M * h * w]: row << 32 | value, group after group
+  uint64_t* coded;  // [batch][M * h * w]: row << 32 | value, group after group, each group's without gaps
+  int32_t* ends;    // [batch][groups][h * w]: a group's coded symbols up to the end of each step
   int32_t* places;  // null, or as y: where each symbol's shift lies in a table [rows][2 reach + 1]
   int32_t reach;
   // Scratch.

@@ -52,6 +52,7 @@ class GroupCoder {
     keep_weights();
     if (threadIdx.x == 0) {
       *stop() = 0;
+      *coded() = 0;
       *this->planes() = {planes.context(), planes.base(), a_.order.of(group)};
     }
     if (!a_.encoding) open_stream();
@@ -145,6 +146,8 @@ class GroupCoder {
   }
   // Another group of the image has failed.
   CCM_DEVICE int32_t* stop() const { return part<int32_t>(a_.arena.stop); }
+  // Encoding: the group's coded symbols so far.
+  CCM_DEVICE int32_t* coded() const { return part<int32_t>(a_.arena.coded); }
   CCM_DEVICE Symbol* symbols() const { return part<Symbol>(a_.arena.symbols); }
   CCM_DEVICE Target* targets() const { return part<Target>(a_.arena.targets); }
 
@@ -217,8 +220,12 @@ class GroupCoder {
     __syncthreads();
     if (*stop()) return false;
     const int32_t done = last || a_.encoding ? listed : listed & ~(kSequenceLanes * sequences_ - 1);
-    if (!(a_.encoding ? take_symbols(first, listed) : decode_symbols(done, last))) atomicExch(&bad, 1);
+    if (!(a_.encoding ? take_symbols(listed) : decode_symbols(done, last))) atomicExch(&bad, 1);
     __syncthreads();
+    if (a_.encoding && threadIdx.x == 0) {
+      *coded() += listed;
+      a_.ends[static_cast<int64_t>(image_ * m_.groups + group_) * a_.h * a_.w + step_] = *coded();
+    }
     if (bad) return false;
 #pragma unroll 1
     for (int32_t k = threadIdx.x; k < done; k += blockDim.x) {
@@ -429,10 +436,9 @@ class GroupCoder {
   }
 
   // Encoding: the n listed symbols as the caller gave them, and what they are coded as. False: one cannot be coded.
-  CCM_DEVICE bool take_symbols(int32_t first, int32_t n) {
-    uint64_t* coded = a_.coded + static_cast<int64_t>(image_) * a_.h * a_.w * m_.latent_channels +
-                      static_cast<int64_t>(a_.h) * a_.w * d().first_channel +
-                      static_cast<int64_t>(first) * d().channels;
+  CCM_DEVICE bool take_symbols(int32_t n) {
+    uint64_t* to = a_.coded + static_cast<int64_t>(image_) * a_.h * a_.w * m_.latent_channels +
+                   static_cast<int64_t>(a_.h) * a_.w * d().first_channel + *coded();
     bool fine = true;
 #pragma unroll 1
     for (int32_t k = threadIdx.x; k < n; k += blockDim.x) {
@@ -448,7 +454,7 @@ class GroupCoder {
       }
       if (symbol < -32767 || symbol > 32767) fine = false;
       symbols()[k].value = symbol;
-      coded[k] = static_cast<uint64_t>(key_row(symbols()[k].key)) << 32 | static_cast<uint32_t>(v);
+      to[k] = static_cast<uint64_t>(key_row(symbols()[k].key)) << 32 | static_cast<uint32_t>(v);
     }
     return fine;
   }

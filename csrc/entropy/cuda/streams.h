@@ -29,11 +29,12 @@ struct RestoreArgs {
 struct EncodeArgs {
   const DeviceModel* model;
   OrderView order;        // y
-  const uint64_t* coded;  // y: [batch][M * h * w], see LatentsArgs; null: z, one step
+  const uint64_t* coded;  // y: see LatentsArgs; null: z, one step
+  const int32_t* ends;
   const int16_t* z;
-  int32_t positions;  // of an image
-  int32_t batch, lanes;
-  const int32_t* skip;  // [batch] status of images that cannot be coded, or null
+  int32_t positions;     // of an image
+  int32_t batch, lanes;  // as streams are named, see kVersion2
+  const int32_t* skip;   // [batch] status of images that cannot be coded, or null
   EncodeBuffers out;
 };
 

@@ -95,8 +95,7 @@ int block_barrier(int id, int count, int predicate, Reduction reduction, bool wa
   char* sync = &r.sync[r.phase & 1];
   release(sync);
   ++r.arrived;
-  r.count += predicate;
-  int participants = r.arrived;
+  r.count += reduction == kAnd ? !predicate : predicate;  // of kAnd those that do not hold
   if (r.arrived == (count ? count : b->alive)) {
     f->count = r.count;
     release_barrier(r);
@@ -104,10 +103,9 @@ int block_barrier(int id, int count, int predicate, Reduction reduction, bool wa
     f->link = r.waiting;
     r.waiting = f;
     block_here("waits in a barrier", source);
-    participants = b->alive;
   }
   if (wait) acquire(sync);
-  if (reduction == kAnd) return f->count >= participants;
+  if (reduction == kAnd) return f->count == 0;
   return reduction == kOr ? f->count > 0 : f->count;
 }
 
