@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from ccm_fast.bench import peers
+from ccm_fast.interop.compressai import package
 
 RUNS = Path(__file__).resolve().parent.parent / "runs" / "compressai"
 #: Weight of 255^2 MSE against bits per pixel, as in CompressAI's own training.
@@ -35,7 +35,7 @@ KINDS = {
 def compressai_models():
     """The module compressai.models, or None (with a line) where it is not installed."""
     try:
-        return peers.compressai("models")
+        return package.compressai("models")
     except ImportError as why:
         print(f"compressai: skipped ({why})")
         return None

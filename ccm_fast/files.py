@@ -17,7 +17,7 @@ from ._backend import import_with_torch
 from .atomic import atomic_write
 from .eager import eager
 from .effort.targets import Target
-from .errors import WrongModelError
+from .errors import ModelError, WrongModelError
 from .images import (
     Picture,
     from_pillow,
@@ -32,7 +32,7 @@ from .native import NATIVE_EFFORT, Codec, add_seconds
 from .precision import transform_precision
 from .psnr import psnr
 from .reading import read_bytes
-from .shipped import available, shipped_fingerprints
+from .shipped import available, is_accelerated, shipped_fingerprints
 from .stream.container import parse_container
 from .stream.limits import MAX_PIXELS, check_limit
 from .stream.packet import Packet, parse_file, peek
@@ -40,6 +40,7 @@ from .stream.quality import quality_code
 from .timing import stage
 
 if TYPE_CHECKING:
+    from .interop.compressai import AcceleratedNet
     from .models import CrossChannelContextModel
 
 __all__ = [
@@ -50,12 +51,13 @@ __all__ = [
     "encode_file",
     "encode_picture",
     "model_for",
+    "opened",
     "read_bytes",
 ]
 
-Model: TypeAlias = Union["CrossChannelContextModel", Codec, str, "os.PathLike[str]", None]
+Model: TypeAlias = Union["CrossChannelContextModel", "AcceleratedNet", Codec, str, "os.PathLike[str]", None]
 DEFAULT_MODEL = "ccm-small"
-_Given = TypeVar("_Given", bound="CrossChannelContextModel | Codec | str | os.PathLike[str]")
+_Given = TypeVar("_Given", bound="CrossChannelContextModel | AcceleratedNet | Codec | str | os.PathLike[str]")
 
 
 @functools.lru_cache(maxsize=4)
@@ -69,7 +71,9 @@ def _tensor_files() -> ModuleType:
 
 def _is_native(model: Model, engine: str | None) -> TypeGuard[Codec | str | os.PathLike[str] | None]:
     """Whether the codec without torch does what is asked for: on the CPU, with a model that is no module of torch."""
-    return engine in (None, "cpu") and (model is None or isinstance(model, (Codec, str, os.PathLike)))
+    if engine not in (None, "cpu") or not (model is None or isinstance(model, (Codec, str, os.PathLike))):
+        return False
+    return not is_accelerated(model)
 
 
 def _named(model: _Given | None, fingerprint: bytes | None) -> _Given | str:
@@ -105,11 +109,13 @@ def codec_for(model: Codec | str | os.PathLike[str] | None, fingerprint: bytes |
         if codec.fingerprint == fingerprint:
             return codec
     named: Codec | str | os.PathLike[str] = _named(model, fingerprint)
+    if is_accelerated(named):
+        raise ModelError(f"{named} holds a net of CompressAI, and this is for the package's own models")
     return named if isinstance(named, Codec) else _codec(os.fspath(named), transform_precision())
 
 
-def model_for(model: Model, fingerprint: bytes | None = None) -> CrossChannelContextModel:
-    """The torch module to work with.
+def model_for(model: Model, fingerprint: bytes | None = None) -> CrossChannelContextModel | AcceleratedNet:
+    """The torch module, or accelerated net, to work with.
 
     Args:
         model: a model; the name of a shipped one or a weights file; None: the shipped one with this fingerprint.
@@ -120,8 +126,21 @@ def model_for(model: Model, fingerprint: bytes | None = None) -> CrossChannelCon
         NotFrozenError: the model is not frozen.
         WrongModelError: no shipped model has the fingerprint, or the given one has another.
     """
-    module: CrossChannelContextModel = _tensor_files().module_for(_named(model, fingerprint), fingerprint)
+    module: CrossChannelContextModel | AcceleratedNet
+    module = _tensor_files().module_for(_named(model, fingerprint), fingerprint)
     return module
+
+
+def opened(
+    model: str | os.PathLike[str], engine: str | None = None
+) -> Codec | CrossChannelContextModel | AcceleratedNet:
+    """What a command works with: the codec without torch where that will do, else a module.
+
+    Raises:
+        FileNotFoundError, ModelError: no such model.
+        BuildError: it needs torch, which is not there.
+    """
+    return codec_for(model) if _is_native(model, engine) else model_for(model)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -165,6 +184,8 @@ def encode_picture(
 
     if target_size is target_bpp is target_psnr is None:
         return encode(code)
+    if hasattr(model, "accelerated"):
+        raise ValueError("a net of CompressAI has one quality: no target can be met by another")
     H, W = picture.size
     return Target(target_size, target_bpp, target_psnr).find(encode, quality_of, H * W, code)
 
@@ -200,7 +221,8 @@ def encode_file(
         src: path, binary file or Pillow image.
         dst: path or binary file; an existing file is replaced.
         quality: from 1 (smallest) to 8 (best), in 1/32 steps.
-        model: a frozen model, the name of a shipped one, or a weights file.
+        model: a frozen model, the name of a shipped one, or a weights file; or what :func:`ccm_fast.accelerate` made of
+            a net of CompressAI, which has one quality, and neither efforts nor tunings nor targets.
         lanes: rANS lanes per stream (1, 2, 4, 8, 16, 32, 64, 128; the engine "cuda" up to 32); 0 chooses them by the
             payload. Many decode fastest on GPUs, and cost about 2 bytes each and stream (docs/cuda.md).
         threads: of torch and of the entropy coder; None: torch's setting.

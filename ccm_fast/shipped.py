@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 from pathlib import Path
 
 from . import _backend
 
-__all__ = ["available", "find", "shipped_fingerprints"]
+__all__ = ["available", "find", "is_accelerated", "shipped_fingerprints"]
 
 FOLDER = Path(__file__).resolve().parent / "weights_data"
 
@@ -44,3 +45,23 @@ def shipped_fingerprints() -> dict[bytes, tuple[str, int]]:
         groups = int.from_bytes(plan[20:24], "little")  # FORMAT.md, section 7
         found[hashlib.sha256(plan).digest()[:8]] = name, groups
     return found
+
+
+# No header of a weights file is longer.
+_HEADER_MAX = 1 << 20
+
+
+def is_accelerated(name: object) -> bool:
+    """Whether a name is that of a file of an accelerated net of CompressAI, which runs by torch; False for all else.
+
+    The file's header is looked at, and nothing else.
+    """
+    if not isinstance(name, (str, os.PathLike)) or (isinstance(name, str) and name in available()):
+        return False
+    try:
+        with open(name, "rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size)) if 2 <= size <= _HEADER_MAX else {}
+        return str(header["__metadata__"]["format"]).startswith("ccm_fast accelerated net")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False  # whoever opens it says what is wrong with it

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .decoding import DecodedLatents, check_fingerprint, check_stream_version, decode_packets, decoding_gain, render
-from .engines import frozen_of, torch_threads
+from .engines import accelerated, frozen_of, torch_threads
 from .errors import BitstreamError
 from .images import orientation
 from .models import CrossChannelContextModel
@@ -42,7 +42,12 @@ def collected(found: list[Tensor | None], dtype: torch.dtype | None, always_list
 
 
 def check_place(model: CrossChannelContextModel, device: torch.device | str | None) -> None:
-    """Raises ValueError if a caller's own module is on another device than the pixels are wanted on."""
+    """Raises ValueError if a caller's own module is on another device than the pixels are wanted on.
+
+    Raises TypeError for a net of CompressAI.
+    """
+    if accelerated(model) is not None:
+        raise TypeError("batches of files are for the package's own models: decode those of other nets one by one")
     where = next(model.parameters()).device
     if device is not None and torch.empty(0, device=device).device != where:
         raise ValueError(f"the model is on {where}, and the pixels are wanted on {device}: move one to the other")

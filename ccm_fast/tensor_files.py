@@ -13,8 +13,9 @@ from torch import Tensor
 
 from .decoding import DecodedLatents, check_fingerprint, check_stream_version, decode_packets, render
 from .encoding import encode_packets
-from .engines import frozen_of, torch_threads
+from .engines import accelerated, frozen_of, torch_threads
 from .images import Picture
+from .interop.compressai import AcceleratedNet
 from .models import CrossChannelContextModel
 from .native import Codec
 from .stream.container import Container, write_container
@@ -25,27 +26,29 @@ __all__ = ["decode_container", "encoder", "module_for"]
 
 
 @functools.lru_cache(maxsize=4)
-def _load(name: str) -> CrossChannelContextModel:
+def _load(name: str) -> CrossChannelContextModel | AcceleratedNet:
     from .weights import load
 
     return load(name)
 
 
 def module_for(
-    model: CrossChannelContextModel | Codec | str | os.PathLike[str], fingerprint: bytes | None
-) -> CrossChannelContextModel:
+    model: CrossChannelContextModel | AcceleratedNet | Codec | str | os.PathLike[str], fingerprint: bytes | None
+) -> CrossChannelContextModel | AcceleratedNet:
     """A module, or the one of a name, a weights file or a codec. Arguments and errors as :func:`files.model_for`."""
     if isinstance(model, Codec):
         model = model.path
-    if not isinstance(model, CrossChannelContextModel):
+    if (fast := accelerated(model)) is not None:
+        model = fast
+    elif not isinstance(model, CrossChannelContextModel):
         model = _load(os.fspath(model))
-    frozen = frozen_of(model)
+    frozen = model.frozen if isinstance(model, AcceleratedNet) else frozen_of(model)
     if fingerprint is not None:
         check_fingerprint(fingerprint, frozen)
     return model
 
 
-def encoder(picture: Picture, model: CrossChannelContextModel, **options) -> Callable[[int], bytes]:
+def encoder(picture: Picture, model: CrossChannelContextModel | AcceleratedNet, **options) -> Callable[[int], bytes]:
     """A function that gives the bytes of a .ccm file for a quality code.
 
     Args:
@@ -64,6 +67,15 @@ def encoder(picture: Picture, model: CrossChannelContextModel, **options) -> Cal
         values = torch.from_numpy(part.astype(np.float32)).div_(scale)
         return (values.expand(3, -1, -1) if picture.grey else values.permute(2, 0, 1))[None]
 
+    if isinstance(model, AcceleratedNet):
+        # What only models of several qualities have.
+        asked = [name for name in ("effort", "tune") if options.pop(name, None) is not None]
+        if asked:
+            raise ValueError(f"a net of CompressAI has no {asked[0]}: its encoder rounds")
+        options.pop("progress", None)
+        (packet,) = model.encode(read(*(slice(0, side) for side in picture.size)), grey=picture.grey, **options)
+        return lambda code: write_container(packet.to_file(), picture.chunks)
+
     def encode(code: int) -> bytes:
         (packet,) = encode_packets(model, read, picture.size, [code], grey=picture.grey, **options)
         return write_container(packet.to_file(), picture.chunks)
@@ -73,7 +85,7 @@ def encoder(picture: Picture, model: CrossChannelContextModel, **options) -> Cal
 
 def decode_container(
     container: Container,
-    model: CrossChannelContextModel,
+    model: CrossChannelContextModel | AcceleratedNet,
     *,
     threads: int | None,
     engine: str | None,
@@ -85,14 +97,24 @@ def decode_container(
 
     Errors as :func:`ccm_fast.decode_file`.
     """
-    frozen = frozen_of(model)
+    frozen = model.frozen if isinstance(model, AcceleratedNet) else frozen_of(model)
     packet = parse_file(container.packet, len(frozen.plan.groups), max_pixels)
     check_stream_version(packet, frozen)
+    if isinstance(model, AcceleratedNet):
+        x_hat, y_hat = model.decode([packet], threads=threads, engine=engine, timings=timings)
+        return _levels(x_hat[0], packet.grey, depth), y_hat[0].cpu().numpy()
     device = next(model.parameters()).device
     options: dict[str, Any] = {"threads": threads, "engine": engine, "device": device, "timings": timings}
     decoded = decode_packets(frozen, [packet], restore=model.config.reconstruction == "centroid", **options)
     decoded.check()
     return _pixels(model, decoded, packet, depth, threads, timings), decoded.y_hat[0].cpu().numpy()
+
+
+def _levels(x: Tensor, grey: bool, depth: int) -> np.ndarray:
+    """uint8 or uint16 (by depth) [H, W] or [H, W, 3] of pixels [3, H, W] in [0, 1]."""
+    kind, rounded = (np.uint8, torch.uint8) if depth == 8 else (np.uint16, torch.int32)
+    levels = x.float().mul(np.iinfo(kind).max).round_().to("cpu", rounded)
+    return (levels[0] if grey else levels.permute(1, 2, 0)).numpy().astype(kind, copy=False)
 
 
 def _pixels(
@@ -104,10 +126,9 @@ def _pixels(
     timings: dict[str, float] | None,
 ) -> np.ndarray:
     """uint8 or uint16 [H, W] or [H, W, 3]."""
-    kind, rounded = (np.uint8, torch.uint8) if depth == 8 else (np.uint16, torch.int32)
+    kind = np.uint8 if depth == 8 else np.uint16
     out = np.empty((packet.height, packet.width) + (() if packet.grey else (3,)), kind)
     with torch.inference_mode(), torch_threads(threads), stage(timings, "g_s"):
         for rows, columns, pixels in render(model, decoded.reconstruct(model), [packet]):
-            levels = pixels[0].float().mul_(np.iinfo(kind).max).round_().to("cpu", rounded)
-            out[rows, columns] = levels[0].numpy() if packet.grey else levels.permute(1, 2, 0).numpy()
+            out[rows, columns] = _levels(pixels[0], packet.grey, depth)
     return out

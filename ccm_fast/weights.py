@@ -35,7 +35,7 @@ from ccm_fast.entropy.plan_parts import MAX_CHANNELS
 from ccm_fast.errors import ModelError, NotFrozenError
 from ccm_fast.freezing.thaw import thaw
 from ccm_fast.models import CCMConfig, CrossChannelContextModel
-from ccm_fast.shipped import available, find
+from ccm_fast.shipped import available, find, is_accelerated
 
 if TYPE_CHECKING:
     from ccm_fast.interop.compressai import AcceleratedNet
@@ -234,7 +234,8 @@ def load(
     """A frozen model in evaluation mode, ready to encode and decode.
 
     Args:
-        name_or_path: a shipped model's name (see :func:`available`), or a .safetensors file.
+        name_or_path: a shipped model's name (see :func:`available`), or a .safetensors file. Of a net of CompressAI
+            that was saved whole, the :class:`~ccm_fast.interop.compressai.AcceleratedNet` is returned.
         net: a net of CompressAI: then the file is what its accelerated form has saved, and an
             :class:`~ccm_fast.interop.compressai.AcceleratedNet` is returned, as from :func:`ccm_fast.accelerate`.
         g_a: of a model with an analysis transform of one's own: a module of that class, which takes the file's weights
@@ -246,7 +247,7 @@ def load(
         FileNotFoundError: no such model; the message lists the names.
         ModelError: not a weights file, or one that is damaged or contradicts itself, or whose transforms are missing.
     """
-    if net is not None:
+    if net is not None or is_accelerated(name_or_path):
         from ccm_fast.interop.compressai import restore
 
         return restore(find(name_or_path), net, **options)

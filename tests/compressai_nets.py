@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 import torch
 
-from ccm_fast.bench import peers
+from ccm_fast.interop.compressai import package
 
 KINDS = {
     "mbt2018": ("JointAutoregressiveHierarchicalPriors", (12, 16)),
@@ -23,7 +23,7 @@ def models():
     """The module compressai.models; tests are skipped where it is not installed (`make test` installs it)."""
     if importlib.util.find_spec("compressai") is None:
         pytest.skip("compressai is not installed")
-    return peers.compressai("models")  # one that is there and cannot be imported is a failure
+    return package.compressai("models")  # one that is there and cannot be imported is a failure
 
 
 def make(kind: str, seed: int = 0, update: bool = True) -> torch.nn.Module:

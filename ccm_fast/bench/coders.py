@@ -18,8 +18,8 @@ from ccm_fast._backend import load
 from ccm_fast.engines import torch_threads
 from ccm_fast.entropy.plan import TableRows
 from ccm_fast.entropy.tables import fraction_bits, gaussian_rows
+from ccm_fast.interop.compressai.package import compressai
 
-from .peers import compressai
 from .timing import interleaved, table
 
 __all__ = ["Data", "coders", "make_data", "report", "run"]

@@ -24,9 +24,9 @@ from ccm_fast._backend import load
 from ccm_fast.decoding import parse_packets
 from ccm_fast.engines import torch_threads
 from ccm_fast.entropy.plan import Plan
+from ccm_fast.interop.compressai.package import compressai
 from ccm_fast.precision import set_transform_precision, transform_precision
 
-from .peers import compressai
 from .timing import statistics_of, table
 
 __all__ = ["KINDS", "report", "run"]

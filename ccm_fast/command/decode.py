@@ -57,14 +57,13 @@ def run(args) -> int:
     def start(threads: int | None) -> Callable[[Job, StageTimes], dict]:
         import numpy as np
 
-        from ccm_fast.files import codec_for, decode_bytes, model_for
+        from ccm_fast.files import decode_bytes, opened
         from ccm_fast.images import output_format, save_picture, strip_metadata
         from ccm_fast.reading import read_bytes
         from ccm_fast.stream.packet import peek
         from ccm_fast.timing import stage
 
-        find = codec_for if args.engine in (None, "cpu") and (args.depth == 8 or args.groups is not None) else model_for
-        model = find(args.model) if args.model else None
+        model = opened(args.model, args.engine) if args.model else None
         output_format(suffix)
         options = {"threads": threads, "engine": args.engine, "max_pixels": args.max_pixels, "depth": args.depth}
         save_options = {} if args.save_quality is None else {"quality": args.save_quality}

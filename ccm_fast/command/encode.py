@@ -35,9 +35,9 @@ def run(args) -> int:
         return usage("encode", error)
 
     def start(threads: int | None) -> Callable[[Job, StageTimes], dict]:
-        from ccm_fast.files import codec_for, encode_file
+        from ccm_fast.files import encode_file, opened
 
-        model = codec_for(args.model)
+        model = opened(args.model)
         options = {name: getattr(args, name) for name in ("lanes", "max_pixels", "effort", "tune")}
         options |= {name: getattr(args, name) for name in ("target_size", "target_bpp", "target_psnr", "strip")}
         for name in ("exif", "icc"):

@@ -326,7 +326,7 @@ def _code_digest() -> str:
 def model_codec(
     model: str, qualities: tuple[float, ...] | None = None, threads: int | None = None, effort: int | None = None
 ) -> Codec:
-    """A shipped model or a weights file as a codec.
+    """A shipped model or a weights file as a codec. Nets of CompressAI have one setting, 1.
 
     Args:
         model: name or path.
@@ -344,12 +344,17 @@ def model_codec(
     from ..effort import level_for
     from ..files import decode_bytes, encode_picture, model_for
     from ..images import Picture
+    from ..models import CrossChannelContextModel
     from ..weights import find
 
     weights = hashlib.sha256(Path(find(model)).read_bytes()).hexdigest()[:16]
     loaded = model_for(os.fspath(model))
     options = {} if effort is None else {"effort": effort}
-    level_for(loaded, effort)
+    several = isinstance(loaded, CrossChannelContextModel)
+    if several:
+        level_for(loaded, effort)
+    elif effort is not None:
+        raise ValueError(f"{model}: a net of CompressAI has no effort")
     suffix = "" if effort is None else f"-e{effort}"
     name = Path(model).stem + suffix
 
@@ -365,8 +370,8 @@ def model_codec(
         description=f".ccm files of the model {loaded.frozen.fingerprint.hex()}"
         + (f", effort {effort}" if effort is not None else ""),
         version=f"weights {weights} code {_code_digest()} torch {torch.__version__} {options}",
-        ladder=tuple(sorted(qualities or range(1, 9))),
-        grid=tuple(1 + k / 32 for k in range(225)),
+        ladder=tuple(sorted(qualities or range(1, 9))) if several else (1.0,),
+        grid=tuple(1 + k / 32 for k in range(225)) if several else (1.0,),
         encode=encode,
         decode=decode,
     )

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,14 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ccm_fast.atomic import atomic_write
 from ccm_fast.constants import SYMBOL_MAX
 from ccm_fast.decoding import check_fingerprint, check_structure, decode_latents, parse_packets
 from ccm_fast.eager import eager
 from ccm_fast.encoding import check_images, packets_of, strings_of
 from ccm_fast.engines import stage, torch_threads
 from ccm_fast.entropy.frozen import FrozenEntropyModel
-from ccm_fast.entropy.plan import Plan
 from ccm_fast.errors import BitstreamError, DamagedError, EncodeError, ModelError, NotCcmError
 from ccm_fast.interop.compressai.exact import ExactDecoder, looks_foreign, string_lists
 from ccm_fast.interop.compressai.floats import Sample, sample
@@ -34,15 +31,15 @@ from ccm_fast.interop.compressai.lower import lower
 from ccm_fast.interop.compressai.parts import EntropyNet
 from ccm_fast.interop.compressai.read import read
 from ccm_fast.interop.compressai.samples import dead_leaves
+from ccm_fast.interop.compressai.saved import read_saved, write_saved
 from ccm_fast.interop.compressai.synthesis import fast_transform
 from ccm_fast.pixels import image_tensor
 from ccm_fast.stream.limits import MAX_PIXELS, check_size
-from ccm_fast.stream.packet import parse_strings, peek
+from ccm_fast.stream.packet import Packet, parse_strings, peek
 from ccm_fast.tiles import STRIDE
 
 __all__ = ["AcceleratedNet", "accelerate", "restore"]
 
-FORMAT = "ccm_fast accelerated net 1"
 #: Calibration pictures of our own, and the side of the crops that are taken of each picture.
 PICTURES, CROP = 48, 256
 #: Fine-tuning steps with and without enough pictures not to learn them by heart.
@@ -111,6 +108,19 @@ class AcceleratedNet:
             EncodeError: latents that are not finite, or beyond what the format carries.
         """
         check_images(x)
+        return strings_of(self.encode(x, lanes=lanes, threads=threads, engine=engine, timings=timings))
+
+    def encode(
+        self,
+        x: Tensor,
+        *,
+        grey: bool = False,
+        lanes: int = 0,
+        threads: int | None = None,
+        engine: str | None = None,
+        timings: dict | None = None,
+    ) -> list[Packet]:
+        """The packets of images; ``grey`` marks them as grey. The rest is as for :meth:`compress`."""
         H, W = x.shape[-2:]
         check_size(W, H, None)
         weight = next(self.net.parameters())
@@ -130,7 +140,7 @@ class AcceleratedNet:
                     y_streams, _ = self.frozen.encode_y_residual(psi, y, lanes=lanes, version=2, **options)
                 except ValueError as error:
                     raise EncodeError(f"this net cannot code this image: {error}") from error
-        return strings_of(packets_of(self.frozen, (H, W), [0] * len(x), z_streams, y_streams))
+        return packets_of(self.frozen, (H, W), [0] * len(x), z_streams, y_streams, grey)
 
     def _z_symbols(self, z: Tensor) -> Tensor:
         """round(z - median), int16 [B, hz, wz, channels], with the constant channel."""
@@ -186,6 +196,20 @@ class AcceleratedNet:
             self._explain(strings, shape, max_pixels)
             return self._decompress_foreign(strings, shape, threads, max_pixels, timings)
         packets = parse_packets(self.frozen, strings, shape, max_pixels)
+        return {"x_hat": self.decode(packets, threads=threads, engine=engine, timings=timings)[0]}
+
+    def decode(
+        self,
+        packets: Sequence[Packet],
+        *,
+        threads: int | None = None,
+        engine: str | None = None,
+        timings: dict | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Images float32 [B, 3, H, W] in [0, 1], and y_hat in 1/16, int16 [B, h, w, M], of equally large packets.
+
+        The rest is as for :meth:`decompress`.
+        """
         device = next(self.net.parameters()).device
         options = {"threads": threads, "engine": engine, "device": device, "timings": timings}
         y_hat = decode_latents(self.frozen, packets, **options)
@@ -193,7 +217,11 @@ class AcceleratedNet:
         with torch.inference_mode(), torch_threads(threads), stage(timings, "g_s"):
             y = y_hat.to(next(self.net.parameters())).permute(0, 3, 1, 2) * self.frozen.y_unit
             x_hat = self._transform("g_s")(y)[..., :H, :W].clamp(0, 1).float()
-        return {"x_hat": x_hat.clone(memory_format=torch.contiguous_format)}
+            x_hat = x_hat.clone(memory_format=torch.contiguous_format)
+            for k, packet in enumerate(packets):
+                if packet.grey:
+                    x_hat[k] = x_hat[k].mean(0, keepdim=True)
+        return x_hat, y_hat
 
     # -----------------------------------------------------------------------------------------------------------------
     # Strings that are not this model's
@@ -242,20 +270,18 @@ class AcceleratedNet:
 
     # -----------------------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, whole: bool = False) -> None:
         """Write the frozen entropy model, so that another machine shares exactly this one.
 
-        ``ccm_fast.load(path, net)`` reads it, with the same net. The net's own parameters are not in it.
-        """
-        from safetensors.torch import save as serialized
+        Args:
+            path: the file, by custom NAME.safetensors; replaced in one go.
+            whole: with the net's own parameters: ``ccm_fast.load(path)`` and ``ccm-fast -m path`` then need nothing
+                else but CompressAI. Without them, ``ccm_fast.load(path, net)`` reads it, with the same net.
 
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        plan = torch.frombuffer(bytearray(self.frozen.to_bytes()), dtype=torch.uint8)
-        medians = self._entropy.medians.contiguous()
-        metadata = {"format": FORMAT, "net": json.dumps(type(self.net).__name__)}
-        with atomic_write(path) as file:
-            file.write(serialized({"plan": plan, "medians": medians}, metadata))
+        Raises:
+            ModelError: a whole net of a class that is not CompressAI's.
+        """
+        write_saved(path, self.net, self.frozen.to_bytes(), self._entropy.medians, whole)
 
 
 def _other_model(y: bytes, z: bytes) -> bytes | None:
@@ -338,36 +364,25 @@ def _collect(net: nn.Module, entropy: EntropyNet, images, seed: int) -> list[Sam
     return data
 
 
-def restore(path: str | Path, net: nn.Module, *, exact: bool = True, fast: bool = True) -> AcceleratedNet:
+def restore(path: str | Path, net: nn.Module | None = None, *, exact: bool = True, fast: bool = True) -> AcceleratedNet:
     """An accelerated net from what :meth:`AcceleratedNet.save` wrote; ``ccm_fast.load(path, net)`` calls it.
 
     Args:
         path: the file.
-        net: the net that was accelerated, with the same parameters.
+        net: the net that was accelerated, with the same parameters; None: the file's own, if it was saved whole.
         exact: as for :func:`accelerate`.
         fast: as for :func:`accelerate`.
 
     Raises:
         FileNotFoundError: no such file.
-        ModelError: not such a file, or one of another net.
+        ModelError: not such a file, one of another net, or one without a net where none is given.
+        ImportError: no net is given, and CompressAI is not installed.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {str(path)!r}")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            if (file.metadata() or {}).get("format") != FORMAT:
-                raise ModelError(f"{path.name} does not hold the entropy model of an accelerated net")
-            plan, medians = file.get_tensor("plan"), file.get_tensor("medians")
-    except SafetensorError as error:
-        raise ModelError(f"{path.name} is not such a file: {error}") from error
-    if plan.dtype != torch.uint8 or plan.ndim != 1:
-        raise ModelError(f"{path.name}: the plan is not a row of bytes")
+    net, plan, medians = read_saved(path, net)
     entropy = read(net)
     net.eval()
-    frozen = FrozenEntropyModel(Plan.from_bytes(plan.contiguous().numpy().tobytes()))
+    frozen = FrozenEntropyModel(plan)
     same = (
         frozen.plan.group_channels == tuple(group.channels for group in entropy.groups)
         and frozen.plan.hyper_channels - entropy.hyper_channels in (0, 1)
