@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # for type checkers, which do not call __getattr__
     from ccm_fast.batches import encode_batch as encode_batch
     from ccm_fast.codec import compress as compress
     from ccm_fast.codec import decompress as decompress
+    from ccm_fast.entropy.plan import OverflowProofError as OverflowProofError
     from ccm_fast.errors import BitstreamError as BitstreamError
     from ccm_fast.errors import BuildError as BuildError
     from ccm_fast.errors import CcmFastError as CcmFastError
