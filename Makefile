@@ -21,7 +21,7 @@ PIP_FLAGS = -q --disable-pip-version-check
 CPP = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 # This Makefile's lines are echoed only where a reader wants to see them.
 .SILENT:
-.PHONY: help demo docs test test-quick test-newest lint format clean manual desktop test-install test-cuda-torch \
+.PHONY: help demo docs test test-quick test-newest lint format clean manual desktop test-install test-cuda-torch test-machines \
   cuda-check cuda-code cuda-coverage cuda-kodak cuda-layout gpu-check
 .DELETE_ON_ERROR:
 
@@ -115,6 +115,13 @@ desktop:
 	update-mime-database "$(PREFIX)/share/mime" 2>/dev/null || echo "make: update-mime-database is not installed" >&2
 	update-desktop-database "$(PREFIX)/share/applications" 2>/dev/null || true
 	echo "installed below $(PREFIX)/share; for file(1): cat $(PREFIX)/share/misc/ccm.magic >> ~/.magic"
+
+# Other machines, by cross compilers and qemu-user (docs/machines.md). A machine whose packages are missing is skipped,
+# with their names.
+test-machines: export CCM_CUDA ?= 0
+test-machines: $(VENV_TEST)/.installed
+	$(VENV_TEST)/bin/python setup.py -q build_ext --inplace
+	$(VENV_TEST)/bin/python -m pytest tests/machines/emulated.py
 
 # The CUDA engine without a GPU (docs/cuda.md). `make test` has all of it but what has a target of its own, for its time
 # or its download: cuda-code (seven architectures), cuda-coverage, cuda-layout, cuda-kodak. KODAK=FOLDER names the

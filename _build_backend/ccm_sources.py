@@ -12,6 +12,10 @@ CORE_ROOMS = ("base", "model", "entropy/cpu", "transforms", "training", "compat"
 CODEC_ROOMS = ("container", "codec")
 CODEC_WITHOUT = ("training", "compat")
 
+# Of files of the plain architecture: products and sums are rounded one by one, as they are where there is no fused
+# instruction, so that their floats are the same on every machine.
+PLAIN_FLAGS = ["-ffp-contract=off"]
+
 # Stem suffix -> (macro, flags). Such a file holds one instruction set's kernels and is entered only after a CPU check
 # at run time. Everything else is compiled for the plain architecture: never -march=native, since wheels travel.
 ISA = {
@@ -28,6 +32,17 @@ ISA = {
 }
 
 
+def isas_of(machine):
+    """Suffixes in ISA that a processor ("x86_64", as platform.machine() names it) may have."""
+    return tuple(ISA) if machine.lower() in ("x86_64", "amd64") else ()
+
+
+def codec_sources(isas=tuple(ISA)):
+    """Paths of the .cpp files of the codec without torch and Python, as core_sources()."""
+    rooms = [room for room in CORE_ROOMS if room not in CODEC_WITHOUT]
+    return core_sources((*rooms, *CODEC_ROOMS), isas)
+
+
 def isa_of(source):
     """The suffix in ISA that a file's stem ends with, or None for a file of the plain architecture."""
     return next((suffix for suffix in ISA if Path(source).stem.endswith(suffix)), None)
@@ -42,7 +57,7 @@ def core_sources(rooms=CORE_ROOMS, isas=tuple(ISA)):
 def isa_flags(source):
     """Compiler flags that one file needs beyond those of all."""
     suffix = isa_of(source)
-    return ISA[suffix][1] if suffix else []
+    return ISA[suffix][1] if suffix else PLAIN_FLAGS
 
 
 def isa_macros(isas):

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/little_endian.h"
 
 namespace ccm {
 
@@ -47,10 +48,7 @@ class ByteReader {
   }
 
   // Little-endian.
-  uint32_t u32(const std::string& what) {
-    const uint8_t* p = take(4, what).data;
-    return uint32_t{p[0]} | uint32_t{p[1]} << 8 | uint32_t{p[2]} << 16 | uint32_t{p[3]} << 24;
-  }
+  uint32_t u32(const std::string& what) { return load_u32(take(4, what).data); }
 
  private:
   Span all_;

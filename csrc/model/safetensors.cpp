@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/little_endian.h"
 #include "base/memory.h"
 #include "model/json.h"
 
@@ -101,8 +102,7 @@ std::vector<float> half_to_float(const TensorView& tensor) {
   out.reserve(tensor.size / 2);
   want_huge_pages(out.data(), tensor.size * 2);
   out.resize(tensor.size / 2);
-  for (size_t i = 0; i < out.size(); ++i)
-    out[i] = float_of(static_cast<uint16_t>(tensor.data[2 * i] | tensor.data[2 * i + 1] << 8));
+  for (size_t i = 0; i < out.size(); ++i) out[i] = float_of(load_u16(tensor.data + 2 * i));
   return out;
 }
 

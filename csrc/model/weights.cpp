@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <utility>
 
 #include "base/error.h"
+#include "base/little_endian.h"
 #include "model/json.h"
 
 namespace ccm {
@@ -52,7 +52,7 @@ std::vector<float> WeightsFile::sensitivities() const {
   if (t.dtype != DType::kF32 || t.shape != std::vector<int64_t>{2, config_.latent_channels()})
     fail("the shape of sensitivities");
   std::vector<float> values(t.size / sizeof(float));
-  std::memcpy(values.data(), t.data, t.size);
+  load_all(t.data, values.size(), values.data(), load_f32);
   if (!std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v) && v >= 0; }))
     fail("sensitivities must be finite and not negative");
   return values;

@@ -1,12 +1,13 @@
 // What the programs have in common that tests run under sanitizers: reading their input, and saying what is wrong.
 #pragma once
 #include <cstdint>
-#include <cstring>
 #include <fstream>
 #include <iterator>
 #include <stdexcept>
 #include <string>
 #include <vector>
+
+#include "base/little_endian.h"
 
 namespace checking {
 
@@ -19,7 +20,7 @@ inline std::vector<uint8_t> read_file(const std::string& path) {
 inline std::vector<int16_t> read_latents(const std::string& path) {
   const std::vector<uint8_t> bytes = read_file(path);
   std::vector<int16_t> v(bytes.size() / 2);
-  std::memcpy(v.data(), bytes.data(), 2 * v.size());
+  ccm::load_all(bytes.data(), v.size(), v.data(), ccm::load_u16);
   return v;
 }
 

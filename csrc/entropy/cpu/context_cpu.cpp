@@ -118,14 +118,9 @@ void hyper(const PackedModel& m, const int16_t* z, int32_t hz, int32_t wz, int32
     rows *= d.upsample;
     cols *= d.upsample;
   }
-  const int32_t zero = k.element_bytes == 2 ? m.hs[m.hs_layers - 1].zero : 0;  // bytes have it already
   for (int32_t i = 0; i < h; ++i)
-    for (int32_t j = 0; j < w; ++j) {
-      uint8_t* to = psi + (static_cast<int64_t>(i) * w + j) * m.psi_channels;
-      const uint8_t* from = in.at(i, j);
-      // Of little-endian words the low byte: value + zero lies in 0..255.
-      for (int32_t c = 0; c < m.psi_channels; ++c) to[c] = static_cast<uint8_t>(from[c * k.element_bytes] + zero);
-    }
+    for (int32_t j = 0; j < w; ++j)
+      in.get_bytes(i, j, psi + (static_cast<int64_t>(i) * w + j) * m.psi_channels, m.psi_channels);
 }
 
 namespace {

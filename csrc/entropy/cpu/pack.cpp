@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "base/little_endian.h"
 #include "entropy/cpu/sections.h"
 #include "entropy/cpu/winograd_int.h"
 #include "format/fixed_point.h"
@@ -35,11 +36,7 @@ class Reader {
     left_ -= padded;
     return at;
   }
-  int32_t number() {
-    int32_t v;
-    std::memcpy(&v, bytes(4), 4);
-    return v;
-  }
+  int32_t number() { return load_i32(bytes(4)); }
   int32_t number(int32_t lo, int32_t hi, const char* what) {
     const int32_t v = number();
     if (v < lo || v > hi)
@@ -50,7 +47,7 @@ class Reader {
   std::vector<int32_t> numbers(size_t n) {
     const uint8_t* at = bytes(n * 4);
     std::vector<int32_t> v(n);
-    if (n) std::memcpy(v.data(), at, n * 4);
+    load_all(at, n, v.data(), load_i32);
     return v;
   }
   size_t left() const { return left_; }
@@ -461,7 +458,7 @@ class Packer {
     const int32_t total = in_.number(2, INT32_MAX / 4, "the length of the tables");
     const uint8_t* values = in_.bytes(static_cast<size_t>(total) * 2);
     std::vector<uint16_t> cdf(total);
-    std::memcpy(cdf.data(), values, static_cast<size_t>(total) * 2);
+    load_all(values, cdf.size(), cdf.data(), load_u16);
     const OwnedRows rows = build_rows(lo, n, cdf);
     return {out_.put(rows.info),  out_.put(rows.find),    out_.put(rows.entries),
             out_.put(rows.below), out_.put(rows.buckets), count};
@@ -488,7 +485,11 @@ std::vector<int32_t> int8_product(const Kernels& kernels, const uint8_t* x, cons
   std::vector<uint8_t> packed(static_cast<size_t>(k) * n_pad * kernels.element_bytes);
   pack_weights(kernels, w, n, 1, k, n_pad, in_order(k), packed.data());
   std::vector<uint8_t> elements(static_cast<size_t>(m) * k * kernels.element_bytes);
-  for (size_t i = 0; i < static_cast<size_t>(m) * k; ++i) elements[i * kernels.element_bytes] = x[i];
+  for (size_t i = 0; i < static_cast<size_t>(m) * k; ++i)
+    if (kernels.element_bytes == 2)
+      reinterpret_cast<int16_t*>(elements.data())[i] = x[i];
+    else
+      elements[i] = x[i];
   const std::vector<int32_t> zeros(n_pad);
   std::vector<int32_t> c(static_cast<size_t>(m) * n_pad), out;
   constexpr int32_t kRows = 48;  // as a caller with plenty of rows would do it

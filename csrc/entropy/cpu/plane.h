@@ -69,6 +69,17 @@ class Plane {
     }
   }
 
+  // The same back.
+  void get_bytes(int32_t i, int32_t j, uint8_t* values, int32_t n) const {
+    const uint8_t* from = at(i, j);
+    if (element_ == 2) {
+      const auto* words = reinterpret_cast<const int16_t*>(from);
+      for (int32_t c = 0; c < n; ++c) values[c] = static_cast<uint8_t>(words[c] + zero_);
+    } else {
+      std::memcpy(values, from, n);
+    }
+  }
+
  private:
   int32_t element_ = 1, channels_ = 0, zero_ = 0;
   int64_t row_ = 0;

@@ -105,7 +105,7 @@ RansRounds plain_rounds_of(int32_t lanes) {
 
 // Random bytes, short and long rows, with and without escapes: a decoder's whole state has to be the same at every
 // stop.
-bool same_as_plain(RansRounds vector, int32_t lanes) {
+[[maybe_unused]] bool same_as_plain(RansRounds vector, int32_t lanes) {
   uint32_t seed = 1;
   auto next = [&seed] { return seed = seed * 1664525u + 1013904223u, seed >> 16; };
   std::vector<int32_t> lo, n;
