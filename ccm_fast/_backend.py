@@ -8,7 +8,6 @@ Layer rule: the rest of the package reaches native code only through `native()`,
 import functools
 import importlib
 import importlib.util
-import json
 import re
 import sys
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -33,6 +32,8 @@ class Native(NamedTuple):
 
 def build_info() -> dict:
     """What setup.py noted down about the build; empty where nothing has been built."""
+    import json  # not needed by what decodes
+
     try:
         return json.loads((_FOLDER / "_build_info.json").read_text())
     except (OSError, ValueError):

@@ -5,10 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
-import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
@@ -44,7 +41,7 @@ def _duplicate(number: int, path: str | os.PathLike[str]) -> BinaryIO:
 def _temporary(folder: str, mode: int) -> tuple[int, str]:
     """A new file in a folder, of a name that no one else has. The system takes the umask's bits from ``mode``."""
     while True:
-        name = os.path.join(folder, f"{_PREFIX}{secrets.token_hex(6)}{_SUFFIX}")
+        name = os.path.join(folder, f"{_PREFIX}{os.urandom(6).hex()}{_SUFFIX}")
         with suppress(FileExistsError):
             return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), mode), name
 
@@ -77,6 +74,8 @@ def _claim(temporary: str, path: str) -> None:
 
 def _copy_over(file: BinaryIO, path: str) -> None:
     """Write a file's contents into an existing file."""
+    import shutil  # rarely needed, and slow to import, as is tempfile
+
     file.seek(0)
     with open(path, "r+b") as target:
         shutil.copyfileobj(file, target)
@@ -126,6 +125,8 @@ def atomic_write(path: str | os.PathLike[str], *, replace: bool = True) -> Itera
         if old is None or error.errno not in _NO_NEW_FILES or not os.access(path, os.W_OK):
             error.filename = path
             raise
+        import tempfile
+
         file = tempfile.TemporaryFile()  # noqa: SIM115 - closed below, with the other kind
     try:
         with file:

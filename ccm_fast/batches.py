@@ -15,10 +15,11 @@ from PIL import Image
 
 from ._backend import import_with_torch
 from .errors import BitstreamError, CcmFastError, PictureWarning, WrongModelError
-from .files import DEFAULT_MODEL, Model, codec_for, encode_picture, model_for
+from .files import Model, encode_picture, model_for
 from .images import Picture, from_pillow, open_picture, orientation, turned
 from .native import Codec, thread_count
 from .reading import read_bytes
+from .registry import DEFAULT_MODEL, codec_for
 from .stream.container import parse_container
 from .stream.limits import MAX_PIXELS, check_limit
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeGuard, TypeVar, Union
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeGuard, Union
 
 import numpy as np
 from PIL import Image
@@ -16,8 +16,6 @@ from PIL import Image
 from ._backend import import_with_torch
 from .atomic import atomic_write
 from .eager import eager
-from .effort.targets import Target
-from .errors import ModelError, WrongModelError
 from .images import (
     Picture,
     from_pillow,
@@ -29,10 +27,10 @@ from .images import (
     to_pillow,
 )
 from .native import NATIVE_EFFORT, Codec, add_seconds
-from .precision import transform_precision
 from .psnr import psnr
 from .reading import read_bytes
-from .shipped import available, is_accelerated, shipped_fingerprints
+from .registry import DEFAULT_MODEL, codec_for, named_model
+from .shipped import is_accelerated
 from .stream.container import parse_container
 from .stream.limits import MAX_PIXELS, check_limit
 from .stream.packet import Packet, parse_file, peek
@@ -56,13 +54,6 @@ __all__ = [
 ]
 
 Model: TypeAlias = Union["CrossChannelContextModel", "AcceleratedNet", Codec, str, "os.PathLike[str]", None]
-DEFAULT_MODEL = "ccm-small"
-_Given = TypeVar("_Given", bound="CrossChannelContextModel | AcceleratedNet | Codec | str | os.PathLike[str]")
-
-
-@functools.lru_cache(maxsize=4)
-def _codec(name: str, precision: str) -> Codec:
-    return Codec.load(name, precision=precision)
 
 
 def _tensor_files() -> ModuleType:
@@ -74,44 +65,6 @@ def _is_native(model: Model, engine: str | None) -> TypeGuard[Codec | str | os.P
     if engine not in (None, "cpu") or not (model is None or isinstance(model, (Codec, str, os.PathLike))):
         return False
     return not is_accelerated(model)
-
-
-def _named(model: _Given | None, fingerprint: bytes | None) -> _Given | str:
-    """The name of a shipped model in the place of None."""
-    if model is not None:
-        return model
-    if fingerprint is None:
-        return DEFAULT_MODEL
-    if fingerprint in shipped_fingerprints():
-        return shipped_fingerprints()[fingerprint][0]
-    names = ", ".join(name for name, _ in shipped_fingerprints().values()) or "none"
-    raise WrongModelError(
-        f"written with the model {fingerprint.hex()}, which does not ship with this release (shipped: {names});"
-        " name its weights file"
-    )
-
-
-def codec_for(model: Codec | str | os.PathLike[str] | None, fingerprint: bytes | None = None) -> Codec:
-    """The codec to work with, without torch.
-
-    Args:
-        model: a codec; the name of a shipped model or a weights file; None: the shipped one with this fingerprint.
-        fingerprint: of the stream to decode, if one is to be decoded.
-
-    Raises:
-        FileNotFoundError: no model of that name.
-        ModelError: not a weights file, or a damaged one.
-        WrongModelError: no shipped model has the fingerprint.
-    """
-    if model is None and fingerprint is not None and len(names := available()) == 1:
-        # Opening a model tells its fingerprint, too: the only one need not be read twice.
-        codec = _codec(names[0], transform_precision())
-        if codec.fingerprint == fingerprint:
-            return codec
-    named: Codec | str | os.PathLike[str] = _named(model, fingerprint)
-    if is_accelerated(named):
-        raise ModelError(f"{named} holds a net of CompressAI, and this is for the package's own models")
-    return named if isinstance(named, Codec) else _codec(os.fspath(named), transform_precision())
 
 
 def model_for(model: Model, fingerprint: bytes | None = None) -> CrossChannelContextModel | AcceleratedNet:
@@ -127,7 +80,7 @@ def model_for(model: Model, fingerprint: bytes | None = None) -> CrossChannelCon
         WrongModelError: no shipped model has the fingerprint, or the given one has another.
     """
     module: CrossChannelContextModel | AcceleratedNet
-    module = _tensor_files().module_for(_named(model, fingerprint), fingerprint)
+    module = _tensor_files().module_for(named_model(model, fingerprint), fingerprint)
     return module
 
 
@@ -186,6 +139,8 @@ def encode_picture(
         return encode(code)
     if hasattr(model, "accelerated"):
         raise ValueError("a net of CompressAI has one quality: no target can be met by another")
+    from .effort.targets import Target
+
     H, W = picture.size
     return Target(target_size, target_bpp, target_psnr).find(encode, quality_of, H * W, code)
 

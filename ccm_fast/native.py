@@ -6,9 +6,7 @@ import operator
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast, overload
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from . import _backend
 from .effort.levels import DEFAULT_EFFORT
@@ -18,6 +16,9 @@ from .shipped import find
 from .stream.limits import MAX_PIXELS, check_limit
 from .stream.packet import groups_available
 from .stream.quality import quality_code
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["NATIVE_EFFORT", "Codec", "add_seconds", "thread_count"]
 
@@ -154,6 +155,8 @@ class Codec:
             EncodeError: the model makes latents of this picture that cannot be coded.
         """
         code = quality_code(quality)
+        import numpy as np  # here: a model can be opened while NumPy is imported
+
         if not isinstance(picture, np.ndarray):
             raise TypeError(f"a NumPy array is needed, not {type(picture).__name__}")
         parts = [(kind.encode("latin-1"), data) for kind, data in (chunks or {}).items()]

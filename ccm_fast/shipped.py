@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import os
 from pathlib import Path
 
@@ -39,6 +37,8 @@ def find(name: str | os.PathLike[str]) -> Path:
 @functools.cache
 def shipped_fingerprints() -> dict[bytes, tuple[str, int]]:
     """Fingerprint -> name and number of groups of every model that ships with the package."""
+    import hashlib  # OpenSSL: 3 ms
+
     found = {}
     for name in available():
         plan = _backend.native().read_plan(str(find(name)))
@@ -59,6 +59,8 @@ def is_accelerated(name: object) -> bool:
     if not isinstance(name, (str, os.PathLike)) or (isinstance(name, str) and name in available()):
         return False
     try:
+        import json
+
         with open(name, "rb") as file:
             size = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(size)) if 2 <= size <= _HEADER_MAX else {}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 from .jobs import Job, Plan
@@ -78,7 +76,7 @@ class Batch:
         if not quiet:
             complain("standard input" if job.source == "-" else job.source, why)
         if self.args.json:
-            say(json.dumps({"input": job.source, "output": job.target, "error": why, "type": kind}))
+            _say_json({"input": job.source, "output": job.target, "error": why, "type": kind})
 
     def choose(self) -> list[Job]:
         """The jobs that are left to do: without those whose outputs exist, or are those of others."""
@@ -102,7 +100,7 @@ class Batch:
             if self.args.skip_existing:
                 self.skipped += 1
                 if self.args.json:
-                    say(json.dumps({"input": job.source, "output": job.target, "skipped": True}))
+                    _say_json({"input": job.source, "output": job.target, "skipped": True})
             else:
                 why = f"{job.target} exists (--force replaces it)"
                 self.fail(job, why, "FileExistsError", quiet=len(existing) > _NAMED)
@@ -126,7 +124,7 @@ class Batch:
                     self.after + os.path.getsize(job.target),
                 )
         if self.args.json:
-            say(json.dumps({"input": job.source, "output": job.target, **report}))
+            _say_json({"input": job.source, "output": job.target, **report})
         elif self.args.verbose and sys.stderr is not None:
             size = f"{report['width']}x{report['height']}  {report['bytes']} bytes  {report['bpp']:.3f} bpp"
             line = f"{job.source} -> {job.target}  {size}  {report['total_seconds']:.2f} s"
@@ -144,6 +142,12 @@ class Batch:
             sizes = f"; {_megabytes(self.before)} -> {_megabytes(self.after)}" if self.done else ""
             complain(None, f"{self.done} {self.verb}d, {skipped}, {self.failed} failed{sizes}")
         return int(bool(self.failed))
+
+
+def _say_json(report: dict) -> None:
+    import json
+
+    say(json.dumps(report))
 
 
 def _megabytes(count: int) -> str:
@@ -245,6 +249,8 @@ def run_plan(
     # Before torch is loaded: threads of its OpenMP that wait give the processor away. On a busy machine of two cores an
     # encoding at effort 5 took 14 to 22 s with it and 93 to 134 s without.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # NumPy's OpenBLAS has nothing to do here, but its threads spin for a tenth of a second once they are started.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         work = start(threads)
     except Exception as error:
@@ -272,6 +278,8 @@ def run_plan(
                 report = attempt(todo[0], bar)
             batch.finish(todo[0], report)
             return batch.close()
+        from concurrent.futures import ThreadPoolExecutor  # 5 ms that a single file need not wait
+
         with (
             _bar(show, total=len(todo), unit="file", desc=verb) as bar,
             ThreadPoolExecutor(at_once, "ccm-fast") as pool,

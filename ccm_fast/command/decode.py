@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from .ahead import open_model_ahead
 from .batch import StageTimes, run_plan
 from .info import describe
 from .jobs import Job, Plan, plan_jobs
@@ -55,6 +56,8 @@ def run(args) -> int:
         return usage("decode", error)
 
     def start(threads: int | None) -> Callable[[Job, StageTimes], dict]:
+        if args.engine in (None, "cpu") and args.thumbnail is None:
+            open_model_ahead(args.model)
         import numpy as np
 
         from ccm_fast.files import decode_bytes, opened

@@ -10,6 +10,7 @@ from ccm_fast.reading import read_at_most
 from ccm_fast.stream.limits import MAX_CHUNK_BYTES
 from ccm_fast.suffixes import IMAGE_SUFFIXES
 
+from .ahead import open_model_ahead
 from .batch import StageTimes, run_plan
 from .graphics import smaller_losslessly
 from .jobs import Job, plan_jobs
@@ -35,6 +36,8 @@ def run(args) -> int:
         return usage("encode", error)
 
     def start(threads: int | None) -> Callable[[Job, StageTimes], dict]:
+        if args.effort in (None, 1, 2, 3):
+            open_model_ahead(args.model)
         from ccm_fast.files import encode_file, opened
 
         model = opened(args.model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image
 
 from .icc import REC709, Curve, colour_space, gamma_curve, make_profile, table_curve
 from .picture import note
@@ -122,6 +122,8 @@ def _from_gamma(gamma: float | None, chromaticities: tuple[float, ...] | None, g
 
 def cmyk_to_rgb(image: Image.Image) -> Image.Image:
     """CMYK as sRGB, through its profile where it has one that works."""
+    from PIL import ImageCms  # LittleCMS: 3 ms
+
     if profile := image.info.get("icc_profile"):
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -136,6 +138,8 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
 
     Grey becomes RGB unless its profile is grey, too.
     """
+    from PIL import ImageCms
+
     alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
     grey = image.mode in ("L", "LA")
     colours = image.convert("L" if grey else "RGB") if alpha is not None else image

@@ -10,7 +10,6 @@ from __future__ import annotations
 import struct
 
 from PIL import Image
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 __all__ = ["HEADER", "ORIENTATION", "Tags", "is_exif", "is_rewritable", "orientation_of", "parse", "shortened"]
 __all__ += ["strip_header"]
@@ -108,6 +107,8 @@ class Tags:
         return tags
 
     def _value(self, get, tag: int, group: int | None):
+        from PIL.TiffImagePlugin import ImageFileDirectory_v2  # 3 ms that pictures without EXIF need not wait
+
         try:
             value = get(tag)
             if tag == ORIENTATION and group is None and not (isinstance(value, int) and 1 <= value <= 8):

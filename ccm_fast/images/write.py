@@ -34,6 +34,8 @@ _COLOUR_ONLY = ("WEBP",)  # grey becomes RGB
 # Pillow's own (JPEG 75 with 4:2:0, WebP 80, AVIF 75) lose more than the codec has lost.
 _QUALITY = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}, "AVIF": {"quality": 90}}
 _QUALITY |= {"MPO": _QUALITY["JPEG"]}
+# Of decoded photographs the lowest levels make smaller files than 6, Pillow's own, in a third of the time.
+_QUALITY |= {"PNG": {"compress_level": 2}}
 _JPEG_SEGMENT = 65533  # bytes
 
 

@@ -109,7 +109,8 @@ def _accept(prefix: bytes) -> bool:
 
 
 def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
-    from ..files import DEFAULT_MODEL, encode_picture
+    from ..files import encode_picture
+    from ..registry import DEFAULT_MODEL
 
     given = image.encoderinfo
     exif = given.get("exif", ...)

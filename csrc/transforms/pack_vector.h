@@ -37,10 +37,12 @@ inline void at_points(const double (&w)[9][kWide], double (&u)[kPoints][kWide]) 
         u[8 * i + j][l] = kG[j][0] * half[i][0][l] + kG[j][1] * half[i][1][l] + kG[j][2] * half[i][2][l];
 }
 
+// Inputs outside, outputs inside: both the lines of weights that are read and those of points that are written stay in
+// the first-level cache.
 void to_points(const float* weight, int64_t in_all, int32_t out, float* points) {
-  for (int32_t first = 0; first < out; first += kWide) {
-    const int32_t count = out - first < kWide ? out - first : kWide;
-    for (int64_t c = 0; c < in_all; ++c) {
+  for (int64_t c = 0; c < in_all; ++c)
+    for (int32_t first = 0; first < out; first += kWide) {
+      const int32_t count = out - first < kWide ? out - first : kWide;
       double w[9][kWide] = {}, u[kPoints][kWide];
       for (int32_t l = 0; l < count; ++l)
         for (int t = 0; t < 9; ++t) w[t][l] = weight[((first + l) * in_all + c) * 9 + t];
@@ -53,7 +55,6 @@ void to_points(const float* weight, int64_t in_all, int32_t out, float* points) 
           for (int32_t l = 0; l < count; ++l) to[l] = static_cast<float>(u[p][l]);
       }
     }
-  }
 }
 
 // The nearest integer of magnitude up to 32767, of two the even one. Unlike std::nearbyint it is two instructions on
