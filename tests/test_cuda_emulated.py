@@ -4,6 +4,7 @@ Random plans of every kind and schedule, random orders of execution, from one re
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from ccm_fast import _backend
 from ccm_fast.entropy import reference
 from ccm_fast.entropy.frozen import FrozenEntropyModel
+from ccm_fast.entropy.plan import TableRows
 from ccm_fast.entropy.testing import random_plan, sample_latents
 from ccm_fast.models import Schedule
 
@@ -156,6 +158,20 @@ def test_streams_of_version_2(case, run):
         found, *streams, status = emulated.encode_y(case.psi, case.given, VERSION_2 + lanes)
     assert fine(status) and torch.equal(found, y_hat)
     assert split(*streams) == split(data, segments)
+
+
+@pytest.mark.parametrize("lanes", [1, 4, 32, 128])
+def test_symbols_far_from_their_windows(lanes):
+    """Rows with hundreds of entries in a 128th of the range, and escapes beyond them."""
+    rng = np.random.default_rng(lanes)
+    tail = 900
+    row = np.concatenate([np.ones(tail, np.int64), [40000], np.ones(tail, np.int64), [65536 - 40000 - 2 * tail]])
+    plan = random_plan(rng, groups=(3,), hyper_channels=4)
+    plan = replace(plan, z_rows=TableRows.from_frequencies([-tail] * 4, [row] * 4))
+    z = torch.from_numpy(rng.integers(-tail - 9, tail + 10, (BATCH, 5, 9, 4)).astype(np.int16))
+    packed = ops.pack_plan(torch.frombuffer(bytearray(plan.to_bytes()), dtype=torch.uint8), "")
+    found, status = EmulatedEngine(plan, 64).decode_z(*ops.encode_z(packed, z, VERSION_2 + lanes, 1), 5, 9)
+    assert fine(status) and torch.equal(found, z)
 
 
 # Steps longer and shorter than a chunk, both kinds of arena.

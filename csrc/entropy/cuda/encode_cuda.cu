@@ -302,7 +302,7 @@ CCM_DEVICE void move_up(uint8_t* to, const uint8_t* from, int64_t size) {
 }  // namespace
 
 // Grid: streams of an image, images.
-__global__ void __launch_bounds__(kEncodeThreads) encode_kernel(const EncodeArgs a) {
+__global__ void __launch_bounds__(kEncodeThreads, 1) encode_kernel(const EncodeArgs a) {
   CCM_SHARED(chosen, int32_t);
   CCM_SHARED(sizes, int64_t[kMostSequences]);
   CCM_SHARED(symbols, int32_t[kMostSequences]);
@@ -323,8 +323,7 @@ __global__ void __launch_bounds__(kEncodeThreads) encode_kernel(const EncodeArgs
       one.run();
       const int64_t payload = one.size();
       if (lane == 0)
-        chosen = kind.version == 1 ? lanes_for_payload(payload)
-                                   : lanes_for_symbols(source.all(), payload, a.coded ? kLanesOfY : kLanesOfZ);
+        chosen = kind.version == 1 ? lanes_for_payload(payload) : lanes_for_symbols(source.all(), payload, a.rule);
     }
     __syncthreads();
     kind.lanes = chosen;

@@ -234,13 +234,13 @@ cudaError_t encode_y(const DeviceModel& host, const DeviceModel* model, const Or
   a.ends = reinterpret_cast<int32_t*>(scratch + plan.scratch +
                                       align(static_cast<int64_t>(batch) * h * w * host.latent_channels * 8));
   if (cudaError_t e = run_latents(host, plan, stream)) return e;
-  const EncodeArgs encode{model, order, a.coded, a.ends, nullptr, h * w, batch, lanes, out.status, out};
+  const EncodeArgs encode{model, order, a.coded, a.ends, nullptr, h * w, batch, lanes, kLanesOfY, out.status, out};
   return launch_encode(encode, host.groups, stream);
 }
 
 cudaError_t encode_z(const DeviceModel* model, const int16_t* z, int32_t batch, int32_t hz, int32_t wz, int32_t lanes,
                      const EncodeBuffers& out, cudaStream_t stream) {
-  const EncodeArgs encode{model, {}, nullptr, nullptr, z, hz * wz, batch, lanes, nullptr, out};
+  const EncodeArgs encode{model, {}, nullptr, nullptr, z, hz * wz, batch, lanes, kLanesOfZ, nullptr, out};
   return launch_encode(encode, 1, stream);
 }
 

@@ -52,8 +52,12 @@ struct DeviceRow {
   int32_t count;
 };
 
+// Equal parts of the probability range: a slot outside of its window is looked for from its part's first entry on.
+constexpr int kPartBits = 7;
+
 struct DeviceRows {
   int64_t rows;     // DeviceRow [count]
+  int64_t parts;    // uint32 [count][1 << kPartBits]: the entry that holds a part's first slot, by its index in entries
   int64_t entries;  // uint32: start << 16 | freq
   int64_t windows;  // uint32 [count][kWindow]: entries, filled up with kNoEntry
   int32_t count;

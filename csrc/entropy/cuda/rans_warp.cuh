@@ -54,7 +54,7 @@ class WarpDecoder {
       open_version_1(data, size);
     const int32_t lane = threadIdx.x & 31;
     near_ = word(lane) | word(32 + lane) << 16;
-    far_ = word(64 + lane);
+    fetch_words(64);
     most_ = min(total_, 31);
   }
 
@@ -247,7 +247,7 @@ class WarpDecoder {
     return found;
   }
 
-  // A round whose symbols lie in their windows and whose words in near_. False: it is not one, nothing has happened
+  // A round whose symbols lie in their windows and whose words are there. False: it is not one, nothing has happened
   // yet.
   template <int L>
   CCM_DEVICE bool common_round(int32_t lane, Symbol* at, const Symbol& symbol, bool active, int32_t unit,
@@ -263,17 +263,19 @@ class WarpDecoder {
     const uint64_t x = rans_advance(x_, slot, start, freq);
     const bool needs = active & (x < kStateLow);
     const unsigned needing = __ballot_sync(kWarp, needs & (lane == first_thread));
-    bool rare = __any_sync(kWarp, odd);
+    bool rare = __any_sync(kWarp, odd), turn = false;
     int32_t read = next_;
     unsigned word_of_lane = 0;
     if (L > 8 || needing) {  // many lanes nearly always take a word
       word_of_lane = take(needing, first_thread);
       read += __popc(needing);
-      rare |= read > most_;
+      turn = read > most_;
+      rare |= turn && read > total_;
     }
     if (rare) return false;
     if (active) x_ = needs ? x << 16 | word_of_lane : x;
     next_ = read;
+    if (turn) advance_words();
     if (active & found.writes) at->value = value;
     return true;
   }
@@ -302,12 +304,9 @@ class WarpDecoder {
     const uint32_t slot = static_cast<uint32_t>(x_) & kProbMask;
     const DeviceRow& row = m.at<DeviceRow>(rows.rows)[key_row(symbol.key)];
     bool escape = found.k == key_escape_place(symbol.key);
-    if (slot - (found.entry >> 16) >= (found.entry & kProbMask)) {
-      const uint32_t* entries = m.at<uint32_t>(rows.entries) + row.first;
-      const int32_t index = bisect(entries, row.count, min(slot << 16 | kProbMask, kNoEntry - 1));
-      found = {entries[index], index - (row.lo_inside - row.lo), lane % T == 0};
-      escape = index + 1 == row.count;
-    }
+    const bool outside = active && slot - (found.entry >> 16) >= (found.entry & kProbMask);
+    if (const unsigned who = __ballot_sync(kWarp, outside && lane % T == 0))
+      look_outside<T>(lane, m, rows, row, key_row(symbol.key), who, found, escape);
     if (active) x_ = rans_advance(x_, slot, found.entry >> 16, found.entry & kProbMask);
     bool damaged = false;
     if (active && found.writes && !escape) {
@@ -337,17 +336,37 @@ class WarpDecoder {
     }
   }
 
-  // Index of the last entry that starts at or below the slot.
-  CCM_DEVICE static int32_t bisect(const uint32_t* entries, int32_t count, uint32_t limit) {
-    int32_t lo = 0, hi = count;
-    while (hi - lo > 1) {
-      const int32_t mid = (lo + hi) / 2;
-      if (entries[mid] <= limit)
-        lo = mid;
-      else
-        hi = mid;
+  // The symbols of lanes whose first threads are in `who`, outside of their windows. The entry that a slot's part of
+  // the range begins with is known; the whole warp looks at the entries from there on, one lane's after another.
+  template <int T>
+  CCM_DEVICE void look_outside(int32_t lane, const DeviceModel& m, const DeviceRows& rows, const DeviceRow& row,
+                               int32_t row_number, unsigned who, Found& found, bool& escape) const {
+    const uint32_t* const entries = m.at<uint32_t>(rows.entries);
+    const uint32_t slot = static_cast<uint32_t>(x_) & kProbMask;
+    uint32_t part = 0, end = 0;
+    if (who >> lane & 1) {
+      part = m.at<uint32_t>(rows.parts)[(row_number << kPartBits) + (slot >> (kProbBits - kPartBits))];
+      end = row.first + static_cast<uint32_t>(row.count);
     }
-    return lo;
+    for (; who; who &= who - 1) {
+      const int32_t owner = __ffs(static_cast<int>(who)) - 1;
+      const uint32_t limit = min(__shfl_sync(kWarp, slot, owner) << 16 | kProbMask, kNoEntry - 1);
+      const uint32_t stop = __shfl_sync(kWarp, end, owner);
+      uint32_t first = __shfl_sync(kWarp, part, owner), entry = 0;
+      unsigned below = 0;
+      for (;; first += 31) {  // the last one of all that start at or below the slot is looked at again
+        const uint32_t at = first + static_cast<uint32_t>(lane);
+        entry = at < stop ? entries[at] : kNoEntry;
+        below = __ballot_sync(kWarp, entry <= limit);
+        if (below != kWarp) break;
+      }
+      const int32_t place = highest_bit(below);
+      entry = __shfl_sync(kWarp, entry, place);
+      if (lane / T != owner / T) continue;
+      const uint32_t index = first + static_cast<uint32_t>(place);
+      found = {entry, static_cast<int32_t>(index - row.first) - (row.lo_inside - row.lo), lane == owner};
+      escape = index + 1 == stop;
+    }
   }
 
   // The threads of this thread's lane.
@@ -384,12 +403,22 @@ class WarpDecoder {
     if ((before ^ next_) & 32) advance_words();
   }
 
-  // The next 32 words; those to come after the following ones are loaded.
+  // The next 32 words; those to come after the following ones are fetched.
   CCM_DEVICE void advance_words() {
     const int32_t base = next_ & ~31;
-    near_ = near_ >> 16 | far_ << 16;
-    far_ = word(base + 64 + (threadIdx.x & 31));
+    near_ = near_ >> 16 | (far_low_ | far_high_ << 8) << 16;
+    fetch_words(base + 64);
     most_ = min(total_, base + 31);
+  }
+
+  // Of 32 words each byte for itself: nothing waits for them until they are put together, 32 words later.
+  CCM_DEVICE void fetch_words(int32_t first) {
+    const int32_t i = first + static_cast<int32_t>(threadIdx.x & 31);
+    far_low_ = far_high_ = 0;
+    if (i < total_) {
+      far_low_ = words_[2 * static_cast<int64_t>(i)];
+      far_high_ = words_[2 * static_cast<int64_t>(i) + 1];
+    }
   }
 
   template <int T>
@@ -425,9 +454,9 @@ class WarpDecoder {
   const uint8_t* words_ = nullptr;
   int32_t total_ = 0;  // words
   int32_t next_ = 0;   // words read
-  int32_t most_ = 0;   // what next_ may become without a look at total_ or at what is in near_
+  int32_t most_ = 0;   // what next_ may become before new words are wanted, or there are none
   unsigned near_ = 0;  // with base = next_ & ~31, words base + lane and, in its upper half, base + 32 + lane
-  unsigned far_ = 0;   // word base + 64 + lane
+  unsigned far_low_ = 0, far_high_ = 0;  // word base + 64 + lane
   int32_t lanes_ = 1, sequences_ = 1;
   uint32_t least_ = 0;  // where a lane of version 1 ends; 0: version 2
   Status bad_ = kOk;

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "entropy/cuda/engine_cuda.h"
+#include "format/rans.h"
 
 namespace ccm {
 
@@ -34,6 +35,7 @@ struct EncodeArgs {
   const int16_t* z;
   int32_t positions;     // of an image
   int32_t batch, lanes;  // as streams are named, see kVersion2
+  LaneRule rule;         // for streams of version 2 without a number of lanes
   const int32_t* skip;   // [batch] status of images that cannot be coded, or null
   EncodeBuffers out;
 };
