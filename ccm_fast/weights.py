@@ -35,6 +35,7 @@ from ccm_fast.entropy.plan_parts import MAX_CHANNELS
 from ccm_fast.errors import ModelError, NotFrozenError
 from ccm_fast.freezing.thaw import thaw
 from ccm_fast.models import CCMConfig, CrossChannelContextModel
+from ccm_fast.models.ccm import NETWORKS
 from ccm_fast.shipped import available, find, is_accelerated
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ PREFIX = "float."
 SHIFTS, SENSITIVITIES, TRANSFORMS = "shifts", "sensitivities", "transforms"
 FROZEN = ("h_s.", "contexts.")  # parameters that the plan holds
 # Of a configuration: what plans may have, and residual blocks at one resolution.
-MAX_KERNEL, MAX_BLOCKS = 7, 64
+MAX_KERNEL, MAX_BLOCKS, MAX_QUALITIES = 7, 64, 256
+# Floats that a byte of a plan may stand for: of a masked 7x7 convolution it has the taps of its schedule alone.
+PER_PLAN_BYTE = 8
 # Beyond this a file is not read: 40 times the shipped one.
 MAX_BYTES = 1 << 30
 
@@ -133,6 +136,31 @@ def _check_sizes(config: dict[str, Any]) -> None:
             raise ValueError(f"{key} is out of range")
 
 
+def _check_amount(config: CCMConfig, tensors: dict[str, Tensor], own: tuple[str, ...]) -> None:
+    """Raises ValueError for a configuration of more weights than the file holds, before memory is taken for them.
+
+    Args:
+        config: the configuration.
+        tensors: of the file.
+        own: names of the transforms that the caller brings.
+    """
+    if config.latent_channels > MAX_CHANNELS or config.qualities > MAX_QUALITIES:
+        raise ValueError("more latents or qualities than any model has")
+    plan = tensors["plan"].numel()
+    held = dict.fromkeys(NETWORKS, 0)
+    for name, t in tensors.items():
+        network = name.removeprefix(PREFIX).partition(".")[0]
+        if name.startswith(PREFIX) and network in held:
+            held[network] += t.numel()
+    for name, build in NETWORKS.items():
+        if name in own:
+            continue
+        with torch.device("meta"):  # shapes without memory
+            asked = sum(p.numel() for p in build(config).parameters())
+        if asked > (held[name] if name + "." not in FROZEN else PER_PLAN_BYTE * plan):
+            raise ValueError(f"{name} would have {asked} weights, more than the file")
+
+
 def _check_transforms(path: Path, metadata: dict[str, str], given: dict[str, torch.nn.Module | None]) -> None:
     """Raises ModelError, TypeError unless the caller has brought the transforms that are not this package's."""
     own = _json(metadata, TRANSFORMS, path) if TRANSFORMS in metadata else {}
@@ -150,19 +178,20 @@ def _check_transforms(path: Path, metadata: dict[str, str], given: dict[str, tor
 def _build(path: Path, g_a: torch.nn.Module | None, g_s: torch.nn.Module | None) -> CrossChannelContextModel:
     tensors, metadata = _open(path)
     _check_transforms(path, metadata, {"g_a": g_a, "g_s": g_s})
+    plan = tensors.get("plan")
+    if plan is None or plan.dtype != torch.uint8 or plan.ndim != 1:
+        raise ModelError(f"{path.name}: the frozen entropy model is missing, or not a row of bytes")
     try:
         config = _json(metadata, "config", path)
         _check_sizes(config)
-        # float: whatever the default dtype is.
-        model = CrossChannelContextModel(CCMConfig.from_dict(config), g_a, g_s).float()
+        known = CCMConfig.from_dict(config)
+        _check_amount(known, tensors, tuple(name for name, own in (("g_a", g_a), ("g_s", g_s)) if own is not None))
+        model = CrossChannelContextModel(known, g_a, g_s).float()  # whatever the default dtype is
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise ModelError(f"{path.name}: bad configuration: {error}") from error
     expected = {name: t for name, t in model.state_dict().items() if not name.startswith(FROZEN)}
     found = {name.removeprefix(PREFIX): t for name, t in tensors.items() if name.startswith(PREFIX)}
     unknown = [name for name in tensors if name not in ("plan", SHIFTS, SENSITIVITIES) and not name.startswith(PREFIX)]
-    plan = tensors.get("plan")
-    if plan is None or plan.dtype != torch.uint8 or plan.ndim != 1:
-        raise ModelError(f"{path.name}: the frozen entropy model is missing, or not a row of bytes")
     if unknown or set(found) != set(expected):
         names = sorted({*unknown, *(set(found) ^ set(expected))})
         raise ModelError(f"{path.name}: missing or unknown tensors: {', '.join(names[:5])}")

@@ -24,6 +24,16 @@ if TYPE_CHECKING:
 __all__ = ["CrossChannelContextModel"]
 
 
+#: Of a model, all that may be large: what makes each network from a configuration.
+NETWORKS: dict[str, Callable[[CCMConfig], nn.Module]] = {
+    "g_a": AnalysisTransform,
+    "g_s": SynthesisTransform,
+    "h_a": HyperAnalysis,
+    "h_s": HyperSynthesis,
+    "contexts": lambda c: nn.ModuleList(GroupContext(c, g) for g in range(len(c.groups))),
+}
+
+
 class CrossChannelContextModel(nn.Module):
     """Learned image codec with the cross-channel context model of Ma, Wang, Liao and Ye (arXiv 2103.02884).
 
@@ -55,12 +65,12 @@ class CrossChannelContextModel(nn.Module):
         super().__init__()
         self.config = find_config(config)
         c = self.config
-        self.g_a = AnalysisTransform(c) if g_a is None else g_a
-        self.g_s = SynthesisTransform(c) if g_s is None else g_s
-        self.h_a = HyperAnalysis(c)
-        self.h_s = HyperSynthesis(c)
+        self.g_a = NETWORKS["g_a"](c) if g_a is None else g_a
+        self.g_s = NETWORKS["g_s"](c) if g_s is None else g_s
+        self.h_a = NETWORKS["h_a"](c)
+        self.h_s = NETWORKS["h_s"](c)
         self.z_prior = FactorizedPrior(c.hyper_channels)
-        self.contexts = nn.ModuleList(GroupContext(c, g) for g in range(len(c.groups)))
+        self.contexts = NETWORKS["contexts"](c)
         # Finer quantization for higher qualities: from a step of 1 to one of 1/12 of y's unit, log-linear. Trained on.
         start = torch.linspace(0.0, math.log(12.0), c.qualities)[:, None].expand(-1, c.latent_channels)
         self.log_gain = nn.Parameter(start.clone())
