@@ -35,7 +35,7 @@ from ccm_fast.entropy.plan_parts import MAX_CHANNELS
 from ccm_fast.errors import ModelError, NotFrozenError
 from ccm_fast.freezing.thaw import thaw
 from ccm_fast.models import CCMConfig, CrossChannelContextModel
-from ccm_fast.models.ccm import NETWORKS
+from ccm_fast.models.ccm import weight_counts
 from ccm_fast.shipped import available, find, is_accelerated
 
 if TYPE_CHECKING:
@@ -147,18 +147,12 @@ def _check_amount(config: CCMConfig, tensors: dict[str, Tensor], own: tuple[str,
     if config.latent_channels > MAX_CHANNELS or config.qualities > MAX_QUALITIES:
         raise ValueError("more latents or qualities than any model has")
     plan = tensors["plan"].numel()
-    held = dict.fromkeys(NETWORKS, 0)
-    for name, t in tensors.items():
-        network = name.removeprefix(PREFIX).partition(".")[0]
-        if name.startswith(PREFIX) and network in held:
-            held[network] += t.numel()
-    for name, build in NETWORKS.items():
-        if name in own:
-            continue
-        with torch.device("meta"):  # shapes without memory
-            asked = sum(p.numel() for p in build(config).parameters())
-        if asked > (held[name] if name + "." not in FROZEN else PER_PLAN_BYTE * plan):
-            raise ValueError(f"{name} would have {asked} weights, more than the file")
+    for network, asked in weight_counts(config).items():
+        held = sum(t.numel() for name, t in tensors.items() if name.startswith(f"{PREFIX}{network}."))
+        if f"{network}." in FROZEN:
+            held = PER_PLAN_BYTE * plan
+        if network not in own and asked > held:
+            raise ValueError(f"{network} would have {asked} weights, more than the file")
 
 
 def _check_transforms(path: Path, metadata: dict[str, str], given: dict[str, torch.nn.Module | None]) -> None:

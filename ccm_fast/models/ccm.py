@@ -34,6 +34,12 @@ NETWORKS: dict[str, Callable[[CCMConfig], nn.Module]] = {
 }
 
 
+def weight_counts(config: CCMConfig) -> dict[str, int]:
+    """How many weights each of :data:`NETWORKS` has, without memory for them."""
+    with torch.device("meta"):
+        return {name: sum(p.numel() for p in build(config).parameters()) for name, build in NETWORKS.items()}
+
+
 class CrossChannelContextModel(nn.Module):
     """Learned image codec with the cross-channel context model of Ma, Wang, Liao and Ye (arXiv 2103.02884).
 

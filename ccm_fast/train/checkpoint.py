@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,11 +11,16 @@ import numpy as np
 import torch
 
 from ..atomic import atomic_write
+from ..errors import ModelError
 from ..models import CCMConfig, CrossChannelContextModel
+from ..models.ccm import weight_counts
 from .floats import read_floats
 from .grow import deepen, grow, is_deeper
 
-__all__ = ["Progress", "averages", "initial", "read", "restore", "write"]
+__all__ = ["Progress", "averages", "blamed", "config_of", "initial", "read", "restore", "write"]
+
+# What every checkpoint has.
+_PARTS = ("config", "train", "model", "ema")
 
 
 @dataclass
@@ -80,22 +85,61 @@ def write(path: Path, model, ema, optimizer, crops, rng: list[torch.Tensor], pro
         torch.save(state, file)
 
 
+@contextmanager
+def blamed(path: str | Path) -> Iterator[None]:
+    """Whatever goes wrong inside is this file's fault, which the error says: torch's own are of any type.
+
+    Raises:
+        ModelError: the file is damaged, or does not fit. OSError, MemoryError: as they are.
+    """
+    try:
+        yield
+    except (ModelError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ModelError(f"{path} is damaged, or no checkpoint of this release's ccm-fast train ({why})") from error
+
+
 def read(path: str | Path) -> dict:
     """A checkpoint's contents.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: not a checkpoint of ``ccm-fast train``.
+        FileNotFoundError: no such file. ModelError: not a checkpoint of ``ccm-fast train``, or a damaged one.
     """
     with open(path, "rb") as file:
-        archive = file.read(2) == b"PK"  # torch reads other things too, each with errors of its own
-    try:
+        archive = file.read(2) == b"PK"  # torch reads other things too
+    with blamed(path):
         # Nothing but tensors and plain values: a file from elsewhere runs no code.
         state = torch.load(path, map_location="cpu", weights_only=True) if archive else None
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        raise ValueError(f"{path} is no whole checkpoint of ccm-fast train: {error}") from error
-    if not isinstance(state, dict) or not {"config", "model", "ema", "train"} <= state.keys():
-        raise ValueError(f"{path} is no checkpoint of ccm-fast train")
+    if not isinstance(state, dict) or any(not isinstance(state.get(key), dict) for key in _PARTS):
+        raise ModelError(f"{path} is no checkpoint of ccm-fast train")
+    for key in ("model", "ema"):
+        if not all(isinstance(name, str) and isinstance(t, torch.Tensor) for name, t in state[key].items()):
+            raise ModelError(f"{path} is no checkpoint of ccm-fast train: {key!r} holds other things than weights")
     return state
+
+
+def config_of(state: dict, path: str | Path, own: Sequence[str] = ()) -> CCMConfig:
+    """The configuration of what :func:`read` or :func:`averages` found.
+
+    Args:
+        state: what was found.
+        path: where.
+        own: names of the transforms that the caller brings, if any.
+
+    Raises:
+        ModelError: none, or one of more weights than the file holds.
+    """
+    with blamed(path):
+        config = CCMConfig.from_dict(state["config"])
+        for network, asked in weight_counts(config).items():
+            held = sum(t.numel() for name, t in state["ema"].items() if name.startswith(network + "."))
+            if network not in own and asked > held:
+                raise ModelError(f"{path} holds fewer weights of {network} than its configuration asks for")
+    return config
 
 
 def averages(path: str | Path) -> dict | None:
@@ -105,14 +149,14 @@ def averages(path: str | Path) -> dict | None:
         None for a weights file, which holds no floats of the entropy networks.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: a checkpoint that is none, or damaged floats.
+        FileNotFoundError: no such file. ModelError: a checkpoint that is none, or damaged floats.
     """
     return read(path) if str(path).endswith(".pt") else read_floats(path)
 
 
 def _progress(state: dict) -> Progress:
-    known = Progress.__dataclass_fields__
-    return Progress(**{key: value for key, value in state.items() if key in known})
+    kinds = {key: type(default) for key, default in asdict(Progress()).items()}
+    return Progress(**{key: kind(state[key]) for key, kind in kinds.items() if key in state})
 
 
 def restore(state: dict, model, ema, optimizer, crops, processes) -> Progress:
@@ -145,7 +189,9 @@ def initial(path: str, model: CrossChannelContextModel, images: Sequence[np.ndar
     before = Progress()
     shipped = not Path(path).suffix  # a name, not a file
     if not shipped and (state := averages(path)) is not None:
-        weights, config, before = state["ema"], CCMConfig.from_dict(state["config"]), _progress(state)
+        weights, config = state["ema"], config_of(state, path, ("g_a", "g_s"))
+        with blamed(path):
+            before = _progress(state)
         before.stage = before.stage_step = 0
         before.stage_hours = 0.0
     else:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..models import CCMConfig, CrossChannelContextModel
+from ..models import CrossChannelContextModel
 from ..models.config import find_config
 from . import checkpoint
 from .config import TrainConfig
@@ -125,7 +125,8 @@ class _Run:
         torch.manual_seed(cfg.seed)
         last = Path(cfg.out, "last.pt")
         state = checkpoint.read(last) if last.exists() else None
-        config = CCMConfig.from_dict(state["config"]) if state else find_config(cfg.preset)
+        own = () if model is None else ("g_a", "g_s")
+        config = checkpoint.config_of(state, last, own) if state else find_config(cfg.preset)
         if model is not None and state and model.config != config:
             raise ValueError(f"the model is configured otherwise than the run in {cfg.out}")
         self.model = (CrossChannelContextModel(config) if model is None else model).to(device)
@@ -149,7 +150,8 @@ class _Run:
         )
         torch.manual_seed(cfg.seed + 7919 * processes.rank)  # noise and qualities differ between the processes
         if state is not None:
-            self.progress = checkpoint.restore(state, self.model, self.ema, self.optimizer, self.crops, processes)
+            with checkpoint.blamed(last):
+                self.progress = checkpoint.restore(state, self.model, self.ema, self.optimizer, self.crops, processes)
         for group, peak in zip(self.optimizer.param_groups, peaks, strict=True):
             group["peak"] = peak  # a resumed run may be given another rate
         self.bf16 = cfg.bf16 == "on" or (cfg.bf16 == "auto" and has_bf16(device))

@@ -12,9 +12,10 @@ from torch import nn
 from tqdm import tqdm
 
 from ..atomic import atomic_write
-from ..models import CCMConfig, CrossChannelContextModel
+from ..errors import ModelError
+from ..models import CrossChannelContextModel
 from ..psnr import psnr
-from .checkpoint import averages
+from .checkpoint import averages, config_of
 from .data import load_images
 
 __all__ = ["evaluate", "load_checkpoint", "ship"]
@@ -38,16 +39,18 @@ def load_checkpoint(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: neither a checkpoint of ``ccm-fast train`` nor floats, or weights of other transforms.
+        ModelError: neither a checkpoint of ``ccm-fast train`` nor floats, or weights of other transforms.
     """
     state = averages(path)
     if state is None:
-        raise ValueError(f"{path} is no checkpoint of ccm-fast train, and no file of floats")
-    model = CrossChannelContextModel(CCMConfig.from_dict(state["config"]), g_a, g_s)
+        raise ModelError(f"{path} is no checkpoint of ccm-fast train, and no file of floats")
+    own = [name for name, module in (("g_a", g_a), ("g_s", g_s)) if module is not None]
+    model = CrossChannelContextModel(config_of(state, path, own), g_a, g_s)
     try:
         model.load_state_dict(state["ema"])
     except RuntimeError as error:
-        raise ValueError(f"{path}: weights of other transforms (one's own: g_a, g_s): {error}") from error
+        why = " ".join(str(error).split())
+        raise ModelError(f"{path}: weights of other transforms (one's own: g_a, g_s): {why}") from error
     train = state["train"]
     model.metric = train.get("metric", model.metric)
     meta = {key: state[key] for key in ("step", "hours", "cpu_hours", "gpu_hours", "patches") if key in state}
