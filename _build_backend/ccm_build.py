@@ -45,6 +45,34 @@ def _site_folders(prefix):
     return [sysconfig.get_path(key, name, vars=scheme) for key in ("platlib", "purelib")]
 
 
+def _uv_environments(proc=Path("/proc")):
+    """Environments that a calling uv installs into: it hides them from the build, where VIRTUAL_ENV is the build's own.
+
+    Args:
+        proc: the proc file system; where there is none, nothing is found.
+    """
+    pid = os.getpid()
+    for _ in range(16):
+        try:
+            status = (proc / str(pid) / "stat").read_text()
+            pid = int(status.rpartition(")")[2].split()[1])  # the parent; names may hold blanks and parentheses
+            words = [os.fsdecode(w) for w in (proc / str(pid) / "cmdline").read_bytes().split(b"\0")]
+            if Path(words[0]).name not in ("uv", "uvx"):
+                continue
+            pairs = (v.partition(b"=") for v in (proc / str(pid) / "environ").read_bytes().split(b"\0"))
+            variables = {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
+            folder = (proc / str(pid) / "cwd").resolve()
+        except (OSError, ValueError, IndexError):
+            return
+        for k, word in enumerate(words):
+            name, _, value = word.partition("=")
+            if name in ("--python", "-p"):
+                python = folder / (value or "".join(words[k + 1 : k + 2]))
+                yield python if python.is_dir() else python.parent.parent
+        yield from (variables[v] for v in ("VIRTUAL_ENV", "CONDA_PREFIX") if variables.get(v))
+        yield folder / variables.get("UV_PROJECT_ENVIRONMENT", ".venv")
+
+
 def _candidates():
     yield from sys.path
     # pip's isolation keeps sys.prefix and only takes these folders off sys.path.
@@ -53,6 +81,8 @@ def _candidates():
     for variable in ("VIRTUAL_ENV", "CONDA_PREFIX"):
         if os.environ.get(variable):
             yield from _site_folders(os.environ[variable])
+    for environment in _uv_environments():
+        yield from _site_folders(environment)
     if sys.prefix == sys.base_prefix and not os.environ.get("VIRTUAL_ENV"):  # as pip: no user site in an environment
         yield site.getusersitepackages()
 

@@ -1,12 +1,14 @@
 """Rate-distortion curves, their distances and figures, and the crops that are shown."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import tiny
+from PIL import Image
 
-from ccm_fast.evaluate import codecs, crops, curves, plots, tables
+from ccm_fast.evaluate import codecs, crops, curves, measure, plots, tables
 
 
 def curve(name="a", bpp=(0.1, 0.2, 0.4, 0.8, 1.6), psnr=(28, 30, 32.5, 35, 38), **options):
@@ -97,3 +99,48 @@ def test_the_busiest_window_is_where_the_edges_are():
     pixels[64:320, 192:448] = np.random.default_rng(0).integers(0, 256, (256, 256, 3))
     assert crops.busiest(pixels, 256) == (64, 192)
     assert crops.busiest(pixels[:100, :90], 256) == (0, 0)
+
+
+def test_the_smoothest_window_is_smooth_and_not_black():
+    pixels = np.random.default_rng(0).integers(0, 256, (400, 600, 3)).astype(np.uint8)
+    pixels[64:320, 192:448] = np.linspace(100, 130, 256)[:, None, None]
+    pixels[:100, :100] = 0
+    assert crops.smoothest(pixels, 256) == (64, 192)
+    assert crops.smoothest(np.zeros((300, 300, 3), np.uint8), 256) == (0, 0)
+
+
+def test_codecs_differ_where_their_pictures_do():
+    original = tiny.photo(400, 600, 1)
+    other = original.copy()
+    other[128:384, 320:576] += 20
+    assert crops.differing([original, original, other], 256) == (128, 320)
+
+
+def test_crops_are_made_once(tmp_path):
+    Image.fromarray(tiny.photo(300, 600, 2)).save(tmp_path / "a.png")
+    (source,) = measure.sources([tmp_path / "a.png"], {".png"})
+    jpeg, calls = codecs.classical("jpeg"), []
+
+    def counted(pixels, setting):
+        calls.append(setting)
+        return jpeg.encode(pixels, setting)
+
+    table = [dataclasses.replace(jpeg, name=name, encode=counted) for name in ("a", "b")]
+    sheet = crops.side_by_side(table, (table[0], 30), source, tmp_path / "kept")
+    assert [c["codec"] for c in sheet["crops"]] == ["a", "b"]
+    names = [w["name"] for w in sheet["windows"]]
+    assert names[0] == "where they differ most" and len({tuple(w["corner"]) for w in sheet["windows"]}) == len(names)
+    assert all(len(w["crops"]) == 2 and w["original"].startswith("data:image/webp") for w in sheet["windows"])
+    calls.clear()
+    assert crops.side_by_side(table, (table[0], 30), source, tmp_path / "kept") == sheet and not calls
+
+
+def test_bd_rates_in_ssimulacra2_are_shown_where_they_were_measured():
+    with_it = [curve("a", model=True), curve("b", bpp=[2 * b for b in curve().bpp])]
+    for c in with_it:
+        c.quality["ssimulacra2"] = [30.0, 50.0, 60.0, 70.0, 80.0][: len(c.bpp)]
+    (entry,) = tables.deltas([with_it[1]], [with_it[0]])
+    assert entry["ssimulacra2"]["percent"] == pytest.approx(-50)
+    head, rows = tables.bd_table([entry], "anchor")
+    assert head[-2:] == ["BD-rate, SSIMULACRA2", "over"] and rows[0][-2] == "-50.0 %" and "dB" not in rows[0][-1]
+    assert len(tables.bd_table(tables.deltas([curve("c")], [with_it[0]]), "anchor")[0]) == 5

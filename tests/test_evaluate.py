@@ -60,6 +60,9 @@ def test_psnr_and_ms_ssim():
     assert metrics.psnr(a, b) == pytest.approx(10 * math.log10(3 * 255**2))
     noisy = np.clip(a.astype(int) + np.random.default_rng(0).integers(-40, 41, a.shape), 0, 255).astype(np.uint8)
     assert 0.5 < metrics.ms_ssim(a, noisy) < metrics.ms_ssim(a, b) < 1
+    looks = [metrics.ssimulacra2(a, other) for other in (a, b, noisy)]
+    assert looks[0] == pytest.approx(100) and looks[0] > looks[1] > looks[2]
+    assert metrics.ssimulacra2(a[:7], b[:7]) is None
     assert metrics.ms_ssim(a[:160], b[:160]) is None and metrics.ms_ssim(a[:161], b[:161]) is not None
 
 
@@ -88,6 +91,19 @@ def test_codecs_there_and_back():
         assert sizes[0] < sizes[1] and 10 < quality[0] < quality[1] - 1, (codec.name, sizes, quality)
         assert list(codec.ladder) == sorted(codec.ladder, reverse=codec.grid[0] > codec.grid[-1])
     assert names >= {"jpeg", "jpeg444", "webp", "jpeg2000"}
+
+
+def test_tunings_and_efforts_are_curves_of_their_own():
+    weights = str(tiny.GOLDEN / "tiny.safetensors")
+    plain, tuned = (codecs.model_codec(weights, (4.0,), 1, None, tune) for tune in (None, "ms-ssim"))
+    assert (plain.name, tuned.name, tuned.label) == ("tiny", "tiny-ms-ssim", "tiny, tune ms-ssim")
+    assert plain.version != tuned.version
+    pixels = tiny.photo(64, 80)
+    assert plain.encode(pixels, 4.0) != tuned.encode(pixels, 4.0)
+    with pytest.raises(ValueError, match="tune must be"):
+        codecs.model_codec(weights, None, 1, None, "beauty")
+    iq = codecs.classical("avif-iq")
+    assert iq.label == "AVIF (AV1) 4:2:0, tune=iq" and "tune=iq" in iq.description
 
 
 def test_unknown_codecs_and_settings(photos, tmp_path, capsys):

@@ -68,7 +68,7 @@ def check_page(text):
             assert attrs.get(name, "#").startswith(("#", "data:image/")), (tag, attrs)
     assert not re.search(r"url\((?!#)|@import", text)
     assert "default-src 'none'" in page.all("meta")[1]["content"]
-    boxes = [a["value"] for a in page.all("input")]
+    boxes = [a["value"] for a in page.all("input") if a.get("type") == "checkbox"]
     drawn = {a["data-curve"] for a in page.all("g") if "data-curve" in a}
     assert drawn == set(boxes) and len(boxes) == len(drawn)
     ids = [a["id"] for _, a in page.tags if "id" in a]
@@ -126,7 +126,23 @@ def evaluated(tmp_path_factory):
         Image.fromarray(tiny.photo(*size, k)).save(root / "photos" / f"{k}.png")
     published = {"bpp": [0.5, 1, 2, 4], "psnr-rgb": [20, 25, 30, 35], "ms-ssim-rgb": [0.9, 0.95, 0.97, 0.99]}
     (root / "vtm.json").write_text(json.dumps({"name": "VTM", "description": "", "results": published}))
-    command = ["eval", root / "photos", "-m", WEIGHTS, "-Q", 2, 4, 5, 7, "-c", "jpeg,none-such", "--crops", 1]
+    command = [
+        "eval",
+        root / "photos",
+        "-m",
+        WEIGHTS,
+        "-Q",
+        2,
+        4,
+        5,
+        7,
+        "-c",
+        "jpeg,none-such",
+        "--crops",
+        1,
+        "--tune",
+        "default",
+    ]
     codecs.CODECS["none-such"] = missing
     try:
         code = main([str(a) for a in [*command, "-r", root / "vtm.json", "-o", root / "out", "-t", 1]])
@@ -140,7 +156,7 @@ def test_the_command_writes_what_it_measured(evaluated):
     out = evaluated / "out"
     result = json.loads((out / "tiny.json").read_text())
     r = result["results"]
-    assert set(r) >= {"bpp", "psnr-rgb", "ms-ssim-rgb", "encoding_time", "decoding_time"}
+    assert set(r) >= {"bpp", "psnr-rgb", "ms-ssim-rgb", "ssimulacra2", "encoding_time", "decoding_time"}
     assert {len(v) for v in r.values()} == {4} and r["setting"] == [2, 4, 5, 7]
     sizes, quality = [], []
     for k in range(2):
@@ -167,7 +183,8 @@ def test_the_command_writes_what_it_measured(evaluated):
 
 def test_the_report_stands_alone(evaluated):
     page = check_page((evaluated / "out" / "report.html").read_text())
-    assert len(page.all("img")) == 3  # the original, ours, JPEG
+    assert len(page.all("img")) == 3 + 2  # the original, ours, JPEG; two for the slider
+    assert len(page.all("select")) == 2 and [a["type"] for a in page.all("input")].count("range") == 1
     text = " ".join(page.text)
     assert "none-such: it is not installed (pip install <it>)" in text and "VVC (VTM), published" in text
     assert "tiny against each" in text and "Each against JPEG 4:2:0" in text

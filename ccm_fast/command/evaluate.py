@@ -14,6 +14,7 @@ from ccm_fast.evaluate.codecs import CODECS, Codec, CodecMissingError
 from ccm_fast.evaluate.crops import side_by_side
 from ccm_fast.evaluate.curves import METRICS, Curve, curve_of, load_curves, results_of
 from ccm_fast.evaluate.measure import Cache, Source, codec_of, run, sources
+from ccm_fast.evaluate.metrics import ssimulacra2_version
 from ccm_fast.evaluate.tables import bd_table, checks, deltas, plain
 from ccm_fast.suffixes import IMAGE_SUFFIXES
 
@@ -38,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "-c",
         "--codecs",
-        default="jpeg,webp,avif,jxl,hevc,vvc,jpeg2000",
+        default="jpeg,webp,avif,avif-iq,jxl,hevc,vvc,jpeg2000",
         metavar="LIST",
         help=f"others, separated by commas: {', '.join(CODECS)}; all; none (default: %(default)s)",
     )
@@ -61,6 +62,14 @@ def build_parser() -> argparse.ArgumentParser:
         default=[None],
         metavar="N",
         help='of our encoder: one curve for each; "default": what it does when not asked (default)',
+    )
+    add(
+        "--tune",
+        choices=("default", "psnr", "ms-ssim"),
+        nargs="+",
+        default=["default"],
+        metavar="TUNE",
+        help="of our encoder: default (what the model is made for), psnr, ms-ssim; one curve for each",
     )
     add("--anchor", default="jpeg", metavar="NAME", help="what all are compared with, too (default: %(default)s)")
     add("--crops", type=within(int, 0), default=3, metavar="N", help="images to show crops of (default: %(default)s)")
@@ -87,7 +96,10 @@ def _specs(args, skipped: list[str], complain) -> list[str | tuple]:
     names = {"all": list(CODECS), "none": []}.get(args.codecs, [n for n in args.codecs.split(",") if n])
     qualities = None if args.qualities is None else tuple(args.qualities)
     specs: list[str | tuple] = [
-        (model, qualities, args.threads, chosen) for model in args.models for chosen in args.effort
+        (model, qualities, args.threads, chosen, None if tune == "default" else tune)
+        for model in args.models
+        for chosen in args.effort
+        for tune in args.tune
     ]
     for spec in specs:
         codec_of(spec)  # a model that does not load ends the command
@@ -113,13 +125,13 @@ def _merge(measured: list[Curve], joined: list[Curve]) -> list[Curve]:
     return sorted(curves, key=lambda c: (not c.model, c.published, order.get(c.name, len(order))))
 
 
-def _sheets(args, images: list[Source], table: list[Codec], cache: Cache, complain) -> list[dict]:
+def _sheets(args, images: list[Source], table: list[Codec], folder: Path, complain) -> list[dict]:
     chosen = images[:: max(1, len(images) // args.crops)][: args.crops] if args.crops > 0 else []
     leader = None
     if args.models:
         # Low on the ladder (quality 2 of 1 to 8): there codecs' pictures differ, further up they hardly do.
         leader = table[0], table[0].ladder[(len(table[0].ladder) - 1) // 4]
-    return [side_by_side(table, leader, image, cache, complain=complain) for image in chosen]
+    return [side_by_side(table, leader, image, folder, complain=complain) for image in chosen]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -170,7 +182,9 @@ def main(argv: Sequence[str]) -> int:
     for metric in METRICS:
         if any(metric in c.quality for c in curves):
             plots.save(curves, metric, title, out / f"rd_{metric}")
-    sheets = _sheets(args, images, table, Cache(out / "crops.jsonl"), note)
+    sheets = _sheets(args, images, table, out / "crops", note)
+    if ssimulacra2_version() is None:
+        skipped.append("ssimulacra2: not installed (pip install ssimulacra2)")
     subtitle = f"{len(images)} images, {sizes / 1e6:.1f} megapixels. Solid curves were measured, dashed ones published."
     page = report.render(
         f"Rate and distortion on {name}",

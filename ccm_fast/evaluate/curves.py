@@ -18,10 +18,11 @@ import numpy as np
 
 from .codecs import Codec
 
-__all__ = ["METRICS", "PUBLISHED", "Curve", "Delta", "bd_rate", "load_curves", "results_of", "to_decibels"]
+__all__ = ["METRICS", "PUBLISHED", "TITLES", "Curve", "Delta", "bd_rate", "load_curves", "results_of", "to_decibels"]
 
-METRICS = {"psnr": "psnr-rgb", "ms-ssim": "ms-ssim-rgb"}
-UNITS = {"psnr": "PSNR (RGB), dB", "ms-ssim": "MS-SSIM (RGB), dB: -10 log10(1 - MS-SSIM)"}
+METRICS = {"psnr": "psnr-rgb", "ms-ssim": "ms-ssim-rgb", "ssimulacra2": "ssimulacra2"}
+TITLES = {"psnr": "PSNR", "ms-ssim": "MS-SSIM", "ssimulacra2": "SSIMULACRA2"}
+UNITS = {"psnr": "PSNR (RGB), dB", "ms-ssim": "MS-SSIM (RGB), dB: -10 log10(1 - MS-SSIM)", "ssimulacra2": "SSIMULACRA2"}
 
 # What is shown of a folder of published results: those optimized for squared error, one of each. File pattern ->
 # (name of the family, label). The order is that of the tables.
@@ -42,7 +43,7 @@ PUBLISHED = {
 }
 
 # Codecs of ours that a published family is of, beside those of its own name.
-KIN = {"avif420": "avif", "jpeg444": "jpeg", "vvc-medium": "vvc"}
+KIN = {"avif420": "avif", "avif-iq": "avif", "jpeg444": "jpeg", "vvc-medium": "vvc"}
 
 # BD-rates over less than this share of the shorter curve's range say more about the fit than about the codecs.
 MIN_OVERLAP = 0.25
@@ -62,7 +63,7 @@ class Curve:
         name: for file names and for codecs; published ones end with ``*``.
         label: for readers.
         bpp: bits per pixel, mean over the images.
-        quality: by metric (``psnr``, ``ms-ssim``), in dB; a metric that was not measured is missing.
+        quality: by metric (``psnr``, ``ms-ssim``, in dB, ``ssimulacra2``); a metric that was not measured is missing.
         family: curves of one family have one colour.
         published: read from a file of others.
         model: one of ours.
@@ -95,6 +96,8 @@ def results_of(codec: Codec, records: Sequence[dict], data: dict, environment: d
     results = {"bpp": means(lambda r: 8 * r["bytes"] / r["pixels"]), "psnr-rgb": means(lambda r: r["psnr"])}
     if all(r["ms_ssim"] is not None for s in settings for r in rows[s]):
         results["ms-ssim-rgb"] = means(lambda r: r["ms_ssim"])
+    if all(r.get("ssimulacra2") is not None for s in settings for r in rows[s]):
+        results["ssimulacra2"] = means(lambda r: r["ssimulacra2"])
     results["encoding_time"] = means(lambda r: r["encode_seconds"])
     results["decoding_time"] = means(lambda r: r["decode_seconds"])
     results["encoding_cpu_time"] = means(lambda r: r["encode_cpu_seconds"])
@@ -103,10 +106,11 @@ def results_of(codec: Codec, records: Sequence[dict], data: dict, environment: d
     images: dict[str, dict] = {}
     for s in settings:
         for r in rows[s]:
-            image = images.setdefault(r["image"], {"bytes": [], "psnr": [], "ms_ssim": []})
+            image = images.setdefault(r["image"], {"bytes": [], "psnr": [], "ms_ssim": [], "ssimulacra2": []})
             image["bytes"].append(r["bytes"])
             image["psnr"].append(round(r["psnr"], 4))
             image["ms_ssim"].append(r["ms_ssim"] and round(r["ms_ssim"], 6))
+            image["ssimulacra2"].append(r["ssimulacra2"] and round(r["ssimulacra2"], 4))
     return {
         "name": codec.label,
         "description": codec.description,
@@ -133,6 +137,8 @@ def curve_of(result: dict, name: str, family: str, label: str | None = None) -> 
             quality["ms-ssim"] = [to_decibels(found["ms-ssim-rgb"][k]) for k in order]
         elif "ms-ssim-db-rgb" in found:
             quality["ms-ssim"] = [float(found["ms-ssim-db-rgb"][k]) for k in order]
+        if "ssimulacra2" in found:
+            quality["ssimulacra2"] = [float(found["ssimulacra2"][k]) for k in order]
         return Curve(
             name=name,
             label=label or result["name"],
@@ -189,7 +195,7 @@ class Delta:
 
     Attributes:
         percent: of the anchor's rate; negative: the test needs less. None: see ``reason``.
-        low, high: the distortions (dB) that both curves reach, over which the mean is taken.
+        low, high: the distortions (dB, or points of SSIMULACRA2) that both curves reach, over which the mean is taken.
         share: of the shorter curve's range that lies in there.
         reason: why there is no number.
     """
@@ -202,7 +208,7 @@ class Delta:
 
 
 def bd_rate(anchor: Curve, test: Curve, metric: str = "psnr") -> Delta:
-    """BD-rate of `test` against `anchor` (bjontegaard package: log rate over dB, by monotone cubic pieces, "pchip").
+    """BD-rate of `test` against `anchor` (bjontegaard package: log rate over quality, by monotone cubics, "pchip").
 
     No number is given for curves that do not overlap in distortion over at least a quarter of the shorter one's range,
     that have fewer than four points, or that do not rise.

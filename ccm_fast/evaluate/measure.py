@@ -22,11 +22,11 @@ from ..errors import CcmFastError, ImageError
 from ..images.formats import readable
 from . import codecs
 from .codecs import Codec, CodecError
-from .metrics import ms_ssim, psnr
+from .metrics import ms_ssim, psnr, ssimulacra2, ssimulacra2_version
 
 __all__ = ["Cache", "Source", "Task", "load_pixels", "measure", "run", "sources"]
 
-RECORD = 1  # version of a record's meaning
+RECORD = 2  # version of a record's meaning
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def codec_of(spec: str | tuple) -> Codec:
 
 def key_of(codec: Codec, source: Source, setting: float) -> str:
     """What a result depends on."""
-    text = json.dumps([RECORD, source.digest, codec.name, codec.version, float(setting)])
+    text = json.dumps([RECORD, source.digest, codec.name, codec.version, float(setting), ssimulacra2_version()])
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
@@ -138,6 +138,7 @@ def measure(codec: Codec, source: Source, setting: float, pixels: np.ndarray | N
 
     Returns:
         ``key, image, codec, setting, pixels, bytes, psnr`` (dB; None: no error), ``ms_ssim`` (None: image too small),
+        ``ssimulacra2`` (None: not installed, or too small),
         ``encode_seconds, encode_cpu_seconds, decode_seconds, decode_cpu_seconds``.
 
     Raises:
@@ -161,6 +162,7 @@ def measure(codec: Codec, source: Source, setting: float, pixels: np.ndarray | N
         "bytes": len(data),
         "psnr": None if quality == float("inf") else quality,
         "ms_ssim": ms_ssim(pixels, decoded),
+        "ssimulacra2": ssimulacra2(pixels, decoded),
         **{
             f"{way}_{kind}": round(clock[k + 1][i] - clock[k][i], 4)
             for k, way in enumerate(("encode", "decode"))

@@ -19,6 +19,7 @@ _COLOURS = {
     "webp": "#2f9e54",
     "avif": "#3b82f6",
     "avif420": "#8db4f5",
+    "avif-iq": "#1e4fb0",
     "jxl": "#d6409f",
     "hevc": "#c99700",
     "hm": "#a3a000",
@@ -54,7 +55,7 @@ def draw(
     legend: bool = True,
     size: tuple[float, float] = (9, 6.2),
 ):
-    """A matplotlib Figure of one metric ("psnr" or "ms-ssim"), `size` inches wide and high.
+    """A matplotlib Figure of one metric of METRICS, `size` inches wide and high.
 
     The rates shown reach half as far again as our models', or everything where there is no model.
     """

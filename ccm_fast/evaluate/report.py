@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from . import report_crops
 from .curves import METRICS, UNITS, Curve
 from .plots import colours, gid, inline_svg
 from .tables import Table, bd_table, checks_table, models_table, points_table
@@ -38,8 +39,6 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 th, td { padding: .2rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; }
 tbody tr:hover { background: var(--band); }
-.crops { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 256px), 1fr)); gap: 1rem; }
-.crops img { width: 256px; max-width: 100%; display: block; image-rendering: pixelated; background: var(--band); }
 figcaption { font-size: .85rem; } figcaption b { color: var(--text); }
 summary { cursor: pointer; }
 @media print { .key input { display: none; } details { display: block; } }
@@ -61,6 +60,8 @@ CONVENTIONS = (
     " PSNR is over R, G and B together, of the rounded 8-bit image that the decoder writes, and so is MS-SSIM"
     " (pytorch-msssim, mean over R, G, B). Both are taken for each image and then averaged;"
     " MS-SSIM is shown in decibels of its mean."
+    " SSIMULACRA2 (package ssimulacra2) says how different two pictures look: above 90 no difference is seen, 70 is"
+    " high quality, 50 medium, 30 low."
     " BD-rates are the mean difference in rate at equal quality (bjontegaard package, monotone cubic pieces over log"
     " rate), over the qualities that both curves reach; negative: fewer bits than the anchor. Where the common range is"
     " less than a quarter of the shorter curve's, or a curve has under four points or does not rise, no number is"
@@ -90,23 +91,6 @@ def _key(curves: Sequence[Curve]) -> str:
         for c in curves
     ]
     return '<fieldset class="key" aria-label="Curves to show">' + "\n".join(boxes) + "</fieldset>"
-
-
-def _crops(sheet: dict) -> str:
-    def figure(source: str, title: str, caption: str) -> str:
-        alt = escape(f"{title}, crop of {sheet['image']}")
-        text = f"<figcaption><b>{escape(title)}</b> {caption}</figcaption>"
-        return f'<figure><img src="{source}" alt="{alt}">{text}</figure>'
-
-    parts = [figure(sheet["original"], "Original", "")]
-    for c in sheet["crops"]:
-        similar = "" if c["ms_ssim"] is None else f", MS-SSIM {c['ms_ssim']:.4f}"
-        caption = f"<br>{c['bytes']:,} bytes, {c['bpp']:.3f} bpp<br>{c['psnr']:.2f} dB{similar}"
-        parts.append(figure(c["crop"], c["label"], caption))
-    (W, H), (j, i) = sheet["size"], sheet["corner"]
-    about = f"{W}x{H}, crop at ({j}, {i}), {sheet['target']:,} bytes"
-    head = f'<h3>{escape(sheet["image"])} <span class="faint">{about}</span></h3>'
-    return head + '<div class="crops">' + "\n".join(parts) + "</div>"
 
 
 def render(
@@ -155,12 +139,7 @@ def render(
     if checked:
         parts += [f"<h3>{CHECKS_TITLE}</h3>", f"<p>{CHECKS}</p>", _table(checks_table(checked))]
     if sheets:
-        text = (
-            "The busiest window of each image, from files of equal size: where a model of ours was measured, its file"
-            " sets the size, and each codec gets the highest quality whose file is no larger (the smallest that it can"
-            " make, where none is). Figures are of the whole image."
-        )
-        parts += ["<h2>Side by side</h2>", f"<p>{text}</p>", *(_crops(s) for s in sheets)]
+        parts += ["<h2>Side by side</h2>", f"<p>{report_crops.TEXT}</p>", *(report_crops.crops(s) for s in sheets)]
     parts += [
         "<h2>Points</h2>",
         "<p>Seconds are means over the images of one call on the machine below, on the wall and of its processors.</p>",
@@ -182,11 +161,11 @@ def render(
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title>
-<style>{_STYLE}</style>
+<style>{_STYLE}{report_crops.STYLE}</style>
 </head>
 <body>
 {body}
-<script>{_SCRIPT}</script>
+<script>{_SCRIPT}{report_crops.SCRIPT}</script>
 </body>
 </html>
 """

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
-from .curves import KIN, METRICS, Curve, Delta, bd_rate
+from .curves import KIN, METRICS, TITLES, Curve, Delta, bd_rate
 
 __all__ = ["bd_table", "checks", "checks_table", "deltas", "markdown", "models_table", "plain", "points_table"]
 
 Table = tuple[list[str], list[list[str]]]
+ALWAYS = ("psnr", "ms-ssim")  # what every entry has; other metrics where they were measured
 
 
 def entry(anchor: Curve, test: Curve) -> dict:
     """BD-rates of a test against an anchor, by metric, as JSON holds them."""
     names = {"anchor": anchor.name, "anchor_label": anchor.label, "test": test.name, "test_label": test.label}
-    return names | {metric: asdict(bd_rate(anchor, test, metric)) for metric in METRICS}
+    measured = [m for m in METRICS if m in ALWAYS or m in anchor.quality or m in test.quality]
+    return names | {metric: asdict(bd_rate(anchor, test, metric)) for metric in measured}
+
+
+def _shown(found: Iterable[dict]) -> list[str]:
+    """The metrics to make columns of."""
+    found = list(found)
+    return [m for m in METRICS if m in ALWAYS or any(d.get(m, {}).get("percent") is not None for d in found)]
 
 
 def deltas(anchors: Sequence[Curve], tests: Sequence[Curve]) -> list[dict]:
@@ -38,38 +46,43 @@ def checks_table(found: Sequence[dict]) -> Table:
     return ["measured", "published", *head[1:]], [[row[0], p, *row[1:]] for row, p in zip(rows, published, strict=True)]
 
 
-def _cells(delta: dict) -> list[str]:
-    d = Delta(**delta)
+def _cells(entry: dict, metric: str) -> list[str]:
+    if metric not in entry:
+        return ["none", "not measured"]
+    d = Delta(**entry[metric])
     if d.percent is None:
         return ["none", d.reason]
-    return [f"{d.percent:+.1f} %", f"{d.low:.1f} to {d.high:.1f} dB"]
+    return [f"{d.percent:+.1f} %", f"{d.low:.1f} to {d.high:.1f}" + " dB" * (metric != "ssimulacra2")]
 
 
 def bd_table(found: Sequence[dict], vary: str) -> Table:
     """Of entries of :func:`deltas`; ``vary`` is what differs between the rows: "anchor" or "test"."""
-    head = [vary, "BD-rate, PSNR", "over", "BD-rate, MS-SSIM", "over"]
-    return head, [[d[f"{vary}_label"], *_cells(d["psnr"]), *_cells(d["ms-ssim"])] for d in found]
+    shown = _shown(found)
+    head = [vary, *(text for m in shown for text in (f"BD-rate, {TITLES[m]}", "over"))]
+    return head, [[d[f"{vary}_label"], *(text for m in shown for text in _cells(d, m))] for d in found]
 
 
 def models_table(models: dict[str, list[dict]]) -> Table:
     """Several models, or efforts of one, beside each other; from their labels and entries of :func:`deltas`."""
-    head = ["anchor"] + [f"{label}, {kind}" for kind in ("PSNR", "MS-SSIM") for label in models]
+    shown = _shown(d for found in models.values() for d in found)
+    head = ["anchor"] + [f"{label}, {TITLES[m]}" for m in shown for label in models]
     anchors = dict.fromkeys(d["anchor_label"] for found in models.values() for d in found)
     cells = {(label, d["anchor_label"]): d for label, found in models.items() for d in found}
     rows = []
     for anchor in anchors:
-        each = [(cells.get((label, anchor)), metric) for metric in METRICS for label in models]
-        rows.append([anchor, *("" if d is None else _cells(d[metric])[0] for d, metric in each)])
+        each = [(cells.get((label, anchor)), metric) for metric in shown for label in models]
+        rows.append([anchor, *("" if d is None else _cells(d, metric)[0] for d, metric in each)])
     return head, rows
 
 
 def points_table(curve: Curve) -> Table:
     """A curve's points, as they stand in its result file."""
     r = curve.result["results"]
-    head = ["setting", "bpp", "PSNR, dB", "MS-SSIM", "encode, s", "decode, s", "encode, CPU s", "decode, CPU s"]
-    keys = ["setting", "bpp", "psnr-rgb", "ms-ssim-rgb", "encoding_time", "decoding_time"]
+    head = ["setting", "bpp", "PSNR, dB", "MS-SSIM", "SSIMULACRA2"]
+    head += ["encode, s", "decode, s", "encode, CPU s", "decode, CPU s"]
+    keys = ["setting", "bpp", "psnr-rgb", "ms-ssim-rgb", "ssimulacra2", "encoding_time", "decoding_time"]
     keys += ["encoding_cpu_time", "decoding_cpu_time"]
-    formats = ["{:g}", "{:.4f}", "{:.2f}", "{:.4f}"] + ["{:.3f}"] * 4
+    formats = ["{:g}", "{:.4f}", "{:.2f}", "{:.4f}", "{:.1f}"] + ["{:.3f}"] * 4
     kept = [k for k, key in enumerate(keys) if key in r]
     rows = [[formats[k].format(r[keys[k]][i]) for k in kept] for i in range(len(r["bpp"]))]
     return [head[k] for k in kept], rows
