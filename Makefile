@@ -22,6 +22,7 @@ CPP = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -n
 # This Makefile's lines are echoed only where a reader wants to see them.
 .SILENT:
 .PHONY: help demo docs test test-quick test-newest lint format clean manual desktop test-install test-cuda-torch test-machines \
+  test-ray \
   cuda-check cuda-code cuda-coverage cuda-kodak cuda-layout gpu-check
 .DELETE_ON_ERROR:
 
@@ -176,6 +177,11 @@ test-cuda-torch: $(VENV_TEST)/.installed
 	.venv-cuda-torch/bin/python -m ccm_fast env | grep -E '^(native|build|torch|gpu) '
 	.venv-cuda-torch/bin/python -c 'from ccm_fast._backend import load; load()'
 	rm -rf .venv-cuda-torch
+
+# `ccm-fast convert --ray` with a Ray of its own on this machine (a download of 80 MB).
+test-ray: $(VENV_TEST)/.installed
+	$(VENV_TEST)/bin/python -m pip install $(PIP_FLAGS) $(PINS) "ray>=2.40"
+	CCM_TEST_RAY=1 $(VENV_TEST)/bin/python -m pytest -n 0 tests/test_convert.py -k ray_gives
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis demo_out

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
-__all__ = ["atomic_write", "descriptor_of"]
+__all__ = ["atomic_write", "descriptor_of", "is_temporary"]
 
 # Short, as the folder may hold names of up to 255 bytes; hidden, and not the name of any process: process numbers
 # repeat in containers.
@@ -27,6 +27,11 @@ def descriptor_of(path: str | os.PathLike[str]) -> int | None:
     name = os.path.normpath(os.fsdecode(path))
     found = re.fullmatch(r"/(?:dev|proc/self)/fd/(\d{1,9})", name)
     return _DESCRIPTORS.get(name) if found is None else int(found[1])
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file in a folder has the name of one that :func:`atomic_write` has not finished."""
+    return re.fullmatch(rf"{re.escape(_PREFIX)}[0-9a-f]{{12}}{re.escape(_SUFFIX)}", name) is not None
 
 
 def _duplicate(number: int, path: str | os.PathLike[str]) -> BinaryIO:

@@ -123,6 +123,39 @@ def build_parser(others: dict[str, argparse.ArgumentParser] | None = None) -> ar
     p.add_argument("--engine", choices=("cpu", "cuda", "reference"), help="reference: plain Python, slow")
     add_common(p)
 
+    p = commands.add_parser(
+        "convert",
+        help="data sets to .ccm, and back",
+        epilog="SOURCE is a file or a folder, whose pictures, tar shards and Parquet tables are converted; other files"
+        " are copied. TARGET/manifest.jsonl says what became of each; the same command again goes on after a stop.",
+    )
+    p.add_argument("source", metavar="SOURCE", help="a folder, a picture, a tar archive or a Parquet table")
+    p.add_argument("target", metavar="TARGET", help="a folder, made if needed")
+    p.add_argument("--to", default="ccm", metavar="SUFFIX", help="ccm, or of .ccm files png, jpg, ... (default: ccm)")
+    add_quality(p)
+    p.add_argument("-m", "--model", metavar="NAME|FILE", help="default: ccm-small, or the one that a file names")
+    p.add_argument("-e", "--effort", type=within(int, 1, 3), metavar="N", help="1 to 3 (default: 3)")
+    p.add_argument(
+        "--save-quality", type=within(int, 0, 100), metavar="N", help="the other format's own quality setting"
+    )
+    p.add_argument(
+        "--no-psnr",
+        dest="psnr",
+        action="store_false",
+        help="do not decode what was encoded: it takes a third of the time, and the manifest is without PSNR",
+    )
+    p.add_argument("--column", metavar="NAME", help="of the pictures in tables (default: image, or the only one)")
+    p.add_argument(
+        "-j", "--jobs", type=threads, metavar="N", help="processes, or Ray's actors (default: one for each core)"
+    )
+    p.add_argument(
+        "--ray", metavar="ADDRESS", help="work on a Ray cluster: its address, or auto; local: one on this machine"
+    )
+    p.add_argument("-f", "--force", action="store_true", help="begin anew where TARGET was made with other settings")
+    p.add_argument("--json", action="store_true", help="print the manifest's lines as they come")
+    p.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
+    add_max_pixels(p)
+
     p = commands.add_parser("info", help="what is in .ccm files; needs no model")
     p.add_argument("files", nargs="+", metavar="FILE", help="files (.ccm), or folders of them; - is standard input")
     add_json(p, "one JSON object per file")
