@@ -128,6 +128,7 @@ class Codec:
         tuned = tune is None or (tune == "psnr" and squared)
         return tuned and not isinstance(effort, bool) and effort in range(1, self._native.most_effort + 1)
 
+    @overload
     def encode(
         self,
         picture: np.ndarray,
@@ -138,33 +139,66 @@ class Codec:
         threads: int | None = None,
         chunks: dict[str, bytes] | None = None,
         timings: dict[str, float] | None = None,
-    ) -> bytes:
+    ) -> bytes: ...
+    @overload
+    def encode(
+        self,
+        picture: Sequence[np.ndarray],
+        quality: float = 4.0,
+        *,
+        effort: int | None = None,
+        lanes: int = 0,
+        threads: int | None = None,
+        chunks: dict[str, bytes] | None = None,
+        timings: dict[str, float] | None = None,
+    ) -> list[bytes]: ...
+
+    def encode(
+        self,
+        picture: np.ndarray | Sequence[np.ndarray],
+        quality: float = 4.0,
+        *,
+        effort: int | None = None,
+        lanes: int = 0,
+        threads: int | None = None,
+        chunks: dict[str, bytes] | None = None,
+        timings: dict[str, float] | None = None,
+    ) -> bytes | list[bytes]:
         """The bytes of a .ccm file: those that :func:`ccm_fast.encode_file` writes.
 
         Args:
-            picture: uint8 or uint16, [H, W, 3] or, of a grey picture, [H, W].
+            picture: uint8 or uint16, [H, W, 3] or, of a grey picture, [H, W]; or a list of these, which are encoded at
+                the same time.
             quality: from 1 (smallest) to 8 (best), in 1/32 steps.
             effort: 1 to 3, see :func:`ccm_fast.encode_file`, which has more; None: the default.
             lanes: rANS lanes per stream, a power of two up to 128; 0: chosen by the payload.
-            threads: None: as many as there are cores.
+            threads: in all; None: as many as there are cores.
             chunks: ICC profile, EXIF block and alpha channel as files hold them, see :mod:`ccm_fast.stream.container`.
-            timings: if given, seconds are added to its keys ``g_a``, ``h_a``, ``h_s``, ``effort``, ``entropy``.
+            timings: if given, seconds are added to its keys ``g_a``, ``h_a``, ``h_s``, ``effort``, ``entropy``: of
+                several pictures the sums.
+
+        Returns:
+            A file's bytes; a list of these for several pictures, the same whatever the number of threads.
 
         Raises:
-            TypeError, ValueError: the picture, or an option, is not as it should be; an effort that needs torch.
-            EncodeError: the model makes latents of this picture that cannot be coded.
+            TypeError, ValueError: a picture, or an option, is not as it should be; an effort that needs torch.
+            EncodeError: the model makes latents of a picture that cannot be coded.
         """
         code = quality_code(quality)
         import numpy as np  # here: a model can be opened while NumPy is imported
 
-        if not isinstance(picture, np.ndarray):
-            raise TypeError(f"a NumPy array is needed, not {type(picture).__name__}")
+        several = isinstance(picture, (list, tuple))
+        pictures = picture if several else [picture]
+        for one in pictures:
+            if not isinstance(one, np.ndarray):
+                raise TypeError(f"a NumPy array is needed, not {type(one).__name__}")
         parts = [(kind.encode("latin-1"), data) for kind, data in (chunks or {}).items()]
-        pixels = np.ascontiguousarray(picture)
-        data: bytes
-        data, seconds = self._native.encode(pixels, code, effort or 0, lanes, thread_count(threads), parts)
-        add_seconds(timings, seconds)
-        return data
+        pixels = [np.ascontiguousarray(one) for one in pictures]
+        files: list[bytes] = []
+        for data, seconds in self._native.encode(pixels, code, effort or 0, lanes, thread_count(threads), parts):
+            files.append(data)
+            add_seconds(timings, seconds)
+        return files if several else files[0]
 
     @overload
     def decode(

@@ -151,6 +151,11 @@ void parallel_for(int threads, int64_t n, const std::function<void(int64_t)>& bo
   });
 }
 
+void side_by_side(int threads, int64_t n, const std::function<void(int64_t, int)>& body) {
+  const int64_t over = n % threads ? n % threads : threads;
+  parallel_for(threads, n, [&](int64_t i) { body(i, i < n - over ? 1 : static_cast<int>(threads / over)); });
+}
+
 int pool_workers() { return pool->workers(); }
 
 }  // namespace ccm

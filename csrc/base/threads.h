@@ -26,6 +26,10 @@ void run_threads(int threads, const std::function<void(int)>& work);
 // body(i) for i in [0, n), dealt out one by one.
 void parallel_for(int threads, int64_t n, const std::function<void(int64_t)>& body);
 
+// body(i, threads) for i in [0, n), of equal work: as many at a time as there are threads; those that are left over at
+// the end share all threads.
+void side_by_side(int threads, int64_t n, const std::function<void(int64_t, int)>& body);
+
 // Workers that this process has started so far.
 int pool_workers();
 

@@ -100,10 +100,9 @@ py::list decode(const ccm::Codec& codec, const std::vector<const File*>& files, 
   for (Decoding& d : all) latents.push_back(d.latents.mutable_data());
   {
     py::gil_scoped_release release;
-    const auto n = static_cast<int>(std::min<size_t>(all.size(), 1024));
-    const int each = n ? std::max(1, threads / n) : 1;
-    ccm::parallel_for(std::min(threads, n), static_cast<int64_t>(all.size()),
-                      [&](int64_t k) { codec.decode(all[k].packet, all[k].sink, each, {latents[k], &all[k].times}); });
+    ccm::side_by_side(threads, static_cast<int64_t>(all.size()), [&](int64_t k, int each) {
+      codec.decode(all[k].packet, all[k].sink, each, {latents[k], &all[k].times});
+    });
   }
   py::list out;
   for (Decoding& d : all) {
@@ -173,9 +172,7 @@ py::list decode_into(const ccm::Codec& codec, const std::vector<const File*>& fi
   }
   {
     py::gil_scoped_release release;
-    const auto n = static_cast<int>(std::min<size_t>(items.size(), 1024));
-    const int each = n ? std::max(1, threads / n) : 1;
-    ccm::parallel_for(std::min(threads, n), static_cast<int64_t>(items.size()), [&](int64_t k) {
+    ccm::side_by_side(threads, static_cast<int64_t>(items.size()), [&](int64_t k, int each) {
       Item& item = items[k];
       try {
         item.packet = codec.parse(files[k]->container.packet, files[k]->max_pixels);
@@ -190,38 +187,57 @@ py::list decode_into(const ccm::Codec& codec, const std::vector<const File*>& fi
   return found;
 }
 
-// The bytes of a file, and seconds by stage. pixels: uint8 or uint16 [H, W, 3] or [H, W], rows of contiguous samples.
-py::tuple encode(const ccm::Codec& codec, const py::array& pixels, int quality_code, int effort, int lanes, int threads,
-                 const std::vector<std::pair<py::bytes, py::bytes>>& chunks) {
-  if (threads < 1 || threads > 1024) throw py::value_error("threads must lie in 1..1024");
-  const bool bytes = py::isinstance<py::array_t<uint8_t>>(pixels);
-  if (!bytes && !py::isinstance<py::array_t<uint16_t>>(pixels)) throw py::value_error("pixels must be uint8 or uint16");
-  if ((pixels.ndim() != 3 || pixels.shape(2) != 3) && pixels.ndim() != 2)
-    throw py::value_error("pixels must be [H, W, 3] or [H, W]");
-  if (!(pixels.flags() & py::array::c_style)) throw py::value_error("pixels must be contiguous");
-  const int32_t channels = pixels.ndim() == 3 ? 3 : 1;
-  const int32_t bits = bytes ? 8 : 16;
-  const ccm::PixelSource source{
-      pixels.data(), pixels.shape(1) * channels * bits / 8, pixels.shape(1), pixels.shape(0), channels, bits};
-  std::vector<ccm::Chunk> parts;
-  for (const auto& [kind, data] : chunks) {
-    const std::string_view name = kind, view = data;
-    if (name.size() != 1 || !name[0]) throw py::value_error("a chunk type is one character other than NUL");
-    parts.push_back({static_cast<uint8_t>(name[0]), {reinterpret_cast<const uint8_t*>(view.data()), view.size()}});
+using Chunks = std::vector<std::pair<py::bytes, py::bytes>>;
+
+// One picture to be encoded, its arrays kept by the caller.
+struct Encoding {
+  Encoding(const py::array& pixels, const Chunks& chunks) {
+    const bool bytes = py::isinstance<py::array_t<uint8_t>>(pixels);
+    if (!bytes && !py::isinstance<py::array_t<uint16_t>>(pixels))
+      throw py::value_error("pixels must be uint8 or uint16");
+    if ((pixels.ndim() != 3 || pixels.shape(2) != 3) && pixels.ndim() != 2)
+      throw py::value_error("pixels must be [H, W, 3] or [H, W]");
+    if (!(pixels.flags() & py::array::c_style)) throw py::value_error("pixels must be contiguous");
+    const int32_t channels = pixels.ndim() == 3 ? 3 : 1;
+    const int32_t bits = bytes ? 8 : 16;
+    source = {pixels.data(), pixels.shape(1) * channels * bits / 8, pixels.shape(1), pixels.shape(0), channels, bits};
+    for (const auto& [kind, data] : chunks) {
+      const std::string_view name = kind, view = data;
+      if (name.size() != 1 || !name[0]) throw py::value_error("a chunk type is one character other than NUL");
+      parts.push_back({static_cast<uint8_t>(name[0]), {reinterpret_cast<const uint8_t*>(view.data()), view.size()}});
+    }
   }
+
+  ccm::PixelSource source;
+  std::vector<ccm::Chunk> parts;
   ccm::EncodeTimes times;
   std::vector<uint8_t> file;
+};
+
+// The bytes of files, and seconds by stage. pixels: uint8 or uint16 [H, W, 3] or [H, W], rows of contiguous samples.
+// Side by side.
+py::list encode(const ccm::Codec& codec, const std::vector<py::array>& pixels, int quality_code, int effort, int lanes,
+                int threads, const Chunks& chunks) {
+  if (threads < 1 || threads > 1024) throw py::value_error("threads must lie in 1..1024");
+  std::vector<Encoding> all;
+  for (const py::array& picture : pixels) all.emplace_back(picture, chunks);
   {
     py::gil_scoped_release release;
-    file = codec.encode(source, {quality_code, effort, lanes, threads}, parts, &times);
+    ccm::side_by_side(threads, static_cast<int64_t>(all.size()), [&](int64_t k, int each) {
+      all[k].file = codec.encode(all[k].source, {quality_code, effort, lanes, each}, all[k].parts, &all[k].times);
+    });
   }
-  py::dict seconds;
-  seconds["g_a"] = times.analysis;
-  seconds["h_a"] = times.hyper_analysis;
-  seconds["h_s"] = times.hyper;
-  seconds["effort"] = times.effort;
-  seconds["entropy"] = times.entropy;
-  return py::make_tuple(to_bytes(file.data(), file.size()), seconds);
+  py::list out;
+  for (const Encoding& e : all) {
+    py::dict seconds;
+    seconds["g_a"] = e.times.analysis;
+    seconds["h_a"] = e.times.hyper_analysis;
+    seconds["h_s"] = e.times.hyper;
+    seconds["effort"] = e.times.effort;
+    seconds["entropy"] = e.times.entropy;
+    out.append(py::make_tuple(to_bytes(e.file.data(), e.file.size()), seconds));
+  }
+  return out;
 }
 
 std::string isa_list() {

@@ -34,6 +34,18 @@ void nested() {
   require(sum == 190 * 435, "a sum of calls within each other");
 }
 
+// Threads of each piece of work: one, and at the end what there is for those that are left over.
+void sides() {
+  const auto given = [](int threads, int64_t n) {
+    std::vector<int> each(static_cast<size_t>(n));
+    ccm::side_by_side(threads, n, [&](int64_t i, int t) { each[i] = t; });
+    return each;
+  };
+  require(given(4, 0).empty() && given(2, 2) == std::vector<int>{1, 1}, "as many as threads");
+  require(given(5, 2) == std::vector<int>{2, 2}, "fewer than threads");
+  require(given(2, 3) == std::vector<int>{1, 1, 2} && given(4, 6) == std::vector<int>{1, 1, 1, 1, 2, 2}, "more");
+}
+
 // An error of the caller, or of a worker that has surely come: the caller waits for it.
 void errors(bool in_worker) {
   std::atomic<int> come{0};
@@ -58,6 +70,7 @@ int main(int argc, char** argv) {
     require(ccm::pool_workers() == 0, "workers before the first call");
     errors(true);
     require(ccm::pool_workers() == 1, "one worker of a call of two threads");
+    sides();
     std::vector<std::thread> callers;
     for (int c = 0; c < 3; ++c)
       callers.emplace_back([=] {

@@ -121,3 +121,17 @@ def test_an_error_reaches_the_caller(codec, damaged):
     for _ in range(5):
         with pytest.raises(BitstreamError):
             codec.decode(data, threads=3)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_several_pictures(codec, threads):
+    """One call for all gives what a call for each gives, in order, with the seconds of all."""
+    pictures = [tiny.photo(48 + 16 * k, 80, k) for k in range(5)]
+    pictures[2] = pictures[2][..., 0]
+    seconds = {}
+    data = codec.encode(pictures, 4, effort=1, threads=threads, timings=seconds)
+    assert data == [codec.encode(picture, 4, effort=1, threads=1) for picture in pictures]
+    assert set(seconds) == {"g_a", "h_a", "h_s", "effort", "entropy"}
+    found = codec.decode(data, threads=threads)
+    assert all(np.array_equal(a, codec.decode(d, threads=1)) for a, d in zip(found, data, strict=True))
+    assert codec.encode([], 4) == []
