@@ -98,8 +98,7 @@ class Codec:
         """
         path = find(name)
         floats = (precision or transform_precision()) == "float32"
-        isa = os.environ.get("CCM_FAST_ISA", "") if isa is None else isa
-        return cls(_backend.native().Codec.open(str(path), thread_count(threads), floats, isa), path)
+        return cls(_backend.native().Codec.open(str(path), thread_count(threads), floats, isa or ""), path)
 
     @property
     def groups(self) -> int:

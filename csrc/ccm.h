@@ -61,7 +61,8 @@ typedef enum ccm_format { CCM_RGB8 = 0, CCM_RGB16 = 1, CCM_GREY8 = 2, CCM_GREY16
 typedef struct ccm_options {
   int32_t threads;          /* threads of a call, the caller's among them; 0: as many as the process has cores */
   int32_t float_transforms; /* not 0: transforms multiply floats even where 16-bit integers are faster */
-  const char* isa;          /* instruction set of the entropy path ("scalar", "avx2", ...); "" or NULL: the best */
+  const char* isa;          /* instruction set of the entropy path ("scalar", "avx2", ...); "" or NULL: that of the
+                               environment variable CCM_FAST_ISA, which the transforms heed too; else the best */
   int64_t max_pixels;       /* larger pictures are refused; 0: no limit but the format's */
 } ccm_options;
 

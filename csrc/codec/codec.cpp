@@ -6,6 +6,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/cpu.h"
 #include "base/error.h"
 #include "base/sha256.h"
 #include "base/threads.h"
@@ -57,7 +58,8 @@ Codec::Codec(Bytes weights, const CodecOptions& options)
     : file_(std::move(weights)), int16_(takes_int16(options)), synthesis_(file_, int16_) {
   const Kernels* kernels = kernels_by_name(options.isa);
   if (!kernels)
-    throw Error(ErrorCode::kArgument, std::string("instruction set '") + options.isa + "' is not usable here");
+    throw Error(ErrorCode::kArgument,
+                std::string("instruction set '") + (*options.isa ? options.isa : isa_limit()) + "' is not usable here");
   std::vector<std::function<void()>> work = synthesis_.packing();
   work.insert(work.begin(), [&] { plan_ = pack_plan(file_.plan(), file_.plan_size(), *kernels); });
   work.push_back([&] {

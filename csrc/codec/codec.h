@@ -21,7 +21,7 @@ int default_threads();
 struct CodecOptions {
   int threads = 1;                // for packing
   bool float_transforms = false;  // products of floats even where those of 16-bit integers are faster
-  const char* isa = "";           // instruction set of the entropy path; "": the best one here
+  const char* isa = "";           // instruction set of the entropy path; "": as CCM_FAST_ISA says, else the best
 };
 
 // Seconds of the stages of decoding.

@@ -1,8 +1,9 @@
 #include "transforms/transform.h"
 
 #include <cmath>
-#include <cstdlib>
-#include <cstring>
+#include <vector>
+
+#include "base/cpu.h"
 
 namespace ccm {
 namespace {
@@ -31,21 +32,16 @@ bool self_check(const TransformKernels& k) {
 }
 
 TransformIsa best() {
-  __builtin_cpu_init();
-  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return kPlain;
-  const char* named = std::getenv("CCM_FAST_ISA");
-  const auto allowed = [&](const char* name) { return !named || !*named || !std::strcmp(named, name); };
+  const uint32_t allowed = allowed_features();
+  const auto may = [allowed](uint32_t features) { return (allowed & features) == features; };
+  if (!may(kCpuAvx2 | kCpuFma)) return kPlain;
 #if defined(CCM_HAVE_FMA512VNNI)
-  if (allowed("avx512vnni") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512vnni") && self_check(fma512vnni_transform_kernels()))
-    return kFma512Vnni;
+  if (may(kCpuAvx512 | kCpuAvx512Vnni) && self_check(fma512vnni_transform_kernels())) return kFma512Vnni;
 #endif
 #if defined(CCM_HAVE_FMAVNNI)
-  if ((allowed("avxvnni") || allowed("avx512vnni")) && __builtin_cpu_supports("avxvnni") &&
-      self_check(fmavnni_transform_kernels()))
-    return kFmaVnni;
+  if (may(kCpuAvxVnni) && self_check(fmavnni_transform_kernels())) return kFmaVnni;
 #endif
-  return named && !std::strcmp(named, "scalar") ? kPlain : kFma;
+  return kFma;
 }
 
 #else

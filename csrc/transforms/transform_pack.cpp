@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "base/cpu.h"
 #include "base/float_buffer.h"
 #include "base/memory.h"
 #include "transforms/pack_kernels.h"
@@ -14,8 +15,7 @@ namespace {
 // Not by transform_isa(), whose self-check packs weights; the results are the same.
 const PackKernels& pack_kernels() {
 #if defined(CCM_HAVE_AVX2)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2")) return avx2_pack_kernels();
+  if (cpu_has(kCpuAvx2)) return avx2_pack_kernels();
 #endif
   return plain_pack_kernels();
 }

@@ -53,6 +53,14 @@ def test_pixels_are_those_of_the_modules(small, little, size, quality, grey, thr
         assert got.shape == want.shape and got.dtype == np.uint8 and np.array_equal(got, want)
 
 
+def test_the_limit_holds_without_python(monkeypatch):
+    """CCM_FAST_ISA is read by the library itself; a name that is given goes before it."""
+    monkeypatch.setenv("CCM_FAST_ISA", "z80")
+    with pytest.raises(ValueError, match="'z80' is not usable"):
+        opened(tiny.GOLDEN / "tiny.safetensors")
+    opened(tiny.GOLDEN / "tiny.safetensors", isa="scalar")
+
+
 @pytest.mark.parametrize("quality", [1, 5, 8])
 def test_plans_of_version_3(tmp_path, quality):
     """Through a weights file; and the golden file, in any number of threads."""

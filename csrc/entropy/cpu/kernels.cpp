@@ -6,6 +6,7 @@
 #include <numeric>
 #include <vector>
 
+#include "base/cpu.h"
 #include "entropy/cpu/winograd_int.h"
 
 namespace ccm {
@@ -17,22 +18,18 @@ const Kernels* available(Isa isa) {
       return &scalar_kernels();
 #if defined(CCM_HAVE_AVX2)
     case kIsaAvx2:
-      return __builtin_cpu_supports("avx2") ? &avx2_kernels() : nullptr;
+      return cpu_has(kCpuAvx2) ? &avx2_kernels() : nullptr;
 #if defined(CCM_HAVE_AVXVNNI)
     case kIsaAvxVnni:
 #if defined(CCM_EMULATE_VNNI)
-      return __builtin_cpu_supports("avx2") ? &avxvnni_kernels() : nullptr;
+      return cpu_has(kCpuAvx2) ? &avxvnni_kernels() : nullptr;
 #else
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("avxvnni") ? &avxvnni_kernels() : nullptr;
+      return cpu_has(kCpuAvx2 | kCpuAvxVnni) ? &avxvnni_kernels() : nullptr;
 #endif
 #endif
 #if defined(CCM_HAVE_AVX512VNNI)
     case kIsaAvx512Vnni:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("avx512f") &&
-                     __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                     __builtin_cpu_supports("avx512vnni")
-                 ? &avx512vnni_kernels()
-                 : nullptr;
+      return cpu_has(kCpuAvx2 | kCpuAvx512 | kCpuAvx512Bw | kCpuAvx512Vnni) ? &avx512vnni_kernels() : nullptr;
 #endif
 #endif
     default:
@@ -174,9 +171,6 @@ const Kernels* kernels_for(Isa isa) {
   static const struct Table {
     const Kernels* k[kIsaCount];
     Table() {
-#if defined(CCM_HAVE_AVX2)
-      __builtin_cpu_init();
-#endif
       for (int i = 0; i < kIsaCount; ++i) {
         k[i] = available(static_cast<Isa>(i));
         if (k[i] && !self_check(*k[i])) k[i] = nullptr;
@@ -193,6 +187,7 @@ const Kernels& best_kernels() {
 }
 
 const Kernels* kernels_by_name(const char* name) {
+  if (!*name) name = isa_limit();
   if (!*name) return &best_kernels();
   for (int i = 0; i < kIsaCount; ++i) {
     const Kernels* k = kernels_for(static_cast<Isa>(i));

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "base/cpu.h"
 #include "entropy/cpu/rans_kernels.h"
 #include "model/rows.h"
 
@@ -171,8 +172,7 @@ RansRounds vector_rounds(int32_t lanes) {
   static const struct Table {
     RansRounds of[kMaxLanes + 1] = {};
     Table() {
-      __builtin_cpu_init();
-      if (!__builtin_cpu_supports("avx2")) return;
+      if (!cpu_has(kCpuAvx2)) return;
       for (int32_t l = 8; l <= kMaxLanes; l *= 2)
         if (same_as_plain(avx2_rounds(l), l)) of[l] = avx2_rounds(l);
     }

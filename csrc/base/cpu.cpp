@@ -1,0 +1,51 @@
+#include "base/cpu.h"
+
+#include <cstdlib>
+#include <cstring>
+
+namespace ccm {
+namespace {
+
+uint32_t ask() {
+  uint32_t found = 0;
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2")) found |= kCpuAvx2;
+  if (__builtin_cpu_supports("fma")) found |= kCpuFma;
+#if defined(CCM_HAVE_AVXVNNI) || defined(CCM_HAVE_FMAVNNI)  // compilers that know it
+  if (__builtin_cpu_supports("avxvnni")) found |= kCpuAvxVnni;
+#endif
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl")) found |= kCpuAvx512;
+  if (__builtin_cpu_supports("avx512bw")) found |= kCpuAvx512Bw;
+  if (__builtin_cpu_supports("avx512vnni")) found |= kCpuAvx512Vnni;
+#endif
+  return found;
+}
+
+struct Limit {
+  const char* name;
+  uint32_t allowed;
+};
+
+constexpr uint32_t kFloats = kCpuAvx2 | kCpuFma;
+constexpr Limit kLimits[] = {{"scalar", 0}, {"avx2", kFloats}, {"avxvnni", kFloats | kCpuAvxVnni}};
+
+}  // namespace
+
+uint32_t cpu_features() {
+  static const uint32_t features = ask();
+  return features;
+}
+
+const char* isa_limit() {
+  const char* named = std::getenv("CCM_FAST_ISA");
+  return named ? named : "";
+}
+
+uint32_t allowed_features() {
+  for (const Limit& limit : kLimits)
+    if (!std::strcmp(isa_limit(), limit.name)) return cpu_features() & limit.allowed;
+  return cpu_features();
+}
+
+}  // namespace ccm
