@@ -2,6 +2,8 @@
 
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ from test_data import add_member
 
 import ccm_fast
 
-DOCUMENT = Path(__file__).parents[1] / "docs/datasets.md"
+ROOT = Path(__file__).parents[1]
+DOCUMENT = ROOT / "docs/datasets.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
 OPTIONAL = ("torchvision", "webdataset", "datasets", "daft", "zarr")
 
@@ -56,3 +59,10 @@ def test_recipe(here, block):
                 pytest.skip(f"torchvision does not load: {why}")
     module = {"__name__": "recipe"}
     exec(compile(block, str(DOCUMENT), "exec"), module)
+
+
+def test_the_table_is_that_of_the_result():
+    table = subprocess.run(
+        [sys.executable, "benchmarks/loading.py", "--table"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert f"<!-- loading -->\n{table}<!-- /loading -->" in DOCUMENT.read_text()
