@@ -9,11 +9,11 @@
 #include "base/threads.h"
 #include "codec/stopwatch.h"
 #include "format/rans.h"
+#include "format/symbol.h"
 
 namespace ccm {
 namespace {
 
-constexpr int32_t kSymbolMax = 32767;
 // Cells of 4x4 pixels that a latent spans in each direction, and what a cell holds: 16 c + 4 u + v.
 constexpr int64_t kLatentCells = 4, kCellSide = 4;
 constexpr int32_t kCellPixels = 16, kColours = 3;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "entropy/cpu/rans_cpu.h"
+#include "format/symbol.h"
 #include "model/rows.h"
 #include "python/compressai.h"
 
@@ -74,7 +75,7 @@ py::tuple encode(const Tables& held, const Array<int32_t>& symbols, const Array<
     const int32_t value = symbols.data()[i];
     const uint16_t row = rows.data()[i];
     if (row >= tables.info.size()) bad_row(row, tables);
-    if (value < -32767 || value > 32767) throw py::value_error("symbols must lie in -32767..32767");
+    if (!ccm::symbol_fits(value)) throw py::value_error("symbols must lie in -32767..32767");
     coded[i] = {value, row};
   }
   const std::vector<int32_t> sizes = step_sizes(steps, count);

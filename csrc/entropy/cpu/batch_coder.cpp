@@ -12,6 +12,8 @@
 #include "entropy/cpu/group_cpu.h"
 #include "entropy/cpu/rans_cpu.h"
 #include "entropy/cpu/share.h"
+#include "format/residual.h"
+#include "format/symbol.h"
 
 namespace ccm {
 namespace {
@@ -327,8 +329,8 @@ class BatchCoder {
     if (!stream.decode_step(tables, b.rows.data(), b.zeros.data(), count, b.symbols.data())) return false;
     bool good = true;
     for (size_t i = 0; i < n; ++i) {
-      const int32_t y = (1 << kMeanBits) * b.symbols[i] + b.offsets[i];
-      good &= y >= -32767 && y <= 32767;
+      const int32_t y = residual_latent(b.symbols[i], b.offsets[i]);
+      good &= symbol_fits(y);
       b.symbols[i] = static_cast<int16_t>(y);
     }
     return good;
@@ -382,14 +384,13 @@ class BatchCoder {
   // Residual encoders: symbols and y of `count` positions. Latents are in 1/256, means and y in 1/16.
   void quantize(Image& image, int32_t g, int32_t first, int32_t count, Buffers& b) const {
     const GroupDesc& d = m_.group[g];
-    constexpr int32_t kSymbol = 256, kMean = kSymbol >> kMeanBits;
     for (int32_t p = 0; p < count; ++p) {
       const int32_t* from = image.job.latents + place(m_, d, *orders_[g], first + p, w_);
       for (int32_t c = 0; c < d.channels; ++c) {
         const size_t i = static_cast<size_t>(p) * d.channels + c;
-        const int32_t v = (from[c] - kMean * b.offsets[i] + kSymbol / 2) >> 8;
+        const int32_t v = residual_symbol(from[c], b.offsets[i]);
         image.symbols[g].push_back({v, b.rows[i]});
-        b.symbols[i] = static_cast<int16_t>((1 << kMeanBits) * v + b.offsets[i]);
+        b.symbols[i] = static_cast<int16_t>(residual_latent(v, b.offsets[i]));
       }
     }
     image.coded[g].push_back(count * d.channels);

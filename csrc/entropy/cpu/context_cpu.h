@@ -5,6 +5,7 @@
 
 #include "base/status.h"
 #include "entropy/cpu/kernels.h"
+#include "format/residual.h"
 #include "model/model.h"
 
 namespace ccm {
@@ -49,10 +50,6 @@ struct DecodeJob {
 
 // Distances from a symbol's offset that have shifts of their own (ccm_fast/integer/centroids.py).
 constexpr int32_t kShiftReach = 24;
-
-// The residual encoder's input is in 1/256. Up to this magnitude y fits 16 bits whatever the means are: it differs from
-// the input by at most half a symbol, and 32767 / 16 - 1 / 2 = 524144 / 256.
-constexpr int32_t kResidualLimit = 32767 * 16 - 128;
 
 // One image of a batch for encode_y_residual: latents -> streams, and y as a decoder will have it.
 struct ResidualJob {

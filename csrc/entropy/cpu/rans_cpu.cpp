@@ -6,6 +6,8 @@
 
 #include "base/cpu.h"
 #include "entropy/cpu/rans_kernels.h"
+#include "format/escape.h"
+#include "format/symbol.h"
 #include "model/rows.h"
 
 #if defined(__SSE2__)
@@ -163,8 +165,6 @@ Status read_varint(const uint8_t*& data, size_t& size, size_t& value) {
   return kDamaged;
 }
 
-inline bool fits(int32_t v) { return v >= -32767 && v <= 32767; }
-
 }  // namespace
 
 RansRounds vector_rounds(int32_t lanes) {
@@ -298,9 +298,8 @@ void SequenceDecoder::decode_escapes(const Rows& tables, const uint16_t* rows, c
       e = 1u << low | raw_bits(l, low);
     }
     const RowInfo& info = tables.info[rows[l]];
-    const int32_t half = static_cast<int32_t>(e >> 1);
-    const int32_t v = (e & 1 ? info.lo - 1 - half : info.lo + info.count - 1 + half) + (offsets ? offsets[l] : 0);
-    if (!fits(v)) damaged_ = true;
+    const int32_t v = escape_value(info.lo, info.count, e) + (offsets ? offsets[l] : 0);
+    if (!symbol_fits(v)) damaged_ = true;
     out[l] = static_cast<int16_t>(v);
   }
 }
@@ -351,7 +350,7 @@ bool SequenceDecoder::decode(const Rows& tables, const uint16_t* rows, const int
       add_offsets(offsets ? offsets + plain : nullptr, round - plain, out + plain);
       for (int32_t i = round; i < at; ++i) {  // an escape's value is only preliminary here
         const int32_t v = out[i] + (offsets ? offsets[i] : 0);
-        if (!(escaped >> (i - round) & 1) && !fits(v)) damaged_ = true;
+        if (!(escaped >> (i - round) & 1) && !symbol_fits(v)) damaged_ = true;
         out[i] = static_cast<int16_t>(v);
       }
       decode_escapes(tables, rows + round, offsets ? offsets + round : nullptr, escaped, out + round);

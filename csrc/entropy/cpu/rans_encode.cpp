@@ -3,16 +3,14 @@
 #include <cmath>
 
 #include "entropy/cpu/rans_cpu.h"
+#include "format/escape.h"
 #include "format/rans_tail.h"
 
 namespace ccm {
 namespace {
 
 // What an escape codes after its entry.
-uint32_t escape_magnitude(const RowInfo& info, int32_t value) {
-  const int32_t hi = info.lo + info.count - 2;
-  return value > hi ? 2u * static_cast<uint32_t>(value - hi - 1) : 2u * static_cast<uint32_t>(info.lo - 1 - value) + 1;
-}
+uint32_t magnitude_of(const RowInfo& info, int32_t value) { return escape_magnitude(info.lo, info.count, value); }
 
 inline bool in_row(const RowInfo& info, int32_t value) {
   return static_cast<uint32_t>(value - info.lo) < static_cast<uint32_t>(info.count - 1);
@@ -147,7 +145,7 @@ class SequenceEncoder {
     int32_t length[kMaxLanes];
     for (int32_t i = lanes_ - 1; i >= 0; --i) {
       if (!(escaped >> i & 1)) continue;
-      escape[i] = escape_magnitude(tables_.info[symbols[i].row], symbols[i].value);
+      escape[i] = magnitude_of(tables_.info[symbols[i].row], symbols[i].value);
       length[i] = bit_length(escape[i]);
       if (length[i] >= 2) push_raw<kTail>(i, escape[i] & ((1u << (length[i] - 1)) - 1), length[i] - 1);
     }
@@ -263,7 +261,7 @@ double ideal_bytes(const Rows& tables, const std::vector<Coded>& symbols) {
       int32_t k = symbols[i].value - info.lo;
       if (CCM_UNLIKELY(!in_row(info, symbols[i].value))) {
         k = info.count - 1;
-        bits += kEscapeLengthBits + std::max(0, bit_length(escape_magnitude(info, symbols[i].value)) - 1);
+        bits += kEscapeLengthBits + std::max(0, bit_length(magnitude_of(info, symbols[i].value)) - 1);
       }
       p *= (tables.entries[info.first + k] >> 16) * (1.0 / 65536);
     }
