@@ -4,6 +4,7 @@ import importlib
 import importlib.metadata
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -178,6 +179,39 @@ def test_build_finds_or_asks_for_torch(monkeypatch, tmp_path, capsys):
 
     (tmp_path / "torch/version.py").write_text("__version__ = '3.0.0a1+cpu'\n")
     assert build.find_torch().root == tmp_path / "torch"
+
+
+@in_checkout
+def test_build_finds_the_environment_that_uv_installs_into(monkeypatch, tmp_path):
+    pytest.importorskip("setuptools")
+    monkeypatch.syspath_prepend(str(ROOT / "_build_backend"))
+    build = importlib.import_module("ccm_build")
+
+    def process(pid, parent, command, cwd, **variables):
+        folder = tmp_path / "proc" / str(pid)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "stat").write_text(f"{pid} (a (b) c) S {parent} 1 1")
+        (folder / "cmdline").write_bytes("\0".join(command).encode() + b"\0")
+        (folder / "environ").write_bytes("\0".join(f"{k}={v}" for k, v in variables.items()).encode())
+        (folder / "cwd").symlink_to(cwd)
+
+    process(os.getpid(), 11, ["python"], tmp_path)
+    process(11, 12, ["python", "-c", "build"], tmp_path, VIRTUAL_ENV="/hidden")
+    process(12, 13, ["/usr/bin/uv", "pip", "install", "--python=env/bin/python", "."], tmp_path, VIRTUAL_ENV="/mine")
+    process(13, 1, ["sh"], tmp_path, VIRTUAL_ENV="/other")
+    found = list(build._uv_environments(tmp_path / "proc"))
+    assert found == [tmp_path / "env", "/mine", tmp_path / ".venv"]
+    assert list(build._uv_environments(tmp_path / "nothing")) == []
+
+
+@in_checkout
+def test_no_extra_replaces_torch():
+    """CompressAI and torchvision ask for a certain torch; pip would bring it in the place of the one that is there."""
+    tomllib = pytest.importorskip("tomllib")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    names = {re.split(r"[^A-Za-z0-9_-]", line)[0].lower() for lines in extras.values() for line in lines}
+    assert "torch" in names and not names & {"compressai", "torchvision", "torchaudio", "lpips"}
+    assert [line for lines in extras.values() for line in lines if line.startswith("torch>")] == ["torch>=2.10"]
 
 
 @in_checkout

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ccm_fast.constants import CONTEXT_LIMIT
 from ccm_fast.entropy.likelihood import logistic_likelihood, scale_from_index
@@ -223,7 +224,7 @@ def _calibrate_group(
 
 
 def best_calibration(
-    model: CrossChannelContextModel, data: list[tuple[Tensor, Tensor]], expected: list[float]
+    model: CrossChannelContextModel, data: list[tuple[Tensor, Tensor]], expected: list[float], progress: bool = False
 ) -> Network:
     """The calibrated network with the least relative code length among a few ways to choose activation scales.
 
@@ -235,6 +236,7 @@ def best_calibration(
         model: the float model.
         data: of each image y_hat [1, M, h, w] and z_hat [1, N, hz, wz], float32.
         expected: bits of each by the float model.
+        progress: show a bar.
     """
     ways = [_Scales(e, s) for e in EQUALIZATIONS for s in SATURATIONS]
     importance = [1e3 / bits for bits in expected]
@@ -263,9 +265,13 @@ def best_calibration(
         for p, e, o, (y, _), bits in zip(bytes_, earlier, mine, data, expected, strict=True):
             mean, index = group(p, e, o)
             total += float(code_length(y[:, own], mean / 16, index)) / bits
+        bar.update()
         return total / len(data)
 
     sizes = [_activations(group) for group in network.groups]
+    # Every way for every group, twice but for the best one, then each layer's others, and the end.
+    tries = sum(len(ways) + (len(ways) - 1) * (1 + layers) + 1 for layers in sizes)
+    bar = tqdm(total=tries, disable=not progress, unit="try", desc="calibration")
     # For each way of h_s, the length of every group that follows it.
     uniform = [[length(g, h, [way] * sizes[g]) for g in range(len(groups))] for h, way in enumerate(ways)]
     h = min(range(len(ways)), key=lambda k: sum(uniform[k]))
@@ -279,4 +285,5 @@ def best_calibration(
                 if (found := length(g, h, other)) < least:
                     least, chosen = found, other
         length(g, h, chosen)
+    bar.close()
     return network

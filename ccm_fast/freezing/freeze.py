@@ -152,7 +152,7 @@ def freeze(
         data.append((c.y_hat.short(), c.z_hat.short()))
         expected.append(bits)
     first = [(y.float(), z.float()) for y, z in data[: min(CALIBRATION_IMAGES, len(images))]]
-    network = best_calibration(model, first, expected[: len(first)])
+    network = best_calibration(model, first, expected[: len(first)], progress)
     if steps:
 
         def loss(tensors: tuple[Tensor, ...], chosen: list[int]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -357,6 +358,20 @@ def _done(run: _Run, stage: Stage, deadline: Deadline | None) -> float:
     return run.processes.largest(deadline.done())[0]
 
 
+def _steps_left(run: _Run, stages: list[Stage], done: float) -> int | None:
+    """About how many steps are left, in this stage of which a share is ``done`` and in those after it.
+
+    Stages of hours are counted by the pace of this one; None where it has none yet.
+    """
+    p = run.progress
+    if not (done > 0 and p.stage_step and p.stage_hours):
+        return None
+    left = p.stage_step * (1 - min(done, 1.0)) / done
+    for stage in stages[p.stage + 1 :]:
+        left += stage.hours * p.stage_step / p.stage_hours if stage.hours else stage.steps
+    return math.ceil(left)
+
+
 def _stages(
     run: _Run,
     stages: list,
@@ -422,6 +437,9 @@ def _stages(
                     means = {k: round(float(v), 6) for k, v in average.items()}
                     if "mse" in means:
                         means["psnr"] = round(psnr(average["mse"]), 6)
+                    steps = _steps_left(run, stages, done)
+                    if steps is not None:
+                        bar.total = p.step + steps  # by which the bar says how long it will take
                     bar.set_postfix({"stage": stage.name, "bpp": f"{means['bpp']:.3f}"})
                     note(stage=stage.name, lr=share * cfg.lr, grad=float(terms["grad"]), **means)
                 # The first process's clock decides for all: saving is a collective operation.

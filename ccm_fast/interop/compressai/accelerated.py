@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ccm_fast.constants import SYMBOL_MAX
 from ccm_fast.decoding import check_fingerprint, check_structure, decode_latents, parse_packets
@@ -307,6 +308,7 @@ def accelerate(
     fast: bool = True,
     seed: int = 0,
     history: list[float] | None = None,
+    progress: bool = False,
 ) -> AcceleratedNet:
     """Give a trained CompressAI net an integer entropy path: fast, and exact on every machine.
 
@@ -325,6 +327,7 @@ def accelerate(
         seed: of crops and order.
         history: if given, the relative excess of code length over the float net's is appended, before, during and after
             fine-tuning.
+        progress: show bars.
 
     Raises:
         ModelError: a net that cannot be taken over; the message lists those that can.
@@ -337,9 +340,9 @@ def accelerate(
         images = dead_leaves(PICTURES, CROP, seed)
     if not len(images):
         raise ValueError("calibration needs pictures; None takes some of our own")
-    data = _collect(net, entropy, images, seed)
+    data = _collect(net, entropy, images, seed, progress)
     steps = (STEPS if len(data) >= ENOUGH else 0) if steps is None else steps
-    plan = lower(entropy, data, steps, seed=seed, history=history)
+    plan = lower(entropy, data, steps, seed=seed, history=history, progress=progress)
     return _attach(AcceleratedNet(net, entropy, FrozenEntropyModel(plan), exact, fast))
 
 
@@ -349,11 +352,11 @@ def _attach(fast: AcceleratedNet) -> AcceleratedNet:
 
 
 @torch.no_grad()
-def _collect(net: nn.Module, entropy: EntropyNet, images, seed: int) -> list[Sample]:
+def _collect(net: nn.Module, entropy: EntropyNet, images, seed: int, progress: bool) -> list[Sample]:
     generator = torch.Generator().manual_seed(seed)
     weight = next(net.parameters())
     data = []
-    for image in images:
+    for image in tqdm(images, disable=not progress, unit="picture", desc="latents"):
         x = image_tensor(image)
         i, j = (int(torch.randint(max(1, s - CROP + 1), (1,), generator=generator)) for s in x.shape[1:])
         x = x[None, :, i : i + CROP, j : j + CROP].to(weight)

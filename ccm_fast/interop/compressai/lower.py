@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ccm_fast.constants import CONTEXT_LIMIT
 from ccm_fast.entropy.likelihood import lower_bound
@@ -212,7 +213,13 @@ def _excess(network: Network, y_hat: Tensor, z: Tensor, mean: Tensor, scale: Ten
 
 
 def lower(
-    net: EntropyNet, data: list[Sample], steps: int, batch: int = 4, seed: int = 0, history: list[float] | None = None
+    net: EntropyNet,
+    data: list[Sample],
+    steps: int,
+    batch: int = 4,
+    seed: int = 0,
+    history: list[float] | None = None,
+    progress: bool = False,
 ) -> Plan:
     """The plan of a net.
 
@@ -224,6 +231,7 @@ def lower(
         seed: of their order.
         history: if given, the relative excess of code length is appended: after calibration (all samples), then of
             every step, then at the end (all samples).
+        progress: show bars.
 
     Raises:
         OverflowProofError: some input could overflow 32 bits.
@@ -234,8 +242,10 @@ def lower(
     def total(network: Network) -> float:
         return sum(float(_excess(network, *t)) / s.bits for t, s in zip(tensors, data, strict=True)) / len(data)
 
-    candidates = [_calibrate(net, data, saturation) for saturation in (1.0, 0.75)]
-    excess = [total(c) for c in candidates]
+    candidates, excess = [], []
+    for saturation in tqdm((1.0, 0.75), disable=not progress, desc="calibration"):
+        candidates.append(_calibrate(net, data, saturation))
+        excess.append(total(candidates[-1]))
     network = candidates[int(np.argmin(excess))]
     if history is not None:
         history.append(min(excess))
@@ -245,7 +255,7 @@ def lower(
 
     if steps:
         with torch.enable_grad():
-            found = _fine_tune(network, tensors, loss, steps, batch, seed=seed)
+            found = _fine_tune(network, tensors, loss, steps, batch, seed=seed, progress=progress)
         if history is not None:
             history += [*found, total(network)]
     return network.export()
