@@ -360,6 +360,19 @@ def rates() -> str:
     return _table(({"name": name, **c} for name, c in cells.items()), columns)
 
 
+@_made_of("eyes_kodak.json")
+def looks(result: dict) -> str:
+    """BD-rates against AVIF as its encoder tunes itself, by three metrics, of which one is what eyes see."""
+    items = [
+        {"name": e["test_label"], **{m: f"{e[m]['percent']:+.1f} %" for m in ("psnr", "ms-ssim", "ssimulacra2")}}
+        for e in result["against_avif"]
+    ]
+    columns: dict[str, Column] = {"bits against AVIF, tune=iq": "{name}"}
+    columns |= {"at equal PSNR": "{psnr}", "MS-SSIM": "{ms-ssim}", "SSIMULACRA2": "{ssimulacra2}"}
+    names = ", ".join(name.removeprefix("kodim") for name in result["images"])
+    return _table(items, columns, f"{len(result['images'])} photographs of Kodak ({names}).")
+
+
 def speed() -> str:
     """What decoding and encoding take, and what they took before."""
     kodak, context = _load("kodak_ccm-small.json"), _load("context_rans_ccm-small_1t.json")
@@ -475,7 +488,7 @@ def quality_help() -> str:
 
 # File -> its generated sections.
 SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"speed": speed, "rates": rates, "exactness": exactness},
+    "README.md": {"speed": speed, "rates": rates, "looks": looks, "exactness": exactness},
     "docs/usage.md": {"qualities": qualities},
     "docs/figures.md": {
         "kodak": kodak,
@@ -497,6 +510,7 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/compressai.md": {"dropin": dropin, "precision": precision},
     "docs/cuda.md": {"gpu": gpu},
     "docs/effort.md": {"effort": effort},
+    "docs/use.md": {"looks": looks},
     "docs/model_card.md": {"rates": rates, "card": card},
     "ccm_fast/anchors.py": {"qualities": quality_help},
 }
