@@ -65,7 +65,8 @@ def measure(name: str, folder: Path, args) -> None:
         shutil.copy(out / f"{codec}.json", RESULTS / f"rd_{name}_{codec}.json")
     (RESULTS / f"rd_{name}_bd.json").write_text(json.dumps(rates, indent=1) + "\n", encoding="utf-8")
     for metric in curves.METRICS:
-        shutil.copy(out / f"rd_{metric}.svg", DOCS / f"rd_{name}_{metric}.svg")
+        if (out / f"rd_{metric}.svg").is_file():  # not of a metric that nothing has been measured in
+            shutil.copy(out / f"rd_{metric}.svg", DOCS / f"rd_{name}_{metric}.svg")
 
 
 def section(name: str) -> list[str]:

@@ -211,8 +211,9 @@ PRESETS: dict[str, CCMConfig] = {
         reconstruction="centroid",
     ),
 }
-# What format 2 is made for: symbols of small scales are not coded (up to index 0, which costs nothing; 4 would cost
-# 1.6 % of the rate), and the fine group is decoded in one step.
+# What format 2 is made for: symbols of the smallest scales are not coded (more would cost 1.6 % of the rate), and the
+# fine group is decoded in one step. Training for the former has cost more than it saves where the encoder rounds by
+# rate and distortion: docs/experiments/training.md.
 PRESETS["ccm-small-2"] = replace(PRESETS["ccm-small"], name="ccm-small-2", skip_index=0, fine_context=False)
 PRESETS["ccm-small-g1"] = replace(PRESETS["ccm-small-192"], name="ccm-small-g1", groups=(192,))
 
