@@ -223,7 +223,8 @@ def test_effort_one_is_plain_rounding(shipped):
     y = shipped.analysis(x, torch.tensor([5.0]))
     z = torch.round(shipped.h_a(y)).permute(0, 2, 3, 1).short().contiguous()
     psi = shipped.frozen.hyper(z, 4, 5)
-    (streams,) = shipped.frozen.encode_y(psi, torch.round(y).permute(0, 2, 3, 1).short().contiguous(), version=2)
+    y_hat, _, _ = shipped.frozen.settle(psi, torch.round(y).permute(0, 2, 3, 1).short().contiguous())
+    (streams,) = shipped.frozen.encode_y(psi, y_hat, version=2)
     assert out["strings"][0][0].endswith(b"".join(s.data for s in streams))
     assert compress(shipped, x, 5, effort=DEFAULT_EFFORT) == compress(shipped, x, 5) != out
 

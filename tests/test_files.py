@@ -7,7 +7,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from ccm_fast import decode_file, encode_file, errors, files, images, reading
+from ccm_fast import decode_file, encode_file, errors, files, images, reading, shipped
 from ccm_fast.stream.container import parse_container
 
 
@@ -154,12 +154,12 @@ def test_models_are_found(model, tmp_path, monkeypatch):
         files.decode_bytes(data)
     assert files.decode_bytes(data, tiny.GOLDEN / "tiny.safetensors").picture.size == (37, 53)
     monkeypatch.setattr("ccm_fast.shipped.FOLDER", tiny.GOLDEN)
-    files.shipped_fingerprints.cache_clear()
+    shipped.shipped_fingerprints.cache_clear()
     try:
-        assert files.shipped_fingerprints() == {model.frozen.fingerprint: ("tiny", 3)}
+        assert shipped.shipped_fingerprints() == {model.frozen.fingerprint: ("tiny", 3)}
         assert files.decode_bytes(data).picture.size == (37, 53)
     finally:
-        files.shipped_fingerprints.cache_clear()
+        shipped.shipped_fingerprints.cache_clear()
     with pytest.raises(FileNotFoundError, match="no-such"):
         files.decode_bytes(data, "no-such-model")
 

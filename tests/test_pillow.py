@@ -11,6 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 import ccm_fast.interop.pillow as plugin
 from ccm_fast import errors, files
+from ccm_fast import shipped as shipped_models
 
 PROFILE = bytes(36) + b"acsp" + bytes(88)
 
@@ -20,9 +21,9 @@ def shipped(monkeypatch):
     """The tiny model ships, for the length of a test."""
     monkeypatch.setattr("ccm_fast.shipped.FOLDER", tiny.GOLDEN)
     monkeypatch.setattr(files, "DEFAULT_MODEL", "tiny")
-    files.shipped_fingerprints.cache_clear()
+    shipped_models.shipped_fingerprints.cache_clear()
     yield
-    files.shipped_fingerprints.cache_clear()
+    shipped_models.shipped_fingerprints.cache_clear()
 
 
 @pytest.fixture

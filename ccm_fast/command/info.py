@@ -50,7 +50,7 @@ def describe(data: bytes) -> dict:
 def _model_name(fingerprint: bytes) -> str | None:
     """The shipped model with this fingerprint, if this installation can tell."""
     try:
-        from ccm_fast.files import shipped_fingerprints
+        from ccm_fast.shipped import shipped_fingerprints
 
         return shipped_fingerprints().get(fingerprint, (None,))[0]
     except (ImportError, OSError, ValueError):
