@@ -16,6 +16,7 @@ from PIL import Image, ImageCms
 
 from ccm_fast import files
 from ccm_fast.command.main import main
+from ccm_fast.shipped import shipped_fingerprints
 
 WEIGHTS = str(tiny.GOLDEN / "tiny.safetensors")
 ROOT = Path(__file__).parents[1]
@@ -207,6 +208,16 @@ def test_info_needs_no_model(capsys):
         assert parts["container"] + parts["header"] + parts["z"] + sum(parts["y"]) == r["bytes"]
     assert run("info", *paths) == 0
     assert "53x37 grey, quality 2.5" in capsys.readouterr().out
+
+
+def test_info_names_the_shipped_model(capsys, monkeypatch):
+    monkeypatch.setattr("ccm_fast.shipped.FOLDER", tiny.GOLDEN)
+    shipped_fingerprints.cache_clear()
+    try:
+        assert run("info", tiny.GOLDEN / "colour.ccm", "--json") == 0
+    finally:
+        shipped_fingerprints.cache_clear()
+    assert json.loads(capsys.readouterr().out)["model"] == "tiny"
 
 
 def test_info_of_a_damaged_file(tmp_path, capsys):

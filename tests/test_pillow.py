@@ -10,7 +10,7 @@ import tiny
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 import ccm_fast.interop.pillow as plugin
-from ccm_fast import errors, files
+from ccm_fast import errors, files, registry
 from ccm_fast import shipped as shipped_models
 
 PROFILE = bytes(36) + b"acsp" + bytes(88)
@@ -20,7 +20,7 @@ PROFILE = bytes(36) + b"acsp" + bytes(88)
 def shipped(monkeypatch):
     """The tiny model ships, for the length of a test."""
     monkeypatch.setattr("ccm_fast.shipped.FOLDER", tiny.GOLDEN)
-    monkeypatch.setattr(files, "DEFAULT_MODEL", "tiny")
+    monkeypatch.setattr(registry, "DEFAULT_MODEL", "tiny")
     shipped_models.shipped_fingerprints.cache_clear()
     yield
     shipped_models.shipped_fingerprints.cache_clear()
