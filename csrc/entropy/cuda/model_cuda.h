@@ -43,21 +43,21 @@ struct DeviceGroup {
   DeviceConv stack[kMaxLayers], hidden[kMaxLayers];
 };
 
+// Equal parts of the probability range: a slot outside of its window is looked for from its part's first entry on.
+constexpr int kPartBits = 7;
+
 // A row of the tables.
-struct DeviceRow {
+struct alignas(16) DeviceRow {
   uint32_t key;       // see row_key()
   uint32_t first;     // entry 0
   int32_t lo;         // symbol of entry 0
   int32_t lo_inside;  // symbol of the window's first entry
   int32_t count;
+  uint32_t parts[1 << kPartBits];  // the entry that holds a part's first slot, by its index in entries
 };
-
-// Equal parts of the probability range: a slot outside of its window is looked for from its part's first entry on.
-constexpr int kPartBits = 7;
 
 struct DeviceRows {
   int64_t rows;     // DeviceRow [count]
-  int64_t parts;    // uint32 [count][1 << kPartBits]: the entry that holds a part's first slot, by its index in entries
   int64_t entries;  // uint32: start << 16 | freq
   int64_t windows;  // uint32 [count][kWindow]: entries, filled up with kNoEntry
   int32_t count;
@@ -103,7 +103,7 @@ CCM_HD int32_t quad_offset(uint32_t q, int32_t row_stride, int32_t stride) {
 
 // What a decoder needs of a row at once: its number (16 bits), and the place of the escape among the entries of its
 // window (kNoPlace where it is not there).
-constexpr uint32_t kNoPlace = 31;
+constexpr uint32_t kNoPlace = 0x7fff;
 CCM_HD uint32_t row_key(int32_t row, uint32_t escape_place) { return static_cast<uint32_t>(row) | escape_place << 16; }
 CCM_HD int32_t key_row(uint32_t key) { return static_cast<int32_t>(key & 0xffff); }
 CCM_HD int32_t key_escape_place(uint32_t key) { return static_cast<int32_t>(key >> 16); }

@@ -175,18 +175,16 @@ class DevicePacker {
       const uint32_t* window = entries.data() + info.first + info.window;
       std::copy(window, window + info.inside, windows.begin() + static_cast<size_t>(i) * kWindow);
       const uint32_t place = escape ? static_cast<uint32_t>(info.inside - 1) : kNoPlace;
-      out[i] = {row_key(i, place), info.first, info.lo, info.lo + info.window, info.count};
+      out[i] = {row_key(i, place), info.first, info.lo, info.lo + info.window, info.count, {}};
     }
     constexpr uint32_t kParts = 1 << kPartBits, kSlots = 1 << (kProbBits - kPartBits);
-    std::vector<uint32_t> parts;
-    for (const DeviceRow& row : out)
+    for (DeviceRow& row : out)
       for (uint32_t part = 0, e = row.first; part < kParts; ++part) {
         while (e + 1 < row.first + row.count && entries[e + 1] >> 16 <= part * kSlots) ++e;
-        parts.push_back(e);
+        row.parts[part] = e;
       }
     DeviceRows d{};
     d.rows = out_.put(out);
-    d.parts = out_.put(parts);
     d.entries = out_.put(entries);
     d.windows = out_.put(windows);
     d.count = r.count;

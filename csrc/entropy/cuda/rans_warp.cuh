@@ -212,8 +212,11 @@ class WarpDecoder {
                            int32_t left) {
       Found found = look<L>(lane, entry, place);
       load_entries<E>(windows + key_row(next.key) * kWindow, entry_of_next);
-      if (!common_round<L>(lane, at, symbol, group < left, unit, found))
-        rare_round<T>(lane, m, rows, at, symbol, found, group < left, unit);
+      if (!common_round<L>(lane, at, symbol, group < left, unit, found)) {
+        const bool moved = look_outside<T>(lane, m, rows, symbol, group < left, found);
+        if (!moved || !common_round<L>(lane, at, symbol, group < left, unit, found))
+          rare_round<T>(lane, m, rows, at, symbol, found, group < left, unit);
+      }
       symbol = at[2 * further];
       at += further;
     };
@@ -247,8 +250,8 @@ class WarpDecoder {
     return found;
   }
 
-  // A round whose symbols lie in their windows and whose words are there. False: it is not one, nothing has happened
-  // yet.
+  // A round whose symbols have been found, without an escape, and whose words are there. False: it is not one, nothing
+  // has happened yet.
   template <int L>
   CCM_DEVICE bool common_round(int32_t lane, Symbol* at, const Symbol& symbol, bool active, int32_t unit,
                                const Found& found) {
@@ -297,16 +300,13 @@ class WarpDecoder {
     }
   }
 
-  // Any round.
+  // Any round; look_outside() has been there.
   template <int T>
   CCM_DEVICE void rare_round(int32_t lane, const DeviceModel& m, const DeviceRows& rows, Symbol* at,
-                             const Symbol& symbol, Found found, bool active, int32_t unit) {
+                             const Symbol& symbol, const Found& found, bool active, int32_t unit) {
     const uint32_t slot = static_cast<uint32_t>(x_) & kProbMask;
     const DeviceRow& row = m.at<DeviceRow>(rows.rows)[key_row(symbol.key)];
-    bool escape = found.k == key_escape_place(symbol.key);
-    const bool outside = active && slot - (found.entry >> 16) >= (found.entry & kProbMask);
-    if (const unsigned who = __ballot_sync(kWarp, outside && lane % T == 0))
-      look_outside<T>(lane, m, rows, row, key_row(symbol.key), who, found, escape);
+    const bool escape = found.k == key_escape_place(symbol.key);
     if (active) x_ = rans_advance(x_, slot, found.entry >> 16, found.entry & kProbMask);
     bool damaged = false;
     if (active && found.writes && !escape) {
@@ -336,18 +336,24 @@ class WarpDecoder {
     }
   }
 
-  // The symbols of lanes whose first threads are in `who`, outside of their windows. The entry that a slot's part of
-  // the range begins with is known; the whole warp looks at the entries from there on, one lane's after another.
+  // Finds the symbols that lie outside of their windows; false: none does. A row knows with which entry a slot's part
+  // of the range begins; the whole warp looks at the entries from there on, one lane's after another.
   template <int T>
-  CCM_DEVICE void look_outside(int32_t lane, const DeviceModel& m, const DeviceRows& rows, const DeviceRow& row,
-                               int32_t row_number, unsigned who, Found& found, bool& escape) const {
-    const uint32_t* const entries = m.at<uint32_t>(rows.entries);
+  CCM_DEVICE bool look_outside(int32_t lane, const DeviceModel& m, const DeviceRows& rows, const Symbol& symbol,
+                               bool active, Found& found) const {
     const uint32_t slot = static_cast<uint32_t>(x_) & kProbMask;
+    const bool outside = active && slot - (found.entry >> 16) >= (found.entry & kProbMask);
+    unsigned who = __ballot_sync(kWarp, outside && lane % T == 0);
+    if (!who) return false;
     uint32_t part = 0, end = 0;
+    int32_t origin = 0;  // index of the entry that is number 0 of the window
     if (who >> lane & 1) {
-      part = m.at<uint32_t>(rows.parts)[(row_number << kPartBits) + (slot >> (kProbBits - kPartBits))];
+      const DeviceRow& row = m.at<DeviceRow>(rows.rows)[key_row(symbol.key)];
+      part = row.parts[slot >> (kProbBits - kPartBits)];
       end = row.first + static_cast<uint32_t>(row.count);
+      origin = static_cast<int32_t>(row.first) + row.lo_inside - row.lo;
     }
+    const uint32_t* const entries = m.at<uint32_t>(rows.entries);
     for (; who; who &= who - 1) {
       const int32_t owner = __ffs(static_cast<int>(who)) - 1;
       const uint32_t limit = min(__shfl_sync(kWarp, slot, owner) << 16 | kProbMask, kNoEntry - 1);
@@ -364,9 +370,11 @@ class WarpDecoder {
       entry = __shfl_sync(kWarp, entry, place);
       if (lane / T != owner / T) continue;
       const uint32_t index = first + static_cast<uint32_t>(place);
-      found = {entry, static_cast<int32_t>(index - row.first) - (row.lo_inside - row.lo), lane == owner};
-      escape = index + 1 == stop;
+      // An escape out here is not in the window: kNoPlace is its place.
+      const int32_t k = index + 1 == stop ? static_cast<int32_t>(kNoPlace) : static_cast<int32_t>(index) - origin;
+      found = {entry, k, lane == owner};
     }
+    return true;
   }
 
   // The threads of this thread's lane.
