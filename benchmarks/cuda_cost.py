@@ -6,6 +6,7 @@ tables of docs/cuda.md.
 
     python benchmarks/cuda_cost.py                          from the cycles stored with the results
     python benchmarks/cuda_cost.py --machine-code FOLDER    cycles anew: compiles for sm_80, 89, 90 (8 s each)
+    python benchmarks/cuda_cost.py --offsets                the table of offsets anew, too (a minute)
     python benchmarks/cuda_cost.py --check                  whether docs/cuda.md says what the results say
 """
 
@@ -19,7 +20,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from cuda_model import IMPROVEMENTS, SIZES, Options, microseconds, models, offset_in_steps, outside, predict
+from cuda_model import (
+    IMPROVEMENTS,
+    SIZES,
+    Options,
+    calibration,
+    microseconds,
+    models,
+    offset_in_steps,
+    outside,
+    predict,
+)
 from cuda_pieces import (
     BANDS,
     BARRIER,
@@ -43,61 +54,44 @@ RESULT = ROOT / "benchmarks" / "results" / "cuda_cost.json"
 DOCUMENT = ROOT / "docs" / "cuda.md"
 
 
-def results(code: dict, source: str) -> dict:
+# What is predicted; others only take time.
+CASES = [("768x512", "H100")]
+
+
+def results(code: dict, source: str, offsets: dict) -> dict:
     """Everything that the document shows."""
     nets = models()
     rows = []
-    for size in SIZES:
+    for size, gpu_name in CASES:
+        gpu = GPUS[gpu_name]
         for name, model in nets.items():
-            for gpu_name, gpu in GPUS.items():
-                for lanes in (0, 32):
-                    if lanes and rows[-1]["lanes"] == lanes and rows[-1]["gpu"] == gpu_name:
-                        continue
-                    row: dict = {"size": size, "model": name, "gpu": gpu_name}
-                    for band in BANDS:
-                        outcome, costs = predict(model, gpu, size, band, code[gpu_name][band], Options(lanes=lanes))
-                        row["lanes"], row["in_shared"] = costs.lanes, costs.in_shared
-                        row["lanes_chosen"] = not lanes
-                        row[band] = {
-                            "us": round(microseconds(outcome.total, gpu), 1),
-                            "parts_us": {k: round(microseconds(v, gpu), 1) for k, v in outcome.parts.items()},
-                            "starts_us": [round(microseconds(v, gpu), 1) for v in outcome.starts],
-                            "dense_busy": round(outcome.dense_busy, 3),
-                            "outside_us": {
-                                k: round(v, 1) for k, v in outside(model, gpu, size, band, code[gpu_name][band]).items()
-                            },
-                        }
-                    rows.append(row)
+            for lanes in (0, 32):
+                row: dict = {"size": size, "model": name, "gpu": gpu_name, "lanes_chosen": not lanes}
+                for band in BANDS:
+                    cycles = code[gpu_name][band]
+                    outcome, costs = predict(model, gpu, size, band, cycles, Options(lanes=lanes))
+                    row["lanes"], row["in_shared"] = [c.stream.lanes for c in costs], costs[-1].in_shared
+                    row[band] = {
+                        "us": round(microseconds(outcome.total, gpu), 1),
+                        "parts_us": {k: round(microseconds(v, gpu), 1) for k, v in outcome.parts.items()},
+                        "starts_us": [round(microseconds(v, gpu), 1) for v in outcome.starts],
+                        "dense_busy": round(outcome.dense_busy, 3),
+                        "outside_us": {k: round(v, 1) for k, v in outside(model, gpu, size, band, cycles).items()},
+                    }
+                rows.append(row)
     better = []
-    for name, size, gpu_name in (
-        ("ccm-base", "768x512", "H100"), ("ccm-base", "1920x1080", "H100"), ("ccm-base", "768x512", "A100"),
-        ("mbt2018", "768x512", "H100"),
-    ):  # fmt: skip
-        model, gpu = nets[name], GPUS[gpu_name]
+    for name in ("ccm-small", next(n for n in nets if n.startswith("ccm-small,")), "mbt2018"):
         cases = {k: Options(**v) for k, v in IMPROVEMENTS.items()}
         together: dict = {"lanes": 32, "lean_epilogues": True}
         cases["32 lanes, epilogues of half the cycles"] = Options(**together)
         cases["the same, rounds of half the cycles"] = Options(lean_rounds=True, **together)
-        cases["the same, 128 lanes"] = Options(lean_rounds=True, stream_warps=4, **together)
-        entry: dict = {"model": name, "size": size, "gpu": gpu_name, "cases": {}}
-        for case, options in {"as it is": Options(), **cases}.items():
-            entry["cases"][case] = {
-                band: round(
-                    microseconds(predict(model, gpu, size, band, code[gpu_name][band], options)[0].total, gpu), 1
-                )
-                for band in BANDS
-            }
-        better.append(entry)
-    offsets = {
-        size: {
-            "steps": build_order(*SIZES[size]).steps,
-            "as it is": offset_in_steps(size, nets["ccm-base"]),
-            "every step": offset_in_steps(size, nets["ccm-base"], news=1),
-            "tiles of 4 x 8": offset_in_steps(size, nets["ccm-base"], (4, 8)),
-            "tiles of 4 x 16": offset_in_steps(size, nets["ccm-base"], (4, 16)),
+        cases["the same, 128 lanes"] = Options(lean_rounds=True, lean_epilogues=True, lanes=128)
+        gpu, cycles = GPUS["H100"], code["H100"]["fitted"]
+        found = {
+            case: round(microseconds(predict(nets[name], gpu, "768x512", "fitted", cycles, options)[0].total, gpu), 1)
+            for case, options in {"as it is": Options(), **cases}.items()
         }
-        for size in SIZES
-    }
+        better.append({"model": name, "cases": found})
     return {
         "prediction": "No GPU has run any of this.",
         "source": source,
@@ -105,8 +99,9 @@ def results(code: dict, source: str) -> dict:
             "bands": BANDS, "gpus": {n: vars(g) for n, g in GPUS.items()}, "shuffle": SHUFFLE, "popc_flo": UNUSUAL,
             "barrier": BARRIER, "generic": GENERIC, "context_miss": CONTEXT_MISS, "entry_miss": ENTRY_MISS,
             "dense_miss": DENSE_MISS, "l2_bytes": L2_BYTES, "launch_us": LAUNCH,
-            "payload_768x512": {n: round(m.payload) for n, m in nets.items()},
+            "payload_768x512": {n: round(sum(c * b for c, b, _ in m.symbols) * 32 * 48 / 8) for n, m in nets.items()},
         },
+        "calibration": calibration(),
         "cycles": code,
         "offsets": offsets,
         "predictions": rows,
@@ -119,28 +114,34 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
-def _band(low: float, high: float) -> str:
-    return f"{low / 1000:.1f} to {high / 1000:.1f}"
+def _band(row: dict) -> str:
+    return f"**{row['fitted']['us'] / 1000:.1f}** ({row['low']['us'] / 1000:.1f} to {row['high']['us'] / 1000:.1f})"
 
 
 def _row(found: dict, size: str, model: str, gpu: str, chosen: bool = True) -> dict:
     match = [r for r in found["predictions"] if (r["size"], r["model"], r["gpu"]) == (size, model, gpu)]
-    return next(r for r in match if r["lanes_chosen"] == chosen) if chosen else match[-1]
+    return next(r for r in match if r["lanes_chosen"] == chosen)
 
 
 def times(found: dict) -> str:
     """The whole of latents_kernel."""
     rows = []
-    for size in SIZES:
-        for model in found["assumptions"]["payload_768x512"]:
-            cells, lanes = [], _row(found, size, model, "H100")["lanes"]
-            for chosen in (True, False):
-                for gpu in GPUS:
-                    r = _row(found, size, model, gpu, chosen)
-                    cells.append(_band(r["low"]["us"], r["high"]["us"]))
-            rows.append([size, model, str(lanes), *cells])
-    head = ["predicted, ms", "sizes of", "lanes chosen", *GPUS, *(f"{g}, 32 lanes" for g in GPUS)]
-    return _table(head, rows)
+    for model in found["assumptions"]["payload_768x512"]:
+        for size, gpu in CASES:
+            chosen, many = (_row(found, size, model, gpu, c) for c in (True, False))
+            lanes = ", ".join(map(str, chosen["lanes"]))
+            rows.append([model, size, gpu, lanes, _band(chosen), _band(many)])
+    return _table(["predicted, ms", "", "GPU", "lanes chosen", "with them", "32 lanes"], rows)
+
+
+def calibrated(found: dict) -> str:
+    """The kernel that was measured."""
+    rows = [
+        [p["file"], str(p["quality"]), f"{p['measured_ms']:.1f}", f"{p['predicted_ms']:.1f}",
+         f"{100 * (p['predicted_ms'] / p['measured_ms'] - 1):+.0f} %"]
+        for p in found["calibration"]
+    ]  # fmt: skip
+    return _table(["", "quality", "measured, ms", "the model with what was fitted, ms", "differs by"], rows)
 
 
 GROUPED = {
@@ -156,42 +157,36 @@ GROUPED = {
 def shares(found: dict) -> str:
     """Of the last group's time."""
     rows = []
-    for size, model, chosen in (
-        ("768x512", "ccm-small", True), ("768x512", "ccm-base", True), ("768x512", "ccm-base", False),
-        ("1920x1080", "ccm-base", True), ("3840x2160", "ccm-base", True), ("768x512", "mbt2018", True),
-    ):  # fmt: skip
-        r = _row(found, size, model, "H100", chosen)
-        parts, total = r["low"]["parts_us"], r["low"]["us"]
-        cells = [f"{100 * sum(parts.get(p, 0) for p in names) / total:.0f} %" for names in GROUPED.values()]
-        rows.append([size, model, str(r["lanes"]), *cells])
-    return _table(["predicted, H100, low band", "sizes of", "lanes", *GROUPED], rows)
+    for model in found["assumptions"]["payload_768x512"]:
+        for chosen in (True, False):
+            r = _row(found, "768x512", model, "H100", chosen)
+            parts, total = r["fitted"]["parts_us"], r["fitted"]["us"]
+            cells = [f"{100 * sum(parts.get(p, 0) for p in names) / total:.0f} %" for names in GROUPED.values()]
+            rows.append([model, "as chosen" if chosen else "32", *cells])
+    return _table(["predicted, H100, 768x512", "lanes", *GROUPED], rows)
 
 
 def targets(found: dict) -> str:
     """Targets of the project, and how far."""
     rows = []
-    for size, aim in (("768x512", 1000), ("1920x1080", 3000)):
-        for chosen in (True, False):
-            r = _row(found, size, "ccm-base", "H100", chosen)
-            low, high = r["low"]["us"], r["high"]["us"]
-            verdict = (
-                "met"
-                if high <= aim
-                else ("open" if low <= aim else f"missed {low / aim:.0f} to {high / aim:.0f} times")
-            )
-            rows.append([size, str(r["lanes"]), f"{aim / 1000:.0f} ms", f"{_band(low, high)} ms", verdict])
-    return _table(["ccm-base, H100", "lanes", "target", "predicted", ""], rows)
+    for model, size, aim in (("ccm-small", "768x512", 1.5), ("mbt2018", "768x512", 3)):
+        for name in found["assumptions"]["payload_768x512"]:
+            if name.split(",")[0] == model:
+                r = _row(found, size, name, "H100")
+                rows.append([name, size, f"{aim} ms", f"{_band(r)} ms", f"{r['fitted']['us'] / 1000 / aim:.1f} times"])
+    return _table(["H100, lanes as chosen", "", "target", "predicted", "of the target"], rows)
 
 
 def better(found: dict) -> str:
     """What changes would bring."""
-    head = ["predicted, ms"] + [f"{e['model']} {e['size']} {e['gpu']}" for e in found["improvements"]]
+    head = ["predicted, H100, 768x512, ms", *(e["model"] for e in found["improvements"])]
     first = found["improvements"][0]["cases"]
-    alone = sorted(IMPROVEMENTS, key=lambda k: first[k]["low"])
+    alone = sorted(IMPROVEMENTS, key=lambda k: first[k])
     last = [k for k in first if k not in IMPROVEMENTS and k != "as it is"]
-    rows = []
-    for case in ["as it is", *alone, *last]:
-        rows.append([case, *(_band(e["cases"][case]["low"], e["cases"][case]["high"]) for e in found["improvements"])])
+    rows = [
+        [case, *(f"{e['cases'][case] / 1000:.1f}" for e in found["improvements"])]
+        for case in ["as it is", *alone, *last]
+    ]
     return _table(head, rows)
 
 
@@ -202,13 +197,15 @@ def rounds(found: dict) -> str:
     for lanes in LANES:
         cells = [str(lanes)]
         for gpu in GPUS:
-            c = code[gpu]["low"]
+            c = code[gpu]["fitted"]
             cells.append(f"{c[f'rans {lanes}']['lone']:.0f} ({c[f'rans {lanes} refill']['lone']:.0f})")
-        c = code["H100"]["low"][f"rans {lanes}"]
-        cells += [f"{c['issue']:.0f}", f"{code['H100']['low'][f'rans {lanes}']['lone'] / lanes:.0f}"]
+        c = code["H100"]["fitted"]
+        cells += [f"{c[f'slow {lanes}']['lone']:.0f}", f"{c[f'rans {lanes}']['issue']:.0f}"]
+        cells.append(f"{c[f'rans {lanes}']['lone'] / lanes:.0f}")
         rows.append(cells)
     return _table(
-        ["lanes", *(f"{g}, cycles a round" for g in GPUS), "instructions (sm_90)", "cycles a symbol, H100"], rows
+        ["lanes", *(f"{g}, cycles a round" for g in GPUS), "a slow one, H100", "instructions", "cycles a symbol, H100"],
+        rows,
     )
 
 
@@ -243,7 +240,7 @@ def offsets(found: dict) -> str:
 def around(found: dict) -> str:
     """Launches before and after."""
     rows = []
-    for size in SIZES:
+    for size, _ in CASES:
         for model in ("ccm-small", "ccm-base"):
             r = _row(found, size, model, "H100")
             low, high = r["low"]["outside_us"], r["high"]["outside_us"]
@@ -251,10 +248,15 @@ def around(found: dict) -> str:
     return _table(["predicted, H100, ms", "sizes of", *low], rows)
 
 
+def source(found: dict) -> str:
+    """What was compiled."""
+    return f"Machine code of csrc/entropy/cuda, by git's name {found['source']}."
+
+
 SECTIONS: dict[str, Callable[[dict], str]] = {
     "cost-times": times, "cost-shares": shares, "cost-targets": targets, "cost-better": better, "cost-rounds": rounds,
     "cost-pieces": pieces, "cost-offsets": offsets, "cost-around": around,
-    "cost-source": lambda found: f"Machine code of commit {found['source']}.",
+    "cost-calibration": calibrated, "cost-source": source,
 }  # fmt: skip
 
 
@@ -269,13 +271,26 @@ def fill(text: str, found: dict) -> str:
     return text
 
 
-def source_commit() -> str:
-    """Of the kernels; a plus for changes that are not committed."""
-    git = ["git", "-C", str(ROOT)]
-    paths = ["--", "csrc/entropy/cuda", "csrc/format", "csrc/model"]
-    commit = subprocess.run([*git, "log", "-1", "--format=%h", *paths], capture_output=True, text=True).stdout.strip()
-    dirty = subprocess.run([*git, "status", "--short", *paths], capture_output=True, text=True).stdout.strip()
-    return commit + ("+" if dirty else "")
+def offsets_of(model) -> dict:
+    """Steps between the starts of two groups, as it is and as it could be."""
+    return {
+        size: {
+            "steps": build_order(*SIZES[size]).steps,
+            "as it is": offset_in_steps(size, model),
+            "every step": offset_in_steps(size, model, news=1),
+            "tiles of 4 x 8": offset_in_steps(size, model, (4, 8)),
+            "tiles of 4 x 16": offset_in_steps(size, model, (4, 16)),
+        }
+        for size in SIZES
+    }
+
+
+def source_tree() -> str:
+    """Git's name of the kernels' folder; a plus for changes that are not committed."""
+    git, folder = ["git", "-C", str(ROOT)], "csrc/entropy/cuda"
+    tree = subprocess.run([*git, "rev-parse", "--short", f"HEAD:{folder}"], capture_output=True, text=True)
+    dirty = subprocess.run([*git, "status", "--short", "--", folder], capture_output=True, text=True).stdout.strip()
+    return tree.stdout.strip() + ("+" if dirty else "")
 
 
 def main() -> None:
@@ -283,28 +298,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--machine-code", type=Path, metavar="FOLDER")
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--offsets", action="store_true")
     args = parser.parse_args()
     if args.check:
         old = DOCUMENT.read_text(encoding="utf-8")
         sys.exit(0 if fill(old, json.loads(RESULT.read_text(encoding="utf-8"))) == old else f"{DOCUMENT.name} is stale")
+    stored = json.loads(RESULT.read_text(encoding="utf-8"))
     if args.machine_code:
         code = {}
         for name, gpu in GPUS.items():
             pieces = read_machine_code(args.machine_code, gpu.arch)
             code[name] = {band: machine_cycles(pieces, gpu, scale) for band, scale in BANDS.items()}
-        source = source_commit()
+        source = source_tree()
     else:
-        stored = json.loads(RESULT.read_text(encoding="utf-8"))
         code, source = stored["cycles"], stored["source"]
-    found = results(code, source)
+    found = results(code, source, offsets_of(models()["ccm-base"]) if args.offsets else stored["offsets"])
     RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if DOCUMENT.exists():
         DOCUMENT.write_text(fill(DOCUMENT.read_text(encoding="utf-8"), found), encoding="utf-8")
     for row in found["predictions"]:
         print(
-            f"{row['size']:10} {row['model']:10} {row['gpu']:9} {row['lanes']:2} lanes",
-            row["low"]["us"],
-            row["high"]["us"],
+            f"{row['size']:10} {row['model']:20} {row['gpu']:9} {row['lanes']} lanes",
+            *(row[band]["us"] for band in BANDS),
         )
 
 

@@ -17,13 +17,13 @@ from cuda_pieces import (
     DRAM_GBS,
     ENTRY_MISS,
     GENERIC,
+    GPUS,
     L2_BYTES,
     LAUNCH,
     MAX_KNOWN,
-    MAX_LANES,
     ROOT,
     SCHEDULERS,
-    STATE_BYTES,
+    SLOW_ROUND,
     STEPS_PER_NEWS,
     TILE_COLUMNS,
     TILE_ROWS,
@@ -33,12 +33,22 @@ from cuda_pieces import (
 from cuda_schedule import Outcome, build_order, simulate
 
 
-def lanes_for_payload(payload: float) -> int:
-    """As csrc/format/rans.h."""
+def lanes_for_symbols(coded: float, payload: float, rounds: int = 2500, share: int = 200) -> int:
+    """As csrc/format/rans.h; z has 100 rounds and a share of 10."""
     lanes = 1
-    while lanes < MAX_LANES and 2 * lanes * STATE_BYTES * 400 <= payload:
+    while lanes < 128 and coded > lanes * rounds and 2 * lanes * 9 * share <= 4 * payload:
         lanes *= 2
     return lanes
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A group's: lanes, coded symbols a position, bits of one, share of the rounds that a symbol makes slow."""
+
+    lanes: int
+    coded: float
+    bits: float
+    slow: float
 
 
 # --- Models
@@ -57,8 +67,16 @@ class Model:
     cross_width: int
     psi: int
     hyper_channels: int
-    payload: float  # bytes of y for 768 x 512
-    z_payload: float
+    symbols: tuple[tuple[float, float, float], ...]  # of each group: coded a position, bits of one, slow with 32 lanes
+    z_payload: float  # bytes of z for 768 x 512
+
+    def streams(self, positions: int, lanes: int) -> list[Stream]:
+        """Of every group; lanes 0: as the encoder chooses."""
+        found = []
+        for coded, bits, slow in self.symbols:
+            own = lanes or lanes_for_symbols(coded * positions, coded * positions * bits / 8)
+            found.append(Stream(own, coded, bits, 1 - (1 - slow) ** (min(own, 32) / 32)))
+        return found
 
     @property
     def channels(self) -> int:
@@ -79,23 +97,36 @@ class Model:
 
 
 def models() -> dict[str, Model]:
-    """ccm-small and ccm-base of the presets; mbt2018 with N = M = 192."""
+    """ccm-small and ccm-base of the presets, with and without skipped symbols; mbt2018 with N = M = 192.
+
+    What streams hold: the mean of photographs at quality 4 (results/cuda_streams.json). ccm-base has no weights; its
+    groups are taken for ccm-small's, channel by channel, the last for the last.
+    """
     sys.path.insert(0, str(ROOT))
     from ccm_fast.models.config import PRESETS
 
-    kodak = json.loads((ROOT / "benchmarks" / "results" / "kodak_ccm-small.json").read_text(encoding="utf-8"))
-    sizes = [i["bytes"] for i in kodak["images"] if i["quality"] == 4]
-    payload = sum(sizes) / len(sizes)
+    stored = json.loads((ROOT / "benchmarks" / "results" / "cuda_streams.json").read_text(encoding="utf-8"))
+    quality = stored["qualities"]["4.0"]
+    own = PRESETS["ccm-small"].groups
     found = {}
     for name in ("ccm-small", "ccm-base"):
-        c = PRESETS[name]
-        found[name] = Model(
-            name, c.groups, c.context_kernel**2 // 2, c.parameter_widths[0], c.parameter_widths[1:],
-            tuple(c.stack_kernels(g) for g in range(len(c.groups))),
-            c.cross_width, c.psi_channels, c.hyper_channels, payload, 0.003 * 768 * 512 / 8,
-        )  # fmt: skip
-    # 34,628 bytes: CompressAI's net on one 768 x 512 photograph. Its z takes about a twentieth; assumed.
-    found["mbt2018"] = Model("mbt2018", (192,), 12, 640, (512,), ((),), 0, 384, 192, 34628, 1700)
+        for kind in ("all", "skipped"):
+            c, known = PRESETS[name], quality[kind]
+            which = [len(own) - 1 if g + 1 == len(c.groups) else min(g, len(own) - 2) for g in range(len(c.groups))]
+            symbols = tuple(
+                (known[k]["coded"] / own[k] * channels, known[k]["bits"], known[k]["slow_32"])
+                for k, channels in zip(which, c.groups, strict=True)
+            )
+            label = name + (f", index > {stored['skip']}" if kind == "skipped" else "")
+            found[label] = Model(
+                label, c.groups, c.context_kernel**2 // 2, c.parameter_widths[0], c.parameter_widths[1:],
+                tuple(c.stack_kernels(g) for g in range(len(c.groups))),
+                c.cross_width, c.psi_channels, c.hyper_channels, symbols, 0.003 * 768 * 512 / 8,
+            )  # fmt: skip
+    # 94,610 bytes: the net of the drop-in's benchmark on one 768 x 512 photograph. Its z takes about a twentieth, and
+    # no symbol lies outside its window: assumed.
+    bits = 8 * 94610 / (32 * 48 * 192)
+    found["mbt2018"] = Model("mbt2018", (192,), 12, 640, (512,), ((),), 0, 384, 192, ((192.0, bits, 0.0),), 1700)
     return found
 
 
@@ -108,8 +139,7 @@ SIZES = {"768x512": (32, 48), "1920x1080": (68, 120), "3840x2160": (135, 240)}
 class Options:
     """What could be otherwise; the defaults are the kernel as it is."""
 
-    lanes: int = 0  # 0: as the format chooses
-    stream_warps: int = 1  # warps that share a stream, with 32 lanes each (a change of the format)
+    lanes: int = 0  # 0: as the encoder chooses
     lean_rounds: bool = False  # half the cycles of a round, by whatever means
     lean_epilogues: bool = False  # half the cycles of everything between the products
     tile: tuple[int, int] = (TILE_ROWS, TILE_COLUMNS)
@@ -122,14 +152,15 @@ class Options:
 
 @dataclass
 class Costs:
-    """Of one model on one GPU, one band."""
+    """Of one group of a model on one GPU, one band."""
 
     model: Model
     gpu: Gpu
     scale: float
     code: dict[str, dict]
     options: Options
-    lanes: int
+    group: int
+    stream: Stream
     tiles: int
     in_shared: list[float] = field(default_factory=list)  # share of each layer's weights
 
@@ -138,16 +169,10 @@ class Costs:
         c = max(m.groups)
         depth = max(-(-n // 32) for n in (m.width, *m.hidden))
         arena = 2 * round16(CHUNK * (depth * 32 + 16)) + sum(round16(k * CHUNK * c) for k in (2, 1))
-        arena += (
-            8 * (CHUNK * c + 96)
-            + 64 * 8
-            + 4 * CHUNK
-            + 80
-            + 32 * 64
-            + 32
-            + 16
-            + (round16(4 * self.tiles) if self.tiles <= MAX_KNOWN else 0)
-        )
+        list_of = CHUNK * c + 127
+        arena += 8 * (2 * list_of + 288) + 4 * CHUNK * -(-c // 32)  # symbols, targets, masks
+        arena += 64 * 8 + 4 * CHUNK + 80 + 128 * 64 + 80 + 32
+        arena += round16(4 * self.tiles) if self.tiles <= MAX_KNOWN else 0
         room = self.gpu.shared - 1024 - arena
         self.in_shared = [0.0] * len(self.layers)
         for k in reversed(range(len(self.layers))):
@@ -160,7 +185,7 @@ class Costs:
     @property
     def layers(self) -> list[tuple[int, int]]:
         """(m_tiles, k_steps) of the step's layers."""
-        m, c = self.model, max(self.model.groups)
+        m, c = self.model, self.model.groups[self.group]
         dims = [m.width, *m.hidden, 2 * c]
         first = (-(-m.width // 16), -(-(m.taps * (c + 3) // 4 * 4) // 32))
         return [first, *((-(-b // 16), -(-a // 32)) for a, b in pairwise(dims))]
@@ -204,29 +229,29 @@ class Costs:
         straight = mixed(f"{'later' if k else 'first'} {kind} {nt}") * (0.5 if self.options.lean_epilogues else 1)
         return max(turns * (k_steps - 1) * once, streamed), turns * straight
 
-    def round(self, lanes: int, bits: float) -> float:
-        """A round of rANS of symbols of so many bits."""
-        takes = 1 - (1 - min(1.0, bits / 16)) ** lanes  # that some lane takes a word
+    def round(self, stream: Stream) -> float:
+        """A round of rANS: the mean of common and slow ones."""
+        lanes = min(stream.lanes, 32)
+        takes = 1 - (1 - min(1.0, stream.bits / 16)) ** lanes  # that some lane takes a word
         plain, refill = self.of(f"rans {lanes}"), self.of(f"rans {lanes} refill")
         once = plain + takes * (refill - plain)
-        return once * (0.5 if self.options.lean_rounds else 1.0)
+        if f"slow {lanes}" in self.code:
+            slow = stream.slow * max(0.0, self.of(f"slow {lanes}") - once)
+        else:  # the kernel that was measured, where the 32nd word was one, too
+            slow = (stream.slow + lanes * stream.bits / 16 / 32) * SLOW_ROUND
+        return once * (0.5 if self.options.lean_rounds else 1.0) + slow
 
-    def rans(self, symbols: int) -> float:
-        """A chunk's symbols."""
-        m, warps = self.model, self.options.stream_warps
-        once = self.round(self.lanes, 8 * m.payload / (32 * 48 * m.channels))
-        if warps > 1:  # places of words in the common stream: a look at the other warps' needs
-            once += 2 * self.barrier + 2 * self.shared
-        rounds = -(-symbols // (self.lanes * warps))
+    def rans(self, positions: int) -> float:
+        """A chunk's symbols; a warp a sequence."""
+        rounds = -(-positions * self.stream.coded // self.stream.lanes)
         start = 2 * self.shared + self.l1 + ENTRY_MISS * (self.l2 - self.l1) + 60  # decoder to registers, first window
-        return start + rounds * once
+        return start + rounds * self.round(self.stream)
 
-    def step(self, count: int, first_group: bool, news: bool) -> dict[str, float]:
-        """A step of one group, by part."""
+    def step(self, count: int, news: bool) -> dict[str, float]:
+        """A step, by part."""
         t: Counter = Counter()
-        channels = max(self.model.groups)
-        each = -(-channels // 32)
-        if not first_group and any(self.model.stacks):  # two looks at the positions, the known tiles
+        each = -(-self.model.groups[self.group] // 32)
+        if self.group and any(self.model.stacks):  # two looks at the positions, the known tiles
             t["ready"] += 3 * self.l1 + 3 * self.shared + 2 * self.barrier + 60
         for at in range(0, count, CHUNK):
             n = min(CHUNK, count - at)
@@ -239,7 +264,7 @@ class Costs:
                 t["barriers"] += self.barrier * (2 if self.options.cluster == 1 else 10)
             symbols_of_warp = -(-n // WARPS) * each
             t["choose rows"] += 2 * self.l1 + symbols_of_warp * self.of("choose", WARPS // SCHEDULERS)
-            t["rans"] += self.rans(n * channels)
+            t["rans"] += self.rans(n)
             t["publish"] += symbols_of_warp * self.of("publish", WARPS // SCHEDULERS)
             t["barriers"] += 4 * self.barrier
             if count > CHUNK:
@@ -277,22 +302,25 @@ class Costs:
         return claim + product + epilogue + self.barrier + self.gpu.fence * self.scale
 
 
-def predict(model: Model, gpu: Gpu, size: str, band: str, code: dict, options: Options) -> tuple[Outcome, Costs]:
-    """latents_kernel alone, in cycles."""
+def predict(
+    model: Model, gpu: Gpu, size: str, band: str, code: dict, options: Options, streams: list[Stream] | None = None
+) -> tuple[Outcome, list[Costs]]:
+    """latents_kernel alone, in cycles, and the costs of its groups. ``streams``: of each group, else the model's."""
     h, w = SIZES[size]
     order = build_order(h, w, model.shift, *options.tile)
-    lanes = options.lanes or lanes_for_payload(model.payload * h * w / (32 * 48) / len(model.groups))
-    costs = Costs(model, gpu, BANDS[band], code, options, lanes, order.tiles)
+    streams = streams or model.streams(h * w, options.lanes)
+    costs = [Costs(model, gpu, BANDS[band], code, options, g, s, order.tiles) for g, s in enumerate(streams)]
     useful = len(model.groups) * (1 + order.tiles)
-    task = cache(costs.task)
+    last = costs[-1]
     outcome = simulate(
-        order, len(model.groups), cache(costs.step), task, lambda g: tuple(k for k, *_ in model.chain(g)),
-        min(useful, gpu.multiprocessors), costs.news_delay, 3 * costs.l2 + 90 * gpu.clock, options.news,
+        order, len(model.groups), cache(lambda g, count, news: costs[g].step(count, news)), cache(last.task),
+        lambda g: tuple(k for k, *_ in model.chain(g)), min(useful, gpu.multiprocessors), last.news_delay,
+        3 * last.l2 + 90 * gpu.clock, options.news,
     )  # fmt: skip
     # Weights to shared memory, the stream's start: once a group, while the others start as well.
-    begin = sum(s * m * k * 512 for s, (m, k) in zip(costs.in_shared, costs.layers, strict=True)) / L2_BYTES
-    outcome.total += begin + 4 * costs.l2
-    outcome.parts["begin"] = begin + 4 * costs.l2
+    begin = sum(s * m * k * 512 for s, (m, k) in zip(last.in_shared, last.layers, strict=True)) / L2_BYTES
+    outcome.total += begin + 4 * last.l2
+    outcome.parts["begin"] = begin + 4 * last.l2
     return outcome, costs
 
 
@@ -300,12 +328,13 @@ def outside(model: Model, gpu: Gpu, size: str, band: str, code: dict) -> dict[st
     """Microseconds of the launches around it; the three convolutions of h_s are ours, also for mbt2018 (coarse)."""
     h, w = SIZES[size]
     scale = BANDS[band]
-    costs = Costs(model, gpu, scale, code, Options(), 1, 1)
     us = 1e-3 / gpu.clock
-    lanes = lanes_for_payload(model.z_payload * h * w / (32 * 48))
     symbols = -(-h // 4) * -(-w // 4) * model.hyper_channels
     positions = 8 * 12  # of z at 768 x 512
-    z = -(-symbols // lanes) * costs.round(lanes, 8 * model.z_payload / (positions * model.hyper_channels)) * us
+    lanes = lanes_for_symbols(symbols, model.z_payload * h * w / (32 * 48), 100, 10)
+    z_stream = Stream(lanes, 0, 8 * model.z_payload / (positions * model.hyper_channels), 0.0)
+    costs = Costs(model, gpu, scale, code, Options(), 0, z_stream, 1)
+    z = -(-symbols // lanes) * costs.round(z_stream) * us
     planes = (h + 6) * (w + 6) * (model.channels + model.psi + 2 * model.cross_width * (len(model.groups) - 1))
 
     def dense(tiles: int, k_steps: int, m_tiles: int) -> float:
@@ -358,5 +387,25 @@ IMPROVEMENTS = {
     "progress announced by another warp": {"quiet_news": True},
     "weights fill shared memory partly": {"partial": True},
     "cluster of 4 holds the weights": {"cluster": 4},
-    "128 lanes, 4 warps a stream": {"lanes": 32, "stream_warps": 4},
+    "64 lanes": {"lanes": 64},
+    "128 lanes": {"lanes": 128},
 }
+
+
+def calibration(only: int | None = None) -> list[dict]:
+    """The kernel that an H100 has run, predicted with the constants that were fitted to it, beside what it took.
+
+    ``only``: one of the points.
+    """
+    stored = json.loads((ROOT / "benchmarks" / "results" / "cuda_calibration.json").read_text(encoding="utf-8"))
+    low, high = stored["cycles"]["low"], stored["cycles"]["high"]
+    # Cycles are linear in the latencies, but for which of two waits is the longer one.
+    code = {name: {k: (low[name][k] + high[name][k]) / 2 for k in low[name]} for name in low}
+    gpu, model = GPUS["H100"], models()["ccm-small"]
+    found = []
+    for point in stored["points"] if only is None else [stored["points"][only]]:
+        streams = [Stream(**group) for group in point["groups"]]
+        outcome, _ = predict(model, gpu, "768x512", "fitted", code, Options(), streams)
+        ms = microseconds(outcome.total, gpu) / 1000
+        found.append({**{k: point[k] for k in ("file", "quality", "measured_ms")}, "predicted_ms": round(ms, 2)})
+    return found

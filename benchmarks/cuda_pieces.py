@@ -14,9 +14,11 @@ ROOT = Path(__file__).parent.parent
 CUDA = ROOT / "csrc" / "entropy" / "cuda"
 
 # --- Assumptions. Bands: "low" has the published latencies, "high" twice those of everything that is no plain ALU
-# instruction (memory, shuffles, barriers, fences, launches): real chips were 1.5 to 2.5 times slower than the simulator
-# that most of the figures below were tuned in, where several multiprocessors take part.
-BANDS = {"low": 1.0, "high": 2.0}
+# instruction (memory, shuffles, barriers, fences, launches); "fitted" what twelve measurements on an H100 say, with the
+# clock below and SLOW_ROUND (results/cuda_calibration.json).
+BANDS = {"low": 1.0, "fitted": 1.5, "high": 2.0}
+# Cycles of a round with a symbol outside its window, an escape or the 32nd word, of the kernel that was measured.
+SLOW_ROUND = 3000.0
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,13 @@ class Gpu:
 
 
 # Shared memory, L1, L2: arXiv 2402.13499 (A100 and H100 as quoted in our notes; its Ada column from memory, not read
-# again). Fence: a simulator tuned to published microbenchmarks; Ada: as A100, scaled by L2. Clocks and multiprocessors:
+# again). Clock of the H100: fitted, 1.755 is the PCIe part's. Fence: a simulator tuned to published microbenchmarks;
+# Ada: as A100, scaled by L2. Clocks and multiprocessors:
 # chipsandcheese.com, 2023/07/02 (H100 PCIe 1755 MHz, A100 1410 MHz; 132 multiprocessors are the SXM part's) and
 # 2022/11/02 (RTX 4090). Shared memory per block: CUDA programming guide, compute capabilities 8.0, 8.9, 9.0.
 GPUS = {
     "A100": Gpu("A100", 80, 1.410, 108, 163 * 1024, 29, 38, 262, 256),
-    "H100": Gpu("H100", 90, 1.755, 132, 227 * 1024, 29, 41, 263, 283),
+    "H100": Gpu("H100", 90, 1.980, 132, 227 * 1024, 29, 41, 263, 283),
     "RTX 4090": Gpu("RTX 4090", 89, 2.520, 128, 99 * 1024, 30, 43, 273, 270),
 }
 SHUFFLE = 23  # cycles; simulator tuned to published microbenchmarks
@@ -69,7 +72,7 @@ STEPS_PER_NEWS = _constant("steps.cuh", "kStepsPerNews")
 CHUNK = _constant("latents.h", "kChunk")
 WARPS = _constant("kernels_cuda.h", "kMaxThreads") // 32
 SCHEDULERS = 4
-STATE_BYTES, MAX_LANES, MAX_KNOWN = 5, 32, 4096
+MAX_KNOWN = 4096
 LANES = (1, 2, 4, 8, 16, 32)
 
 
@@ -96,11 +99,11 @@ def _latency(gpu: Gpu, scale: float, weights_in_shared: bool) -> Callable:
     inputs = {_line("product.cuh", "load_word(at[n] + first)")}
     spatial = {_line("steps.cuh", "product(m_, c, m_tile, at,")}
     entries = _entry_lines()
-    words = set(
-        range(
-            _line("rans_warp.cuh", "CCM_DEVICE unsigned word("), _line("rans_warp.cuh", "CCM_DEVICE unsigned word(") + 4
-        )
-    )
+    word, fetch = (_line("rans_warp.cuh", f"CCM_DEVICE {name}(") for name in ("unsigned word", "void fetch_words"))
+    words = {*range(word, word + 4), *range(fetch, fetch + 8)}
+    # Of symbols outside their windows; the tables are too large for L1.
+    texts = ("part = row.parts[", "end = row.first +", "origin = static_cast", "entry = at < stop ?")
+    words |= {_line("rans_warp.cuh", text) for text in texts}
     base = {_line("steps.cuh", f"= from[{k}]") for k in (0, 8)}
     shared = gpu.shared_load + GENERIC
 
@@ -137,12 +140,14 @@ def read_machine_code(folder: Path, arch: int) -> dict:
     code = sass.disassemble(sass.compile_kernel(folder, arch))
     step = "steps.cuh"
     rans = "rans_warp.cuh"
-    choose = _line(step, "symbols()[n] = {row.key,")
-    publish = _line(step, "int32_t seen = to_y")
+    choose = _line(step, "symbols()[place] = {row.key,")
+    skipped = _line(step, "publish(target, choice.row")
+    publish = _line(step, "publish(targets()[k]")
     search = _line(rans, "const uint64_t x = rans_advance(")
-    # What is never looked at here: symbols outside their window, escapes, the next 32 words.
+    # What is no part of a common round: symbols outside their window, escapes, the next 32 words.
     cold = set(range(_line(rans, "CCM_DEVICE void rare_round("), _line(rans, "// E entries of a window,")))
-    cold |= {_line(rans, "rare_round<T>(lane, m, rows, at, symbol")}
+    cold |= {_line(rans, "rare_round<T>(lane, m, rows, at, symbol"), _line(rans, "if (turn) advance_words()")}
+    cold |= {_line(rans, "const bool moved = look_outside"), _line(rans, "if (!moved || !common_round")}
     taking = {_line(rans, "const unsigned two = __shfl_sync(kWarp, near_")}
     rank = _line(rans, "const int32_t place = (next_ & 31) + __popc(")
     loads = _entry_lines()
@@ -152,6 +157,13 @@ def read_machine_code(folder: Path, arch: int) -> dict:
 
     def takes(i: sass.Instruction) -> bool:
         return i.op.startswith("SHFL") and i.within(rans, taking)
+
+    entries_outside = {_line(rans, "entry = at < stop ?")}
+    # Of slow rounds: escapes and new words.
+    unlikely = set(range(_line(rans, "CCM_DEVICE void refill("), _line(rans, "uint64_t x_ = 0;")))
+
+    def looks(i: sass.Instruction) -> bool:
+        return i.op.startswith("LD") and i.within(rans, entries_outside)
 
     pieces: dict[str, list] = {}
     network: dict[int, range] = {}
@@ -168,6 +180,8 @@ def read_machine_code(folder: Path, arch: int) -> dict:
                 if i.op.startswith("LDG") and i.within(rans, loads)
             )
             entries //= 2  # two rounds a turn
+            if not entries:  # a loop of what is no common round, with such a round's instructions between its own
+                continue
             lanes = {1: 2, 2: 4, 4: 8, 8: 16, 16: 32}[entries]
             if lanes == 2 and not any(i.op == "POPC" and i.within(rans, {rank}) for i in inside):
                 lanes = 1  # whose word is always the next one
@@ -177,6 +191,8 @@ def read_machine_code(folder: Path, arch: int) -> dict:
             way = (code, body, once, 2)  # two rounds a turn
             pieces[f"rans {lanes}"] = sass.shortest_turn(*way, cold | taking, rans)
             pieces[f"rans {lanes} refill"] = sass.shortest_turn(code, body, takes, 2, cold, rans)
+            # Two turns' worth of rounds of which one is slow.
+            pieces[f"slow {lanes}"] = sass.shortest_turn(code, body, looks, 1, unlikely, rans, 20000)
         elif count["IMMA"] and len(inside) < 200:
             outer = {f for i in inside for f, _ in i.lines}
             tiles = count["IMMA"] // 2  # two products a turn
@@ -187,18 +203,22 @@ def read_machine_code(folder: Path, arch: int) -> dict:
                 pieces[f"{'conv' if conv else 'rows'} {tiles}"] = inside
         elif 300 < len(inside) < 1600 and count["BAR"] == 1 and count["IMMA"] in (8, 16):
             network[count["IMMA"] // 8] = body  # of each of two products: two in its loop, two behind it
-        elif len(inside) < 80 and count["BRA"] < 5:
-            if any(i.within(step, {choose}) for i in inside) and count["BRA"] == 1:
-                pieces["choose"] = inside
-            elif any(i.within(step, {publish}) for i in inside) and count["STG"] + count["ST"] == 2:
-                pieces["publish"] = inside
+        elif len(inside) < 400:
+            for name, line in (("choose", choose), ("publish", publish)):
+                known = pieces.get(name)
+                if any(i.within(step, {line}) for i in inside) and (known is None or len(inside) < len(known)):
+                    pieces[name] = inside
     wanted = {"choose", "publish", "dense", *(f"{k} {nt}" for k in ("conv", "rows") for nt in (1, 2))}
     wanted |= {f"rans {lanes}" for lanes in LANES}
     if missing := sorted(wanted - set(pieces)) or len(network) < 2:
         raise ValueError(f"sm_{arch}: pieces of the kernel were not found: {missing}")
+    # Symbols that are coded, in models that scale no context.
+    rescaled = {_line(step, "value = requantize(value, m_.at<int32_t>(m_.context_mult)")}
+    pieces["choose"] = [i for i in pieces["choose"] if not i.within(step, {skipped})]
+    pieces["publish"] = [i for i in pieces["publish"] if not i.within(step, rescaled)]
     pieces["dense"] = max(pieces["dense"], key=lambda p: sum(i.op == "LDG.E" for i in p))
     features, parameters = _line(step, "CCM_DEVICE void put_features("), _line(step, "CCM_DEVICE void put_parameters(")
-    after = _line(step, "// body(p, c, p * channels + c)")
+    after = _line(step, "// Lists those symbols of a chunk that are coded")
     means = range(_line(step, "int16_t* to = mean() +"), _line(step, "} else if (of < 2 * channels) {"))
     epilogue = {  # lines that belong to others
         "bytes": set(range(parameters, after)),
@@ -230,6 +250,8 @@ def machine_cycles(pieces: dict[str, list], gpu: Gpu, scale: float) -> dict[str,
                 continue
             cost = (sass.cycles if straight else sass.per_round)(trace, _latency(gpu, scale, shared))
             turns = 2 if name.startswith("rans") else 1
+            if name.startswith("slow"):  # beside a common round
+                cost -= found[f"rans {name.split()[1]}"]["lone"]
             if name.startswith(("conv", "rows", "dense")):
                 nt = TILE_ROWS * TILE_COLUMNS // 8 if name == "dense" else int(name.split()[1])
                 turns = sum(i.op.startswith("IMMA") for i in trace) / nt

@@ -81,7 +81,7 @@ def simulate(
 ) -> Outcome:  # fmt: skip
     """Groups behind each other, tile by tile: what latents_kernel does, as events.
 
-    ``step_cost(count, first group?, announces?)`` -> dict of cycles, ``task_cost(group, layer)`` -> cycles,
+    ``step_cost(group, count, announces?)`` -> dict of cycles, ``task_cost(group, layer)`` -> cycles,
     ``chain(group)`` -> kernels of the dense layers. ``notice``: from a tile's or a step's being announced to a block's
     acting on it. ``news``: steps between announcements.
     """
@@ -122,7 +122,7 @@ def simulate(
             return
         late = notice if g and now > waiting_since[g] else 0.0
         announces = (s + 1) % news == 0 or s + 1 == order.steps
-        cost = step_cost(order.counts[s], g == 0, announces)
+        cost = step_cost(g, order.counts[s], announces)
         parts[g]["wait"] += now + late - waiting_since[g]
         parts[g].update(cost)
         if s == 0:

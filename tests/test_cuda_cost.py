@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,35 @@ def test_order_is_that_of_the_engine():
 
 
 def test_lanes_are_those_of_the_encoder():
-    assert [cuda_model.lanes_for_payload(n) for n in (0, 3999, 4000, 8000, 64000, 10**6)] == [1, 1, 2, 4, 32, 32]
+    chosen = [cuda_model.lanes_for_symbols(n, 10**6) for n in (0, 2500, 2501, 5001, 40001, 10**6)]
+    assert chosen == [1, 1, 2, 4, 32, 128]
+    assert [cuda_model.lanes_for_symbols(10**6, n) for n in (899, 900, 1800, 14400)] == [1, 2, 4, 32]
+    assert cuda_model.lanes_for_symbols(384, 95, 100, 10) == 4
+
+
+def test_the_model_fits_what_was_measured():
+    """Twelve points, three numbers: no confirmation, but a change of the model must not lose it."""
+    found = json.loads(cuda_cost.RESULT.read_text(encoding="utf-8"))["calibration"]
+    assert len(found) == 12
+    assert all(abs(p["predicted_ms"] / p["measured_ms"] - 1) < 0.08 for p in found)
+    assert cuda_model.calibration(only=5) == [found[5]]
+
+
+def test_each_group_costs_what_it_has():
+    """Its own channels, lanes, coded symbols and slow rounds."""
+    stored = json.loads(cuda_cost.RESULT.read_text(encoding="utf-8"))["cycles"]["H100"]["fitted"]
+    model, gpu, stream = cuda_model.models()["ccm-small"], cuda_model.GPUS["H100"], cuda_model.Stream(8, 40.0, 1.0, 0.0)
+
+    def cost(group=1, **change):
+        return cuda_model.Costs(
+            model, gpu, 1.5, stored, cuda_model.Options(), group, replace(stream, **change), 408
+        ).step(16, False)
+
+    assert cost(lanes=16)["rans"] < 0.65 * cost()["rans"]
+    assert cost(coded=20.0)["rans"] < 0.65 * cost()["rans"]
+    assert cost(slow=0.2)["rans"] > 1.3 * cost()["rans"]
+    assert cost(lanes=64)["rans"] < cost(lanes=32)["rans"]
+    assert cost(group=4)["products"] > cost()["products"]
 
 
 def test_document_agrees_with_the_results():
