@@ -229,6 +229,27 @@ def test_a_stop_loses_nothing_and_doubles_nothing(tmp_path):
     assert list(lines(target)) == [f"{k:02}.png" for k in range(24)] and len(tree(target)) == 25
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
+def test_a_command_that_is_killed_leaves_no_processes(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    for k in range(12):
+        (source / f"{k:02}.png").write_bytes(picture(k, size=(96, 96)))
+    command = [sys.executable, "-m", "ccm_fast", "convert", str(source), str(target), *OPTIONS, "-j", "2"]
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    while process.poll() is None and not list(target.glob("*.ccm")):
+        time.sleep(0.005)
+    workers = [pid for pid, line in descendants(process.pid) if "spawn_main" in line]
+    process.kill()
+    process.wait()
+    assert len(workers) == 2
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+
+
 def descendants(pid):
     """(process, command line) of all below a process."""
     children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -103,6 +104,13 @@ _working = False
 
 def _unwind_when_told() -> None:
     signal.signal(signal.SIGTERM, _tell)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Executors' processes wait for ever for work from one that has been killed."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _tell(*_: object) -> None:
