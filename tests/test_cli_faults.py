@@ -166,7 +166,7 @@ def test_chunk_types_do_not_reach_the_terminal(tmp_path, capsys):
     (tmp_path / "x.ccm").write_bytes(write_container(packet, {"\x1b": b"1", "\x9b": b"2", "\n": b"3"}))
     assert run("info", tmp_path / "x.ccm") == 0
     out = capsys.readouterr().out
-    assert "\\x1b 1, \\x9b 1, \\n 1" in out and not set(out) & set("\x1b\x9b") and out.count("\n") == 5
+    assert "\\x1b 1, \\x9b 1, \\n 1" in out and not set(out) & set("\x1b\x9b") and out.count("\n") == 6
 
 
 def test_a_locale_without_the_characters(tmp_path):

@@ -205,7 +205,7 @@ def test_training_takes_them(stage, tmp_path, monkeypatch):
 
     def step():
         config = TrainConfig(str(tmp_path), [str(images)], preset=CONFIG, start="random", batch=4, crop=96, bf16="off")
-        run = _Run(config, Processes())
+        run = _Run(config, Processes(), None)
         select(run.model, STAGES[stage])
         run.stream = run.crops.stream(config.batch)
         with Calls() as calls:
