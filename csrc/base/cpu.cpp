@@ -2,9 +2,22 @@
 
 #include <cstdlib>
 #include <cstring>
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
 
 namespace ccm {
 namespace {
+
+#if defined(__aarch64__) && defined(__APPLE__)
+bool has(const char* feature) {
+  int value = 0;
+  size_t size = sizeof value;
+  return !sysctlbyname(feature, &value, &size, nullptr, 0) && value;
+}
+#endif
 
 uint32_t ask() {
   uint32_t found = 0;
@@ -18,6 +31,12 @@ uint32_t ask() {
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl")) found |= kCpuAvx512;
   if (__builtin_cpu_supports("avx512bw")) found |= kCpuAvx512Bw;
   if (__builtin_cpu_supports("avx512vnni")) found |= kCpuAvx512Vnni;
+#elif defined(__aarch64__) && defined(__linux__)  // bits of Linux's ABI, whose names older headers lack
+  if (getauxval(AT_HWCAP) >> 20 & 1) found |= kCpuDotProducts;
+  if (getauxval(AT_HWCAP2) >> 13 & 1) found |= kCpuMixedProducts;
+#elif defined(__aarch64__) && defined(__APPLE__)
+  if (has("hw.optional.arm.FEAT_DotProd")) found |= kCpuDotProducts;
+  if (has("hw.optional.arm.FEAT_I8MM")) found |= kCpuMixedProducts;
 #endif
   return found;
 }

@@ -13,6 +13,8 @@ enum CpuFeature : uint32_t {
   kCpuAvx512 = 8,  // F and VL
   kCpuAvx512Bw = 16,
   kCpuAvx512Vnni = 32,
+  kCpuDotProducts = 64,     // FEAT_DotProd of Arm: four products of bytes of one sign
+  kCpuMixedProducts = 128,  // FEAT_I8MM: among others, products of unsigned by signed bytes
 };
 
 // Of this processor.

@@ -12,11 +12,14 @@ import subprocess
 from pathlib import Path
 
 import ccm_program
+import numpy as np
 import pytest
 import tiny
 import torch
 
 from ccm_fast import weights
+from ccm_fast.entropy.testing import random_plan, sample_latents
+from ccm_fast.models import Schedule
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = tiny.GOLDEN / "tiny.safetensors"
@@ -31,6 +34,7 @@ class Machine:
     compiler: str
     emulator: str
     package: str
+    kernels: dict = dataclasses.field(default_factory=lambda: {"": "scalar"})  # an emulated processor: its best
 
     def missing(self):
         return [
@@ -40,12 +44,13 @@ class Machine:
         ]
 
 
+ARM = {"cortex-a72": "scalar", "cortex-a76": "dotprod", "max": "i8mm"}
 MACHINES = {
-    "aarch64": Machine("aarch64-linux-gnu-g++", "qemu-aarch64", "g++-aarch64-linux-gnu"),
+    "aarch64": Machine("aarch64-linux-gnu-g++", "qemu-aarch64", "g++-aarch64-linux-gnu", ARM),
     "armhf": Machine("arm-linux-gnueabihf-g++", "qemu-arm", "g++-arm-linux-gnueabihf"),
     "s390x": Machine("s390x-linux-gnu-g++", "qemu-s390x", "g++-s390x-linux-gnu"),  # big-endian
 }
-PROGRAMS = [ROOT / "tests/cpp/machine_check.cpp", ROOT / "examples/decode.c"]
+PROGRAMS = [ROOT / "tests/cpp/machine_check.cpp", ROOT / "tests/cpp/engine_check.cpp", ROOT / "examples/decode.c"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,15 +59,17 @@ class Programs:
 
     folder: Path
     emulator: tuple = ()
+    kernels: dict = dataclasses.field(default_factory=lambda: {"": "scalar"})
 
-    def run(self, program, *arguments):
-        command = [*self.emulator, self.folder / program, *arguments]
+    def run(self, program, *arguments, processor=""):
+        emulator = [*self.emulator, "-cpu", processor] if processor else self.emulator
+        command = [*emulator, self.folder / program, *arguments]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def check(self, weights_file, *arguments, isa="scalar"):
-        return self.run("machine_check", weights_file, isa, *arguments).splitlines()
+    def check(self, weights_file, *arguments, isa="scalar", processor=""):
+        return self.run("machine_check", weights_file, isa, *arguments, processor=processor).splitlines()
 
 
 @pytest.fixture(scope="session")
@@ -78,8 +85,8 @@ def there(request, tmp_path_factory):
     if machine.missing():
         pytest.skip(f"without the Debian packages {' '.join(machine.missing())}")
     folder = tmp_path_factory.mktemp(request.param)
-    ccm_program.build([machine.compiler], folder, PROGRAMS, extra=["-Werror"])
-    return Programs(folder, (machine.emulator,))
+    ccm_program.build([machine.compiler], folder, PROGRAMS, extra=["-pthread", "-Werror"])
+    return Programs(folder, (machine.emulator,), machine.kernels)
 
 
 @pytest.fixture(scope="session")
@@ -114,8 +121,27 @@ def test_plan_of_version_3(there, here, skipping):
     assert found == here.check(skipping, *paths(["colour3"]))
 
 
-def test_the_best_kernels_have_the_same_latents(there):
-    assert latents_of(there.check(WEIGHTS, *paths(FILES), isa="")) == [GOLDEN[name]["sha256"] for name in FILES]
+def test_every_processor_has_the_same_latents(there):
+    for processor in there.kernels:
+        found = there.check(WEIGHTS, *paths(FILES), isa="", processor=processor)
+        assert latents_of(found) == [GOLDEN[name]["sha256"] for name in FILES], processor
+
+
+@pytest.mark.parametrize("features", [{}, {"leaky": True, "residual": True, "scaled": True}])
+def test_all_kernels_are_exact(there, features, tmp_path):
+    """Streams, h_s and rows of every symbol, by each instruction set; and each processor has those that it should."""
+    rng = np.random.default_rng(8)
+    h, w = 9, 14
+    plan = random_plan(rng, groups=(6, 4, 7), hyper_channels=3, schedule=Schedule.from_name("wavefront"), **features)
+    z, y = sample_latents(rng, plan, h, w, escape=0.02)
+    (tmp_path / "plan").write_bytes(plan.to_bytes())
+    (tmp_path / "z").write_bytes(z.astype("<i2").tobytes())
+    (tmp_path / "y").write_bytes(y.astype("<i2").tobytes())
+    expected = ["scalar"]
+    for processor, best in there.kernels.items():
+        expected += [best] if best != "scalar" else []
+        found = there.run("engine_check", tmp_path, h, w, 2, 4, processor=processor).split()
+        assert found == ["ok", *expected], processor
 
 
 @pytest.mark.parametrize("shipped", [False, True])

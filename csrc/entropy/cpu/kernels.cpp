@@ -32,6 +32,18 @@ const Kernels* available(Isa isa) {
       return cpu_has(kCpuAvx2 | kCpuAvx512 | kCpuAvx512Bw | kCpuAvx512Vnni) ? &avx512vnni_kernels() : nullptr;
 #endif
 #endif
+#if defined(CCM_HAVE_DOTPROD)
+    case kIsaDotProd:
+      return cpu_has(kCpuDotProducts) ? &dotprod_kernels() : nullptr;
+#endif
+#if defined(CCM_HAVE_I8MM)
+    case kIsaI8mm:
+      return cpu_has(kCpuMixedProducts) ? &i8mm_kernels() : nullptr;
+#endif
+#if defined(CCM_HAVE_SIMD128)
+    case kIsaSimd128:  // a module that has them runs nowhere else
+      return &simd128_kernels();
+#endif
     default:
       return nullptr;
   }

@@ -1,15 +1,25 @@
 // Integer matrix kernels, one table per instruction set.
 //
 // Planes hold "elements": int16 where the products are made by pmaddwd, biased bytes (value + 128 for latents, value +
-// zero for leaky8 outputs) where they are made by the VNNI dot product of unsigned by signed bytes. Both are exact:
-// pmaddwd adds two products of 16-bit numbers in 32 bits, VNNI four products of bytes in 32 bits, and neither saturates
-// (pmaddubsw would, so it is not used).
+// zero for leaky8 outputs) where they are made by the dot product of unsigned by signed bytes of VNNI and of Arm. All
+// are exact: pmaddwd adds two products of 16-bit numbers in 32 bits, the others four products of bytes in 32 bits, and
+// none saturates (pmaddubsw would, so it is not used).
 #pragma once
 #include <cstdint>
 
 namespace ccm {
 
-enum Isa : int32_t { kIsaScalar = 0, kIsaAvx2 = 1, kIsaAvxVnni = 2, kIsaAvx512Vnni = 3, kIsaCount = 4 };
+// Of those that a machine has, the last is the fastest.
+enum Isa : int32_t {
+  kIsaScalar = 0,
+  kIsaAvx2 = 1,
+  kIsaAvxVnni = 2,
+  kIsaAvx512Vnni = 3,
+  kIsaDotProd = 4,
+  kIsaI8mm = 5,
+  kIsaSimd128 = 6,
+  kIsaCount = 7,
+};
 
 // c[m][n] = init[m][n] + sum over taps t, k of a[m][tap_offset[t] + k] * w[t][k][n]
 struct GemmArgs {
@@ -77,6 +87,16 @@ const Kernels& avxvnni_kernels();
 #if defined(CCM_HAVE_AVX512VNNI)
 const Kernels& avx512vnni_kernels();
 #endif
+#endif
+
+#if defined(CCM_HAVE_DOTPROD)
+const Kernels& dotprod_kernels();
+#endif
+#if defined(CCM_HAVE_I8MM)
+const Kernels& i8mm_kernels();
+#endif
+#if defined(CCM_HAVE_SIMD128)
+const Kernels& simd128_kernels();
 #endif
 
 // The kernels of an instruction set, or null when this machine lacks it, this build lacks it, or its results disagreed
