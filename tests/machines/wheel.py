@@ -1,6 +1,7 @@
 """The newest wheel in dist/, in a clean environment without torch. `make test-wheel` runs it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,8 @@ def environment(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clean")
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     pip = [folder / "bin/python", "-m", "pip", "-q", "--disable-pip-version-check", "install"]
-    subprocess.run([*pip, wheels[-1]], check=True, cwd=folder)
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run([*pip, wheels[-1]], check=True, cwd=folder, env=own)
     return folder
 
 
