@@ -132,7 +132,7 @@ def encode_picture(
         encode = _tensor_files().encoder(picture, model, **options)
 
     def quality_of(data: bytes) -> float:
-        decoded = decode_bytes(data, model, threads=threads, engine=engine, max_pixels=None)
+        decoded = decode_bytes(data, model, threads=threads, engine=engine, max_pixels=None, latents=False)
         return psnr(picture.pixels, decoded.picture.pixels)
 
     if target_size is target_bpp is target_psnr is None:
@@ -244,13 +244,13 @@ class Decoded:
 
     Attributes:
         picture: pixels and metadata.
-        latents: y_hat, int16 [h, w, M]: the same numbers on every machine.
+        latents: y_hat, int16 [h, w, M]: the same numbers on every machine; None where they were not asked for.
         packet_bytes: the header and the streams.
         groups: groups of latents.
     """
 
     picture: Picture
-    latents: np.ndarray
+    latents: np.ndarray | None
     packet_bytes: bytes | memoryview
     groups: int
 
@@ -270,16 +270,17 @@ def decode_bytes(
     depth: int = 8,
     groups: int | str | None = None,
     timings: dict[str, float] | None = None,
+    latents: bool = True,
 ) -> Decoded:
-    """Decode the bytes of a .ccm file. Arguments and errors as :func:`decode_file`."""
+    """Decode the bytes of a .ccm file. Arguments and errors as :func:`decode_file`; latents: whether to keep them."""
     if depth not in (8, 16):
         raise ValueError(f"depth must be 8 or 16 bits, not {depth!r}")
     if _is_native(model, engine):
         file = Codec.open_file(data, max_pixels)
         codec = codec_for(model, file.fingerprint)
-        ((pixels, latents, seconds),) = codec.decode_files([file], threads, depth, groups)
+        ((pixels, y_hat, seconds),) = codec.decode_files([file], threads, depth, groups, latents)
         add_seconds(timings, seconds)
-        return Decoded(Picture(pixels, file.chunks), latents, file.packet, codec.groups)
+        return Decoded(Picture(pixels, file.chunks), y_hat, file.packet, codec.groups)
     if groups is not None:
         raise ValueError("previews (groups) are made by the engine 'cpu' of a model's name, a weights file or a Codec")
     container = parse_container(data)
@@ -291,9 +292,11 @@ def decode_bytes(
         "depth": depth,
         "timings": timings,
     }
-    pixels, latents = _tensor_files().decode_container(container, module, **options)
+    pixels, y_hat = _tensor_files().decode_container(container, module, **options)
     assert module.frozen is not None
-    return Decoded(Picture(pixels, container.chunks), latents, container.packet, len(module.frozen.plan.groups))
+    return Decoded(
+        Picture(pixels, container.chunks), y_hat if latents else None, container.packet, len(module.frozen.plan.groups)
+    )
 
 
 @eager
@@ -359,7 +362,7 @@ def decode_file(
         "groups": groups,
         "timings": timings,
     }
-    picture = decode_bytes(data, model, **options).picture
+    picture = decode_bytes(data, model, latents=False, **options).picture
     if strip:
         picture = strip_metadata(picture)
     if dst is None:

@@ -245,9 +245,9 @@ class Codec:
         one = isinstance(data, (bytes, bytearray, memoryview))
         files = [self.open_file(d, max_pixels) for d in cast("Sequence[bytes]", [data] if one else data)]
         if groups == "available":
-            pictures = [self.decode_files([file], threads, groups=groups)[0][0] for file in files]
+            pictures = [self.decode_files([file], threads, groups=groups, latents=False)[0][0] for file in files]
         else:
-            pictures = [pixels for pixels, _, _ in self.decode_files(files, threads, groups=groups)]
+            pictures = [pixels for pixels, _, _ in self.decode_files(files, threads, groups=groups, latents=False)]
         return pictures[0] if one else pictures
 
     @staticmethod
@@ -263,21 +263,27 @@ class Codec:
         return _backend.native().File(bytes(data), 0 if max_pixels is None else int(min(max_pixels, 1 << 62)))
 
     def decode_files(
-        self, files: Sequence[Any], threads: int | None = None, depth: int = 8, groups: int | str | None = None
-    ) -> list[tuple[np.ndarray, np.ndarray, dict[str, float]]]:
+        self,
+        files: Sequence[Any],
+        threads: int | None = None,
+        depth: int = 8,
+        groups: int | str | None = None,
+        latents: bool = True,
+    ) -> list[tuple[np.ndarray, np.ndarray | None, dict[str, float]]]:
         """Pixels, latents and seconds of files from :meth:`open_file`.
 
         Returns:
             For each: uint8 (depth 16: uint16) [H, W, 3] or [H, W]; y_hat, int16 [h, w, M], the
-            same numbers on every machine; seconds of the stages ``z``, ``h_s``, ``entropy`` and ``g_s``.
+            same numbers on every machine, or None where ``latents`` are not wanted; seconds of the stages ``z``,
+            ``h_s``, ``entropy`` and ``g_s``.
 
         Raises:
             BitstreamError: as :meth:`decode`.
             TypeError, ValueError: groups is no number of groups that the model has; "available" of several files.
         """
-        decoded: list[tuple[np.ndarray, np.ndarray, dict[str, float]]]
+        decoded: list[tuple[np.ndarray, np.ndarray | None, dict[str, float]]]
         read = self._groups_to_read(files, groups)
-        decoded = self._native.decode(list(files), thread_count(threads), depth, read)
+        decoded = self._native.decode(list(files), thread_count(threads), depth, read, latents)
         return decoded
 
     def _groups_to_read(self, files: Sequence[Any], groups: int | str | None) -> int:

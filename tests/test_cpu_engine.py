@@ -1,5 +1,7 @@
 """The C++ engine against the oracle: same bytes, same latents, for every schedule, lane count, thread count and ISA."""
 
+import os
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -219,3 +221,65 @@ def test_sums_at_the_limit_of_winograd(isa, width):
     psi = ops.hyper(packed, torch.from_numpy(z.astype(np.int16))[None], 16, 20, 1)[0].numpy()
     assert np.array_equal(psi[4, 4], steps.reshape(-1, 4)[:, 0])
     assert np.array_equal(psi, reference.hyper(plan, z, 16, 20))
+
+
+@pytest.mark.parametrize(
+    "schedule", [Schedule.wavefront(5), Schedule.checkerboard()], ids=["wavefront", "checkerboard"]
+)
+@pytest.mark.parametrize("size", [(280, 250), (4, 16500)], ids=["high", "wide"])
+def test_planes_of_many_tasks(size, schedule):
+    """Planes whose dense part is not computed at once, whose rows are cleared when they are needed and given back."""
+    rng = np.random.default_rng(3)
+    plan = random_plan(rng, groups=(3, 2, 2), schedule=schedule)
+    packed = ops.pack_plan(torch.frombuffer(bytearray(plan.to_bytes()), dtype=torch.uint8), "")
+    psi = torch.from_numpy(rng.integers(0, 256, (1, *size, plan.psi_channels)).astype(np.uint8))
+    y = torch.from_numpy(rng.integers(-2, 3, (1, *size, 7)).astype(np.int16))
+    data, segments = ops.encode_y(packed, psi, y, 0, 2)  # all steps at once
+    for threads in (1, 2, 3):
+        decoded, status = ops.decode_y(packed, psi, data, segments, threads)
+        assert status.tolist() == [0] and torch.equal(decoded, y)
+
+
+def grown(work):
+    """How many MB more than before a call has taken at its peak."""
+
+    def size(key):
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith(key)) / 1024
+
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak begins anew
+    before = size("VmRSS")
+    work()
+    return size("VmHWM") - before
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="no peaks of memory to be read here")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_memory_follows_what_streams_hold(threads):
+    """The largest picture that is decoded by default, of a model like the shipped one, whose streams end at once."""
+    options = {"cross_kernels": (5, 3, 3), "cross_width": 64, "widths": (128, 96)}
+    plan = random_plan(np.random.default_rng(4), groups=(48, 48, 48, 48), **options)
+    packed = ops.pack_plan(torch.frombuffer(bytearray(plan.to_bytes()), dtype=torch.uint8), "")
+    psi = torch.zeros(1, 837, 837, plan.psi_channels, dtype=torch.uint8)
+    data, segments = tensors([(bytes([0, 0, 0, 0, 1, 2, 3]), 1)] * 4, 4)
+    found = []
+    assert grown(lambda: found.append(ops.decode_y(packed, psi, data, segments, threads)[1])) < 150
+    assert found[0].tolist() == [1]
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="no peaks of memory to be read here")
+def test_a_stream_that_ends_ends_the_loop():
+    plan = random_plan(np.random.default_rng(4), groups=(4, 4))
+    packed = ops.pack_plan(torch.frombuffer(bytearray(plan.to_bytes()), dtype=torch.uint8), "")
+    data, segments = tensors([(bytes([1, 0, 0, 0, 1] * 4), 4)], 1)
+    found, start = [], time.process_time()
+    assert grown(lambda: found.append(ops.decode_z(packed, data, segments[0], 1 << 14, 1 << 13, 1)[1])) < 50
+    assert found[0].tolist() == [1] and time.process_time() - start < 1
+
+
+def test_products_without_end():
+    x, w = torch.ones(1, 4, dtype=torch.uint8), torch.ones(1, 4, dtype=torch.int8)
+    for repeats in (-1, 2**40):
+        with pytest.raises(RuntimeError, match="repeats"):
+            ops.int8_product(x, w, "", repeats)

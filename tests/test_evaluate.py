@@ -241,3 +241,15 @@ def test_several_processes_measure_the_same(tmp_path):
     for a, b in zip(one, two, strict=True):
         assert [a[k] for k in ("key", "image", "bytes", "psnr")] == [b[k] for k in ("key", "image", "bytes", "psnr")]
         assert a["ms_ssim"] is b["ms_ssim"] is None and (a["jobs"], b["jobs"]) == (1, 2)
+
+
+def test_results_are_json(tmp_path):
+    cache = measure.Cache(tmp_path / "crops.jsonl")
+    cache.put({"key": "a", "ms_ssim": float("nan"), "psnr": 30.0})
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    (line,) = (tmp_path / "crops.jsonl").read_text().splitlines()
+    assert json.loads(line, parse_constant=refuse)["psnr"] == 30
+    assert np.isnan(measure.Cache(tmp_path / "crops.jsonl").get("a")["ms_ssim"])

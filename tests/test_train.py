@@ -437,3 +437,14 @@ def test_help_says_all_of_every_option(capsys):
         with pytest.raises(SystemExit, match="2"):
             main(["train", "--out", "x", *wrong])
         assert "must be" in capsys.readouterr().err
+
+
+def test_small_pictures_are_left_out_from_the_start(tmp_path, folder):
+    for k in range(3):
+        Image.open(folder / f"{k}.png").save(tmp_path / f"{k}.png")
+    Image.new("RGB", (16, 12)).save(tmp_path / "small.png")
+    state = [
+        torch.load(train(config(tmp_path / str(k), d, stages="joint=1"), progress=False), weights_only=True)
+        for k, d in enumerate((folder, tmp_path))
+    ]
+    assert set(state[0]["model"]) == set(state[1]["model"])

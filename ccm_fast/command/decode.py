@@ -92,7 +92,8 @@ def run(args) -> int:
             data = read_bytes(binary_input(job.source), args.max_pixels)
             if args.thumbnail is not None:
                 return thumbnail(data, job.target, file_format, times)
-            decoded = decode_bytes(data, model, timings=times, groups=args.groups, **options)
+            wanted = bool(args.latents)
+            decoded = decode_bytes(data, model, timings=times, groups=args.groups, latents=wanted, **options)
             if args.latents:
                 whole = io.BytesIO()  # NumPy writes to real files by their descriptor
                 np.save(whole, decoded.latents)

@@ -86,11 +86,11 @@ class Recoder:
         found = encode_picture(picture, self.quality, codec, effort=self.effort, threads=1)
         if not self.measure:
             return Recoded(found, None)
-        again = decode_bytes(found, codec, threads=1, max_pixels=None).picture.pixels
+        again = decode_bytes(found, codec, threads=1, max_pixels=None, latents=False).picture.pixels
         return Recoded(found, min(psnr(picture.pixels, again), _MOST_DB))
 
     def _decoded(self, data: bytes) -> bytes:
-        picture = decode_bytes(data, self.model, threads=1, max_pixels=self.max_pixels).picture
+        picture = decode_bytes(data, self.model, threads=1, max_pixels=self.max_pixels, latents=False).picture
         out = io.BytesIO()
         options = {} if self.save_quality is None else {"quality": self.save_quality}
         save_picture(picture, out, output_format("." + self.to), **options)

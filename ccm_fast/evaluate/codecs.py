@@ -369,7 +369,7 @@ def model_codec(
         return encode_picture(Picture(pixels), setting, loaded, threads=threads, **options)
 
     def decode(data: bytes, size: tuple[int, int]) -> np.ndarray:
-        return decode_bytes(data, loaded, threads=threads, max_pixels=None).picture.pixels
+        return decode_bytes(data, loaded, threads=threads, max_pixels=None, latents=False).picture.pixels
 
     return Codec(
         name=name,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import resource
 import time
@@ -109,7 +110,7 @@ class Cache:
         for line in text.splitlines():
             try:
                 record = json.loads(line)
-                self.records[record["key"]] = record
+                self.records[record["key"]] = {k: math.nan if v is None else v for k, v in record.items()}
             except (ValueError, TypeError, KeyError):  # the last line of a run that was killed
                 continue
         self._torn = text[-1:] not in ("", "\n")
@@ -122,8 +123,10 @@ class Cache:
         """Keep a result; it is in the file when this returns."""
         self.records[record["key"]] = record
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        # JSON has no word for what is no number, as MS-SSIM of a small picture.
+        known = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write("\n" * self._torn + json.dumps(record) + "\n")
+            file.write("\n" * self._torn + json.dumps(known, allow_nan=False) + "\n")
         self._torn = False
 
 

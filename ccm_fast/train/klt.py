@@ -8,6 +8,8 @@ the blocks and switches on the residual blocks, which start as identities.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -102,7 +104,9 @@ def fit_synthesis(
     inputs, outputs = bases[2].shape
     gram = torch.zeros(9 * inputs + 1, 9 * inputs + 1, dtype=torch.float64)
     cross = torch.zeros(9 * inputs + 1, outputs, dtype=torch.float64)
-    for k, n in enumerate(np.random.default_rng(0).permutation(len(images))[:count]):
+    order = np.random.default_rng(0).permutation(len(images))
+    usable = (n for n in order if min(images[n].shape[:2]) >= _SIDE)  # as for the bases: what is smaller is left out
+    for k, n in enumerate(itertools.islice(usable, count)):
         h, w = (min(s, 256) // 16 * 16 for s in images[n].shape[:2])
         x = torch.from_numpy(images[n][:h, :w].copy()).permute(2, 0, 1)[None].float() / 255
         quality = torch.tensor([1 + (levels - 1) * (k % 16 + 0.5) / 16], device=device)

@@ -72,6 +72,18 @@ void give_floats(float* data, size_t n) {
   delete[] data;
 }
 
+void Dropped::to([[maybe_unused]] void* memory, size_t bytes, size_t end) {
+  constexpr size_t kAtOnce = size_t{1} << 20;  // calls of the system cost a microsecond, and half of one for 4 kB
+  if (bytes < kLeastDropped || end < end_ + kAtOnce) return;
+#if defined(__linux__)
+  constexpr uintptr_t kPage = uintptr_t{64} << 10;  // whatever the machine's are
+  const uintptr_t from = reinterpret_cast<uintptr_t>(memory);
+  const uintptr_t first = (from + end_ + kPage - 1) / kPage * kPage, last = (from + end) / kPage * kPage;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+#endif
+  end_ = end;
+}
+
 void want_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] size_t bytes) {
 #if defined(__linux__)
   constexpr uintptr_t kHuge = 2 << 20;

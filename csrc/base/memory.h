@@ -14,4 +14,17 @@ void give_floats(float* data, size_t n);
 // ones, and their faults take a tenth of a convolution's time. No more than a hint.
 void want_huge_pages(void* memory, size_t bytes);
 
+// How much of a large array, from its start on, nobody reads any more: its pages go back to the system, of arrays from
+// kLeastDropped bytes on. The array itself stays; what is written there later is kept again.
+class Dropped {
+ public:
+  static constexpr size_t kLeastDropped = size_t{8} << 20;
+
+  // Bytes [0, end) of an array of so many bytes.
+  void to(void* memory, size_t bytes, size_t end);
+
+ private:
+  size_t end_ = 0;
+};
+
 }  // namespace ccm

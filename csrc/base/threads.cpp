@@ -7,6 +7,8 @@
 #include <mutex>
 #include <new>
 #include <thread>
+
+#include "base/interrupt.h"
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
 #include <signal.h>
@@ -147,7 +149,12 @@ void run_threads(int threads, const std::function<void(int)>& work) {
 void parallel_for(int threads, int64_t n, const std::function<void(int64_t)>& body) {
   std::atomic<int64_t> next{0};
   run_threads(static_cast<int>(n < threads ? n : threads), [&](int) {
-    for (int64_t i; (i = next.fetch_add(1)) < n;) body(i);
+    try {
+      for (int64_t i; (i = next.fetch_add(1)) < n; poll()) body(i);
+    } catch (...) {
+      next.store(n);  // nobody needs the rest
+      throw;
+    }
   });
 }
 

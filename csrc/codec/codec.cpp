@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <memory>
 #include <string>
 #include <thread>
 #include <utility>
@@ -113,22 +114,23 @@ FloatBuffer Codec::decode_latents(const Packet& packet, int threads, const Decod
                 "a plane of " + std::to_string(h) + "x" + std::to_string(w) + " latents cannot be coded as one image");
   DecodeTimes unused;
   DecodeTimes& times = extras.times ? *extras.times : unused;
-  std::vector<int16_t> z(static_cast<size_t>(hz) * wz * m.hyper_channels);
+  // Not cleared: memory that is not written yet costs nothing, and a stream may end early.
+  const std::unique_ptr<int16_t[]> z(new int16_t[static_cast<size_t>(hz) * wz * m.hyper_channels]);
   {
     const Stopwatch watch(&times.z);
-    check_status(decode_z(m, segment(packet.streams[0]), hz, wz, z.data()), "z");
+    check_status(decode_z(m, segment(packet.streams[0]), hz, wz, z.get()), "z");
   }
-  std::vector<uint8_t> psi(static_cast<size_t>(plane * m.psi_channels));
+  const std::unique_ptr<uint8_t[]> psi(new uint8_t[static_cast<size_t>(plane * m.psi_channels)]);
   {
     const Stopwatch watch(&times.hyper);
-    hyper(m, z.data(), hz, wz, h, w, threads, psi.data());
+    hyper(m, z.get(), hz, wz, h, w, threads, psi.get());
   }
   FloatBuffer values(static_cast<size_t>(plane * m.latent_channels));
   {
     const Stopwatch watch(&times.entropy);
     std::vector<Segment> streams;
     for (int32_t g = 0; g < m.groups; ++g) streams.push_back(segment(packet.streams[g + 1]));
-    DecodeJob job{psi.data(), streams.data(), extras.latents, kOk};
+    DecodeJob job{psi.get(), streams.data(), extras.latents, kOk};
     job.values = values.data();
     job.shifts = shifts_.empty() ? nullptr : shifts_.data();
     job.groups_read = packet.groups_read;

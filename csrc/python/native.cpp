@@ -6,12 +6,14 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "base/error.h"
+#include "base/interrupt.h"
 #include "base/threads.h"
 #include "codec/codec.h"
 #include "entropy/cpu/kernels.h"
@@ -61,16 +63,22 @@ std::unique_ptr<ccm::Codec> open_bytes(const py::bytes& data, int threads, bool 
                                       ccm::CodecOptions{threads, float_transforms, isa.c_str()});
 }
 
+// Whether a signal's handler has raised: of the main thread alone, the only one that runs them.
+bool signalled() {
+  const py::gil_scoped_acquire acquire;
+  return PyErr_CheckSignals() != 0;
+}
+
 // One picture under way: arrays made with the lock, filled without it.
 struct Decoding {
   ccm::Packet packet;
   py::array pixels;
-  py::array_t<int16_t> latents;
+  std::optional<py::array_t<int16_t>> latents;
   ccm::PixelSink sink;
   ccm::DecodeTimes times;
 };
 
-Decoding prepare(const ccm::Codec& codec, const File& file, int bits, int groups) {
+Decoding prepare(const ccm::Codec& codec, const File& file, int bits, int groups, bool latents) {
   Decoding d;
   d.packet = codec.parse(file.container.packet, file.max_pixels, groups);
   const py::ssize_t height = d.packet.height, width = d.packet.width, channels = d.packet.grey ? 1 : 3;
@@ -78,7 +86,7 @@ Decoding prepare(const ccm::Codec& codec, const File& file, int bits, int groups
       d.packet.grey ? std::vector<py::ssize_t>{height, width} : std::vector<py::ssize_t>{height, width, channels};
   d.pixels = bits == 8 ? py::array(py::array_t<uint8_t>(shape)) : py::array(py::array_t<uint16_t>(shape));
   const py::ssize_t h = d.packet.h(), w = d.packet.w(), m = codec.entropy_model().latent_channels;
-  d.latents = py::array_t<int16_t>({h, w, m});
+  if (latents) d.latents = py::array_t<int16_t>({h, w, m});
   d.sink = {d.pixels.mutable_data(),
             width * channels * bits / 8,
             width,
@@ -89,17 +97,19 @@ Decoding prepare(const ccm::Codec& codec, const File& file, int bits, int groups
   return d;
 }
 
-// Pixels, latents and seconds of every file. Fewer pictures than threads share those that are left over.
+// Pixels, latents (or None) and seconds of every file. Fewer pictures than threads share those that are left over.
 // groups: how many are read of each file; below 0: all.
-py::list decode(const ccm::Codec& codec, const std::vector<const File*>& files, int threads, int bits, int groups) {
+py::list decode(const ccm::Codec& codec, const std::vector<const File*>& files, int threads, int bits, int groups,
+                bool wanted) {
   if (threads < 1 || threads > 1024) throw py::value_error("threads must lie in 1..1024");
   if (bits != 8 && bits != 16) throw py::value_error("bits must be 8 or 16");
   std::vector<Decoding> all;
-  for (const File* file : files) all.push_back(prepare(codec, *file, bits, groups));
+  for (const File* file : files) all.push_back(prepare(codec, *file, bits, groups, wanted));
   std::vector<int16_t*> latents;
-  for (Decoding& d : all) latents.push_back(d.latents.mutable_data());
+  for (Decoding& d : all) latents.push_back(d.latents ? d.latents->mutable_data() : nullptr);
   {
     py::gil_scoped_release release;
+    const ccm::InterruptScope interruptible(signalled);
     ccm::side_by_side(threads, static_cast<int64_t>(all.size()), [&](int64_t k, int each) {
       codec.decode(all[k].packet, all[k].sink, each, {latents[k], &all[k].times});
     });
@@ -172,6 +182,7 @@ py::list decode_into(const ccm::Codec& codec, const std::vector<const File*>& fi
   }
   {
     py::gil_scoped_release release;
+    const ccm::InterruptScope interruptible(signalled);
     ccm::side_by_side(threads, static_cast<int64_t>(items.size()), [&](int64_t k, int each) {
       Item& item = items[k];
       try {
@@ -223,6 +234,7 @@ py::list encode(const ccm::Codec& codec, const std::vector<py::array>& pixels, i
   for (const py::array& picture : pixels) all.emplace_back(picture, chunks);
   {
     py::gil_scoped_release release;
+    const ccm::InterruptScope interruptible(signalled);
     ccm::side_by_side(threads, static_cast<int64_t>(all.size()), [&](int64_t k, int each) {
       all[k].file = codec.encode(all[k].source, {quality_code, effort, lanes, each}, all[k].parts, &all[k].times);
     });
@@ -257,6 +269,8 @@ PYBIND11_MODULE(_native, m) {
       if (p) std::rethrow_exception(p);
     } catch (const Error& error) {
       PyErr_SetString(class_of(error.code).ptr(), error.what());
+    } catch (const ccm::Interrupted&) {
+      // What the signal's handler has raised is set.
     }
   });
   m.def("version", [] { return CCM_VERSION; }, "Version of ccm_fast that this module was compiled from.");
@@ -300,6 +314,7 @@ PYBIND11_MODULE(_native, m) {
           "The largest effort that encode() takes.")
       .def("encode", &encode, py::arg("pixels"), py::arg("quality_code"), py::arg("effort"), py::arg("lanes"),
            py::arg("threads"), py::arg("chunks"))
-      .def("decode", &decode, py::arg("files"), py::arg("threads"), py::arg("bits") = 8, py::arg("groups") = -1)
+      .def("decode", &decode, py::arg("files"), py::arg("threads"), py::arg("bits") = 8, py::arg("groups") = -1,
+           py::arg("latents") = true)
       .def("decode_into", &decode_into, py::arg("files"), py::arg("out"), py::arg("threads"));
 }

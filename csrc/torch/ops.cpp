@@ -96,7 +96,7 @@ std::tuple<Tensor, Tensor> decode_z(Tensor packed, Tensor bytes, Tensor segments
   check_tensor(segments, ScalarType::Long, {-1, 3}, "segments");
   const auto streams = read_segments(bytes, segments);
   const int64_t batch = segments.size(0);
-  Tensor z = torch::stable::new_zeros(packed, {batch, hz, wz, m.hyper_channels}, ScalarType::Short);
+  Tensor z = torch::stable::new_empty(packed, {batch, hz, wz, m.hyper_channels}, ScalarType::Short);
   Tensor status = torch::stable::new_zeros(packed, {batch}, ScalarType::Int);
   ccm::parallel_for(thread_count(threads), batch, [&](int64_t b) {
     data<int32_t>(status)[b] = ccm::decode_z(m, streams[b], static_cast<int32_t>(hz), static_cast<int32_t>(wz),
@@ -128,10 +128,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> decode_latents(const Tensor& packed, 
   check_tensor(segments, ScalarType::Long, {batch, m.groups, 3}, "segments");
   const auto streams = read_segments(bytes, segments);
   const std::vector<int64_t> shape = {wanted ? batch : 0, h, w, m.latent_channels};
-  Tensor y = torch::stable::new_zeros(packed, {batch, h, w, m.latent_channels}, ScalarType::Short);
+  // Not cleared: memory follows what the streams have proven to hold. Of a bad stream any values, which callers refuse.
+  Tensor y = torch::stable::new_empty(packed, {batch, h, w, m.latent_channels}, ScalarType::Short);
   Tensor status = torch::stable::new_zeros(packed, {batch}, ScalarType::Int);
-  Tensor offset = torch::stable::new_zeros(packed, shape, ScalarType::Short);
-  Tensor row = torch::stable::new_zeros(packed, shape, ScalarType::Short);
+  Tensor offset = torch::stable::new_empty(packed, shape, ScalarType::Short);
+  Tensor row = torch::stable::new_empty(packed, shape, ScalarType::Short);
   std::vector<ccm::DecodeJob> jobs;
   for (int64_t b = 0; b < batch; ++b) {
     const int64_t at = b * h * w * m.latent_channels;
@@ -166,9 +167,9 @@ std::tuple<Tensor, Tensor, Tensor> decode_y_restored(Tensor packed, Tensor psi, 
   check_plane(h, w, m.latent_channels);
   check_tensor(segments, ScalarType::Long, {batch, m.groups, 3}, "segments");
   const auto streams = read_segments(bytes, segments);
-  Tensor y = torch::stable::new_zeros(packed, {batch, h, w, m.latent_channels}, ScalarType::Short);
+  Tensor y = torch::stable::new_empty(packed, {batch, h, w, m.latent_channels}, ScalarType::Short);
   Tensor status = torch::stable::new_zeros(packed, {batch}, ScalarType::Int);
-  Tensor restored = torch::stable::new_zeros(packed, {batch, h, w, m.latent_channels}, ScalarType::Float);
+  Tensor restored = torch::stable::new_empty(packed, {batch, h, w, m.latent_channels}, ScalarType::Float);
   std::vector<ccm::DecodeJob> jobs;
   for (int64_t b = 0; b < batch; ++b) {
     jobs.push_back({data<uint8_t>(psi) + b * h * w * m.psi_channels, &streams[b * m.groups],
@@ -319,6 +320,9 @@ Tensor int8_product(Tensor x, Tensor w, std::string isa, int64_t repeats) {
   check(k % 4 == 0 && k <= 1 << 20 && m <= 1 << 20, "x must be at most 2^20 x 2^20, its columns a multiple of 4");
   check_tensor(w, ScalarType::Char, {-1, k}, "w");
   check(w.size(0) <= 1 << 20, "w has too many rows");
+  // A minute or so of the slowest kernels: nothing can end the loop before.
+  check(repeats >= 0 && static_cast<double>(repeats) * m * k * w.size(0) <= 1e12,
+        "repeats must lie in 0..10^12 / (m k n)");
   const std::vector<int32_t> out =
       ccm::int8_product(*kernels, data<uint8_t>(x), data<int8_t>(w), static_cast<int32_t>(m), static_cast<int32_t>(k),
                         static_cast<int32_t>(w.size(0)), repeats);

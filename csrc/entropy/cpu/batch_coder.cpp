@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 
+#include "base/interrupt.h"
 #include "base/threads.h"
 #include "entropy/cpu/context_cpu.h"
 #include "entropy/cpu/group_cpu.h"
@@ -23,6 +24,11 @@ namespace {
 constexpr int32_t kStepsPerTask = 16;
 // Rows of a layer of the dense part per task (about 0.2 ms each for ccm-small at 48 columns).
 constexpr int32_t kRowsPerTask = 4;
+// From so many columns on it is one row.
+constexpr int32_t kWide = 1 << 14;
+// The dense part may be so many positions ahead of the steps, or of one task: what is taken for planes of many
+// megabytes follows what a stream has proven to hold. Planes of pictures up to 16 megapixels are no larger.
+constexpr int32_t kAheadPositions = 1 << 16;
 
 #if !defined(CCM_SHARE_ALL)
 // Multiply-adds of a step (about 30 us, of words and of VNNI's bytes) from which on other threads are asked to help,
@@ -87,7 +93,7 @@ struct Job {
 // One image under way.
 struct Image {
   Image(const PackedModel& m, const Kernels& k, int32_t h, int32_t w, const Job& j)
-      : job(j), context(k, h, w, m.plane_channels, kLatentZero), steps_done(m.groups), busy(m.groups) {
+      : job(j), context(k, h, w, m.plane_channels, kLatentZero, true), steps_done(m.groups), busy(m.groups) {
     for (int32_t g = 0; g < m.groups; ++g) {
       groups.emplace_back(m, k, g, h, w);
       if (!j.streams) continue;
@@ -126,6 +132,8 @@ class BatchCoder {
         w_(w),
         code_(code),
         threads_(threads),
+        rows_per_task_(w < kWide ? kRowsPerTask : 1),
+        rows_ahead_(std::max(rows_per_task_, kAheadPositions / w)),
         orders_(step_orders(m, h, w)),
         jobs_(std::move(jobs)),
         shares_(threads > 1 ? static_cast<size_t>(threads) : 0) {
@@ -170,9 +178,14 @@ class BatchCoder {
         }
         if (task.last_step > done) {
           image->busy[g] = 1;
+          // Whatever reads the context of later groups comes after these steps; a border lies around the last rows.
+          if (g == 0) image->context.clear_to(order.needs_rows[task.last_step - 1] + kBorder);
         } else {
           const int32_t earlier = g == 0 ? h_ : orders_[g - 1]->rows_done[image->steps_done[g - 1]];
-          if (!group.claim_dense(earlier, threads_ == 1 ? h_ : kRowsPerTask, kRowsPerTask, task.dense)) continue;
+          const int32_t chunk = threads_ == 1 ? rows_ahead_ : rows_per_task_;
+          if (!group.claim_dense(earlier, chunk, rows_per_task_, order.needs_rows[done] + rows_ahead_, task.dense))
+            continue;
+          if (g == 0 && m_.group[g].stack_layers + m_.group[g].has_skip) image->context.clear_to(h_ + kBorder);
         }
         ++image->running;
         return true;
@@ -218,6 +231,7 @@ class BatchCoder {
       --sleeping_;
     }
     lock.unlock();
+    poll();
     bool good = true;
     if (task.first_step == task.last_step)
       task.image->groups[task.group].run_dense(task.dense, task.image->context, task.image->job.psi);
@@ -409,6 +423,9 @@ class BatchCoder {
     if (task.last_step > task.first_step) {
       image.busy[task.group] = 0;
       image.steps_done[task.group] = task.last_step;
+      const int32_t rows = orders_[task.group]->rows_done[task.last_step];
+      image.groups[task.group].drop_base(rows);
+      if (task.group + 1 == m_.groups) image.context.drop_to(rows - kBorder);
     } else {
       image.groups[task.group].complete_dense(task.dense);
     }
@@ -433,6 +450,7 @@ class BatchCoder {
   const Kernels& k_;
   const int32_t h_, w_, code_;
   const int threads_;
+  const int32_t rows_per_task_, rows_ahead_;                    // of the dense part
   const std::vector<std::shared_ptr<const StepOrder>> orders_;  // of each group
   const std::vector<Job> jobs_;
   std::vector<std::unique_ptr<Image>> images_;

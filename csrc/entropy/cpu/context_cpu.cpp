@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "base/interrupt.h"
 #include "base/threads.h"
 #include "entropy/cpu/group_cpu.h"
 #include "entropy/cpu/rans_cpu.h"
@@ -68,17 +69,24 @@ std::vector<uint16_t> z_rows(const PackedModel& m, int64_t positions) {
 
 Status decode_z(const PackedModel& m, const Segment& stream, int32_t hz, int32_t wz, int16_t* z) {
   const int64_t positions = static_cast<int64_t>(hz) * wz;
-  const std::vector<uint16_t> rows = z_rows(m, positions);
+  // Piece by piece, so that a stream that ends early takes no memory for what it claims.
+  constexpr int64_t kPiece = 16 * kMostLanes;
+  const std::vector<uint16_t> rows = z_rows(m, std::min(positions, kPiece));
   std::vector<int16_t> symbols(rows.size());
   StreamDecoder decoder(stream.data, static_cast<size_t>(stream.size), stream.code, rans_vectors(kernels_of(m)));
-  decoder.decode_step(m.rows(m.z_rows), rows.data(), nullptr, static_cast<int32_t>(rows.size()), symbols.data());
   const int16_t* values = m.at<int16_t>(m.z_values);
   const uint16_t* channels = m.at<uint16_t>(m.z_channels);
-  const int16_t* from = symbols.data();
-  for (int64_t p = 0; p < positions; ++p, z += m.hyper_channels, from += m.z_coded) {
-    std::copy_n(values, m.hyper_channels, z);
-    for (int32_t c = 0; c < m.z_coded; ++c) z[channels[c]] = from[c];
+  for (int64_t first = 0; first < positions && !decoder.truncated(); first += kPiece) {
+    poll();
+    const int64_t count = std::min(positions - first, kPiece);
+    decoder.decode(m.rows(m.z_rows), rows.data(), nullptr, static_cast<int32_t>(count * m.z_coded), symbols.data());
+    const int16_t* from = symbols.data();
+    for (int64_t p = 0; p < count; ++p, z += m.hyper_channels, from += m.z_coded) {
+      std::copy_n(values, m.hyper_channels, z);
+      for (int32_t c = 0; c < m.z_coded; ++c) z[channels[c]] = from[c];
+    }
   }
+  decoder.end_step();
   return decoder.finish();
 }
 

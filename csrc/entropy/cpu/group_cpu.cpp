@@ -66,7 +66,7 @@ void put_y(const PackedModel& m, const GroupDesc& d, Plane& plane, int32_t i, in
 Group::Group(const PackedModel& m, const Kernels& k, int32_t index, int32_t h, int32_t w)
     : m_(m), k_(k), d_(m.group[index]), h_(h), w_(w) {
   for (int32_t s = 0; s + 1 < d_.stack_layers; ++s)
-    features_.emplace_back(k, h, w, d_.stack[s + 1].cin_pad, d_.stack[s].zero);
+    features_.emplace_back(k, h, w, d_.stack[s + 1].cin_pad, d_.stack[s].zero, true);
   claimed_.assign(features_.size() + 1, 0);
   done_ = claimed_;
   ready_.assign(claimed_.size(), std::vector<uint8_t>(h));
@@ -74,23 +74,29 @@ Group::Group(const PackedModel& m, const Kernels& k, int32_t index, int32_t h, i
 
 namespace {
 
+// Rows that a layer may be ahead of what the next one is allowed: that needs kBorder, and this one may stop `least` - 1
+// rows early, four at most.
+constexpr int32_t kAhead = kBorder + 4;
+
 // Output rows that `rows` complete input rows allow.
 int32_t reach(int32_t rows, int32_t h, const ConvDesc& d) { return rows >= h ? h : std::max(0, rows - d.kernel / 2); }
 
 }  // namespace
 
-bool Group::claim_dense(int32_t earlier_rows, int32_t chunk, int32_t least, DenseTask& task) {
+bool Group::claim_dense(int32_t earlier_rows, int32_t chunk, int32_t least, int32_t end, DenseTask& task) {
   const int32_t last = static_cast<int32_t>(claimed_.size()) - 1;
   for (int32_t l = last; l >= 0; --l) {
     int32_t limit = l > 0 ? done_[l - 1] : earlier_rows;
     if (l < d_.stack_layers) limit = reach(limit, h_, d_.stack[l]);
     if (l == last && d_.has_skip) limit = std::min(limit, reach(earlier_rows, h_, d_.skip));
+    limit = std::min(limit, end + (last - l) * kAhead);
     const int32_t rows = limit - claimed_[l];
     if (rows <= 0 || (rows < least && limit < h_)) continue;
     task = {l, claimed_[l], std::min(limit, claimed_[l] + chunk)};
     claimed_[l] = task.last;
-    // Here and not in the constructor, so that a group takes its memory when its turn comes.
-    if (l == last && base_.empty()) base_.resize(static_cast<size_t>(h_) * w_ * d_.base_pad);
+    // Here and not in the constructor, so that a group takes its memory when its turn comes, and row by row.
+    if (l == last && !base_) base_.reset(new int32_t[base_bytes(h_) / sizeof(int32_t)]);
+    if (l < last) features_[l].clear_to(task.last + kBorder);
     return true;
   }
   return false;
@@ -103,18 +109,19 @@ void Group::run_dense(const DenseTask& task, const Plane& context, const uint8_t
     return;
   }
   hyper_rows(psi, task.first, task.last);
-  if (d_.stack_layers) conv_accumulate_rows(m_, k_, d_.stack[task.layer], in, task.first, task.last, w_, base_.data());
-  if (d_.has_skip) conv_accumulate_rows(m_, k_, d_.skip, context, task.first, task.last, w_, base_.data());
+  if (d_.stack_layers) conv_accumulate_rows(m_, k_, d_.stack[task.layer], in, task.first, task.last, w_, base_.get());
+  if (d_.has_skip) conv_accumulate_rows(m_, k_, d_.skip, context, task.first, task.last, w_, base_.get());
 }
 
 void Group::complete_dense(const DenseTask& task) {
   std::fill(ready_[task.layer].begin() + task.first, ready_[task.layer].begin() + task.last, uint8_t{1});
   int32_t& done = done_[task.layer];
   while (done < h_ && ready_[task.layer][done]) ++done;
+  if (task.layer > 0) features_[task.layer - 1].drop_to(done - kBorder);
 }
 
 void Group::all_dense(const Plane& context, const uint8_t* psi) {
-  for (DenseTask task; claim_dense(h_, h_, h_, task);) {
+  for (DenseTask task; claim_dense(h_, h_, h_, h_, task);) {
     run_dense(task, context, psi);
     complete_dense(task);
   }
@@ -122,7 +129,7 @@ void Group::all_dense(const Plane& context, const uint8_t* psi) {
 
 void Group::all_own(const Plane& context) {
   if (!d_.points) return;
-  add_context(m_, k_, d_, context, h_, w_, base_.data());
+  add_context(m_, k_, d_, context, h_, w_, base_.get());
   own_added_ = true;
 }
 
@@ -137,7 +144,7 @@ void Group::hyper_rows(const uint8_t* psi, int32_t first, int32_t last) {
     for (int32_t i = std::max(0, top - r); i < std::min(h_, bottom + r); ++i)
       for (int32_t j = 0; j < w_; ++j)
         strip.put_bytes(i - top + r, j, psi + (static_cast<int64_t>(i) * w_ + j) * channels, channels);
-    int32_t* base = base_.data() + static_cast<int64_t>(top) * w_ * d_.base_pad;
+    int32_t* base = base_.get() + static_cast<int64_t>(top) * w_ * d_.base_pad;
     for (int64_t p = 0; p < static_cast<int64_t>(bottom - top) * w_; ++p)
       std::copy(init, init + d_.base_pad, base + p * d_.base_pad);
     // Row r of the strip is row `top` of the plane.
@@ -160,7 +167,7 @@ void Group::tile(const Plane& context, const int32_t* row, const int32_t* col, i
   // The sum of all contexts, the masked convolution among them.
   for (int32_t p = 0; p < count; ++p) {
     a[p] = context.at(row[p], col[p], d_.plane_channel);
-    inits[p] = base_.data() + (static_cast<int64_t>(row[p]) * w_ + col[p]) * d_.base_pad;
+    inits[p] = base_.get() + (static_cast<int64_t>(row[p]) * w_ + col[p]) * d_.base_pad;
   }
   const int32_t* mult = m_.at<int32_t>(d_.mult);
   const int32_t* shift = m_.at<int32_t>(d_.shift);

@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "base/memory.h"
 #include "entropy/cpu/conv_cpu.h"
 #include "entropy/cpu/kernels.h"
 #include "entropy/cpu/plane.h"
@@ -60,9 +61,10 @@ class Group {
   };
 
   // Claims the next rows that can be computed once `earlier_rows` rows of the earlier groups are complete, at most
-  // `chunk` of them (fewer than `least` only at the end of the plane). The deepest layer comes first: it is the one
-  // that others wait for. Not thread-safe; what it hands out may be run by any thread, several at once.
-  bool claim_dense(int32_t earlier_rows, int32_t chunk, int32_t least, DenseTask& task);
+  // `chunk` of them (fewer than `least` only at the end of the plane), and of the base none from row `end` on, which
+  // lies at least `least` rows behind what steps wait for. The deepest layer comes first: it is the one that others
+  // wait for. Not thread-safe; what it hands out may be run by any thread, several at once.
+  bool claim_dense(int32_t earlier_rows, int32_t chunk, int32_t least, int32_t end, DenseTask& task);
   // Computes a claimed task. `context` holds the earlier groups, `psi` is [h][w][P].
   void run_dense(const DenseTask& task, const Plane& context, const uint8_t* psi);
   // Marks it as done; not thread-safe.
@@ -82,9 +84,12 @@ class Group {
   void parameters(const Plane& context, const int32_t* row, const int32_t* col, int32_t count, StepScratch& scratch,
                   uint16_t* out_rows, int16_t* out_offsets) const;
 
+  // The steps have passed the rows before `row`: gives back their memory. Not thread-safe.
+  void drop_base(int32_t row) { dropped_.to(base_.get(), base_bytes(h_), base_bytes(row)); }
+
   // Frees what only this group needs; it is finished.
   void release() {
-    std::vector<int32_t>().swap(base_);
+    base_.reset();
     features_.clear();
   }
 
@@ -96,14 +101,16 @@ class Group {
   // Rows and offsets from rescaled heads [count][pad].
   void choose(const int32_t* codes, int32_t pad, int32_t count, uint16_t* out_rows, int16_t* out_offsets) const;
   void hyper_rows(const uint8_t* psi, int32_t first, int32_t last);
+  size_t base_bytes(int32_t rows) const { return static_cast<size_t>(rows) * w_ * d_.base_pad * sizeof(int32_t); }
 
   const PackedModel& m_;
   const Kernels& k_;
   const GroupDesc& d_;
   int32_t h_, w_;
-  std::vector<int32_t> base_;    // [h][w][base_pad]
-  bool own_added_ = false;       // all_own
-  std::vector<Plane> features_;  // outputs of the stack's layers but the last
+  std::unique_ptr<int32_t[]> base_;  // [h][w][base_pad]
+  Dropped dropped_;                  // of the base
+  bool own_added_ = false;           // all_own
+  std::vector<Plane> features_;      // outputs of the stack's layers but the last
   // Of each feature plane, and last of the base:
   std::vector<int32_t> claimed_, done_;      // rows handed out; rows complete from the top
   std::vector<std::vector<uint8_t>> ready_;  // which rows are complete

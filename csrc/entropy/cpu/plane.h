@@ -1,9 +1,11 @@
 // A plane of elements with a border of zeros (kBorder wide), channels last.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <vector>
+#include <memory>
 
+#include "base/memory.h"
 #include "entropy/cpu/kernels.h"
 #include "format/fixed_point.h"
 #include "model/model.h"
@@ -13,17 +15,33 @@ namespace ccm {
 class Plane {
  public:
   Plane() = default;
-  // Zero everywhere; `zero` is the byte that stands for 0 where elements are bytes (128 for latents).
-  Plane(const Kernels& k, int32_t height, int32_t width, int32_t channels, int32_t zero)
+  // Zero everywhere; `zero` is the byte that stands for 0 where elements are bytes (128 for latents). later: nothing is
+  // cleared yet, see clear_to; memory that nobody has touched costs nothing.
+  Plane(const Kernels& k, int32_t height, int32_t width, int32_t channels, int32_t zero, bool later = false)
       : element_(k.element_bytes),
         channels_(channels),
         zero_(zero),
         row_(static_cast<int64_t>(width + 2 * kBorder) * channels),
-        data_(static_cast<size_t>(height + 2 * kBorder) * row_ * element_,
-              static_cast<uint8_t>(k.element_bytes == 1 ? zero : 0)) {}
+        rows_(height + 2 * kBorder),
+        data_(new uint8_t[bytes(rows_)]) {
+    if (!later) clear_to(height + kBorder);
+  }
+
+  // Clears the rows before `row`, the border's at most, that have not been cleared yet.
+  void clear_to(int32_t row) {
+    const int32_t end = std::min(row + kBorder, rows_);
+    if (end <= cleared_) return;
+    std::memset(data_.get() + bytes(cleared_), element_ == 1 ? zero_ : 0, bytes(end) - bytes(cleared_));
+    cleared_ = end;
+  }
+
+  // Gives back the memory of the rows before `row`: nobody reads them any more.
+  void drop_to(int32_t row) {
+    if (row > -kBorder) dropped_.to(data_.get(), bytes(rows_), bytes(row + kBorder));
+  }
 
   uint8_t* at(int32_t i, int32_t j, int32_t channel = 0) {
-    return data_.data() + ((i + kBorder) * row_ + static_cast<int64_t>(j + kBorder) * channels_ + channel) * element_;
+    return data_.get() + ((i + kBorder) * row_ + static_cast<int64_t>(j + kBorder) * channels_ + channel) * element_;
   }
   const uint8_t* at(int32_t i, int32_t j, int32_t channel = 0) const {
     return const_cast<Plane*>(this)->at(i, j, channel);
@@ -81,9 +99,13 @@ class Plane {
   }
 
  private:
+  size_t bytes(int32_t rows) const { return static_cast<size_t>(rows) * static_cast<size_t>(row_) * element_; }
+
   int32_t element_ = 1, channels_ = 0, zero_ = 0;
   int64_t row_ = 0;
-  std::vector<uint8_t> data_;
+  int32_t rows_ = 0, cleared_ = 0;  // the border's too
+  std::unique_ptr<uint8_t[]> data_;
+  Dropped dropped_;
 };
 
 }  // namespace ccm

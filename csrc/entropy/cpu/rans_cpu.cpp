@@ -345,6 +345,7 @@ bool SequenceDecoder::decode(const Rows& tables, const uint16_t* rows, const int
     uint32_t escaped = 0;
     at += safe ? rounds(tables, rows + at, static_cast<int32_t>(safe), out + at, state_, next_, escaped)
                : checked_rounds(tables, rows + at, std::min(n - at, kCheckedSymbols), out + at, escaped);
+    if (CCM_UNLIKELY(truncated_)) return false;
     if (CCM_UNLIKELY(escaped)) {
       const int32_t count = (at - 1) % lanes_ + 1, round = at - count;
       add_offsets(offsets ? offsets + plain : nullptr, round - plain, out + plain);
@@ -428,6 +429,11 @@ Status StreamDecoder::finish() const {
   for (const SequenceDecoder& s : sequences_)
     if (status == kOk) status = s.finish();
   return status;
+}
+
+bool StreamDecoder::truncated() const {
+  return status_ == kTruncated ||
+         std::all_of(sequences_.begin(), sequences_.end(), [](const SequenceDecoder& s) { return s.truncated(); });
 }
 
 uint32_t crc32c(const uint8_t* data, size_t size, uint32_t crc) {

@@ -22,6 +22,7 @@ class SequenceDecoder {
   bool decode(const Rows& tables, const uint16_t* rows, const int16_t* offsets, int32_t n, int16_t* out);
   void end_step();
   Status finish() const;
+  bool truncated() const { return truncated_; }
 
  private:
   void read_states(const uint8_t* data, size_t size);
@@ -53,7 +54,7 @@ class StreamDecoder {
 
   // The next n symbols of a step: out[i] = symbol of row rows[i] + offsets[i] (null: zeros). A step may be cut where a
   // multiple of kMostLanes symbols have been decoded. Returns false once the stream is known to be bad; then the values
-  // are meaningless (but written) and decoding should stop.
+  // are meaningless, some not written, and decoding should stop.
   bool decode(const Rows& tables, const uint16_t* rows, const int16_t* offsets, int32_t n, int16_t* out);
   // To be called after each step, the empty ones too.
   void end_step();
@@ -66,6 +67,8 @@ class StreamDecoder {
 
   // After the last step: whether everything was as it must be.
   Status finish() const;
+  // Whether finish() will be kTruncated, whatever is decoded yet.
+  bool truncated() const;
 
  private:
   std::vector<SequenceDecoder> sequences_;
