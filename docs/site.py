@@ -10,7 +10,7 @@ from pathlib import Path
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[1]
-OUTSIDE = ("FORMAT.md", "CHANGELOG.md")
+OUTSIDE = ("FORMAT.md", "SECURITY.md", "CHANGELOG.md")
 _REFERENCE = """# Python interface
 
 Every public name. `import ccm_fast` imports nothing else; each name is loaded at its first use.
@@ -52,7 +52,7 @@ def relinked(markdown: str, source: Path) -> str:
 
 
 def on_files(files, config):
-    """Adds README.md as the first page, FORMAT.md, CHANGELOG.md and the reference."""
+    """Adds README.md as the first page, FORMAT.md, SECURITY.md, CHANGELOG.md and the reference."""
     for name, source in {"index.md": "README.md", **{name: name for name in OUTSIDE}}.items():
         text = (ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, name, content=relinked(text, ROOT / source)))
