@@ -82,8 +82,8 @@ class CcmImageFile(ImageFile.ImageFile):
             from ..images import to_pillow
 
             groups = "available" if self.groups is None and ImageFile.LOAD_TRUNCATED_IMAGES else self.groups
-            options = {"max_pixels": _limit(), "groups": groups, "latents": False}
-            image = to_pillow(decode_bytes(self._file, self.model, **options).picture)
+            decoded = decode_bytes(self._file, self.model, max_pixels=_limit(), groups=groups, latents=False)
+            image = to_pillow(decoded.picture)
             self._file = None
             if self.fp and self._exclusive_fp:
                 self.fp.close()
