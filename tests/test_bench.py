@@ -86,9 +86,9 @@ def test_operators_of_a_gpu():
         def __getattr__(self, name):
             return getattr(ops, name)
 
-        def encode_y(self, *arguments):
-            data, segments = ops.encode_y(*arguments)
-            return data ^ 1, segments
+        def encode_settled(self, *arguments):
+            data, segments, y_hat = ops.encode_settled(*arguments)
+            return data ^ 1, segments, y_hat
 
     with pytest.raises(RuntimeError, match="encode_y 48x32: wrong result"):
         kernels._operators(cpu, 1, 48, 32, Wrong(), packed)

@@ -143,7 +143,7 @@ def test_fine_tuning_takes_more_steps_with_more_images(monkeypatch, images, step
         taken.append((len(data), steps))
         return []
 
-    def best_calibration(model, data, expected):
+    def best_calibration(model, data, expected, progress):
         tried.append(len(data))
         return choose(model, data[:2], expected[:2])
 

@@ -54,8 +54,8 @@ def test_recipe(here, block):
             pytest.skip(f"{name} is not installed")
         if name == "torchvision":
             try:
-                import torchvision  # noqa: F401
-            except RuntimeError as why:  # PyPI's does not load beside a torch without CUDA
+                import torchvision.datasets  # noqa: F401
+            except (RuntimeError, ModuleNotFoundError) as why:  # PyPI's does not load beside a torch without CUDA
                 pytest.skip(f"torchvision does not load: {why}")
     module = {"__name__": "recipe"}
     exec(compile(block, str(DOCUMENT), "exec"), module)

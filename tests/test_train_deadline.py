@@ -10,7 +10,8 @@ from PIL import Image
 from test_train_floats import SMALL
 
 from ccm_fast.command.main import main
-from ccm_fast.train import deadline, loop
+from ccm_fast.models import PRESETS
+from ccm_fast.train import deadline
 from ccm_fast.train.checkpoint import read
 from ccm_fast.train.deadline import Deadline
 from ccm_fast.train.loop import TrainConfig, train
@@ -62,8 +63,7 @@ def test_a_second_call_goes_on_in_the_schedule(clock):
 @pytest.mark.slow
 def test_twelve_minutes_rehearsed(parts, tmp_path, monkeypatch, capsys):
     """What a borrowed GPU does, in seconds: start from floats, resident crops, schedule, files to carry."""
-    monkeypatch.setitem(loop.PRESETS, "small", SMALL)
-    monkeypatch.setattr("ccm_fast.models.ccm.PRESETS", loop.PRESETS)
+    monkeypatch.setitem(PRESETS, "small", SMALL)
     options = ["--data", *parts, "--preset", "small", "--batch", "2", "--crop", "64", "--threads", "1", "--quiet"]
     first = tmp_path / "a"
     assert main(["train", "--out", str(first), *options, "--stages", "joint=2", "--start", "random"]) == 0

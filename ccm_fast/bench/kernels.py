@@ -15,6 +15,7 @@ import torch
 from ccm_fast._backend import load
 from ccm_fast.engines import frozen_of
 from ccm_fast.entropy.frozen import FrozenEntropyModel
+from ccm_fast.stream.packet import stream_code
 
 from . import material
 from .coders import make_data
@@ -72,16 +73,21 @@ def _operators(
     """Operators ``ops`` on a device, with models as ``pack`` gives them; results must be the CPU's scalar ones."""
     from ccm_fast.bench.stages import first_groups
 
-    cpu = load().ops
+    cpu, code = load().ops, stream_code(0, 2)  # as files have them
     frozen = frozen_of(material.model())
     z_hat, y_hat = material.latents(width, height)
+    z_hat = frozen.fix_z(z_hat)  # channels that are not coded have one value
     h, w = y_hat.shape[1:3]
     hz, wz = z_hat.shape[1:3]
     size, count = f"{width}x{height}", y_hat.numel()
     scalar = frozen.packed("scalar")
     psi = cpu.hyper(scalar, z_hat, h, w, threads)
-    z_data, z_segments = cpu.encode_z(scalar, z_hat, 0, threads)
-    data, segments = cpu.encode_y(scalar, psi, y_hat, 0, threads)
+    z_data, z_segments = cpu.encode_z(scalar, z_hat, code, threads)
+    skips = frozen.plan.skip >= 0  # then the encoder decides what symbols that are not coded stand for
+    if skips:
+        data, segments, y_hat = cpu.encode_settled(scalar, psi, y_hat, code, threads)
+    else:
+        data, segments = cpu.encode_y(scalar, psi, y_hat, code, threads)
 
     there = functools.partial(torch.Tensor.to, device=device)
     packed = pack(frozen)
@@ -93,12 +99,13 @@ def _operators(
             return ops.parameters(packed, d_psi, d_y, threads)
         return frozen.parameters_on(d_psi, d_y)  # GPUs have no operator of their own for it
 
+    encode = ops.encode_settled if skips else ops.encode_y
     calls = {
         "decode_z": (lambda: ops.decode_z(packed, d_z_data, d_z_segments, hz, wz, threads), z_hat, z_hat.numel()),
         "hyper": (lambda: ops.hyper(packed, d_z, h, w, threads), psi, 0),
         "parameters": (parameters, cpu.parameters(scalar, psi, y_hat, threads), count),
-        "encode_z": (lambda: ops.encode_z(packed, d_z, 0, threads), (z_data, z_segments), z_hat.numel()),
-        "encode_y": (lambda: ops.encode_y(packed, d_psi, d_y, 0, threads), (data, segments), count),
+        "encode_z": (lambda: ops.encode_z(packed, d_z, code, threads), (z_data, z_segments), z_hat.numel()),
+        "encode_y": (lambda: encode(packed, d_psi, d_y, code, threads)[:2], (data, segments), count),
     }
     cases = []
     for name, (call, want, work) in calls.items():

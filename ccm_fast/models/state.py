@@ -13,7 +13,8 @@ __all__ = ["weights_state"]
 def _content(p: Tensor) -> tuple:
     if p.device.type == "cpu":
         p = p.permute(sorted(range(p.dim()), key=lambda k: -p.stride(k)))  # as it lies in memory, so mostly contiguous
-        return (int(_backend.load().ops.checksum(p.contiguous())),)
+        _backend.load()
+        return (int(torch.ops.ccm_fast.checksum(p.contiguous())),)
     # A GPU's tensors are not worth an operator of ours: two sums tell a new average of the weights from the old.
     p = p.double()
     return p.sum().item(), p.square().sum().item()
