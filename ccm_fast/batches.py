@@ -20,7 +20,7 @@ from .images import Picture, from_pillow, open_picture, orientation, turned
 from .native import Codec, thread_count
 from .reading import read_bytes
 from .registry import DEFAULT_MODEL, codec_for
-from .stream.container import parse_container
+from .stream.container import Container, parse_container
 from .stream.limits import MAX_PIXELS, check_limit
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["decode_arrays", "decode_batch", "encode_batch"]
 
-Item: TypeAlias = bytes | bytearray | memoryview | str | os.PathLike | BinaryIO
+Item: TypeAlias = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
 _BYTES = (bytes, bytearray, memoryview)
 _T = TypeVar("_T")
 
@@ -43,7 +43,7 @@ def _check_errors(errors: str) -> None:
         raise ValueError(f"errors is 'raise', 'skip' or 'none', not {errors!r}")
 
 
-def _checked(items: Iterable, what: str) -> list:
+def _checked(items: Iterable[_T], what: str) -> list[_T]:
     """The items as a list. Raises TypeError for what is one item and not several."""
     if isinstance(items, (*_BYTES, str, os.PathLike)) or not isinstance(items, Iterable):
         raise TypeError(f"a sequence of {what} is needed, not {type(items).__name__}")
@@ -64,7 +64,7 @@ def _named(error: Exception, name: str) -> Exception:
     return named
 
 
-def _settle(found: list[_T | Exception], items: list, errors: str) -> list[_T | None]:
+def _settle(found: list[_T | Exception], items: Sequence[object], errors: str) -> list[_T | None]:
     """What is left of the items, of which some may be exceptions.
 
     Raises:
@@ -106,7 +106,7 @@ def _read(item: Item, max_pixels: int | None) -> bytes:
     return bytes(item) if isinstance(item, _BYTES) else read_bytes(item, max_pixels)
 
 
-def _opened(items: list, orient: bool, max_pixels: int | None) -> list[_Open | Exception]:
+def _opened(items: list[Item], orient: bool, max_pixels: int | None) -> list[_Open | Exception]:
     found: list[_Open | Exception] = []
     for item in items:
         try:
@@ -117,7 +117,7 @@ def _opened(items: list, orient: bool, max_pixels: int | None) -> list[_Open | E
     return found
 
 
-def _by_codec(opened: list[_Open | Exception], model: Model) -> dict[Codec, list[int]]:
+def _by_codec(opened: list[_Open | Exception], model: Codec | str | os.PathLike[str] | None) -> dict[Codec, list[int]]:
     """The places of the files by the codec that decodes them; those without one become WrongModelError."""
     codecs: dict[bytes, Codec] = {}
     places: dict[Codec, list[int]] = {}
@@ -140,7 +140,7 @@ def decode_arrays(
     errors: str = "raise",
     orient: bool = False,
     threads: int | None = None,
-    model: Codec | str | os.PathLike | None = None,
+    model: Codec | str | os.PathLike[str] | None = None,
     max_pixels: int | None = MAX_PIXELS,
 ) -> np.ndarray | list[np.ndarray | None]:
     """Decode .ccm files side by side into NumPy arrays; needs no torch.
@@ -152,32 +152,31 @@ def decode_arrays(
     """
     _check_errors(errors)
     check_limit(max_pixels)
-    items, threads = _checked(items, "files"), thread_count(threads)
-    opened = _opened(items, orient, max_pixels)
+    given, threads = _checked(items, "files"), thread_count(threads)
+    opened = _opened(given, orient, max_pixels)
     places = _by_codec(opened, model)
     if errors == "raise":
-        _settle(opened, items, errors)  # before any work is done
-    good = [k for k, one in enumerate(opened) if isinstance(one, _Open)]
+        _settle(opened, given, errors)  # before any work is done
+    good = {k: one for k, one in enumerate(opened) if isinstance(one, _Open)}
     # Pictures of one size are decoded into the array that is returned, unless they are to be turned.
-    shapes = {opened[k].shape for k in good}
+    shapes = {one.shape for one in good.values()}
     whole = np.empty((len(good), *shapes.pop()), np.uint8) if len(shapes) == 1 and errors != "none" else None
-    to = dict(zip(good, whole if whole is not None else (np.empty(opened[k].shape, np.uint8) for k in good)))
+    to = dict(zip(good, whole if whole is not None else (np.empty(one.shape, np.uint8) for one in good.values())))
     raw = {}
-    for k in good:
-        file = opened[k].file
-        raw[k] = to[k] if opened[k].turn == 1 else np.empty((file.height, file.width, 3), np.uint8)
-    found: list[np.ndarray | Exception] = [to.get(k, one) for k, one in enumerate(opened)]
+    for k, one in good.items():
+        raw[k] = to[k] if one.turn == 1 else np.empty((one.file.height, one.file.width, 3), np.uint8)
+    found: list[np.ndarray | Exception] = [one if isinstance(one, Exception) else to[k] for k, one in enumerate(opened)]
     for codec, where in places.items():
-        results = codec.decode_into([opened[k].file for k in where], [raw[k] for k in where], threads)
+        results = codec.decode_into([good[k].file for k in where], [raw[k] for k in where], threads)
         for k, error in zip(where, results, strict=True):
             if error is not None:
                 found[k] = error
             elif raw[k] is not to[k]:
-                to[k][...] = turned(raw[k], opened[k].turn)
-    kept = _settle(found, items, errors)
+                to[k][...] = turned(raw[k], good[k].turn)
+    kept = _settle(found, given, errors)
     if whole is None or len(kept) == len(whole):
         return kept if whole is None else whole
-    return np.stack(kept) if kept else []
+    return np.stack([one for one in kept if one is not None]) if kept else []
 
 
 def decode_batch(
@@ -225,33 +224,36 @@ def decode_batch(
     if dtype is not None and dtype != torch.uint8 and not dtype.is_floating_point:
         raise TypeError(f"dtype must be torch.uint8 or a floating point type, not {dtype}")
     tensors = import_with_torch("ccm_fast.tensor_batches", "ccm_fast.decode_batch")
-    native = model is None or isinstance(model, (Codec, str, os.PathLike))
-    if native and engine in (None, "cpu") and torch.device(device or "cpu").type == "cpu":
-        options = {"errors": errors, "orient": orient, "threads": threads, "model": model, "max_pixels": max_pixels}
-        return tensors.from_arrays(decode_arrays(items, **options), dtype)
-    if not native:
+    if model is None or isinstance(model, (Codec, str, os.PathLike)):
+        if engine in (None, "cpu") and torch.device(device or "cpu").type == "cpu":
+            options: dict[str, Any] = {"errors": errors, "orient": orient, "threads": threads, "max_pixels": max_pixels}
+            decoded: Tensor | list[Tensor | None]
+            decoded = tensors.from_arrays(decode_arrays(items, model=model, **options), dtype)
+            return decoded
+    else:
         tensors.check_place(model, device)
     _check_errors(errors)
     check_limit(max_pixels)
-    items = _checked(items, "files")
-    files: list = []
-    for item in items:
+    given = _checked(items, "files")
+    files: list[Container | Exception] = []
+    for item in given:
         try:
             files.append(parse_container(_read(item, max_pixels)))
         except (BitstreamError, OSError) as error:
             files.append(error)
     if errors == "raise":
-        _settle(files, items, errors)
+        _settle(files, given, errors)
     options = {"engine": engine, "threads": threads, "max_pixels": max_pixels, "orient": orient}
     found = tensors.decode_containers(files, lambda fingerprint: model_for(model, fingerprint), device, **options)
-    return tensors.collected(_settle(found, items, errors), dtype, always_list=errors == "none")
+    decoded = tensors.collected(_settle(found, given, errors), dtype, always_list=errors == "none")
+    return decoded
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Encoding
 
 
-def _picture(item: object, max_pixels: int | None) -> Picture:
+def _picture(item: Any, max_pixels: int | None) -> Picture:
     """The picture that an item of :func:`encode_batch` is. Raises TypeError for what is none."""
     if isinstance(item, Picture):
         return item
@@ -268,7 +270,7 @@ def _picture(item: object, max_pixels: int | None) -> Picture:
 
 
 def encode_batch(
-    pictures: Iterable,
+    pictures: Iterable[Any],
     quality: float | Sequence[float] = 4.0,
     *,
     model: Model = DEFAULT_MODEL,
@@ -301,13 +303,13 @@ def encode_batch(
         TypeError, ValueError: an argument is not as it should be.
     """
     _check_errors(errors)
-    pictures, threads = _checked(pictures, "pictures"), thread_count(threads)
-    qualities = list(quality) if isinstance(quality, Iterable) else [quality] * len(pictures)
-    if len(qualities) != len(pictures):
-        raise ValueError(f"{len(qualities)} qualities for {len(pictures)} pictures")
+    given, threads = _checked(pictures, "pictures"), thread_count(threads)
+    qualities = list(quality) if isinstance(quality, Iterable) else [quality] * len(given)
+    if len(qualities) != len(given):
+        raise ValueError(f"{len(qualities)} qualities for {len(given)} pictures")
     native = isinstance(model, (Codec, str, os.PathLike)) and codec_for(model).encodes(effort, tune)
-    at_once = max(1, min(threads, len(pictures))) if native else 1  # torch's number of threads is the process's
-    options = {"lanes": lanes, "effort": effort, "tune": tune, "threads": max(1, threads // at_once)}
+    at_once = max(1, min(threads, len(given))) if native else 1  # torch's number of threads is the process's
+    options: dict[str, Any] = {"lanes": lanes, "effort": effort, "tune": tune, "threads": max(1, threads // at_once)}
 
     def encode(item: object, quality: float) -> bytes | Exception:
         try:
@@ -315,10 +317,10 @@ def encode_batch(
         except (CcmFastError, OSError) as error:
             return error
 
-    return _settle(_side_by_side(encode, at_once, pictures, qualities), pictures, errors)
+    return _settle(_side_by_side(encode, at_once, given, qualities), given, errors)
 
 
-def _side_by_side(work: Callable, at_once: int, *arguments: list) -> list:
+def _side_by_side(work: Callable[..., _T], at_once: int, *arguments: list[Any]) -> list[_T]:
     if at_once == 1:
         return [work(*one) for one in zip(*arguments, strict=True)]
     with ThreadPoolExecutor(at_once, "ccm-fast") as pool:

@@ -7,25 +7,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_train import TINY
 
 from ccm_fast.command.main import main
 from ccm_fast.errors import ModelError
-from ccm_fast.models import CCMConfig
 from ccm_fast.train.checkpoint import initial, read
 from ccm_fast.train.config import TrainConfig
 from ccm_fast.train.loop import train
 from ccm_fast.train.ship import load_checkpoint
-
-TINY = CCMConfig(
-    name="tiny",
-    widths=(8, 8, 8),
-    blocks=(0, 0, 0),
-    groups=(4, 4),
-    hyper_channels=4,
-    psi_channels=8,
-    cross_kernels=(3,),
-    parameter_widths=(16,),
-)
 
 
 @pytest.fixture(scope="module")
