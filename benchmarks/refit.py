@@ -14,7 +14,7 @@ import torch
 
 from ccm_fast.entropy.frozen import FrozenEntropyModel
 from ccm_fast.freezing.fitting import fit_to_symbols
-from ccm_fast.freezing.freeze import _collect
+from ccm_fast.freezing.freeze import collect
 from ccm_fast.freezing.skipping import leave_out
 from ccm_fast.train.data import load_images
 from ccm_fast.weights import load, read_meta, save
@@ -34,7 +34,7 @@ def main() -> None:
     model = load(args.weights)
     found = load_images(args.data)
     chosen = np.random.default_rng(0).permutation(len(found))[: args.images]
-    crops = [c for c, _ in _collect(model, [found[k] for k in chosen], CROP, torch.Generator().manual_seed(0))]
+    crops = [c for c, _ in collect(model, [found[k] for k in chosen], CROP, torch.Generator().manual_seed(0))]
     plan = leave_out(model.frozen.plan, args.skip, (c.z_hat.short() for c in crops))
     model.frozen = FrozenEntropyModel(plan, model.frozen.shifts)
     fit_to_symbols(model, crops)

@@ -157,7 +157,7 @@ def test_fine_tuning_takes_more_steps_with_more_images(monkeypatch, images, step
 @torch.no_grad()
 def test_versions_of_an_image():
     """Every one of another quality, and every second one mirrored."""
-    collect = importlib.import_module("ccm_fast.freezing.freeze")._collect
+    collect = importlib.import_module("ccm_fast.freezing.freeze").collect
     model, images = tiny(), photographs(3)
     found = [c for c, _ in collect(model, images, 96, torch.Generator().manual_seed(0), 4)]
     step = (model.config.qualities - 1) / 12
@@ -173,7 +173,7 @@ def test_every_group_gets_the_scales_that_suit_it():
     with torch.no_grad():  # a unit with a range far beyond the others', in one group
         model.contexts[0].hidden[0].weight[0] *= 300
         model.contexts[0].head.weight[:, 0] /= 300
-    collect = importlib.import_module("ccm_fast.freezing.freeze")._collect
+    collect = importlib.import_module("ccm_fast.freezing.freeze").collect
     found = list(collect(model, photographs(4), 64, torch.Generator().manual_seed(0)))
     data, expected = [(c.y_hat, c.z_hat) for c, _ in found], [bits for _, bits in found]
     importance = [1e3 / bits for bits in expected]

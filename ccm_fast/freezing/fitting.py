@@ -22,7 +22,7 @@ from ccm_fast.tiles import TILE_PIXELS
 if TYPE_CHECKING:
     from ccm_fast.models import CrossChannelContextModel
 
-__all__ = ["FITTED_CROPS", "Latents", "fit_to_symbols"]
+__all__ = ["FITTED_CROPS", "Latents", "fit_to_symbols", "symbols"]
 
 # Symbols less their offsets that are counted for shapes; how many symbols there have to be; rounds; crops that the
 # sensitivities of g_s are measured on.
@@ -50,7 +50,7 @@ class Latents(NamedTuple):
     size: tuple[int, int]
 
 
-def _symbols(model: CrossChannelContextModel, data: Latents) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def symbols(model: CrossChannelContextModel, data: Latents) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """y, and the default encoder's symbols with their offsets and rows; [1, h, w, M]."""
     from ccm_fast.effort import level_for
     from ccm_fast.effort.search import better_symbols
@@ -93,7 +93,7 @@ def fit_to_symbols(model: CrossChannelContextModel, crops: Sequence[Latents]) ->
         counts = torch.zeros(len(plan.y_rows) * size, dtype=torch.int64)
         shifts = ShiftFit(plan)
         for data in crops:
-            y, y_hat, offset, row = _symbols(model, data)
+            y, y_hat, offset, row = symbols(model, data)
             v = y_hat.int() - offset.int()
             near = (v.abs() <= _COUNTED) & (row >= plan.skip_rows)
             counts += torch.bincount(row[near].long() * size + v[near] + _COUNTED, minlength=len(counts))

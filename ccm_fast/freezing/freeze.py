@@ -28,7 +28,7 @@ from ccm_fast.freezing.skipping import leave_out
 from ccm_fast.models.ccm import CrossChannelContextModel
 from ccm_fast.pixels import image_tensor
 
-__all__ = ["freeze"]
+__all__ = ["collect", "freeze"]
 
 
 # Crops that are looked at together: 19 ms each instead of 34 (288x288, two cores).
@@ -51,7 +51,7 @@ def _analysed(
         yield Latents(y_hat[own], z_hat[own], rest[own], quality, (x.shape[2], x.shape[3])), max(1.0, bits[k])
 
 
-def _collect(
+def collect(
     model: CrossChannelContextModel,
     images: Sequence[Tensor | np.ndarray],
     crop: int,
@@ -145,7 +145,7 @@ def freeze(
     data: list[tuple[Tensor, ...]] = []
     expected = []
     versions = VERSIONS if steps else 1
-    found = _collect(model, images, crop, generator, versions)
+    found = collect(model, images, crop, generator, versions)
     for c, bits in tqdm(found, disable=not progress, total=versions * len(images), unit="crop", desc="latents"):
         if len(crops) < FITTED_CROPS:
             crops.append(c)

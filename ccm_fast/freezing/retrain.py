@@ -1,0 +1,167 @@
+"""Trains the integers of single groups on what the default encoder codes; everything else stays as it is.
+
+Freezing tunes all integers together, on symbols that the float model would choose. Here the symbols are those of files:
+tables, skipping and the other groups are the frozen model's own. So a group can be given another structure (the fine
+group without a context of its own, which is then decoded in one step), or be fitted to a later encoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ccm_fast.constants import CONTEXT_LIMIT
+from ccm_fast.entropy.frozen import FrozenEntropyModel
+from ccm_fast.entropy.plan import GroupPlan, IntConv
+from ccm_fast.entropy.schedule import Schedule
+from ccm_fast.freezing.calibration import code_length
+from ccm_fast.freezing.fitting import Latents, symbols
+from ccm_fast.freezing.layers import Layer, fine_tune
+from ccm_fast.freezing.rounded import Group, Network
+from ccm_fast.models.ccm import CrossChannelContextModel
+
+__all__ = ["Coded", "channels_of", "coded", "put_back", "retrain", "rounded_network"]
+
+
+class Coded(NamedTuple):
+    """Of one crop, what a decoder has.
+
+    Attributes:
+        y_hat: int16 [1, M, h, w].
+        psi: uint8 [1, P, h, w].
+        bits: of all its symbols of y, by the frozen networks and the distribution that training uses.
+    """
+
+    y_hat: Tensor
+    psi: Tensor
+    bits: float
+
+
+def _assign(layer: Layer, plan: IntConv) -> None:
+    factor = torch.from_numpy(np.ldexp(plan.mult.astype(np.float64), -plan.shift))
+    weight = torch.from_numpy(plan.weight.astype(np.float32)).permute(0, 3, 1, 2)
+    layer.set(weight, factor.float(), (torch.from_numpy(plan.bias.astype(np.float64)) * factor).float())
+
+
+def _assign_group(group: Group, plan: GroupPlan, kernel: int) -> None:
+    _assign(group.hyper, plan.hyper)
+    for layer, conv in zip(group.stack, plan.stack, strict=True):
+        _assign(layer, conv)
+    if group.skip is not None:
+        _assign(group.skip, plan.skip)
+    spatial = None
+    if group.schedule is not None:
+        width, _, channels = plan.weight.shape
+        spatial = torch.zeros(width, channels, kernel, kernel)
+        for t, (di, dj) in enumerate(plan.taps.tolist()):
+            spatial[:, :, di + kernel // 2, dj + kernel // 2] = torch.from_numpy(plan.weight[:, t].astype(np.float32))
+    group.set_spatial(spatial, torch.from_numpy(np.ldexp(plan.mult.astype(np.float64), -plan.shift)).float())
+    for layer, conv in zip([*group.hidden, group.head], [*plan.hidden, plan.head], strict=True):
+        _assign(layer, conv)
+
+
+@torch.no_grad()
+def rounded_network(model: CrossChannelContextModel) -> Network:
+    """The integers of a frozen model as :class:`~ccm_fast.freezing.rounded.Network`, which can be trained on.
+
+    Taps that the schedule of a group has and its plan lacks are zero. What the model's configuration gives no own
+    context is left without, whatever the plan has there.
+
+    Raises:
+        ValueError: the plan's layers are not those of the configuration.
+    """
+    plan, network = model.frozen.plan, Network(model)
+    for layer, conv in zip(network.h_s, plan.hyper_synthesis, strict=True):
+        _assign(layer, conv)
+    for group, part in zip(network.groups, plan.groups, strict=True):
+        _assign_group(group, part, model.config.context_kernel)
+    return network
+
+
+def channels_of(network: Network, group: int) -> slice:
+    """The channels of y of a group."""
+    start = sum(g.channels for g in network.groups[:group])
+    return slice(start, start + network.groups[group].channels)
+
+
+def _length(network: Network, group: int, y_hat: Tensor, psi: Tensor) -> Tensor:
+    """Bits [B] of one group."""
+    own = channels_of(network, group)
+    y = y_hat[:, : own.stop].float()
+    known = y.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT)
+    mean, index = network.groups[group](psi.float(), known[:, : own.start], known[:, own])
+    return code_length(y[:, own], mean / 16, index)
+
+
+@torch.no_grad()
+def coded(model: CrossChannelContextModel, network: Network, crop: Latents) -> Coded:
+    """What the default encoder codes of a crop, and about how many bits that takes.
+
+    Args:
+        model: frozen.
+        network: its :func:`rounded_network`.
+        crop: as :func:`ccm_fast.freezing.freeze.collect` gives them.
+    """
+    _, y_hat, _, _ = symbols(model, crop)
+    z_hat = model.frozen.fix_z(crop.z_hat.permute(0, 2, 3, 1).short().contiguous())
+    psi = model.frozen.hyper(z_hat, *crop.y_hat.shape[2:])
+    y_hat, psi = (t.permute(0, 3, 1, 2).contiguous() for t in (y_hat, psi))
+    return Coded(y_hat, psi, sum(float(_length(network, g, y_hat, psi)) for g in range(len(network.groups))))
+
+
+def retrain(
+    network: Network,
+    group: int,
+    data: Sequence[Coded],
+    *,
+    steps: int,
+    batch: int = 8,
+    seed: int = 0,
+    progress: bool = False,
+) -> list[float]:
+    """Train the integers of one group in place; returns the relative code length of every step.
+
+    Of a batch's bits those of the group, relative to what all groups took before: 0.2 is a fifth.
+
+    Args:
+        network: of :func:`rounded_network`.
+        group: which.
+        data: of :func:`coded`.
+        steps: of Adam, on a cosine schedule.
+        batch: crops a step.
+        seed: of their order.
+        progress: show a bar.
+    """
+    bits = torch.tensor([c.bits for c in data])
+
+    def loss(tensors: tuple[Tensor, ...], chosen: list[int]) -> Tensor:
+        return (_length(network, group, *tensors) / bits[chosen]).mean()
+
+    part = network.groups[group]
+    part.share_scales()
+    with torch.enable_grad():
+        return fine_tune(part, [(c.y_hat, c.psi) for c in data], loss, steps, batch, seed=seed, progress=progress)
+
+
+def put_back(model: CrossChannelContextModel, network: Network, group: int) -> None:
+    """Give a frozen model the integers of one group of `network`; tables and centroids stay.
+
+    A group without a context of its own gets the schedule in which all its positions are decoded at once, a row at a
+    time (FORMAT.md, section 7).
+
+    Raises:
+        OverflowProofError: some input could overflow 32 bits.
+    """
+    plan, part = model.frozen.plan, network.groups[group].export(model.config.context_kernel)
+    schedules = plan.schedules
+    if not len(part.taps):
+        schedules = [plan.schedule_of(g) for g in range(len(plan.groups))]
+        schedules[group] = Schedule(row_step=1)
+    groups = [*plan.groups[:group], part, *plan.groups[group + 1 :]]
+    plan = replace(plan, groups=groups, schedules=None if schedules is None else tuple(schedules))
+    model.frozen = FrozenEntropyModel(plan, model.frozen.shifts)

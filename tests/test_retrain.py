@@ -1,0 +1,80 @@
+"""Groups' integers trained on what the encoder codes: the same numbers at the start, fewer bits at the end."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from ccm_fast.codec import compress, decompress
+from ccm_fast.entropy.network import IntegerNetwork
+from ccm_fast.entropy.schedule import Schedule
+from ccm_fast.freezing.freeze import collect, freeze
+from ccm_fast.freezing.retrain import channels_of, coded, put_back, retrain, rounded_network
+from ccm_fast.models import CCMConfig, CrossChannelContextModel
+
+CONFIG = CCMConfig("tiny", (8, 8, 8), (0, 0, 0), (4, 6), 4, 8, 5, "wavefront", (3, 3), 8, 1, (16, 12), fine=True)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def frozen():
+    torch.manual_seed(1)
+    model = CrossChannelContextModel(CONFIG).eval().requires_grad_(False)
+    model.log_gain += 3.0
+    for group in model.contexts:
+        group.head.weight *= 10
+    freeze(model, [tiny.photo(96, 96, k) for k in range(2)], steps=0, skip=0)
+    return model
+
+
+def crops_of(model, count):
+    images = [tiny.photo(96, 96, k) for k in range(count)]
+    return [c for c, _ in collect(model, images, 96, torch.Generator().manual_seed(0))]
+
+
+@torch.no_grad()
+def test_it_starts_from_the_same_integers():
+    model = frozen()
+    network, exact = rounded_network(model), IntegerNetwork(model.frozen.plan)
+    data = coded(model, network, crops_of(model, 1)[0])
+    mean, scale = exact.codes(data.psi.double(), data.y_hat)
+    known, found = data.y_hat.float().clamp(-127, 127), []
+    for g, group in enumerate(network.groups):
+        own = channels_of(network, g)
+        found.append(group(data.psi.float(), known[:, : own.start], known[:, own]))
+    means, scales = (torch.cat(parts, 1).double() for parts in zip(*found, strict=True))
+    assert mean.unique().numel() > 20 and scale.unique().numel() > 5
+    # Multipliers are floats here: single values at a rounding's edge may fall to its other side.
+    assert float((means != mean).double().mean()) < 0.01 and float((means - mean).abs().max()) <= 1
+    assert float((scales != scale).double().mean()) < 0.01 and float((scales - scale).abs().max()) <= 1
+
+
+def test_unchanged_groups_are_the_same_bytes():
+    model = frozen()
+    network, before = rounded_network(model), model.frozen.plan.to_bytes()
+    for group in range(2):
+        put_back(model, network, group)
+    after = model.frozen.plan.groups[1]
+    for mine, theirs in zip(after.stack, type(model.frozen.plan).from_bytes(before).groups[1].stack, strict=True):
+        assert np.array_equal(mine.weight, theirs.weight)
+        assert np.allclose(np.ldexp(mine.mult, -mine.shift), np.ldexp(theirs.mult, -theirs.shift), rtol=1e-6)
+
+
+def test_a_group_loses_its_own_context_and_learns_to_do_without():
+    model = frozen()
+    before = rounded_network(model)
+    data = [coded(model, before, c) for c in crops_of(model, 8)]
+    model.config = replace(model.config, fine_context=False)
+    model.contexts[1].spatial = None
+    network = rounded_network(model)
+    lengths = retrain(network, 1, data, steps=60)
+    assert np.mean(lengths[-10:]) < 0.98 * np.mean(lengths[:10])
+    put_back(model, network, 1)
+    plan = model.frozen.plan
+    assert plan.schedules == (Schedule.wavefront(5), Schedule(row_step=1)) and len(plan.groups[1].taps) == 0
+    x = torch.from_numpy(tiny.photo(48, 80)).permute(2, 0, 1)[None].float() / 255
+    out = compress(model, x, 5)
+    found, oracle = (decompress(model, **out, engine=engine)["x_hat"] for engine in ("cpu", "reference"))
+    assert torch.equal(found, oracle)
