@@ -40,6 +40,7 @@ PUBLISHED = {
     "compressai-cheng2020-anchor_mse_cpu.json": ("cheng2020", "cheng2020-anchor"),
     "compressai-cheng2020-attn_mse_cpu.json": ("cheng2020-attn", "cheng2020-attn"),
     "paper-elic2022_mse.json": ("elic2022", "ELIC 2022"),
+    "cool-chic-5.json": ("cool-chic", "Cool-Chic 5.0"),
 }
 
 # Codecs of ours that a published family is of, beside those of its own name.
