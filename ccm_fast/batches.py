@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
 
@@ -32,6 +34,8 @@ __all__ = ["decode_arrays", "decode_batch", "encode_batch"]
 Item: TypeAlias = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
 _BYTES = (bytes, bytearray, memoryview)
 _T = TypeVar("_T")
+#: So many pixels are encoded together, 8192 x 8192, or as much more as the last picture has.
+_PIXELS_AT_ONCE = 1 << 26
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -64,20 +68,27 @@ def _named(error: Exception, name: str) -> Exception:
     return named
 
 
+def _raise_first(found: Sequence[object], items: Sequence[object]) -> None:
+    """Raise the first exception among what was found of items."""
+    for k, one in enumerate(found):
+        if isinstance(one, Exception):
+            raise _named(one, _name(k, items[k]))
+
+
 def _settle(found: list[_T | Exception], items: Sequence[object], errors: str) -> list[_T | None]:
     """What is left of the items, of which some may be exceptions.
 
     Raises:
         Exception: the first of them, if ``errors`` is "raise".
     """
+    if errors == "raise":
+        _raise_first(found, items)
     kept: list[_T | None] = []
     for k, one in enumerate(found):
         if not isinstance(one, Exception):
             kept.append(one)
             continue
         error = _named(one, _name(k, items[k]))
-        if errors == "raise":
-            raise error
         warnings.warn(f"left out: {error}", PictureWarning, stacklevel=3)
         if errors == "none":
             kept.append(None)
@@ -156,7 +167,7 @@ def decode_arrays(
     opened = _opened(given, orient, max_pixels)
     places = _by_codec(opened, model)
     if errors == "raise":
-        _settle(opened, given, errors)  # before any work is done
+        _raise_first(opened, given)  # before any work is done
     good = {k: one for k, one in enumerate(opened) if isinstance(one, _Open)}
     # Pictures of one size are decoded into the array that is returned, unless they are to be turned.
     shapes = {one.shape for one in good.values()}
@@ -193,8 +204,9 @@ def decode_batch(
 ) -> Tensor | list[Tensor | None]:
     """Decode .ccm files side by side into torch tensors: RGB, grey pictures in all three channels, alpha left out.
 
-    On the CPU each core decodes a picture at a time, without torch and without the interpreter's lock. On a GPU
-    pictures of one size are decoded together, and the host waits once, when all are queued.
+    On the CPU each core decodes a picture at a time, without torch and without the interpreter's lock. A GPU gets all
+    streams in one copy, decodes pictures of one size together and sizes beside each other, and the host waits once,
+    when all are queued.
 
     Args:
         items: bytes of .ccm files, paths, or binary files.
@@ -242,7 +254,7 @@ def decode_batch(
         except (BitstreamError, OSError) as error:
             files.append(error)
     if errors == "raise":
-        _settle(files, given, errors)
+        _raise_first(files, given)
     options = {"engine": engine, "threads": threads, "max_pixels": max_pixels, "orient": orient}
     found = tensors.decode_containers(files, lambda fingerprint: model_for(model, fingerprint), device, **options)
     decoded = tensors.collected(_settle(found, given, errors), dtype, always_list=errors == "none")
@@ -281,7 +293,7 @@ def encode_batch(
     threads: int | None = None,
     max_pixels: int | None = MAX_PIXELS,
 ) -> list[bytes | None]:
-    """Encode pictures side by side, each core one at a time.
+    """Encode pictures side by side, each core one at a time, without the interpreter's lock.
 
     Args:
         pictures: any of uint8 or uint16 tensors [3, H, W] or [1, H, W], a tensor [N, 3, H, W] of them, NumPy arrays
@@ -307,21 +319,77 @@ def encode_batch(
     qualities = list(quality) if isinstance(quality, Iterable) else [quality] * len(given)
     if len(qualities) != len(given):
         raise ValueError(f"{len(qualities)} qualities for {len(given)} pictures")
-    native = isinstance(model, (Codec, str, os.PathLike)) and codec_for(model).encodes(effort, tune)
-    at_once = max(1, min(threads, len(given))) if native else 1  # torch's number of threads is the process's
-    options: dict[str, Any] = {"lanes": lanes, "effort": effort, "tune": tune, "threads": max(1, threads // at_once)}
+    options: dict[str, Any] = {"lanes": lanes, "effort": effort, "threads": threads}
+    codec = codec_for(model) if isinstance(model, (Codec, str, os.PathLike)) else None
+    if codec is not None and not codec.encodes(effort, tune):
+        codec = None
+    found: list[bytes | Exception] = []
+    for some, their in _pieces(_opened_pictures(given, threads, max_pixels), qualities):
+        if errors == "raise":
+            _raise_first([*found, *some], given)  # before more work is done
+        if codec is not None:
+            found += _encoded_natively(codec, some, their, options)
+        else:
+            found += [_encoded(one, q, model, tune=tune, **options) for one, q in zip(some, their, strict=True)]
+    return _settle(found, given, errors)
 
-    def encode(item: object, quality: float) -> bytes | Exception:
+
+def _opened_pictures(given: list[Any], threads: int, max_pixels: int | None) -> Iterator[Picture | Exception]:
+    """The pictures, in order: image files are read by as many threads as there may be, a few ahead of their use."""
+
+    def opened(item: object) -> Picture | Exception:
         try:
-            return encode_picture(_picture(item, max_pixels), quality, model, **options)
+            return _picture(item, max_pixels)
         except (CcmFastError, OSError) as error:
             return error
 
-    return _settle(_side_by_side(encode, at_once, given, qualities), given, errors)
+    if threads == 1 or not any(isinstance(item, (*_BYTES, str, os.PathLike)) for item in given):
+        yield from map(opened, given)
+        return
+    with ThreadPoolExecutor(threads, "ccm-fast") as pool:
+        ahead: deque[Future[Picture | Exception]] = deque()
+        for item in given:
+            ahead.append(pool.submit(opened, item))
+            if len(ahead) > 2 * threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
-def _side_by_side(work: Callable[..., _T], at_once: int, *arguments: list[Any]) -> list[_T]:
-    if at_once == 1:
-        return [work(*one) for one in zip(*arguments, strict=True)]
-    with ThreadPoolExecutor(at_once, "ccm-fast") as pool:
-        return list(pool.map(work, *arguments))
+def _pieces(
+    pictures: Iterator[Picture | Exception], qualities: list[float]
+) -> Iterator[tuple[list[Picture | Exception], list[float]]]:
+    """Pictures and their qualities, as many at a time as make up so many pixels that threads are busy with them."""
+    some: list[Picture | Exception] = []
+    start, pixels = 0, 0
+    for one in pictures:
+        some.append(one)
+        pixels += 0 if isinstance(one, Exception) else math.prod(one.size)
+        if pixels >= _PIXELS_AT_ONCE:
+            yield some, qualities[start : start + len(some)]
+            start, pixels, some = start + len(some), 0, []
+    if some:
+        yield some, qualities[start:]
+
+
+def _encoded_natively(
+    codec: Codec, pictures: list[Picture | Exception], qualities: list[float], options: dict[str, Any]
+) -> list[bytes | Exception]:
+    """Files of pictures, all handed to the native codec together."""
+    good = [(one, q) for one, q in zip(pictures, qualities, strict=True) if isinstance(one, Picture)]
+    pixels, chunks = [one.pixels for one, _ in good], [one.chunks for one, _ in good]
+    files = codec.encode_each(pixels, [q for _, q in good], chunks, **options)
+    for file in files:
+        if isinstance(file, Exception) and not isinstance(file, CcmFastError):
+            raise file  # an argument's fault, and no picture's
+    each = iter(files)
+    return [one if isinstance(one, Exception) else next(each) for one in pictures]
+
+
+def _encoded(picture: Picture | Exception, quality: float, model: Model, **options: Any) -> bytes | Exception:
+    if isinstance(picture, Exception):
+        return picture
+    try:
+        return encode_picture(picture, quality, model, **options)
+    except CcmFastError as error:
+        return error

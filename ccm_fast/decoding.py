@@ -17,6 +17,7 @@ from .tiles import TILE_PIXELS, synthesize
 
 if TYPE_CHECKING:
     from ccm_fast.entropy.frozen import FrozenEntropyModel
+    from ccm_fast.entropy.tensors import DeviceStreams
 
     from .models import CrossChannelContextModel
 
@@ -124,6 +125,7 @@ def decode_packets(
     device: torch.device | str = "cpu",
     timings: dict[str, float] | None = None,
     restore: bool = False,
+    streams: DeviceStreams | None = None,
 ) -> DecodedLatents:
     """The latents of equally large images, with all that :func:`render` needs.
 
@@ -137,6 +139,7 @@ def decode_packets(
             three are ``entropy``, since nothing waits in between.
         restore: whether g_s will read what symbols stand for (``reconstruction="centroid"``): decoders in C++
             and CUDA then compute it on the way.
+        streams: engine "cuda": those of the packets, where they are on the device already.
 
     Raises:
         TruncatedError, DamagedError: the streams do not decode to their end. On a GPU, unless there are timings, this
@@ -147,7 +150,8 @@ def decode_packets(
     engine = decoding_engine(engine, device, frozen, packets, threads)
     if engine == "cuda":
         with stage(timings, "entropy"):
-            streams = frozen.upload([p.z_stream for p in packets], [p.y_streams for p in packets], device)
+            if streams is None:
+                streams = frozen.upload([p.z_stream for p in packets], [p.y_streams for p in packets], device)
             found = frozen.decode_queued(streams, (h, w), restore=restore)
             if timings is not None:
                 frozen.check(found.status)  # else the time would be that of queueing
@@ -160,14 +164,14 @@ def decode_packets(
         with stage(timings, "h_s"):
             psi = frozen.hyper(z_hat, h, w, **options)
         with stage(timings, "entropy"):
-            streams, parameters, restored = [p.y_streams for p in packets], None, None
+            coded, parameters, restored = [p.y_streams for p in packets], None, None
             if engine == "cpu" and restore:
-                y_hat, restored = frozen.decode_y_restored(psi, streams, count)
+                y_hat, restored = frozen.decode_y_restored(psi, coded, count)
                 restored = restored.to(device)
             elif engine == "cpu" and not frozen.residual:
-                y_hat, *parameters = frozen.decode_y_parameters(psi, streams, count)
+                y_hat, *parameters = frozen.decode_y_parameters(psi, coded, count)
             else:  # residual models restore y_hat itself, and the oracle is slow enough with what is asked for
-                y_hat = frozen.decode_y(psi, streams, **options)
+                y_hat = frozen.decode_y(psi, coded, **options)
         return DecodedLatents(frozen, y_hat.to(device), psi, engine, parameters and tuple(parameters), restored)
 
 

@@ -183,21 +183,52 @@ class Codec:
             TypeError, ValueError: a picture, or an option, is not as it should be; an effort that needs torch.
             EncodeError: the model makes latents of a picture that cannot be coded.
         """
-        code = quality_code(quality)
+        several = isinstance(picture, (list, tuple))
+        pictures = cast("Sequence[np.ndarray]", picture if several else [picture])
+        parts = [chunks or {}] * len(pictures)
+        options: dict[str, Any] = {"effort": effort, "lanes": lanes, "threads": threads, "timings": timings}
+        files: list[bytes] = []
+        for found in self.encode_each(pictures, [quality] * len(pictures), parts, **options):
+            if isinstance(found, Exception):
+                raise found
+            files.append(found)
+        return files if several else files[0]
+
+    def encode_each(
+        self,
+        pictures: Sequence[np.ndarray],
+        qualities: Sequence[float],
+        chunks: Sequence[dict[str, bytes]],
+        *,
+        effort: int | None = None,
+        lanes: int = 0,
+        threads: int | None = None,
+        timings: dict[str, float] | None = None,
+    ) -> list[bytes | Exception]:
+        """Encode pictures side by side, each with its own quality and chunks. Arguments as :meth:`encode`.
+
+        Returns:
+            For each the bytes of its file, or the exception that it failed with.
+
+        Raises:
+            TypeError, ValueError: what :meth:`encode` raises them for, where pictures or options show it beforehand.
+        """
         import numpy as np  # here: a model can be opened while NumPy is imported
 
-        several = isinstance(picture, (list, tuple))
-        pictures = picture if several else [picture]
+        codes = [quality_code(quality) for quality in qualities]
         for one in pictures:
             if not isinstance(one, np.ndarray):
                 raise TypeError(f"a NumPy array is needed, not {type(one).__name__}")
-        parts = [(kind.encode("latin-1"), data) for kind, data in (chunks or {}).items()]
         pixels = [np.ascontiguousarray(one) for one in pictures]
-        files: list[bytes] = []
-        for data, seconds in self._native.encode(pixels, code, effort or 0, lanes, thread_count(threads), parts):
-            files.append(data)
-            add_seconds(timings, seconds)
-        return files if several else files[0]
+        parts = [[(kind.encode("latin-1"), data) for kind, data in one.items()] for one in chunks]
+        found: list[bytes | Exception] = []
+        for result in self._native.encode(pixels, codes, effort or 0, lanes, thread_count(threads), parts):
+            if isinstance(result, Exception):
+                found.append(result)
+                continue
+            found.append(result[0])
+            add_seconds(timings, result[1])
+        return found
 
     @overload
     def decode(

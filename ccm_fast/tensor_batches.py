@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .decoding import DecodedLatents, check_fingerprint, check_stream_version, decode_packets, decoding_gain, render
-from .engines import accelerated, frozen_of, torch_threads
+from .engines import accelerated, decoding_engine, frozen_of, torch_threads
+from .entropy import tensors
+from .entropy.tensors import DeviceStreams
 from .errors import BitstreamError
 from .images import orientation
 from .models import CrossChannelContextModel
@@ -20,6 +25,8 @@ from .stream.packet import Packet, parse_file, peek
 from .tiles import TILE_PIXELS
 
 __all__ = ["check_place", "collected", "decode_containers", "from_arrays"]
+
+_SIDE_STREAMS = 8
 
 
 def _converted(pixels: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -94,7 +101,7 @@ def decode_containers(
         orient: turn pictures as EXIF asks for.
     """
     found: list = list(files)
-    groups: dict[tuple, list[tuple[int, Packet]]] = {}
+    parts: dict[tuple, _Part] = {}
     for k, file in enumerate(files):
         if isinstance(file, Exception):
             continue
@@ -107,53 +114,134 @@ def decode_containers(
         except BitstreamError as error:
             found[k] = error
             continue
-        groups.setdefault((model, packet.width, packet.height), []).append((k, packet))
-    queued = []
-    for (model, *_), members in groups.items():
-        for part in _tried(model, members, engine, threads):
-            queued.append(part)
-    for members, decoded, pixels in queued:  # the host waits here, when everything is queued
-        for i, (k, _) in enumerate(members):
+        part = parts.setdefault((model, packet.width, packet.height), _Part(model, [], []))
+        part.places.append(k)
+        part.packets.append(packet)
+    for part, decoded, pixels in _queued(list(parts.values()), engine, threads):
+        # The host waits here, when everything is queued.
+        for i, k in enumerate(part.places):
             turn = orientation(files[k].chunks) if orient else 1
             found[k] = pixels if isinstance(pixels, Exception) else _turned(pixels[i], turn)
         for i, error in _failures(decoded):
-            found[members[i][0]] = error
+            found[part.places[i]] = error
     return found
 
 
-def _tried(
-    model: CrossChannelContextModel, members: list[tuple[int, Packet]], engine: str | None, threads: int | None
-) -> list[tuple[list[tuple[int, Packet]], DecodedLatents | None, object]]:
-    """Members with their latents and pixels, or the error in place of these: engines on the CPU raise at once."""
-    packets = [packet for _, packet in members]
+@dataclass
+class _Part:
+    """Pictures of one size and model.
+
+    Attributes:
+        model: on the device where the pixels are wanted.
+        places: in the list of files.
+        packets: of each.
+        streams: theirs, and the gains, on the GPU, where that decodes them.
+    """
+
+    model: CrossChannelContextModel
+    places: list[int]
+    packets: list[Packet]
+    streams: tuple[DeviceStreams, Tensor] | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+
+_Queued = tuple[_Part, DecodedLatents | None, Tensor | Exception]
+
+
+def _queued(parts: list[_Part], engine: str | None, threads: int | None) -> list[_Queued]:
+    """Every part with its latents and pixels, or the error in place of these.
+
+    What a GPU decodes goes to it in one copy; then sizes are queued side by side, the largest ones first. What is
+    decoded by processors comes after that, so that the GPU is not kept waiting.
+    """
+    chosen = [decoding_engine(engine, p.device, frozen_of(p.model), p.packets, threads) for p in parts]
+    on_gpu = [part for part, engine in zip(parts, chosen, strict=True) if engine == "cuda"]
+    on_gpu.sort(key=lambda part: -part.packets[0].width * part.packets[0].height)
+    _upload(on_gpu)
+    queued: list[_Queued] = []
+    for k, part in enumerate(on_gpu):
+        out = _pixels(part)
+        with _side_stream(part.device, k):
+            queued.append((part, _queue(part, out, "cuda", threads), out))
+    for part, name in zip(parts, chosen, strict=True):
+        if name != "cuda":
+            queued += _tried(part, name, threads)
+    return queued
+
+
+def _upload(parts: list[_Part]) -> None:
+    """Put streams and qualities of all parts on their devices: one copy for each device."""
+    for device in {part.device for part in parts}:
+        here = [part for part in parts if part.device == device]
+        arrays = []
+        for part in here:
+            z, y = [p.z_stream for p in part.packets], [p.y_streams for p in part.packets]
+            arrays += frozen_of(part.model).packed_streams(z, y)
+            arrays.append(np.array([p.quality for p in part.packets], np.float32))
+        there = tensors.uploaded(arrays, tensors.device_for("cuda", device))
+        for k, part in enumerate(here):
+            z_data, z_segments, y_data, y_segments, quality = there[5 * k : 5 * k + 5]
+            part.streams = DeviceStreams(z_data, z_segments, y_data, y_segments), quality.to(part.device)
+
+
+@contextmanager
+def _side_stream(device: torch.device, k: int) -> Iterator[None]:
+    """Queue work beside that of other parts: decoding is a chain of short steps, which leave most of a GPU idle.
+
+    The side stream begins after what is queued on the current one, which goes on after it. On the CPU: nothing.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    here, side = torch.cuda.current_stream(device), _stream(device, k % _SIDE_STREAMS)
+    side.wait_stream(here)
+    with torch.cuda.stream(side):
+        yield
+    here.wait_stream(side)
+
+
+@functools.cache
+def _stream(device: torch.device, k: int) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
+
+
+def _tried(part: _Part, engine: str, threads: int | None) -> list[_Queued]:
+    """A part for an engine that raises at once: pictures one by one, if one of them is damaged."""
     try:
-        return [(members, *_queue(model, packets, engine, threads))]
+        out = _pixels(part)
+        return [(part, _queue(part, out, engine, threads), out)]
     except BitstreamError as error:
-        if len(members) == 1:
-            return [(members, None, _alone(error))]
-        return [part for member in members for part in _tried(model, [member], engine, threads)]
+        if len(part.places) == 1:
+            return [(part, None, _alone(error))]
+        single = [_Part(part.model, [k], [packet]) for k, packet in zip(part.places, part.packets, strict=True)]
+        return [one for part in single for one in _tried(part, engine, threads)]
 
 
-def _queue(
-    model: CrossChannelContextModel, packets: list[Packet], engine: str | None, threads: int | None
-) -> tuple[DecodedLatents, Tensor]:
-    """Latents and uint8 [B, 3, H, W] of equally large pictures; on a GPU nothing has been waited for."""
-    device = next(model.parameters()).device
-    options = {"threads": threads, "engine": engine, "device": device}
+def _pixels(part: _Part) -> Tensor:
+    """Room for a part's pixels. Made on the caller's stream and outside of inference mode: an ordinary tensor."""
+    size = part.packets[0].height, part.packets[0].width
+    return torch.empty(len(part.packets), 3, *size, dtype=torch.uint8, device=part.device)
+
+
+def _queue(part: _Part, out: Tensor, engine: str, threads: int | None) -> DecodedLatents:
+    """Latents; the pixels come to ``out``, uint8 [B, 3, H, W]. On a GPU nothing has been waited for."""
+    model, packets, device = part.model, part.packets, part.device
     restore = model.config.reconstruction == "centroid"
-    H, W = packets[0].height, packets[0].width
-    # Made outside of inference mode: what callers get is an ordinary tensor.
-    out = torch.empty(len(packets), 3, H, W, dtype=torch.uint8, device=device)
     with torch.inference_mode(), torch_threads(threads):
-        gain = decoding_gain(model, packets)  # before anything is queued, which a copy to the GPU would wait for
+        streams, quality = part.streams or (None, None)
+        gain = decoding_gain(model, packets) if quality is None else model.inverse_gain(quality)
+        options: dict[str, Any] = {"threads": threads, "engine": engine, "device": device, "streams": streams}
         decoded = decode_packets(frozen_of(model), packets, restore=restore, **options)
         y = decoded.reconstruct(model)
-        at_once = len(packets) if len(packets) * H * W <= TILE_PIXELS else 1
+        at_once = len(packets) if out.numel() // 3 <= TILE_PIXELS else 1
         for k in range(0, len(packets), at_once):
-            part = slice(k, k + at_once)
-            for rows, columns, pixels in render(model, y[part], packets[part], gain=gain[part]):
-                out[part, :, rows, columns] = pixels.float().mul_(255).round_().to(torch.uint8)
-    return decoded, out
+            some = slice(k, k + at_once)
+            for rows, columns, pixels in render(model, y[some], packets[some], gain=gain[some]):
+                out[some, :, rows, columns] = pixels.float().mul_(255).round_().to(torch.uint8)
+    return decoded
 
 
 def _failures(decoded: DecodedLatents | None) -> list[tuple[int, Exception]]:

@@ -1,6 +1,7 @@
 """decode_batch, decode_arrays and encode_batch."""
 
 import io
+from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,7 +12,8 @@ import torch
 from PIL import Image, ImageOps
 
 import ccm_fast
-from ccm_fast import _backend, errors, files
+from ccm_fast import _backend, batches, errors, files, tensor_batches
+from ccm_fast.entropy import tensors
 from ccm_fast.images import Picture
 from ccm_fast.stream.container import parse_container, write_container
 from ccm_fast.stream.packet import parse_file
@@ -169,11 +171,98 @@ def test_a_batch_of_the_emulated_engine(codec, emulated_ops, monkeypatch):
 
     monkeypatch.setattr(_backend, "load", lambda: SimpleNamespace(ops=Operators(), rans=native.rans))
     items = [one, damaged_within(one), two, one]
+    copies, upload = [], tensors.uploaded
+    monkeypatch.setattr(tensors, "uploaded", lambda *arguments: copies.append(1) or upload(*arguments))
     with pytest.warns(errors.PictureWarning, match="picture 1: a stream of y"):
         found = ccm_fast.decode_batch(items, engine="cuda", model=tiny.model(), errors="none")
+    assert len(copies) == 1  # of both sizes
     assert found[1] is None
     for k, expected in ((0, want[0]), (2, want[1]), (3, want[0])):
         assert torch.equal(found[k], expected)
+
+
+def test_what_is_uploaded_together_is_found_again():
+    arrays = [np.arange(7, dtype=np.int64).reshape(7, 1), np.empty((0, 3), np.int64), np.array([1.5], np.float32)]
+    arrays += [np.arange(300, dtype=np.uint8)[::3], np.arange(6, dtype=np.int16).reshape(2, 3).T]
+    found = tensors.uploaded(arrays, torch.device("cpu"))
+    assert all(np.array_equal(a, b.numpy()) and a.dtype == b.numpy().dtype for a, b in zip(arrays, found, strict=True))
+    assert all(one.is_contiguous() and one.storage_offset() * one.element_size() % 256 == 0 for one in found)
+
+
+def test_sizes_are_queued_beside_each_other(monkeypatch):
+    """A side stream begins after what is queued on the caller's, which goes on after it."""
+    said = []
+
+    class Stream:
+        def __init__(self, name):
+            self.name = name
+
+        def wait_stream(self, other):
+            said.append(f"{self.name} waits for {other.name}")
+
+    @contextmanager
+    def within(stream):
+        said.append(f"on {stream.name}")
+        yield
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("main"))
+    monkeypatch.setattr(torch.cuda, "stream", within)
+    monkeypatch.setattr(tensor_batches, "_stream", lambda device, k: Stream(f"side {k}"))
+    for k in (0, 9):
+        with tensor_batches._side_stream(torch.device("cuda"), k):
+            said.append("work")
+    each = ["side {0} waits for main", "on side {0}", "work", "main waits for side {0}"]
+    assert said == [line.format(k) for k in (0, 1) for line in each]
+
+
+def test_files_are_handed_to_the_codec_together(tmp_path, monkeypatch):
+    """And as many at a time as fill the threads, whatever the batch's length."""
+    pictures = [tiny.photo(20 + k, 30, k) for k in range(5)]
+    for k in (1, 3):
+        Image.fromarray(pictures[k]).save(tmp_path / f"{k}.png")
+    items = [tmp_path / f"{k}.png" if k in (1, 3) else pictures[k] for k in range(5)]
+    want = [files.encode_picture(Picture(p), 4 + k / 32, WEIGHTS, effort=1) for k, p in enumerate(pictures)]
+    calls, encode_each = [], ccm_fast.Codec.encode_each
+
+    def noted(codec, some, *arguments, **options):
+        calls.append(len(some))
+        return encode_each(codec, some, *arguments, **options)
+
+    monkeypatch.setattr(ccm_fast.Codec, "encode_each", noted)
+    options = {"quality": [4 + k / 32 for k in range(5)], "model": WEIGHTS, "effort": 1}
+    assert ccm_fast.encode_batch(items, **options) == want and calls == [5]
+    monkeypatch.setattr(batches, "_PIXELS_AT_ONCE", 2 * 20 * 30)
+    assert ccm_fast.encode_batch(items, threads=2, **options) == want and calls == [5, 2, 2, 1]
+
+
+def test_a_picture_that_the_codec_refuses_is_named(monkeypatch):
+    encode_each = ccm_fast.Codec.encode_each
+
+    def refusing(codec, some, *arguments, **options):
+        found = encode_each(codec, some, *arguments, **options)
+        return [errors.EncodeError("no") if one.shape[0] == 21 else data for one, data in zip(some, found, strict=True)]
+
+    monkeypatch.setattr(ccm_fast.Codec, "encode_each", refusing)
+    pictures, options = [tiny.photo(20 + k, 30, k) for k in range(3)], {"model": WEIGHTS, "effort": 1}
+    with pytest.raises(errors.EncodeError, match=r"^picture 1: no$"):
+        ccm_fast.encode_batch(pictures, **options)
+    with pytest.warns(errors.PictureWarning, match="picture 1: no"):
+        found = ccm_fast.encode_batch(pictures, errors="none", **options)
+    assert found[0] and found[1] is None and found[2]
+    with pytest.raises(ValueError, match="sides of a picture"):  # an argument's fault is no picture's
+        ccm_fast.encode_batch([pictures[0], np.empty((0, 3, 3), np.uint8)], errors="skip", **options)
+
+
+def test_the_codec_answers_for_each_picture(codec):
+    pictures = [tiny.photo(20, 30), np.empty((0, 3, 3), np.uint8), tiny.photo(8, 9)]
+    found = codec.encode_each(pictures, [4, 4, 7], [{}, {}, {"X": exif(6)}], effort=1)
+    assert isinstance(found[1], ValueError)
+    assert found[0] == codec.encode(pictures[0], 4, effort=1)
+    assert found[2] == codec.encode(pictures[2], 7, effort=1, chunks={"X": exif(6)})
+    with pytest.raises(ValueError, match="sides of a picture"):
+        codec.encode(pictures, 4, effort=1)
+    with pytest.raises(ValueError, match="a quality and chunks"):
+        codec._native.encode(pictures, [96], 1, 0, 1, [[]])
 
 
 def test_encoding_side_by_side_gives_the_same_bytes(tmp_path):

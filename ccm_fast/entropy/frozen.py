@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -519,10 +520,22 @@ class FrozenEntropyModel:
             device: a CUDA device.
             capacity: bytes of z and of y to have room for, if those are more: for :meth:`DeviceStreams.fill`.
         """
+        arrays = self.packed_streams(z_streams, y_streams, capacity)
+        return DeviceStreams(*tensors.uploaded(arrays, tensors.device_for("cuda", device)))
+
+    def packed_streams(
+        self,
+        z_streams: Sequence[tuple[bytes | memoryview, int]],
+        y_streams: Sequence[Sequence[tuple[bytes | memoryview, int]]],
+        capacity: tuple[int, int] = (0, 0),
+    ) -> list[np.ndarray]:
+        """What :meth:`upload` copies: the fields of :class:`DeviceStreams`, for callers that copy more with it.
+
+        Arguments and errors as for :meth:`upload`.
+        """
         self._check_streams(y_streams, len(z_streams))
-        device = tensors.device_for("cuda", device)
-        z_data, z_segments = tensors.joined([[s] for s in z_streams], device, capacity[0])
-        return DeviceStreams(z_data, z_segments.squeeze(1), *tensors.joined(y_streams, device, capacity[1]))
+        z_data, z_segments = tensors.packed([[s] for s in z_streams], capacity[0])
+        return [z_data, z_segments[:, 0], *tensors.packed(y_streams, capacity[1])]
 
     def decode_queued(
         self,

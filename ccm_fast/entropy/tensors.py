@@ -170,7 +170,7 @@ def stacked(planes: list[np.ndarray], dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(np.stack(planes)).to(dtype)
 
 
-def joined(streams: Sequence[Sequence[Stream]], device: torch.device, capacity: int = 0) -> tuple[Tensor, Tensor]:
+def packed(streams: Sequence[Sequence[Stream]], capacity: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Data uint8, at least ``capacity`` bytes, and segments int64 [B, streams, 3] (offset, length, code)."""
     parts, rows, at = [], [], 0
     for image in streams:
@@ -184,9 +184,31 @@ def joined(streams: Sequence[Sequence[Stream]], device: torch.device, capacity: 
             at += len(data)
     joined = bytearray(b"".join(parts))
     joined.extend(bytes(max(0, max(1, capacity) - at)))
-    data = torch.frombuffer(joined, dtype=torch.uint8)
-    segments = torch.tensor(rows, dtype=torch.int64).reshape(len(streams), -1, 3)
-    return data.to(device, non_blocking=True), segments.to(device, non_blocking=True)
+    return np.frombuffer(joined, np.uint8), np.array(rows, np.int64).reshape(len(streams), -1, 3)
+
+
+def joined(streams: Sequence[Sequence[Stream]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """What :func:`packed` gives, on a device."""
+    data, segments = packed(streams)
+    if device.type == "cpu":
+        return torch.from_numpy(data), torch.from_numpy(segments)
+    data, segments = uploaded([data, segments], device)
+    return data, segments
+
+
+def uploaded(arrays: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
+    """Arrays on a device, by one copy for which nobody waits: parts of one buffer, each at a multiple of 256 bytes."""
+    places, size = [], 0
+    for array in arrays:
+        places.append(slice(size, size + array.nbytes))
+        size += -(-array.nbytes // 256) * 256
+    buffer = torch.zeros(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    for array, place in zip(arrays, places, strict=True):
+        buffer.numpy()[place] = np.frombuffer(array.tobytes(), np.uint8)
+    there = buffer.to(device, non_blocking=True)
+    kinds = [torch.from_numpy(np.empty(0, array.dtype)).dtype for array in arrays]
+    views = [there[place].view(kind) for place, kind in zip(places, kinds, strict=True)]
+    return [view.reshape(array.shape) for view, array in zip(views, arrays, strict=True)]
 
 
 def split(data: Tensor, segments: Tensor) -> list[list[Stream]]:

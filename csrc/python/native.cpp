@@ -202,7 +202,7 @@ using Chunks = std::vector<std::pair<py::bytes, py::bytes>>;
 
 // One picture to be encoded, its arrays kept by the caller.
 struct Encoding {
-  Encoding(const py::array& pixels, const Chunks& chunks) {
+  Encoding(const py::array& pixels, int quality_code, const Chunks& chunks) : quality_code(quality_code) {
     const bool bytes = py::isinstance<py::array_t<uint8_t>>(pixels);
     if (!bytes && !py::isinstance<py::array_t<uint16_t>>(pixels))
       throw py::value_error("pixels must be uint8 or uint16");
@@ -220,27 +220,40 @@ struct Encoding {
   }
 
   ccm::PixelSource source;
+  int quality_code;
   std::vector<ccm::Chunk> parts;
   ccm::EncodeTimes times;
   std::vector<uint8_t> file;
+  std::unique_ptr<Error> error;
 };
 
-// The bytes of files, and seconds by stage. pixels: uint8 or uint16 [H, W, 3] or [H, W], rows of contiguous samples.
-// Side by side.
-py::list encode(const ccm::Codec& codec, const std::vector<py::array>& pixels, int quality_code, int effort, int lanes,
-                int threads, const Chunks& chunks) {
+// For each picture the bytes of its file and seconds by stage, or the exception that it failed with: such a picture
+// leaves the others alone. pixels: uint8 or uint16 [H, W, 3] or [H, W], contiguous. Side by side.
+py::list encode(const ccm::Codec& codec, const std::vector<py::array>& pixels, const std::vector<int>& quality_codes,
+                int effort, int lanes, int threads, const std::vector<Chunks>& chunks) {
   if (threads < 1 || threads > 1024) throw py::value_error("threads must lie in 1..1024");
+  if (pixels.size() != quality_codes.size() || pixels.size() != chunks.size())
+    throw py::value_error("a quality and chunks are needed for every picture");
   std::vector<Encoding> all;
-  for (const py::array& picture : pixels) all.emplace_back(picture, chunks);
+  for (size_t k = 0; k < pixels.size(); ++k) all.emplace_back(pixels[k], quality_codes[k], chunks[k]);
   {
     py::gil_scoped_release release;
     const ccm::InterruptScope interruptible(signalled);
     ccm::side_by_side(threads, static_cast<int64_t>(all.size()), [&](int64_t k, int each) {
-      all[k].file = codec.encode(all[k].source, {quality_code, effort, lanes, each}, all[k].parts, &all[k].times);
+      Encoding& e = all[k];
+      try {
+        e.file = codec.encode(e.source, {e.quality_code, effort, lanes, each}, e.parts, &e.times);
+      } catch (const Error& error) {
+        e.error = std::make_unique<Error>(error);
+      }
     });
   }
   py::list out;
   for (const Encoding& e : all) {
+    if (e.error) {
+      out.append(class_of(e.error->code)(e.error->what()));
+      continue;
+    }
     py::dict seconds;
     seconds["g_a"] = e.times.analysis;
     seconds["h_a"] = e.times.hyper_analysis;
@@ -312,7 +325,7 @@ PYBIND11_MODULE(_native, m) {
             return c.weights().metric() == "mse" && !c.weights().sensitivities().empty() ? ccm::kMostEffort : 1;
           },
           "The largest effort that encode() takes.")
-      .def("encode", &encode, py::arg("pixels"), py::arg("quality_code"), py::arg("effort"), py::arg("lanes"),
+      .def("encode", &encode, py::arg("pixels"), py::arg("quality_codes"), py::arg("effort"), py::arg("lanes"),
            py::arg("threads"), py::arg("chunks"))
       .def("decode", &decode, py::arg("files"), py::arg("threads"), py::arg("bits") = 8, py::arg("groups") = -1,
            py::arg("latents") = true)
