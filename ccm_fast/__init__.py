@@ -4,8 +4,10 @@ Importing this package costs next to nothing: each public name is imported at it
 libraries are loaded when the first function needs them. See `ccm_fast._backend`.
 """
 
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
+from ccm_fast.lazy import exports
 from ccm_fast.version import __version__
 
 if TYPE_CHECKING:  # for type checkers, which do not call __getattr__
@@ -75,17 +77,10 @@ _EXPORTS = {
 __all__ = ["__version__", *_EXPORTS]
 
 
-def __getattr__(name: str) -> Any:
-    try:
-        module = _EXPORTS[name]
-    except KeyError:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+def _with_torch(module: str, name: str) -> ModuleType:
     from ccm_fast._backend import import_with_torch
 
-    value = getattr(import_with_torch(module, f"ccm_fast.{name}"), name)
-    globals()[name] = value  # the next access does not come here
-    return value
+    return import_with_torch(module, name)
 
 
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_EXPORTS})
+__getattr__, __dir__ = exports(globals(), _EXPORTS, _with_torch)

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeGuard, Union
 
-import numpy as np
 from PIL import Image
 
 from ._backend import import_with_torch
@@ -26,6 +25,7 @@ from .images import (
     strip_metadata,
     to_pillow,
 )
+from .lazy import np
 from .native import NATIVE_EFFORT, Codec, add_seconds
 from .psnr import psnr
 from .reading import read_bytes
@@ -125,7 +125,7 @@ def encode_picture(
         model = codec
 
         def encode(code: int) -> bytes:
-            return codec.encode(picture.pixels, 1 + code / 32, chunks=picture.chunks, **options)
+            return codec.encode(picture.samples, 1 + code / 32, chunks=picture.chunks, **options)
     else:
         model = model_for(model)
         options |= {"engine": engine, "tune": tune, "progress": progress}
@@ -278,9 +278,10 @@ def decode_bytes(
     if _is_native(model, engine):
         file = Codec.open_file(data, max_pixels)
         codec = codec_for(model, file.fingerprint)
-        ((pixels, y_hat, seconds),) = codec.decode_files([file], threads, depth, groups, latents)
+        ((samples, values, seconds),) = codec.decode_buffers([file], threads, depth, groups, latents)
         add_seconds(timings, seconds)
-        return Decoded(Picture(pixels, file.chunks), y_hat, file.packet, codec.groups)
+        y_hat = None if values is None else np.asarray(values)
+        return Decoded(Picture(samples, file.chunks), y_hat, file.packet, codec.groups)
     if groups is not None:
         raise ValueError("previews (groups) are made by the engine 'cpu' of a model's name, a weights file or a Codec")
     container = parse_container(data)

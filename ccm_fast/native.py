@@ -6,19 +6,17 @@ import operator
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import Any, cast, overload
 
 from . import _backend
 from .effort.levels import DEFAULT_EFFORT
 from .errors import LimitError
+from .lazy import np
 from .precision import transform_precision
 from .shipped import find
 from .stream.limits import MAX_PIXELS, check_limit
 from .stream.packet import groups_available
 from .stream.quality import quality_code
-
-if TYPE_CHECKING:
-    import numpy as np
 
 __all__ = ["NATIVE_EFFORT", "Codec", "add_seconds", "thread_count"]
 
@@ -130,7 +128,7 @@ class Codec:
     @overload
     def encode(
         self,
-        picture: np.ndarray,
+        picture: np.ndarray | memoryview,
         quality: float = 4.0,
         *,
         effort: int | None = None,
@@ -142,7 +140,7 @@ class Codec:
     @overload
     def encode(
         self,
-        picture: Sequence[np.ndarray],
+        picture: Sequence[np.ndarray | memoryview],
         quality: float = 4.0,
         *,
         effort: int | None = None,
@@ -154,7 +152,7 @@ class Codec:
 
     def encode(
         self,
-        picture: np.ndarray | Sequence[np.ndarray],
+        picture: np.ndarray | memoryview | Sequence[np.ndarray | memoryview],
         quality: float = 4.0,
         *,
         effort: int | None = None,
@@ -167,7 +165,7 @@ class Codec:
 
         Args:
             picture: uint8 or uint16, [H, W, 3] or, of a grey picture, [H, W]; or a list of these, which are encoded at
-                the same time.
+                the same time. Contiguous memoryviews of these shapes (format "B" or "H") will do, too.
             quality: from 1 (smallest) to 8 (best), in 1/32 steps.
             effort: 1 to 3, see :func:`ccm_fast.encode_file`, which has more; None: the default.
             lanes: rANS lanes per stream, a power of two up to 128; 0: chosen by the payload.
@@ -184,7 +182,7 @@ class Codec:
             EncodeError: the model makes latents of a picture that cannot be coded.
         """
         several = isinstance(picture, (list, tuple))
-        pictures = cast("Sequence[np.ndarray]", picture if several else [picture])
+        pictures = cast("Sequence[np.ndarray | memoryview]", picture if several else [picture])
         parts = [chunks or {}] * len(pictures)
         options: dict[str, Any] = {"effort": effort, "lanes": lanes, "threads": threads, "timings": timings}
         files: list[bytes] = []
@@ -196,7 +194,7 @@ class Codec:
 
     def encode_each(
         self,
-        pictures: Sequence[np.ndarray],
+        pictures: Sequence[np.ndarray | memoryview],
         qualities: Sequence[float],
         chunks: Sequence[dict[str, bytes]],
         *,
@@ -213,13 +211,11 @@ class Codec:
         Raises:
             TypeError, ValueError: what :meth:`encode` raises them for, where pictures or options show it beforehand.
         """
-        import numpy as np  # here: a model can be opened while NumPy is imported
-
         codes = [quality_code(quality) for quality in qualities]
         for one in pictures:
-            if not isinstance(one, np.ndarray):
+            if not isinstance(one, memoryview) and not isinstance(one, np.ndarray):  # looked for in this order
                 raise TypeError(f"a NumPy array is needed, not {type(one).__name__}")
-        pixels = [np.ascontiguousarray(one) for one in pictures]
+        pixels = [one if isinstance(one, memoryview) else np.ascontiguousarray(one) for one in pictures]
         parts = [[(kind.encode("latin-1"), data) for kind, data in one.items()] for one in chunks]
         found: list[bytes | Exception] = []
         for result in self._native.encode(pixels, codes, effort or 0, lanes, thread_count(threads), parts):
@@ -301,18 +297,33 @@ class Codec:
         groups: int | str | None = None,
         latents: bool = True,
     ) -> list[tuple[np.ndarray, np.ndarray | None, dict[str, float]]]:
-        """Pixels, latents and seconds of files from :meth:`open_file`.
+        """Pixels, latents and seconds of files from :meth:`open_file`: :meth:`decode_buffers` as arrays."""
+        found = self.decode_buffers(files, threads, depth, groups, latents)
+        return [
+            (np.asarray(pixels), None if y_hat is None else np.asarray(y_hat), seconds)
+            for pixels, y_hat, seconds in found
+        ]
+
+    def decode_buffers(
+        self,
+        files: Sequence[Any],
+        threads: int | None = None,
+        depth: int = 8,
+        groups: int | str | None = None,
+        latents: bool = True,
+    ) -> list[tuple[memoryview, memoryview | None, dict[str, float]]]:
+        """Pixels, latents and seconds of files from :meth:`open_file`, without NumPy.
 
         Returns:
             For each: uint8 (depth 16: uint16) [H, W, 3] or [H, W]; y_hat, int16 [h, w, M], the
             same numbers on every machine, or None where ``latents`` are not wanted; seconds of the stages ``z``,
-            ``h_s``, ``entropy`` and ``g_s``.
+            ``h_s``, ``entropy`` and ``g_s``. Memory is the caller's: ``numpy.asarray`` takes it as it is.
 
         Raises:
             BitstreamError: as :meth:`decode`.
             TypeError, ValueError: groups is no number of groups that the model has; "available" of several files.
         """
-        decoded: list[tuple[np.ndarray, np.ndarray | None, dict[str, float]]]
+        decoded: list[tuple[memoryview, memoryview | None, dict[str, float]]]
         read = self._groups_to_read(files, groups)
         decoded = self._native.decode(list(files), thread_count(threads), depth, read, latents)
         return decoded

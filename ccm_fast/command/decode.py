@@ -58,8 +58,6 @@ def run(args) -> int:
     def start(threads: int | None) -> Callable[[Job, StageTimes], dict]:
         if args.engine in (None, "cpu") and args.thumbnail is None:
             open_model_ahead(args.model)
-        import numpy as np
-
         from ccm_fast.files import decode_bytes, opened
         from ccm_fast.images import output_format, save_picture, strip_metadata
         from ccm_fast.reading import read_bytes
@@ -95,6 +93,8 @@ def run(args) -> int:
             wanted = bool(args.latents)
             decoded = decode_bytes(data, model, timings=times, groups=args.groups, latents=wanted, **options)
             if args.latents:
+                import numpy as np
+
                 whole = io.BytesIO()  # NumPy writes to real files by their descriptor
                 np.save(whole, decoded.latents)
                 with open_target(args.latents, args.force) as file:

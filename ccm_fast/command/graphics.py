@@ -11,6 +11,8 @@ import io
 import os
 from typing import BinaryIO
 
+from ccm_fast.lazy import np
+
 __all__ = ["smaller_losslessly"]
 
 # Formats whose pixels are exact; JPEG's text has noise around it, which nothing lossless holds well.
@@ -30,7 +32,6 @@ def smaller_losslessly(source: str | os.PathLike | BinaryIO, coded: int) -> str 
         source: the picture, as it was encoded: a path, or a file that can go back.
         coded: bytes of the .ccm file.
     """
-    import numpy as np
     from PIL import Image
 
     from ccm_fast.images.formats import readable

@@ -4,6 +4,7 @@ Importing this package imports neither torch nor the native library; :mod:`ccm_f
 """
 
 from ccm_fast._backend import import_with_torch
+from ccm_fast.lazy import exports
 
 # Public name -> module that defines it.
 _EXPORTS = {
@@ -16,14 +17,4 @@ _EXPORTS = {
 
 __all__ = list(_EXPORTS)
 
-
-def __getattr__(name):
-    try:
-        module = _EXPORTS[name]
-    except KeyError:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    return getattr(import_with_torch(module, f"ccm_fast.data.{name}"), name)
-
-
-def __dir__():
-    return sorted({*globals(), *_EXPORTS})
+__getattr__, __dir__ = exports(globals(), _EXPORTS, import_with_torch)

@@ -1,6 +1,6 @@
 """The integer half of the codec at run time: the plan of a frozen model, its tables, the engines and the oracle."""
 
-import importlib
+from ccm_fast.lazy import exports
 
 # Public name -> module; imported at first use, because reading a plan needs neither torch nor a calibration.
 _EXPORTS = {
@@ -12,10 +12,4 @@ _EXPORTS = {
 
 __all__ = list(_EXPORTS)
 
-
-def __getattr__(name):
-    try:
-        module = _EXPORTS[name]
-    except KeyError:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    return getattr(importlib.import_module(module), name)
+__getattr__, __dir__ = exports(globals(), _EXPORTS)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 
-import numpy as np
 from PIL import Image
 
 from ..errors import DamagedError
+from ..lazy import np
 
 __all__ = ["decode_alpha", "encode_alpha", "fill_invisible"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 
-import numpy as np
 from PIL import Image
 
+from ..lazy import np
 from .icc import REC709, Curve, colour_space, gamma_curve, make_profile, table_curve
 from .picture import note
 

@@ -8,10 +8,10 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
-import numpy as np
 from PIL import Image
 
 from ..errors import ImageError
+from ..lazy import np
 from ..stream.container import ALPHA
 from .alpha import decode_alpha
 from .picture import Picture
@@ -25,7 +25,7 @@ _ROWS = 64  # filtered and compressed at a time
 
 def is_deep(picture: Picture, name: str) -> bool:
     """Whether :func:`save_deep` is needed. Raises ImageError for 16 bits in a format that has 8."""
-    if picture.pixels.dtype == np.uint8:
+    if picture.bits == 8:
         return False
     several = not picture.grey or ALPHA in picture.chunks
     holds = _SEVERAL if several else _GREY16

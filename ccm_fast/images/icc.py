@@ -5,14 +5,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-import numpy as np
+from ..lazy import np
 
 __all__ = ["REC709", "Curve", "colour_space", "gamma_curve", "make_profile", "table_curve"]
 
 # Chromaticities x, y of white (D65), red, green, blue.
 REC709 = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
-_D50 = np.array([0.9642, 1.0, 0.8249])
-_BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+_D50 = (0.9642, 1.0, 0.8249)
+_BRADFORD = ((0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.0389, -0.0685, 1.0296))
 
 Curve = bytes  # a tag of the type "para" or "curv"
 
@@ -66,8 +66,9 @@ def make_profile(
     x, y, *corners = chromaticities
     with np.errstate(all="ignore"):
         white = _xyz(x, y) if y > 0 else np.full(3, np.nan)
-        cone = np.diag((_BRADFORD @ _D50) / (_BRADFORD @ white))
-        adapt = np.linalg.inv(_BRADFORD) @ cone @ _BRADFORD
+        bradford = np.array(_BRADFORD)
+        cone = np.diag((bradford @ _D50) / (bradford @ white))
+        adapt = np.linalg.inv(bradford) @ cone @ bradford
     if not np.isfinite(adapt).all() or abs(adapt).max() > 100:
         raise ValueError("no white point")
     tags = {b"desc": _text(name), b"cprt": _text("CC0"), b"wtpt": b"XYZ \0\0\0\0" + _fixed(*_D50)}

@@ -176,4 +176,4 @@ def replace_metadata(picture: Picture, exif: bytes | None = None, icc: bytes | N
             raise ImageError("not an EXIF block: it begins with Exif, II* or MM*")
     if icc and icc[36:40] != b"acsp":
         raise ImageError("not an ICC profile")
-    return Picture(picture.pixels, chunks)
+    return Picture(picture.samples, chunks)

@@ -6,10 +6,10 @@ import io
 import os
 from typing import BinaryIO
 
-import numpy as np
 from PIL import Image
 
 from ..errors import ImageError, LimitError
+from ..lazy import np
 from ..stream.container import ALPHA, ICC
 from .alpha import encode_alpha, fill_invisible
 from .colour import cmyk_to_rgb, find_cicp, profile_of
@@ -160,9 +160,9 @@ def _load_as(file_format: str, source: BinaryIO, start: int, page: int, raw: str
 def _picture(image: Image.Image, cicp: bytes | None, fine: np.ndarray | None) -> Picture:
     raw = _raw_mode(image)
     image.load()
-    pixels, alpha = _planes(image, raw, fine)
-    if 0 in pixels.shape:
+    if 0 in image.size:
         raise ImageError("the image has no pixels")
+    pixels, alpha = _planes(image, raw, fine)
     chunks = read_metadata(image)
     if image.mode != "CMYK" and (profile := profile_of(image, pixels.ndim == 2, cicp)):
         chunks[ICC] = profile
@@ -172,7 +172,7 @@ def _picture(image: Image.Image, cicp: bytes | None, fine: np.ndarray | None) ->
     return Picture(pixels, chunks)
 
 
-def _planes(image: Image.Image, raw: str, fine: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+def _planes(image: Image.Image, raw: str, fine: np.ndarray | None) -> tuple[np.ndarray | memoryview, np.ndarray | None]:
     """Pixels, and uint8 [H, W] of alpha if there is any."""
     key = image.info.get("transparency")
     if fine is not None:
@@ -211,9 +211,10 @@ def _planes(image: Image.Image, raw: str, fine: np.ndarray | None) -> tuple[np.n
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     if image.mode not in ("L", "LA", "RGB", "RGBA"):
         raise ImageError(f"images of mode {image.mode} cannot be coded; convert to RGB or L")
-    planes = np.asarray(image)
     if image.mode in ("L", "RGB"):
-        return planes, None
+        shape = (image.height, image.width, 3)[: 2 if image.mode == "L" else 3]
+        return memoryview(image.tobytes()).cast("B", shape), None
+    planes = np.asarray(image)
     return planes[..., 0] if image.mode == "LA" else planes[..., :3], planes[..., -1]
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
+from ..lazy import np
 from ..stream.container import ALPHA, EXIF, IPTC, XMP
 from .alpha import decode_alpha, encode_alpha
 from .metadata import orientation, set_orientation
@@ -39,4 +38,4 @@ def strip_metadata(picture: Picture) -> Picture:
     """The picture without EXIF, XMP and IPTC, turned upright if EXIF asks for it. Its colour (ICC profile) stays."""
     picture = upright(picture)
     kept = {kind: data for kind, data in picture.chunks.items() if kind not in (EXIF, XMP, IPTC)}
-    return Picture(picture.pixels, kept)
+    return Picture(picture.samples, kept)

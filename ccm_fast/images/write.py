@@ -6,11 +6,11 @@ import io
 import os
 from typing import BinaryIO
 
-import numpy as np
 from PIL import Image, PngImagePlugin
 
 from ..atomic import atomic_write
 from ..errors import ImageError
+from ..lazy import np
 from ..stream.container import ALPHA, EXIF, ICC, IPTC, XMP
 from . import exif as exif_blocks
 from .alpha import decode_alpha
@@ -46,9 +46,14 @@ def to_pillow(picture: Picture) -> Image.Image:
         DamagedError: the alpha chunk is no PNG of the image's size.
         ImageError: colour, or grey with alpha, of 16 bits: Pillow has no such mode.
     """
-    if picture.pixels.dtype != np.uint8 and (not picture.grey or ALPHA in picture.chunks):
+    if picture.bits != 8 and (not picture.grey or ALPHA in picture.chunks):
         raise ImageError("Pillow has no image of 16 bits with several channels: write a PNG or a PPM file")
-    image = Image.fromarray(np.ascontiguousarray(picture.pixels))
+    samples = picture.samples
+    if isinstance(samples, memoryview) and picture.bits == 8:
+        mode, (height, width) = "L" if picture.grey else "RGB", picture.size
+        image = Image.frombuffer(mode, (width, height), samples, "raw", mode, 0, 1)
+    else:
+        image = Image.fromarray(np.ascontiguousarray(picture.pixels))
     if ALPHA in picture.chunks:
         image.putalpha(Image.fromarray(decode_alpha(picture.chunks[ALPHA], picture.size)))
     image.info.update(metadata(picture.chunks))
@@ -114,7 +119,7 @@ def _fitted(picture: Picture, name: str) -> Picture:
     chunks = dict(picture.chunks)
     chunks[EXIF] = checked_exif(chunks.get(EXIF, b""))
     if EXIF not in holds and orientation(chunks) != 1:
-        picture = upright(Picture(picture.pixels, chunks))
+        picture = upright(Picture(picture.samples, chunks))
         chunks = dict(picture.chunks)
         if set(exif_blocks.parse(chunks[EXIF]).exif) == {exif_blocks.ORIENTATION}:
             del chunks[EXIF]  # it has done its work
@@ -125,7 +130,7 @@ def _fitted(picture: Picture, name: str) -> Picture:
     if lost:
         note(f"{name} holds no {' and no '.join(_NAMES[kind] for kind in lost)}: left out")
     kept = {kind: data for kind, data in chunks.items() if data and kind not in lost}
-    return Picture(picture.pixels, kept)
+    return Picture(picture.samples, kept)
 
 
 def _with_colour(image: Image.Image, picture: Picture, name: str) -> Image.Image:

@@ -22,13 +22,13 @@ import io
 import re
 from typing import IO, Any
 
-import numpy as np
 from PIL import Image, ImageFile
 
 from ccm_fast.anchors import QUALITIES
 
 from ..errors import BitstreamError, DamagedError
 from ..images import from_pillow, metadata, replace_metadata
+from ..lazy import np
 from ..stream.container import ALPHA, MAGIC, XMP, parse_container
 from ..stream.limits import max_file_bytes
 from ..stream.packet import guess_groups, peek

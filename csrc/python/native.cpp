@@ -1,12 +1,10 @@
-// The codec over bytes and NumPy arrays, without torch: ccm_fast/native.py is its Python face. Binding only. The
-// interpreter lock is released while it works; buffers that it reads are bytes, which nobody can change meanwhile.
-#include <pybind11/numpy.h>
+// The codec over bytes and buffers, without torch and NumPy: ccm_fast/native.py is its Python face. Binding only. The
+// interpreter lock is released while it works; files are bytes, which nobody can change meanwhile.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <algorithm>
 #include <memory>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -14,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/interrupt.h"
+#include "base/memory.h"
 #include "base/threads.h"
 #include "codec/codec.h"
 #include "entropy/cpu/kernels.h"
@@ -69,11 +68,29 @@ bool signalled() {
   return PyErr_CheckSignals() != 0;
 }
 
+// An array to be filled: a memoryview, as NumPy takes it without a copy and Pillow reads it without NumPy.
+struct Array {
+  // format: of the elements, "B", "H" or "h".
+  Array(const std::vector<int64_t>& shape, const char* format) {
+    int64_t bytes = *format == 'B' ? 1 : 2;
+    for (const int64_t n : shape) bytes *= n;
+    const auto memory = py::reinterpret_steal<py::object>(PyByteArray_FromStringAndSize(nullptr, bytes));
+    if (!memory) throw py::error_already_set();
+    data = PyByteArray_AS_STRING(memory.ptr());
+    ccm::want_huge_pages(data, static_cast<size_t>(bytes));
+    view = py::reinterpret_steal<py::object>(PyMemoryView_FromObject(memory.ptr()));
+    if (!view) throw py::error_already_set();
+    view = view.attr("cast")(format, shape);
+  }
+
+  void* data;
+  py::object view;  // keeps the memory, whose size cannot change while a view is there
+};
+
 // One picture under way: arrays made with the lock, filled without it.
 struct Decoding {
   ccm::Packet packet;
-  py::array pixels;
-  std::optional<py::array_t<int16_t>> latents;
+  std::unique_ptr<const Array> pixels, latents;
   ccm::PixelSink sink;
   ccm::DecodeTimes times;
 };
@@ -81,18 +98,13 @@ struct Decoding {
 Decoding prepare(const ccm::Codec& codec, const File& file, int bits, int groups, bool latents) {
   Decoding d;
   d.packet = codec.parse(file.container.packet, file.max_pixels, groups);
-  const py::ssize_t height = d.packet.height, width = d.packet.width, channels = d.packet.grey ? 1 : 3;
-  const std::vector<py::ssize_t> shape =
-      d.packet.grey ? std::vector<py::ssize_t>{height, width} : std::vector<py::ssize_t>{height, width, channels};
-  d.pixels = bits == 8 ? py::array(py::array_t<uint8_t>(shape)) : py::array(py::array_t<uint16_t>(shape));
-  const py::ssize_t h = d.packet.h(), w = d.packet.w(), m = codec.entropy_model().latent_channels;
-  if (latents) d.latents = py::array_t<int16_t>({h, w, m});
-  d.sink = {d.pixels.mutable_data(),
-            width * channels * bits / 8,
-            width,
-            height,
-            static_cast<int32_t>(channels),
-            bits,
+  const int64_t height = d.packet.height, width = d.packet.width, channels = d.packet.grey ? 1 : 3;
+  std::vector<int64_t> shape{height, width};
+  if (!d.packet.grey) shape.push_back(channels);
+  d.pixels = std::make_unique<const Array>(shape, bits == 8 ? "B" : "H");
+  const int64_t h = d.packet.h(), w = d.packet.w(), m = codec.entropy_model().latent_channels;
+  if (latents) d.latents = std::make_unique<const Array>(std::vector<int64_t>{h, w, m}, "h");
+  d.sink = {d.pixels->data, width * channels * bits / 8, width, height, static_cast<int32_t>(channels), bits,
             d.packet.grey};
   return d;
 }
@@ -106,7 +118,7 @@ py::list decode(const ccm::Codec& codec, const std::vector<const File*>& files, 
   std::vector<Decoding> all;
   for (const File* file : files) all.push_back(prepare(codec, *file, bits, groups, wanted));
   std::vector<int16_t*> latents;
-  for (Decoding& d : all) latents.push_back(d.latents ? d.latents->mutable_data() : nullptr);
+  for (Decoding& d : all) latents.push_back(d.latents ? static_cast<int16_t*>(d.latents->data) : nullptr);
   {
     py::gil_scoped_release release;
     const ccm::InterruptScope interruptible(signalled);
@@ -121,7 +133,7 @@ py::list decode(const ccm::Codec& codec, const std::vector<const File*>& files, 
     seconds["h_s"] = d.times.hyper;
     seconds["entropy"] = d.times.entropy;
     seconds["g_s"] = d.times.synthesis;
-    out.append(py::make_tuple(d.pixels, d.latents, seconds));
+    out.append(py::make_tuple(d.pixels->view, d.latents ? d.latents->view : py::none(), seconds));
   }
   return out;
 }
@@ -159,26 +171,43 @@ py::object class_of(ErrorCode code) {
   return builtin(PyExc_RuntimeError);
 }
 
+// Whether a buffer's elements are unsigned, of one or two bytes in this machine's order.
+bool is_samples(const py::buffer_info& info, int bits) {
+  return info.itemsize == bits / 8 && info.format == (bits == 8 ? "B" : "H");
+}
+
+bool is_contiguous(const py::buffer_info& info) {
+  if (info.size == 0) return true;
+  py::ssize_t step = info.itemsize;
+  for (py::ssize_t k = info.ndim - 1; k >= 0; --k) {
+    if (info.shape[k] != 1 && info.strides[k] != step) return false;
+    step *= info.shape[k];
+  }
+  return true;
+}
+
 // Decodes every file into an array of its own, uint8 [height, width, 3], grey pictures into all three channels.
 // Returns, for each, None or the exception that it failed with: a damaged file leaves the others alone.
-py::list decode_into(const ccm::Codec& codec, const std::vector<const File*>& files, const std::vector<py::array>& out,
+py::list decode_into(const ccm::Codec& codec, const std::vector<const File*>& files, const std::vector<py::buffer>& out,
                      int threads) {
   if (threads < 1 || threads > 1024) throw py::value_error("threads must lie in 1..1024");
   if (files.size() != out.size()) throw py::value_error("an array is needed for every file");
   struct Item {
     ccm::Packet packet;
+    std::unique_ptr<const py::buffer_info> pixels;
     ccm::PixelSink sink;
     std::unique_ptr<Error> error;
   };
   std::vector<Item> items(files.size());
   for (size_t k = 0; k < files.size(); ++k) {
     const ccm::PacketHead& head = files[k]->head;
-    py::array pixels = out[k];
-    const bool fits = py::isinstance<py::array_t<uint8_t>>(pixels) && (pixels.flags() & py::array::c_style) &&
-                      pixels.ndim() == 3 && pixels.shape(0) == head.height && pixels.shape(1) == head.width &&
-                      pixels.shape(2) == 3;
+    items[k].pixels = std::make_unique<const py::buffer_info>(out[k].request(true));
+    const py::buffer_info& pixels = *items[k].pixels;
+    const bool fits = is_samples(pixels, 8) && is_contiguous(pixels) &&
+                      pixels.shape == std::vector<py::ssize_t>{static_cast<py::ssize_t>(head.height),
+                                                               static_cast<py::ssize_t>(head.width), 3};
     if (!fits) throw py::value_error("arrays must be uint8 [height, width, 3], contiguous");
-    items[k].sink = {pixels.mutable_data(), head.width * 3, head.width, head.height, 3, 8, head.grey};
+    items[k].sink = {pixels.ptr, head.width * 3, head.width, head.height, 3, 8, head.grey};
   }
   {
     py::gil_scoped_release release;
@@ -200,18 +229,17 @@ py::list decode_into(const ccm::Codec& codec, const std::vector<const File*>& fi
 
 using Chunks = std::vector<std::pair<py::bytes, py::bytes>>;
 
-// One picture to be encoded, its arrays kept by the caller.
+// One picture to be encoded, its memory kept by the caller.
 struct Encoding {
-  Encoding(const py::array& pixels, int quality_code, const Chunks& chunks) : quality_code(quality_code) {
-    const bool bytes = py::isinstance<py::array_t<uint8_t>>(pixels);
-    if (!bytes && !py::isinstance<py::array_t<uint16_t>>(pixels))
-      throw py::value_error("pixels must be uint8 or uint16");
-    if ((pixels.ndim() != 3 || pixels.shape(2) != 3) && pixels.ndim() != 2)
+  Encoding(const py::buffer& picture, int quality_code, const Chunks& chunks)
+      : pixels(picture.request()), quality_code(quality_code) {
+    const int32_t bits = pixels.itemsize == 1 ? 8 : 16;
+    if (!is_samples(pixels, bits)) throw py::value_error("pixels must be uint8 or uint16");
+    if ((pixels.ndim != 3 || pixels.shape[2] != 3) && pixels.ndim != 2)
       throw py::value_error("pixels must be [H, W, 3] or [H, W]");
-    if (!(pixels.flags() & py::array::c_style)) throw py::value_error("pixels must be contiguous");
-    const int32_t channels = pixels.ndim() == 3 ? 3 : 1;
-    const int32_t bits = bytes ? 8 : 16;
-    source = {pixels.data(), pixels.shape(1) * channels * bits / 8, pixels.shape(1), pixels.shape(0), channels, bits};
+    if (!is_contiguous(pixels)) throw py::value_error("pixels must be contiguous");
+    const int32_t channels = pixels.ndim == 3 ? 3 : 1;
+    source = {pixels.ptr, pixels.shape[1] * channels * bits / 8, pixels.shape[1], pixels.shape[0], channels, bits};
     for (const auto& [kind, data] : chunks) {
       const std::string_view name = kind, view = data;
       if (name.size() != 1 || !name[0]) throw py::value_error("a chunk type is one character other than NUL");
@@ -219,6 +247,7 @@ struct Encoding {
     }
   }
 
+  py::buffer_info pixels;
   ccm::PixelSource source;
   int quality_code;
   std::vector<ccm::Chunk> parts;
@@ -229,7 +258,7 @@ struct Encoding {
 
 // For each picture the bytes of its file and seconds by stage, or the exception that it failed with: such a picture
 // leaves the others alone. pixels: uint8 or uint16 [H, W, 3] or [H, W], contiguous. Side by side.
-py::list encode(const ccm::Codec& codec, const std::vector<py::array>& pixels, const std::vector<int>& quality_codes,
+py::list encode(const ccm::Codec& codec, const std::vector<py::buffer>& pixels, const std::vector<int>& quality_codes,
                 int effort, int lanes, int threads, const std::vector<Chunks>& chunks) {
   if (threads < 1 || threads > 1024) throw py::value_error("threads must lie in 1..1024");
   if (pixels.size() != quality_codes.size() || pixels.size() != chunks.size())

@@ -63,6 +63,17 @@ def test_the_command_encodes(run, tmp_path):
     assert done.returncode == 1 and "needs torch, which is not installed" in done.stderr
 
 
+def test_commands_need_no_numpy(run, tmp_path):
+    """Its import takes as long as decoding a small photograph does."""
+    Image.fromarray(tiny.photo(60, 90)).save(tmp_path / "a.png")
+    code = "import sys; from ccm_fast.command.main import main; print(main(sys.argv[1:]), 'numpy' in sys.modules)"
+    for command in (["encode", "a.png", "a.ccm"], ["decode", "a.ccm", "b.png"], ["decode", "a.ccm", "b.jpg"]):
+        done = run("-c", code, command[0], *(tmp_path / name for name in command[1:]))
+        assert (done.stdout, done.stderr) == ("0 False\n", "")
+    with Image.open(tmp_path / "b.png") as image:
+        assert np.array_equal(np.asarray(image), files.decode_bytes((tmp_path / "a.ccm").read_bytes()).picture.pixels)
+
+
 def test_the_command_describes(run):
     done = run("-m", "ccm_fast", "info", COLOUR)
     assert done.returncode == 0 and "53x37 colour, quality 4" in done.stdout
