@@ -22,7 +22,7 @@ CPP = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -n
 # This Makefile's lines are echoed only where a reader wants to see them.
 .SILENT:
 .PHONY: help demo docs test test-quick test-newest lint format clean manual desktop test-install test-cuda-torch test-machines \
-  test-ray wheel test-wheel viewer test-viewer \
+  fuzz test-ray wheel test-wheel viewer test-viewer \
   cuda-check cuda-code cuda-coverage cuda-kodak cuda-layout gpu-check
 .DELETE_ON_ERROR:
 
@@ -116,6 +116,16 @@ desktop:
 	update-mime-database "$(PREFIX)/share/mime" 2>/dev/null || echo "make: update-mime-database is not installed" >&2
 	update-desktop-database "$(PREFIX)/share/applications" 2>/dev/null || true
 	echo "installed below $(PREFIX)/share; for file(1): cat $(PREFIX)/share/misc/ccm.magic >> ~/.magic"
+
+# Hostile inputs for some minutes on every core, by a build with AddressSanitizer and UBSan (tests/fuzz). What is found is
+# written into build/fuzz, with the line that repeats it. FUZZ_ARGS='--kinds files plans': some kinds alone.
+MINUTES ?= 10
+fuzz: export CCM_CUDA = 0
+fuzz: export CXXFLAGS = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -g1
+fuzz: export LDFLAGS = -fsanitize=address,undefined
+fuzz: $(VENV_TEST)/.installed
+	$(VENV_TEST)/bin/python setup.py -q build --build-base build/sanitized-build --build-lib build/sanitized
+	$(VENV_TEST)/bin/python tests/fuzz/run.py --sanitized build/sanitized --minutes $(MINUTES) $(FUZZ_ARGS)
 
 # Other machines, by cross compilers and qemu-user (docs/machines.md). A machine whose packages are missing is skipped,
 # with their names.

@@ -324,7 +324,8 @@ class Build(build_ext):
             print(f"ccm_fast: CUDA kernels with nvcc {cuda.version} for {' '.join(cuda.architectures)} (some minutes)")
         # Not self.build_temp: an editable install makes that afresh each time. One folder per Python, torch and mode,
         # so that virtual environments which share this tree do not throw away each other's objects.
-        key = hashlib.sha256(f"{torch and torch.root} {self.werror}".encode()).hexdigest()[:8]
+        flags = os.environ.get("CXXFLAGS", "") + os.environ.get("LDFLAGS", "")  # sanitizers, for instance
+        key = hashlib.sha256(f"{torch and torch.root} {self.werror}{flags}".encode()).hexdigest()[:8]
         folder = HERE / "build" / f"native-{sys.implementation.cache_tag}-{key}"
         folder.mkdir(parents=True, exist_ok=True)
         products = self.write_ninja(folder, torch, compiler, cuda)

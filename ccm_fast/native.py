@@ -180,6 +180,7 @@ class Codec:
         Raises:
             TypeError, ValueError: a picture, or an option, is not as it should be; an effort that needs torch.
             EncodeError: the model makes latents of a picture that cannot be coded.
+            ModelError: the weights that only an encoder needs, which are read at its first use, are not usable.
         """
         several = isinstance(picture, (list, tuple))
         pictures = cast("Sequence[np.ndarray | memoryview]", picture if several else [picture])
