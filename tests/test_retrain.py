@@ -11,7 +11,7 @@ from ccm_fast.codec import compress, decompress
 from ccm_fast.entropy.network import IntegerNetwork
 from ccm_fast.entropy.schedule import Schedule
 from ccm_fast.freezing.freeze import collect, freeze
-from ccm_fast.freezing.retrain import channels_of, coded, put_back, retrain, rounded_network
+from ccm_fast.freezing.retrain import Chooser, channels_of, coded, put_back, retrain, rounded_network
 from ccm_fast.models import CCMConfig, CrossChannelContextModel
 
 CONFIG = CCMConfig("tiny", (8, 8, 8), (0, 0, 0), (4, 6), 4, 8, 5, "wavefront", (3, 3), 8, 1, (16, 12), fine=True)
@@ -19,13 +19,13 @@ CONFIG = CCMConfig("tiny", (8, 8, 8), (0, 0, 0), (4, 6), 4, 8, 5, "wavefront", (
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def frozen():
+def frozen(skip=0):
     torch.manual_seed(1)
     model = CrossChannelContextModel(CONFIG).eval().requires_grad_(False)
     model.log_gain += 3.0
     for group in model.contexts:
         group.head.weight *= 10
-    freeze(model, [tiny.photo(96, 96, k) for k in range(2)], steps=0, skip=0)
+    freeze(model, [tiny.photo(96, 96, k) for k in range(2)], steps=0, skip=skip)
     return model
 
 
@@ -51,6 +51,22 @@ def test_it_starts_from_the_same_integers():
     assert float((scales != scale).double().mean()) < 0.01 and float((scales - scale).abs().max()) <= 1
 
 
+@torch.no_grad()
+def test_symbols_are_chosen_as_the_encoder_does():
+    model = frozen(skip=-1)
+    network, own = rounded_network(model), slice(0, CONFIG.groups[0])
+    model.sensitivities = torch.full((2, CONFIG.latent_channels), 0.3)  # so that rounding moves some
+    moved = 0
+    for data in (coded(model, network, c) for c in crops_of(model, 4)):
+        nearest = torch.round(data.y[:, own].float())
+        mean, index = network.groups[0](data.psi.float(), nearest[:, :0], nearest.clamp(-127, 127))
+        found = Chooser(model, own)(data.y[:, own], mean, index, torch.tensor([data.quality]))
+        # The encoder has y in float32 and exact multipliers: single symbols may differ.
+        assert float((found != data.y_hat[:, own]).float().mean()) < 0.02
+        moved += int((found != nearest).sum())
+    assert moved > 20
+
+
 def test_unchanged_groups_are_the_same_bytes():
     model = frozen()
     network, before = rounded_network(model), model.frozen.plan.to_bytes()
@@ -69,7 +85,7 @@ def test_a_group_loses_its_own_context_and_learns_to_do_without():
     model.config = replace(model.config, fine_context=False)
     model.contexts[1].spatial = None
     network = rounded_network(model)
-    lengths = retrain(network, 1, data, steps=60)
+    lengths = retrain(model, network, 1, data, steps=60)
     assert np.mean(lengths[-10:]) < 0.98 * np.mean(lengths[:10])
     put_back(model, network, 1)
     plan = model.frozen.plan
