@@ -14,7 +14,22 @@ from ccm_fast.freezing.freeze import collect, freeze
 from ccm_fast.freezing.retrain import Chooser, channels_of, coded, put_back, retrain, rounded_network
 from ccm_fast.models import CCMConfig, CrossChannelContextModel
 
-CONFIG = CCMConfig("tiny", (8, 8, 8), (0, 0, 0), (4, 6), 4, 8, 5, "wavefront", (3, 3), 8, 1, (16, 12), fine=True)
+CONFIG = CCMConfig(
+    "tiny",
+    (8, 8, 8),
+    (0, 0, 0),
+    (4, 6),
+    4,
+    8,
+    5,
+    "wavefront",
+    (3, 3),
+    8,
+    1,
+    (16, 12),
+    fine=True,
+    reconstruction="centroid",
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -46,16 +61,17 @@ def test_it_starts_from_the_same_integers():
         found.append(group(data.psi.float(), known[:, : own.start], known[:, own]))
     means, scales = (torch.cat(parts, 1).double() for parts in zip(*found, strict=True))
     assert mean.unique().numel() > 20 and scale.unique().numel() > 5
-    # Multipliers are floats here: single values at a rounding's edge may fall to its other side.
-    assert float((means != mean).double().mean()) < 0.01 and float((means - mean).abs().max()) <= 1
-    assert float((scales != scale).double().mean()) < 0.01 and float((scales - scale).abs().max()) <= 1
+    # Factors are float32 here, and logarithms: values at a rounding's edge may fall to its other side (of trained
+    # weights fewer than one of a thousand do; these are random, and large).
+    assert float((means != mean).double().mean()) < 0.05 and float((means - mean).abs().max()) <= 1
+    assert float((scales != scale).double().mean()) < 0.05 and float((scales - scale).abs().max()) <= 1
 
 
 @torch.no_grad()
 def test_symbols_are_chosen_as_the_encoder_does():
     model = frozen(skip=-1)
     network, own = rounded_network(model), slice(0, CONFIG.groups[0])
-    model.sensitivities = torch.full((2, CONFIG.latent_channels), 0.3)  # so that rounding moves some
+    model.sensitivities = torch.full((2, CONFIG.latent_channels), 0.02)  # so that rounding moves some
     moved = 0
     for data in (coded(model, network, c) for c in crops_of(model, 4)):
         nearest = torch.round(data.y[:, own].float())

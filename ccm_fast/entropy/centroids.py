@@ -102,4 +102,4 @@ class Centroids:
             row: of each symbol, too; whole numbers.
         """
         v = (y_hat.to(torch.int32) - offset).clamp_(-REACH, REACH)
-        return y_hat + self.table.flatten()[row.to(torch.int32).mul_(2 * REACH + 1).add_(v).add_(REACH)]
+        return y_hat + self.table.flatten()[row.to(torch.int32, copy=True).mul_(2 * REACH + 1).add_(v).add_(REACH)]
