@@ -29,6 +29,10 @@ ISA_X86 = {
     ),
     "_avxvnni": ("CCM_HAVE_AVXVNNI", ["-mavx2", "-mavxvnni"]),
     "_avx512vnni": ("CCM_HAVE_AVX512VNNI", ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni"]),
+    "_avx512amx": (
+        "CCM_HAVE_AVX512AMX",
+        ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mamx-tile", "-mamx-int8"],
+    ),
 }
 ISA_ARM = {
     "_dotprod": ("CCM_HAVE_DOTPROD", ["-march=armv8.2-a+dotprod"]),

@@ -6,6 +6,10 @@
 #include <sys/auxv.h>
 #elif defined(__aarch64__) && defined(__APPLE__)
 #include <sys/sysctl.h>
+#elif defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace ccm {
@@ -41,6 +45,28 @@ uint32_t ask() {
   return found;
 }
 
+#if defined(__x86_64__) && defined(__linux__)
+// Linux's ABI, whose names headers older than its 5.16 lack.
+constexpr int kGetPermission = 0x1022, kAskPermission = 0x1023;  // of arch_prctl
+constexpr unsigned kTileConfig = 17, kTileData = 18;             // components of a thread's state
+
+bool ask_for_tiles() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  constexpr unsigned kOsSavesState = 1u << 27, kAmxTile = 1u << 24, kAmxInt8 = 1u << 25;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & kOsSavesState)) return false;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & (kAmxTile | kAmxInt8)) != (kAmxTile | kAmxInt8)) return false;
+  uint32_t low = 0, high = 0;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  constexpr uint32_t kBoth = 1u << kTileConfig | 1u << kTileData;
+  if ((low & kBoth) != kBoth) return false;
+  uint64_t granted = 0;
+  return !syscall(SYS_arch_prctl, kAskPermission, kTileData) && !syscall(SYS_arch_prctl, kGetPermission, &granted) &&
+         granted >> kTileData & 1;
+}
+#else
+bool ask_for_tiles() { return false; }
+#endif
+
 struct Limit {
   const char* name;
   uint32_t allowed;
@@ -59,6 +85,11 @@ uint32_t cpu_features() {
 const char* isa_limit() {
   const char* named = std::getenv("CCM_FAST_ISA");
   return named ? named : "";
+}
+
+bool may_use_tiles() {
+  static const bool granted = (!*isa_limit() || !std::strcmp(isa_limit(), "avx512amx")) && ask_for_tiles();
+  return granted;
 }
 
 uint32_t allowed_features() {

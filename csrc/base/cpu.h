@@ -1,5 +1,5 @@
-// What this processor can do, asked in one place. CCM_FAST_ISA, one of "scalar", "avx2", "avxvnni" and "avx512vnni",
-// limits what is chosen where nobody names an instruction set.
+// What this processor can do, asked in one place. CCM_FAST_ISA, one of "scalar", "avx2", "avxvnni", "avx512vnni"
+// and "avx512amx", limits what is chosen where nobody names an instruction set.
 #pragma once
 #include <cstdint>
 
@@ -20,6 +20,11 @@ enum CpuFeature : uint32_t {
 // Of this processor.
 uint32_t cpu_features();
 inline bool cpu_has(uint32_t features) { return (cpu_features() & features) == features; }
+
+// Whether this process may use AMX's tiles of bytes: the processor has them, the system keeps them when it switches
+// threads, and grants them to the process, which is asked of it once. It refuses where a thread's stack for signals is
+// too small for them (8 kB). Nothing is asked where CCM_FAST_ISA names another instruction set.
+bool may_use_tiles();
 
 // The value of CCM_FAST_ISA, empty if there is none.
 const char* isa_limit();

@@ -343,6 +343,9 @@ std::string build_info() {
 #ifdef CCM_HAVE_AVX512VNNI
   s += ",avx512vnni";
 #endif
+#ifdef CCM_HAVE_AVX512AMX
+  s += ",avx512amx";
+#endif
   return s;
 }
 

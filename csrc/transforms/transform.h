@@ -110,8 +110,9 @@ const TransformKernels& fma512vnni_transform_kernels();
 
 enum TransformIsa { kPlain, kFma, kFmaVnni, kFma512Vnni };
 
-// The fastest, or what the environment variable CCM_FAST_ISA names (scalar, avx2, avxvnni, avx512vnni), as for the
-// integer kernels, which refuse unknown names; where this machine lacks it, the next lesser one.
+// The fastest, or what the environment variable CCM_FAST_ISA names (scalar, avx2, avxvnni, avx512vnni, or avx512amx,
+// whose tiles are for bytes and leave transforms as they are with avx512vnni), as for the integer kernels, which refuse
+// unknown names; where this machine lacks it, the next lesser one.
 TransformIsa transform_isa();
 const TransformKernels& transform_kernels();
 

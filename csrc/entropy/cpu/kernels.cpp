@@ -30,6 +30,10 @@ const Kernels* available(Isa isa) {
 #if defined(CCM_HAVE_AVX512VNNI)
     case kIsaAvx512Vnni:
       return cpu_has(kCpuAvx2 | kCpuAvx512 | kCpuAvx512Bw | kCpuAvx512Vnni) ? &avx512vnni_kernels() : nullptr;
+#if defined(CCM_HAVE_AVX512AMX)
+    case kIsaAvx512Amx:
+      return available(kIsaAvx512Vnni) && may_use_tiles() ? &avx512amx_kernels() : nullptr;
+#endif
 #endif
 #endif
 #if defined(CCM_HAVE_DOTPROD)
@@ -88,19 +92,26 @@ bool points_check(const Kernels& k, int32_t columns) {
   return true;
 }
 
-// A small product with extreme operands and all row counts, and every requantization, against plain arithmetic. It
-// takes some microseconds and means that kernels are never trusted on a processor on which nobody has tested them.
-bool self_check(const Kernels& k) {
-  if (k.to_points && !(points_check(k, 3) && points_check(k, 5))) return false;
-  constexpr int kTaps = 3, kK = 12, kRows = 29;
-  const int n = 2 * k.n_block;
-  uint32_t seed = 1;
-  auto next = [&seed] { return seed = seed * 1664525u + 1013904223u, seed >> 8; };
-  auto extreme = [&](int64_t lo, int64_t hi) {
+// Operands for checks: a half of them as small or as large as there are.
+class Extremes {
+ public:
+  int operator()(int64_t lo, int64_t hi) {
     const uint32_t r = next();
     return static_cast<int>(r % 4 == 0 ? lo : r % 4 == 1 ? hi : lo + static_cast<int64_t>(next()) % (hi - lo + 1));
-  };
-  std::vector<int> x(kRows * kTaps * kK), w(static_cast<size_t>(kTaps) * kK * n);
+  }
+
+ private:
+  uint32_t next() { return seed_ = seed_ * 1664525u + 1013904223u, seed_ >> 8; }
+  uint32_t seed_ = 1;
+};
+
+// A product of `taps` times `depth` elements, in all row counts, against plain sums. in_order: rows and what their sums
+// begin with lie one after the other, as kernels may make use of.
+bool product_check(const Kernels& k, int taps, int depth, bool in_order) {
+  constexpr int kRows = 35;  // two tiles of the largest kernels, and a rest
+  const int n = 2 * k.n_block, all = taps * depth, kb = k.k_block, nb = k.n_block;
+  Extremes extreme;
+  std::vector<int> x(kRows * all), w(static_cast<size_t>(all) * n);
   for (int& v : x) v = extreme(0, 255);
   for (int& v : w) v = extreme(-127, 127);
   std::vector<uint8_t> a(x.size() * k.element_bytes), packed(w.size() * k.element_bytes);
@@ -113,40 +124,50 @@ bool self_check(const Kernels& k) {
     }
   };
   for (size_t i = 0; i < x.size(); ++i) put(a, i, x[i]);
-  for (int t = 0; t < kTaps; ++t)
-    for (int c = 0; c < kK; ++c)
-      for (int col = 0; col < n; ++col) {
-        const int kb = k.k_block, nb = k.n_block;
-        const size_t at =
-            ((static_cast<size_t>(col / nb) * kTaps * kK / kb + (t * kK + c) / kb) * nb + col % nb) * kb + c % kb;
-        put(packed, at, w[(static_cast<size_t>(t) * kK + c) * n + col]);
-      }
-  std::vector<int32_t> init(n), out(static_cast<size_t>(kRows) * n), mult(n), shift(n);
-  for (int i = 0; i < n; ++i) {
-    init[i] = extreme(-1000000, 1000000);
-    mult[i] = extreme(0, 2147483647);
-    shift[i] = extreme(34, 62);
-  }
-  const int32_t offsets[kTaps] = {0, kK, 2 * kK};
+  for (int i = 0; i < all; ++i)
+    for (int col = 0; col < n; ++col) {
+      const size_t at = ((static_cast<size_t>(col / nb) * all / kb + i / kb) * nb + col % nb) * kb + i % kb;
+      put(packed, at, w[static_cast<size_t>(i) * n + col]);
+    }
+  std::vector<int32_t> init(2 * static_cast<size_t>(n)), out(static_cast<size_t>(kRows) * n), sums(out.size());
+  for (int32_t& v : init) v = extreme(-1000000, 1000000);
+  std::vector<int32_t> offsets(taps);
+  for (int t = 0; t < taps; ++t) offsets[t] = t * depth;
   const void* rows[kRows];
   const int32_t* inits[kRows];
   for (int m = 0; m < kRows; ++m) {
-    rows[m] = a.data() + static_cast<size_t>(m) * kTaps * kK * k.element_bytes;
-    inits[m] = init.data();
+    const int from = in_order ? m : m * 8 % kRows;
+    rows[m] = a.data() + static_cast<size_t>(from) * all * k.element_bytes;
+    inits[m] = init.data() + (in_order || m % 3 ? 0 : n);
+    int32_t* sum = &sums[static_cast<size_t>(m) * n];
+    std::copy_n(inits[m], n, sum);
+    for (int i = 0; i < all; ++i)
+      for (int col = 0; col < n; ++col) sum[col] += x[from * all + i] * w[static_cast<size_t>(i) * n + col];
   }
   for (int m = 1; m <= kRows; ++m) {
-    k.gemm({rows, offsets, packed.data(), inits, out.data(), n, m, kTaps, kK, n});
-    for (int r = 0; r < m; ++r)
-      for (int col = 0; col < n; ++col) {
-        int64_t sum = init[col];
-        for (int i = 0; i < kTaps * kK; ++i) sum += x[r * kTaps * kK + i] * w[static_cast<size_t>(i) * n + col];
-        if (sum != out[static_cast<size_t>(r) * n + col]) return false;
-      }
+    std::fill(out.begin(), out.end(), 0);
+    k.gemm({rows, offsets.data(), packed.data(), inits, out.data(), n, m, taps, depth, n});
+    const auto end = out.begin() + static_cast<int64_t>(m) * n;
+    if (!std::equal(out.begin(), end, sums.begin())) return false;
+    if (std::any_of(end, out.end(), [](int32_t v) { return v != 0; })) return false;
+  }
+  return true;
+}
+
+// Every requantization against the scalar ones.
+bool requantize_check(const Kernels& k) {
+  const int n = 2 * k.n_block;
+  Extremes extreme;
+  std::vector<int32_t> mult(n), shift(n);
+  for (int i = 0; i < n; ++i) {
+    mult[i] = extreme(0, 2147483647);
+    shift[i] = extreme(34, 62);
   }
   const Kernels& s = scalar_kernels();
   constexpr int kBlockRows = 3;
   const size_t values = static_cast<size_t>(kBlockRows) * n;
-  for (size_t i = 0; i < values; ++i) out[i] = extreme(-2000000000, 2000000000);
+  std::vector<int32_t> out(values);
+  for (int32_t& v : out) v = extreme(-2000000000, 2000000000);
   const RequantizeArgs block{out.data(), n, mult.data(), shift.data(), n, kBlockRows, n};
   std::vector<int16_t> words(values);
   std::vector<uint8_t> bytes(2 * values);
@@ -175,6 +196,15 @@ bool self_check(const Kernels& k) {
   k.accumulate(block, summed.data());
   for (int32_t& v : summed) --v;
   return scaled == expected && summed == expected;
+}
+
+// Small products and every requantization with extreme operands, against plain arithmetic. It takes less than a
+// millisecond and means that kernels are never trusted on a processor on which nobody has tested them.
+bool self_check(const Kernels& k) {
+  if (k.to_points && !(points_check(k, 3) && points_check(k, 5))) return false;
+  // The depth of a tile, more and less of it.
+  return product_check(k, 3, 12, false) && product_check(k, 2, 64, true) && product_check(k, 1, 76, true) &&
+         product_check(k, 2, 52, false) && requantize_check(k);
 }
 
 }  // namespace

@@ -18,7 +18,8 @@ enum Isa : int32_t {
   kIsaDotProd = 4,
   kIsaI8mm = 5,
   kIsaSimd128 = 6,
-  kIsaCount = 7,
+  kIsaAvx512Amx = 7,
+  kIsaCount = 8,
 };
 
 // c[m][n] = init[m][n] + sum over taps t, k of a[m][tap_offset[t] + k] * w[t][k][n]
@@ -39,7 +40,7 @@ struct RequantizeArgs {
   const int32_t* mult;   // [n]
   const int32_t* shift;  // [n]
   int64_t ld_out;        // in values of the output
-  int32_t rows, n;       // n: a multiple of 8
+  int32_t rows, n;       // n: a multiple of Kernels::n_block
 };
 
 // Winograd's transforms (winograd_int.h): channels of a patch of 6x6 elements, to the 36 points, `stride` apart.
@@ -86,6 +87,9 @@ const Kernels& avxvnni_kernels();
 #endif
 #if defined(CCM_HAVE_AVX512VNNI)
 const Kernels& avx512vnni_kernels();
+#if defined(CCM_HAVE_AVX512AMX)
+const Kernels& avx512amx_kernels();
+#endif
 #endif
 #endif
 

@@ -1,9 +1,7 @@
 // unsigned x signed bytes -> int32 (EVEX-coded vpdpbusd, 512 bits), 12 x 32 tiles: 24 accumulators of 32 registers.
-#include <immintrin.h>
-
 #include "entropy/cpu/kernels.h"
 #include "entropy/cpu/kernels_vector.h"
-#include "entropy/cpu/lanes_avx2.h"
+#include "entropy/cpu/lanes_avx512.h"
 
 namespace ccm {
 namespace {
@@ -33,8 +31,8 @@ struct Avx512Vnni {
 
 const Kernels& avx512vnni_kernels() {
   static const Kernels k{
-      "avx512vnni",      kIsaAvx512Vnni,  32,          4, 1, gemm_vector<Avx512Vnni>, relu8_bytes_avx2,
-      leaky8_bytes_avx2, accumulate_avx2, rescale_avx2};
+      "avx512vnni",      kIsaAvx512Vnni, 32, 4, 1, gemm_vector<Avx512Vnni>, relu8_bytes_avx512, leaky8_bytes_avx512,
+      accumulate_avx512, rescale_avx512};
   return k;
 }
 
