@@ -178,6 +178,23 @@ def test_wrong_usage(argv, capsys):
     assert capsys.readouterr().err
 
 
+def test_options_stand_between_paths(photos, tmp_path):
+    one, out = photos / "a.png", tmp_path / "out"
+    assert run("encode", one, "-q", 6, photos / "deep" / "b.jpg", "-m", WEIGHTS, out) == 0
+    assert run("encode", "-q", 6, "-m", WEIGHTS, one, tmp_path / "a.ccm") == 0
+    assert (out / "a.ccm").read_bytes() == (tmp_path / "a.ccm").read_bytes() and (out / "b.ccm").exists()
+    assert run("decode", tmp_path / "a.ccm", "--depth", 8, tmp_path / "a.ppm", "-m", WEIGHTS) == 0
+    assert run("info", tmp_path / "a.ccm", "--json", out / "b.ccm") == 0
+
+
+def test_paths_like_options_stand_behind_two_dashes(photos, tmp_path, monkeypatch):
+    (photos / "a.png").rename(photos / "-a.png")
+    monkeypatch.chdir(photos)
+    assert run("encode", "-m", WEIGHTS, "--", "-a.png", "-a.ccm") == 0
+    assert (photos / "-a.ccm").exists()
+    assert run("encode", "--wrong", "--", "-a.png", "-a.ccm") == 2
+
+
 def test_errors_are_one_line(tmp_path, capsys):
     for argv in (
         ["encode", tmp_path / "missing.png", tmp_path / "x.ccm", "-m", WEIGHTS],

@@ -234,9 +234,15 @@ def build_parser(others: dict[str, argparse.ArgumentParser] | None = None) -> ar
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Arguments of a command line; argparse exits on wrong ones, with the usage of the command that they are for."""
     parser = build_parser()
-    args, unknown = parser.parse_known_args(argv)
-    if unknown:
-        parser.commands[args.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+    if not argv or (command := parser.commands.get(argv[0])) is None:
+        return parser.parse_args(argv)
+    if "--" in argv:  # which argparse does not understand where options stand between paths
+        args, unknown = command.parse_known_args(argv[1:])
+        if unknown:
+            command.error(f"unrecognized arguments: {' '.join(unknown)}")
+    else:  # as cwebp and getopt take them: options before, between and after paths
+        args = command.parse_intermixed_args(argv[1:])
+    args.command = argv[0]
     return args
 
 
