@@ -26,7 +26,7 @@ from .images import (
     to_pillow,
 )
 from .lazy import np
-from .native import NATIVE_EFFORT, Codec, add_seconds
+from .native import NATIVE_EFFORT, Codec, Progress, add_seconds
 from .psnr import psnr
 from .reading import read_bytes
 from .registry import DEFAULT_MODEL, codec_for, named_model
@@ -52,6 +52,8 @@ __all__ = [
     "opened",
     "read_bytes",
 ]
+
+_STEPS = 100  # that the progress of a search is told in
 
 Model: TypeAlias = Union["CrossChannelContextModel", "AcceleratedNet", Codec, str, "os.PathLike[str]", None]
 
@@ -113,7 +115,7 @@ def encode_picture(
     target_size: int | None = None,
     target_bpp: float | None = None,
     target_psnr: float | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     timings: dict[str, float] | None = None,
 ) -> bytes:
     """The bytes of a .ccm file. Arguments and errors as :func:`encode_file`."""
@@ -121,6 +123,9 @@ def encode_picture(
     light = effort is None or effort in range(1, NATIVE_EFFORT + 1)
     encode: Callable[[int], bytes]
     options: dict[str, Any] = {"effort": effort, "lanes": lanes, "threads": threads, "timings": timings}
+    searching = not target_size is target_bpp is target_psnr is None
+    attempts = _Attempts(progress) if searching and progress is not None else None
+    options["progress"] = progress if attempts is None else attempts.tell
     if light and _is_native(model, engine) and (codec := codec_for(model)).encodes(effort, tune):
         model = codec
 
@@ -128,21 +133,45 @@ def encode_picture(
             return codec.encode(picture.samples, 1 + code / 32, chunks=picture.chunks, **options)
     else:
         model = model_for(model)
-        options |= {"engine": engine, "tune": tune, "progress": progress}
+        options |= {"engine": engine, "tune": tune}
         encode = _tensor_files().encoder(picture, model, **options)
 
     def quality_of(data: bytes) -> float:
         decoded = decode_bytes(data, model, threads=threads, engine=engine, max_pixels=None, latents=False)
         return psnr(picture.pixels, decoded.picture.pixels)
 
-    if target_size is target_bpp is target_psnr is None:
+    if not searching:
         return encode(code)
     if hasattr(model, "accelerated"):
         raise ValueError("a net of CompressAI has one quality: no target can be met by another")
     from .effort.targets import Target
 
+    def attempt(code: int) -> bytes:
+        data = encode(code)
+        if attempts is not None:
+            attempts.next()
+        return data
+
     H, W = picture.size
-    return Target(target_size, target_bpp, target_psnr).find(encode, quality_of, H * W, code)
+    data = Target(target_size, target_bpp, target_psnr).find(attempt, quality_of, H * W, code)
+    if progress is not None:
+        progress(_STEPS, _STEPS)
+    return data
+
+
+class _Attempts:
+    """How far a search is whose length nobody knows: every attempt brings it half of the way that is left."""
+
+    def __init__(self, progress: Progress):
+        self.progress, self.left = progress, 1.0
+
+    def tell(self, done: int, steps: int) -> None:
+        """Steps of the attempt that is under way."""
+        self.progress(int(_STEPS * (1 - self.left * (1 - done / max(steps, 1) / 2))), _STEPS)
+
+    def next(self) -> None:
+        """One is over."""
+        self.left /= 2
 
 
 @eager
@@ -164,7 +193,7 @@ def encode_file(
     strip: bool = False,
     exif: bytes | None = None,
     icc: bytes | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     timings: dict[str, float] | None = None,
 ) -> dict[str, Any]:
     """Encode an image file to a .ccm file, which appears under its name only when complete.
@@ -192,7 +221,8 @@ def encode_file(
         strip: leave out EXIF, XMP and IPTC; a picture that EXIF would have turned is turned.
         exif: an EXIF block in place of the picture's own; empty: none.
         icc: an ICC profile in place of the picture's own; empty: none.
-        progress: called with (steps done, steps in all) by efforts that take steps, 4 and above.
+        progress: called now and then, in this thread, with (steps done, steps in all): about how far the encoding is.
+            What it raises ends it.
         timings: if given, seconds are added to its keys ``read``, ``g_a``, ``h_a``, ``h_s``, ``effort``, ``entropy``.
 
     Returns:
@@ -271,6 +301,7 @@ def decode_bytes(
     groups: int | str | None = None,
     timings: dict[str, float] | None = None,
     latents: bool = True,
+    progress: Progress | None = None,
 ) -> Decoded:
     """Decode the bytes of a .ccm file. Arguments and errors as :func:`decode_file`; latents: whether to keep them."""
     if depth not in (8, 16):
@@ -278,7 +309,7 @@ def decode_bytes(
     if _is_native(model, engine):
         file = Codec.open_file(data, max_pixels)
         codec = codec_for(model, file.fingerprint)
-        ((samples, values, seconds),) = codec.decode_buffers([file], threads, depth, groups, latents)
+        ((samples, values, seconds),) = codec.decode_buffers([file], threads, depth, groups, latents, progress)
         add_seconds(timings, seconds)
         y_hat = None if values is None else np.asarray(values)
         return Decoded(Picture(samples, file.chunks), y_hat, file.packet, codec.groups)
@@ -313,6 +344,7 @@ def decode_file(
     depth: int = 8,
     strip: bool = False,
     groups: int | str | None = None,
+    progress: Progress | None = None,
     timings: dict[str, float] | None = None,
     **save_options: Any,
 ) -> Image.Image | None:
@@ -333,6 +365,7 @@ def decode_file(
         strip: leave out EXIF, XMP and IPTC; a picture that EXIF would have turned is turned.
         groups: for a preview: read the first so many groups of latents alone, as :meth:`ccm_fast.Codec.decode` does;
             the file may end after them. "available": as many as are there. None: the whole file.
+        progress: as for :func:`encode_file`; decoding by modules of torch tells nothing.
         timings: if given, seconds are added to its keys ``z``, ``h_s``, ``entropy``, ``g_s``, ``write``.
         save_options: passed on to Pillow's ``save``, such as ``quality=90``. Without it JPEG and WebP are written at 95
             (JPEG with 4:4:4) and AVIF at 90, so that little is lost for the second time.
@@ -363,7 +396,7 @@ def decode_file(
         "groups": groups,
         "timings": timings,
     }
-    picture = decode_bytes(data, model, latents=False, **options).picture
+    picture = decode_bytes(data, model, latents=False, progress=progress, **options).picture
     if strip:
         picture = strip_metadata(picture)
     if dst is None:

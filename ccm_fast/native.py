@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Any, TypeAlias, cast, overload
 
 from . import _backend
 from .effort.levels import DEFAULT_EFFORT
@@ -18,10 +18,14 @@ from .stream.limits import MAX_PIXELS, check_limit
 from .stream.packet import groups_available
 from .stream.quality import quality_code
 
-__all__ = ["NATIVE_EFFORT", "Codec", "add_seconds", "thread_count"]
+__all__ = ["NATIVE_EFFORT", "Codec", "Progress", "add_seconds", "thread_count"]
+
+#: Told of (steps done, steps in all).
+Progress: TypeAlias = Callable[[int, int], None]
 
 #: The largest effort without torch: those above follow gradients.
 NATIVE_EFFORT = 3
+_STEPS = 100  # that the native codec's progress is told in
 
 
 def thread_count(threads: int | None) -> int:
@@ -48,6 +52,21 @@ def add_seconds(timings: dict[str, float] | None, seconds: dict[str, float]) -> 
     if timings is not None:
         for name, value in seconds.items():
             timings[name] = timings.get(name, 0.0) + value
+
+
+def _by_share(progress: Progress | None) -> Callable[[float], None] | None:
+    """What the native codec calls with the share that is done, 0 to 1."""
+    if progress is None:
+        return None
+    last = -1
+
+    def tell(share: float) -> None:
+        nonlocal last
+        if (done := int(share * _STEPS)) > last:
+            last = done
+            progress(done, _STEPS)
+
+    return tell
 
 
 class Codec:
@@ -136,6 +155,7 @@ class Codec:
         threads: int | None = None,
         chunks: dict[str, bytes] | None = None,
         timings: dict[str, float] | None = None,
+        progress: Progress | None = None,
     ) -> bytes: ...
     @overload
     def encode(
@@ -148,6 +168,7 @@ class Codec:
         threads: int | None = None,
         chunks: dict[str, bytes] | None = None,
         timings: dict[str, float] | None = None,
+        progress: Progress | None = None,
     ) -> list[bytes]: ...
 
     def encode(
@@ -160,6 +181,7 @@ class Codec:
         threads: int | None = None,
         chunks: dict[str, bytes] | None = None,
         timings: dict[str, float] | None = None,
+        progress: Progress | None = None,
     ) -> bytes | list[bytes]:
         """The bytes of a .ccm file: those that :func:`ccm_fast.encode_file` writes.
 
@@ -173,6 +195,8 @@ class Codec:
             chunks: ICC profile, EXIF block and alpha channel as files hold them, see :mod:`ccm_fast.stream.container`.
             timings: if given, seconds are added to its keys ``g_a``, ``h_a``, ``h_s``, ``effort``, ``entropy``: of
                 several pictures the sums.
+            progress: called with (steps done, steps in all) now and then, at most 20 times a second, in this thread:
+                about how far the work is. What it raises ends the call.
 
         Returns:
             A file's bytes; a list of these for several pictures, the same whatever the number of threads.
@@ -187,7 +211,7 @@ class Codec:
         parts = [chunks or {}] * len(pictures)
         options: dict[str, Any] = {"effort": effort, "lanes": lanes, "threads": threads, "timings": timings}
         files: list[bytes] = []
-        for found in self.encode_each(pictures, [quality] * len(pictures), parts, **options):
+        for found in self.encode_each(pictures, [quality] * len(pictures), parts, progress=progress, **options):
             if isinstance(found, Exception):
                 raise found
             files.append(found)
@@ -203,6 +227,7 @@ class Codec:
         lanes: int = 0,
         threads: int | None = None,
         timings: dict[str, float] | None = None,
+        progress: Progress | None = None,
     ) -> list[bytes | Exception]:
         """Encode pictures side by side, each with its own quality and chunks. Arguments as :meth:`encode`.
 
@@ -219,12 +244,15 @@ class Codec:
         pixels = [one if isinstance(one, memoryview) else np.ascontiguousarray(one) for one in pictures]
         parts = [[(kind.encode("latin-1"), data) for kind, data in one.items()] for one in chunks]
         found: list[bytes | Exception] = []
-        for result in self._native.encode(pixels, codes, effort or 0, lanes, thread_count(threads), parts):
+        options = (effort or 0, lanes, thread_count(threads), parts, _by_share(progress))
+        for result in self._native.encode(pixels, codes, *options):
             if isinstance(result, Exception):
                 found.append(result)
                 continue
             found.append(result[0])
             add_seconds(timings, result[1])
+        if progress is not None:
+            progress(_STEPS, _STEPS)
         return found
 
     @overload
@@ -235,6 +263,7 @@ class Codec:
         threads: int | None = None,
         max_pixels: int | None = MAX_PIXELS,
         groups: int | str | None = None,
+        progress: Progress | None = None,
     ) -> np.ndarray: ...
     @overload
     def decode(
@@ -244,6 +273,7 @@ class Codec:
         threads: int | None = None,
         max_pixels: int | None = MAX_PIXELS,
         groups: int | str | None = None,
+        progress: Progress | None = None,
     ) -> list[np.ndarray]: ...
 
     def decode(
@@ -253,6 +283,7 @@ class Codec:
         threads: int | None = None,
         max_pixels: int | None = MAX_PIXELS,
         groups: int | str | None = None,
+        progress: Progress | None = None,
     ) -> np.ndarray | list[np.ndarray]:
         """The pictures of .ccm files.
 
@@ -262,6 +293,7 @@ class Codec:
             max_pixels: larger pictures are refused; None: no limit but the format's.
             groups: read the first so many groups of latents alone, for a preview: the rest, which may be missing, is
                 what the model expects. "available": as many as the bytes hold. None: the whole file, or an error.
+            progress: as for :meth:`encode`.
 
         Returns:
             uint8 [H, W, 3], or [H, W] of a grey picture; a list of these for several files. Alpha, EXIF and ICC profile
@@ -272,10 +304,11 @@ class Codec:
         """
         one = isinstance(data, (bytes, bytearray, memoryview))
         files = [self.open_file(d, max_pixels) for d in cast("Sequence[bytes]", [data] if one else data)]
+        options: dict[str, Any] = {"groups": groups, "latents": False, "progress": progress}
         if groups == "available":
-            pictures = [self.decode_files([file], threads, groups=groups, latents=False)[0][0] for file in files]
+            pictures = [self.decode_files([file], threads, **options)[0][0] for file in files]
         else:
-            pictures = [pixels for pixels, _, _ in self.decode_files(files, threads, groups=groups, latents=False)]
+            pictures = [pixels for pixels, _, _ in self.decode_files(files, threads, **options)]
         return pictures[0] if one else pictures
 
     @staticmethod
@@ -297,9 +330,10 @@ class Codec:
         depth: int = 8,
         groups: int | str | None = None,
         latents: bool = True,
+        progress: Progress | None = None,
     ) -> list[tuple[np.ndarray, np.ndarray | None, dict[str, float]]]:
         """Pixels, latents and seconds of files from :meth:`open_file`: :meth:`decode_buffers` as arrays."""
-        found = self.decode_buffers(files, threads, depth, groups, latents)
+        found = self.decode_buffers(files, threads, depth, groups, latents, progress)
         return [
             (np.asarray(pixels), None if y_hat is None else np.asarray(y_hat), seconds)
             for pixels, y_hat, seconds in found
@@ -312,6 +346,7 @@ class Codec:
         depth: int = 8,
         groups: int | str | None = None,
         latents: bool = True,
+        progress: Progress | None = None,
     ) -> list[tuple[memoryview, memoryview | None, dict[str, float]]]:
         """Pixels, latents and seconds of files from :meth:`open_file`, without NumPy.
 
@@ -326,7 +361,10 @@ class Codec:
         """
         decoded: list[tuple[memoryview, memoryview | None, dict[str, float]]]
         read = self._groups_to_read(files, groups)
-        decoded = self._native.decode(list(files), thread_count(threads), depth, read, latents)
+        options = (thread_count(threads), depth, read, latents, _by_share(progress))
+        decoded = self._native.decode(list(files), *options)
+        if progress is not None:
+            progress(_STEPS, _STEPS)
         return decoded
 
     def _groups_to_read(self, files: Sequence[Any], groups: int | str | None) -> int:

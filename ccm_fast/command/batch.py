@@ -37,6 +37,7 @@ class StageTimes(dict):
         super().__init__()
         self.shares, self.notes = shares, []
         self._stopping, self._bar = stopping, bar
+        self._begin: float | None = None  # of what whole() speaks of
 
     def _show(self, share: float) -> None:
         if self._stopping.is_set():
@@ -46,12 +47,21 @@ class StageTimes(dict):
 
     def __setitem__(self, stage: str, seconds: float) -> None:
         super().__setitem__(stage, seconds)
-        self._show(sum(share for name, share in self.shares.items() if name in self))
+        self._show(self._ended() if self._begin is None else 0.0)
 
     def progress(self, done: int, steps: int) -> None:
         """Steps within the stage after the last one that has ended."""
         current = next((share for name, share in self.shares.items() if name not in self), 0.0)
-        self._show(sum(share for name, share in self.shares.items() if name in self) + current * done / max(steps, 1))
+        self._show(self._ended() + current * done / max(steps, 1))
+
+    def whole(self, done: int, steps: int) -> None:
+        """Steps of all that comes after the stages that have ended, up to the writing."""
+        if self._begin is None:
+            self._begin = self._ended()
+        self._show(self._begin + (1 - self._begin - self.shares.get("write", 0.0)) * done / max(steps, 1))
+
+    def _ended(self) -> float:
+        return sum(share for name, share in self.shares.items() if name in self)
 
     def rounded(self) -> dict[str, float]:
         """To a tenth of a millisecond."""

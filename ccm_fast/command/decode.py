@@ -91,7 +91,8 @@ def run(args) -> int:
             if args.thumbnail is not None:
                 return thumbnail(data, job.target, file_format, times)
             wanted = bool(args.latents)
-            decoded = decode_bytes(data, model, timings=times, groups=args.groups, latents=wanted, **options)
+            watched = {"timings": times, "progress": times.whole}
+            decoded = decode_bytes(data, model, groups=args.groups, latents=wanted, **watched, **options)
             if args.latents:
                 import numpy as np
 

@@ -48,9 +48,13 @@ def run(args) -> int:
                 with open(getattr(args, name), "rb") as file:
                     options[name] = read_at_most(file, MAX_CHUNK_BYTES)
 
+        # Efforts with gradients tell of the steps within their stage; others, and searches, of the whole.
+        steps = not getattr(model, "encodes", lambda *_: False)(args.effort, args.tune)
+        steps = steps and args.target_size is args.target_bpp is args.target_psnr is None
+
         def work(job: Job, times: StageTimes) -> dict:
             source, whole = picture_input(job.source, args.max_pixels), io.BytesIO()
-            watched = {"threads": threads, "timings": times, "progress": times.progress}
+            watched = {"threads": threads, "timings": times, "progress": times.progress if steps else times.whole}
             report = encode_file(source, whole, args.quality, model, **options, **watched)
             with open_target(job.target, args.force) as file:
                 file.write(whole.getbuffer())

@@ -9,7 +9,8 @@
 ``Image.open`` reads the header only; pixels are decoded when they are first needed. ``save`` takes ``quality`` (1..8,
 default 4; numbers above 8 are on JPEG's scale up to 100, see :func:`quality_of`), ``model`` (as
 :func:`ccm_fast.encode_file`), ``lanes``, ``effort``, ``tune``, ``threads``, ``target_size``, ``target_bpp``,
-``target_psnr``, and ``exif``, ``icc_profile`` and ``xmp`` in place of the image's own (``None`` drops them).
+``target_psnr``, ``progress``, and ``exif``, ``icc_profile`` and ``xmp`` in place of the image's own (``None`` drops
+them).
 
 Files whose beginning is damaged are none to ``Image.open`` (``PIL.UnidentifiedImageError``), as with Pillow's own
 formats; damage further on raises :class:`ccm_fast.BitstreamError` when pixels are decoded, and by ``verify``, which
@@ -29,6 +30,7 @@ from ccm_fast.anchors import QUALITIES
 from ..errors import BitstreamError, DamagedError
 from ..images import from_pillow, metadata, replace_metadata
 from ..lazy import np
+from ..native import Progress
 from ..stream.container import ALPHA, MAGIC, XMP, parse_container
 from ..stream.limits import max_file_bytes
 from ..stream.packet import guess_groups, peek
@@ -38,7 +40,7 @@ __all__ = ["CcmImageFile", "quality_of", "register"]
 FORMAT = "CCM"
 # JPEG qualities of the same MS-SSIM as the qualities 1 to 8, as the commands' help says them.
 _JPEG_QUALITIES = [int(number) for number in re.findall(r"JPEG (\d+)", QUALITIES)]
-_OPTIONS = ("lanes", "effort", "tune", "threads", "engine", "target_size", "target_bpp", "target_psnr")
+_OPTIONS = ("lanes", "effort", "tune", "threads", "engine", "target_size", "target_bpp", "target_psnr", "progress")
 
 
 def _limit() -> int | None:
@@ -52,12 +54,14 @@ class CcmImageFile(ImageFile.ImageFile):
     Attributes:
         model: the model to decode with, as for :func:`ccm_fast.decode_file`; None: the shipped one that the file names.
         groups: for a preview, likewise; None: "available" where Pillow's LOAD_TRUNCATED_IMAGES is set, else all.
+        progress: called while pixels are decoded, likewise.
     """
 
     format = FORMAT
     format_description = "ccm_fast integer learned image codec"
     model = None
     groups: int | str | None = None
+    progress: Progress | None = None
     _file: bytes | None = None  # what is not decoded yet; unpickled images have nothing left to decode
 
     def _open(self) -> None:
@@ -82,7 +86,8 @@ class CcmImageFile(ImageFile.ImageFile):
             from ..images import to_pillow
 
             groups = "available" if self.groups is None and ImageFile.LOAD_TRUNCATED_IMAGES else self.groups
-            decoded = decode_bytes(self._file, self.model, max_pixels=_limit(), groups=groups, latents=False)
+            options: dict[str, Any] = {"max_pixels": _limit(), "groups": groups, "progress": self.progress}
+            decoded = decode_bytes(self._file, self.model, latents=False, **options)
             image = to_pillow(decoded.picture)
             self._file = None
             if self.fp and self._exclusive_fp:

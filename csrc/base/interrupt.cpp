@@ -1,6 +1,7 @@
 #include "base/interrupt.h"
 
-#include <chrono>
+#include <algorithm>
+#include <utility>
 
 namespace ccm {
 namespace {
@@ -8,24 +9,42 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr std::chrono::milliseconds kApart{50};
 
-thread_local bool (*ask)() = nullptr;
-thread_local Clock::time_point next_time;
+thread_local InterruptScope* scope = nullptr;  // of the call that this thread is in, if somebody is asked
 
 }  // namespace
 
-InterruptScope::InterruptScope(bool (*asked)()) : before_(ask) {
-  ask = asked;
-  next_time = Clock::now() + kApart;
+InterruptScope::InterruptScope(Asked asked)
+    : asked_(std::move(asked)), before_(scope), next_time_(Clock::now() + kApart) {
+  scope = this;
 }
 
-InterruptScope::~InterruptScope() { ask = before_; }
+InterruptScope::~InterruptScope() { scope = before_; }
 
-void poll() {
-  if (!ask) return;
+void InterruptScope::tell(double share) {
+  done_ = std::max(done_, begin_ + share * length_);
   const Clock::time_point now = Clock::now();
-  if (now < next_time) return;
-  next_time = now + kApart;
-  if (ask()) throw Interrupted{};
+  if (now < next_time_) return;
+  next_time_ = now + kApart;
+  if (asked_(std::min(done_, 1.0))) throw Interrupted{};
+}
+
+Portion::Portion(double begin, double end) {
+  if (!scope) return;
+  begin_ = scope->begin_;
+  length_ = scope->length_;
+  scope->begin_ += begin * length_;
+  scope->length_ *= end - begin;
+}
+
+Portion::~Portion() {
+  if (!scope) return;
+  scope->done_ = std::max(scope->done_, scope->begin_ + scope->length_);
+  scope->begin_ = begin_;
+  scope->length_ = length_;
+}
+
+void poll(double share) {
+  if (scope) scope->tell(share);
 }
 
 }  // namespace ccm

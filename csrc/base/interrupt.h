@@ -1,23 +1,51 @@
-// How a long call is broken off: whoever makes it may be asked, now and then, whether it is still wanted.
+// Long calls and those who wait for them: whoever makes one may be told, now and then, how far it is, and end it.
 #pragma once
+#include <chrono>
+#include <cstdint>
+#include <functional>
 
 namespace ccm {
 
 // Thrown by poll(). No std::exception: nobody but who has asked for it should catch it.
 struct Interrupted {};
 
-// While it lives, poll() asks this function on this thread: true ends the call.
+// While it lives, poll() on this thread tells a function the share of the call that is done, 0 to 1, which never falls;
+// if it returns true, that ends the call.
 class InterruptScope {
  public:
-  explicit InterruptScope(bool (*asked)());
+  using Asked = std::function<bool(double)>;
+  explicit InterruptScope(Asked asked);
   ~InterruptScope();
   InterruptScope(const InterruptScope&) = delete;
 
  private:
-  bool (*const before_)();
+  friend class Portion;
+  friend void poll(double share);
+  void tell(double share);
+
+  const Asked asked_;
+  InterruptScope* const before_;
+  std::chrono::steady_clock::time_point next_time_;
+  double begin_ = 0, length_ = 1;  // of the portion that is under way
+  double done_ = 0;
 };
 
-// For loops of long calls; asks no more often than 20 times a second. Throws Interrupted.
-void poll();
+// While it lives, what this thread does is from `begin` to `end`, 0 to 1, of the portion around it, or of the call.
+class Portion {
+ public:
+  Portion(double begin, double end);
+  // The k-th of n equal parts.
+  Portion(int64_t k, int64_t n)
+      : Portion(static_cast<double>(k) / static_cast<double>(n), static_cast<double>(k + 1) / static_cast<double>(n)) {}
+  ~Portion();
+  Portion(const Portion&) = delete;
+
+ private:
+  double begin_ = 0, length_ = 0;  // of the portion around it
+};
+
+// For loops of long calls: asks no more often than 20 times a second, given the share of the portion that is done.
+// Throws Interrupted.
+void poll(double share = 0);
 
 }  // namespace ccm

@@ -150,7 +150,10 @@ void parallel_for(int threads, int64_t n, const std::function<void(int64_t)>& bo
   std::atomic<int64_t> next{0};
   run_threads(static_cast<int>(n < threads ? n : threads), [&](int) {
     try {
-      for (int64_t i; (i = next.fetch_add(1)) < n; poll()) body(i);
+      for (int64_t i; (i = next.fetch_add(1)) < n; poll()) {
+        const Portion portion(i, n);
+        body(i);
+      }
     } catch (...) {
       next.store(n);  // nobody needs the rest
       throw;

@@ -9,6 +9,7 @@
 
 #include "base/cpu.h"
 #include "base/error.h"
+#include "base/interrupt.h"
 #include "base/sha256.h"
 #include "base/threads.h"
 #include "codec/centroids.h"
@@ -20,6 +21,9 @@
 
 namespace ccm {
 namespace {
+
+// About which share of the time has gone by when a stage of decoding ends: 24 megapixels.
+constexpr double kHyperEnds = 0.06, kEntropyEnds = 0.25;
 
 [[noreturn]] void bad_model(const std::string& why) { throw Error(ErrorCode::kModel, why); }
 
@@ -101,6 +105,7 @@ Packet Codec::parse(Span packet, int64_t max_pixels, int32_t groups) const {
 void Codec::decode(const Packet& packet, const PixelSink& sink, int threads, const DecodeExtras& extras) const {
   const FloatBuffer values = decode_latents(packet, threads, extras);
   const Stopwatch watch(extras.times ? &extras.times->synthesis : nullptr);
+  const Portion portion(kEntropyEnds, 1.0);
   synthesis_.run(values.data(), packet.h(), packet.w(), packet.quality_code, sink, threads);
 }
 
@@ -118,16 +123,19 @@ FloatBuffer Codec::decode_latents(const Packet& packet, int threads, const Decod
   const std::unique_ptr<int16_t[]> z(new int16_t[static_cast<size_t>(hz) * wz * m.hyper_channels]);
   {
     const Stopwatch watch(&times.z);
+    const Portion portion(0.0, 0.0);
     check_status(decode_z(m, segment(packet.streams[0]), hz, wz, z.get()), "z");
   }
   const std::unique_ptr<uint8_t[]> psi(new uint8_t[static_cast<size_t>(plane * m.psi_channels)]);
   {
     const Stopwatch watch(&times.hyper);
+    const Portion portion(0.0, kHyperEnds);
     hyper(m, z.get(), hz, wz, h, w, threads, psi.get());
   }
   FloatBuffer values(static_cast<size_t>(plane * m.latent_channels));
   {
     const Stopwatch watch(&times.entropy);
+    const Portion portion(kHyperEnds, kEntropyEnds);
     std::vector<Segment> streams;
     for (int32_t g = 0; g < m.groups; ++g) streams.push_back(segment(packet.streams[g + 1]));
     DecodeJob job{psi.get(), streams.data(), extras.latents, kOk};
@@ -146,6 +154,7 @@ const Encoder& Codec::encoder(int threads) const {
   const std::lock_guard<std::mutex> lock(encoder_mutex_);
   if (!encoder_) {
     auto made = std::make_unique<Encoder>(file_, entropy_model(), synthesis_, shifts_, int16_);
+    const Portion portion(0.0, 0.0);  // of the picture nothing is done yet
     const std::vector<std::function<void()>> work = made->packing();
     parallel_for(threads, static_cast<int64_t>(work.size()), [&](int64_t k) { work[k](); });
     encoder_ = std::move(made);

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/interrupt.h"
 #include "base/threads.h"
 #include "codec/stopwatch.h"
 #include "format/rans.h"
@@ -25,6 +26,9 @@ constexpr double kLargestCorrection = 0.25;
 // lambda of the lowest and the highest quality, log-linear between them (ccm_fast/models/quality.py).
 constexpr double kLowestLambda = 0.0018, kHighestLambda = 0.18;
 constexpr double kQualities = 7;  // from the lowest to the highest
+
+// About which share of the time has gone by when a stage ends: 24 megapixels at the default effort.
+constexpr double kAnalysisEnds = 0.4, kHyperEnds = 0.5, kCorrectionEnds = 0.72, kEffortEnds = 0.8;
 
 // Symbols of rounded values. Throws Error (kEncode) for those that the format cannot carry, NaN among them.
 std::vector<int16_t> symbols_of(const FloatPlane& x, const char* name) {
@@ -136,6 +140,7 @@ EncodedPicture Encoder::encode(const PixelSource& pixels, const EncodeOptions& o
   const auto hz = static_cast<int32_t>(head.hz()), wz = static_cast<int32_t>(head.wz());
   {
     const Stopwatch watch(&times.analysis);
+    const Portion portion(0, kAnalysisEnds);
     l.y = analysis_.run(pixels, l.h, l.w, threads);
     const std::vector<float> gain = gain_vector(log_gain_, qualities_, options.quality_code);
     for (int64_t k = 0; k < l.y.height * l.y.width; ++k) {
@@ -147,12 +152,14 @@ EncodedPicture Encoder::encode(const PixelSource& pixels, const EncodeOptions& o
   std::vector<int16_t> z_hat;
   {
     const Stopwatch watch(&times.hyper_analysis);
+    const Portion portion(kAnalysisEnds, kAnalysisEnds);
     z_hat = symbols_of(analysis_.hyper(l.y, threads), "z");
     fix_z(m_, z_hat);
   }
   l.psi.resize(static_cast<size_t>(l.h) * l.w * m_.psi_channels);
   {
     const Stopwatch watch(&times.hyper);
+    const Portion portion(kAnalysisEnds, kHyperEnds);
     ccm::hyper(m_, z_hat.data(), hz, wz, l.h, l.w, threads, l.psi.data());
   }
   if (effort > 1) {
@@ -161,6 +168,7 @@ EncodedPicture Encoder::encode(const PixelSource& pixels, const EncodeOptions& o
     round_towards_mean(l, pixels.channels == 1, options);
   }
   const Stopwatch watch(&times.entropy);
+  const Portion portion(kEffortEnds, 1.0);
   EncodedPicture out{encode_z(m_, z_hat.data(), hz, wz, code)};
   if (m_.skip_rows) {
     std::vector<EncodedStream> streams(static_cast<size_t>(m_.groups));
@@ -196,6 +204,7 @@ float Encoder::restored(int32_t y, int32_t offset, int32_t row) const {
 
 // y += share * (v - g_a(g_s(v))) for the restored symbols v, if that is a small step (ccm_fast/effort/correction.py).
 void Encoder::correct(Latents& l, const PixelSource& pixels, const EncodeOptions& options) const {
+  const Portion whole(kHyperEnds, kCorrectionEnds);
   const int threads = options.threads;
   parameters(l, threads);
   const int32_t channels = l.y.channels;
@@ -203,7 +212,10 @@ void Encoder::correct(Latents& l, const PixelSource& pixels, const EncodeOptions
   const std::vector<float> inverse = synthesis_.gain(options.quality_code);
   FloatPlane v(l.h, l.w, channels), step(l.h, l.w, channels);
   for (size_t i = 0; i < l.y_hat.size(); ++i) v.values.data()[i] = restored(l.y_hat[i], l.offsets[i], l.rows[i]);
-  for (const Tile& t : plan_tiles(l.h, l.w, synthesis_.margin() + analysis_.margin(), kTileLatents)) {
+  const std::vector<Tile> tiles = plan_tiles(l.h, l.w, synthesis_.margin() + analysis_.margin(), kTileLatents);
+  for (size_t k = 0; k < tiles.size(); ++k) {
+    const Portion portion(static_cast<int64_t>(k), static_cast<int64_t>(tiles.size()));
+    const Tile& t = tiles[k];
     constexpr int64_t kSide = kLatentCells * kCellSide;
     const FloatPlane again =
         analysis_.run(seen(synthesis_.features(v.values.data(), l.w, inverse, t, threads),
@@ -234,6 +246,7 @@ void Encoder::correct(Latents& l, const PixelSource& pixels, const EncodeOptions
 
 // A step towards the mean wherever it saves more bits than its error costs.
 void Encoder::round_towards_mean(Latents& l, bool grey, const EncodeOptions& options) const {
+  const Portion portion(kCorrectionEnds, kEffortEnds);
   parameters(l, options.threads);
   const int32_t channels = l.y.channels;
   const double at = options.quality_code / 32.0 / kQualities;

@@ -62,10 +62,21 @@ std::unique_ptr<ccm::Codec> open_bytes(const py::bytes& data, int threads, bool 
                                       ccm::CodecOptions{threads, float_transforms, isa.c_str()});
 }
 
-// Whether a signal's handler has raised: of the main thread alone, the only one that runs them.
-bool signalled() {
-  const py::gil_scoped_acquire acquire;
-  return PyErr_CheckSignals() != 0;
+// What a long call asks: whether a signal's handler has raised (in the main thread alone, the only one that runs them),
+// or the caller's function, if there is one, which is told the share that is done. It outlives what is returned.
+ccm::InterruptScope::Asked asking(const py::object& progress) {
+  return [&progress](double share) {
+    const py::gil_scoped_acquire acquire;
+    if (PyErr_CheckSignals() != 0) return true;
+    if (progress.is_none()) return false;
+    try {
+      progress(share);
+    } catch (py::error_already_set& error) {
+      error.restore();
+      return true;
+    }
+    return false;
+  };
 }
 
 // An array to be filled: a memoryview, as NumPy takes it without a copy and Pillow reads it without NumPy.
@@ -112,7 +123,7 @@ Decoding prepare(const ccm::Codec& codec, const File& file, int bits, int groups
 // Pixels, latents (or None) and seconds of every file. Fewer pictures than threads share those that are left over.
 // groups: how many are read of each file; below 0: all.
 py::list decode(const ccm::Codec& codec, const std::vector<const File*>& files, int threads, int bits, int groups,
-                bool wanted) {
+                bool wanted, const py::object& progress) {
   if (threads < 1 || threads > 1024) throw py::value_error("threads must lie in 1..1024");
   if (bits != 8 && bits != 16) throw py::value_error("bits must be 8 or 16");
   std::vector<Decoding> all;
@@ -121,7 +132,7 @@ py::list decode(const ccm::Codec& codec, const std::vector<const File*>& files, 
   for (Decoding& d : all) latents.push_back(d.latents ? static_cast<int16_t*>(d.latents->data) : nullptr);
   {
     py::gil_scoped_release release;
-    const ccm::InterruptScope interruptible(signalled);
+    const ccm::InterruptScope interruptible(asking(progress));
     ccm::side_by_side(threads, static_cast<int64_t>(all.size()), [&](int64_t k, int each) {
       codec.decode(all[k].packet, all[k].sink, each, {latents[k], &all[k].times});
     });
@@ -209,9 +220,10 @@ py::list decode_into(const ccm::Codec& codec, const std::vector<const File*>& fi
     if (!fits) throw py::value_error("arrays must be uint8 [height, width, 3], contiguous");
     items[k].sink = {pixels.ptr, head.width * 3, head.width, head.height, 3, 8, head.grey};
   }
+  const py::object nobody = py::none();
   {
     py::gil_scoped_release release;
-    const ccm::InterruptScope interruptible(signalled);
+    const ccm::InterruptScope interruptible(asking(nobody));
     ccm::side_by_side(threads, static_cast<int64_t>(items.size()), [&](int64_t k, int each) {
       Item& item = items[k];
       try {
@@ -259,7 +271,7 @@ struct Encoding {
 // For each picture the bytes of its file and seconds by stage, or the exception that it failed with: such a picture
 // leaves the others alone. pixels: uint8 or uint16 [H, W, 3] or [H, W], contiguous. Side by side.
 py::list encode(const ccm::Codec& codec, const std::vector<py::buffer>& pixels, const std::vector<int>& quality_codes,
-                int effort, int lanes, int threads, const std::vector<Chunks>& chunks) {
+                int effort, int lanes, int threads, const std::vector<Chunks>& chunks, const py::object& progress) {
   if (threads < 1 || threads > 1024) throw py::value_error("threads must lie in 1..1024");
   if (pixels.size() != quality_codes.size() || pixels.size() != chunks.size())
     throw py::value_error("a quality and chunks are needed for every picture");
@@ -267,7 +279,7 @@ py::list encode(const ccm::Codec& codec, const std::vector<py::buffer>& pixels, 
   for (size_t k = 0; k < pixels.size(); ++k) all.emplace_back(pixels[k], quality_codes[k], chunks[k]);
   {
     py::gil_scoped_release release;
-    const ccm::InterruptScope interruptible(signalled);
+    const ccm::InterruptScope interruptible(asking(progress));
     ccm::side_by_side(threads, static_cast<int64_t>(all.size()), [&](int64_t k, int each) {
       Encoding& e = all[k];
       try {
@@ -312,7 +324,7 @@ PYBIND11_MODULE(_native, m) {
     } catch (const Error& error) {
       PyErr_SetString(class_of(error.code).ptr(), error.what());
     } catch (const ccm::Interrupted&) {
-      // What the signal's handler has raised is set.
+      // What the signal's handler, or the caller's function, has raised is set.
     }
   });
   m.def("version", [] { return CCM_VERSION; }, "Version of ccm_fast that this module was compiled from.");
@@ -355,8 +367,8 @@ PYBIND11_MODULE(_native, m) {
           },
           "The largest effort that encode() takes.")
       .def("encode", &encode, py::arg("pixels"), py::arg("quality_codes"), py::arg("effort"), py::arg("lanes"),
-           py::arg("threads"), py::arg("chunks"))
+           py::arg("threads"), py::arg("chunks"), py::arg("progress") = py::none())
       .def("decode", &decode, py::arg("files"), py::arg("threads"), py::arg("bits") = 8, py::arg("groups") = -1,
-           py::arg("latents") = true)
+           py::arg("latents") = true, py::arg("progress") = py::none())
       .def("decode_into", &decode_into, py::arg("files"), py::arg("out"), py::arg("threads"));
 }

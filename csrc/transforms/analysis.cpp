@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "base/interrupt.h"
 #include "base/threads.h"
 
 namespace ccm {
@@ -120,7 +121,9 @@ FloatPlane Analysis::run(const PixelSource& pixels, int64_t h, int64_t w, int th
   const std::vector<Tile> tiles = plan_tiles(h, w, margin_, kTileLatents);
   if (tiles.size() == 1) return of_tile(tiles[0]);
   FloatPlane y(h, w, config_.latent_channels());
-  for (const Tile& t : tiles) {
+  for (size_t k = 0; k < tiles.size(); ++k) {
+    const Portion portion(static_cast<int64_t>(k), static_cast<int64_t>(tiles.size()));
+    const Tile& t = tiles[k];
     const FloatPlane part = of_tile(t);
     for (int64_t i = t.i0; i < t.i1; ++i)
       std::copy_n(part.at(i - t.outer_i0, t.j0 - t.outer_j0), (t.j1 - t.j0) * y.channels, y.at(i, t.j0));

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <optional>
 
+#include "base/interrupt.h"
+
 namespace ccm {
 
 ConvolutionWeights read_convolution(const WeightsFile& file, const std::string& name, int32_t out, int32_t in,
@@ -60,7 +62,10 @@ std::vector<std::function<void()>> Chain::packing() {
 }
 
 FloatPlane Chain::run(FloatPlane x, int threads, size_t first, size_t last) const {
-  for (size_t k = first; k < std::min(last, layers_.size()); ++k) {
+  last = std::min(last, layers_.size());
+  for (size_t k = first; k < last; ++k) {
+    const Portion portion(static_cast<int64_t>(k - first), static_cast<int64_t>(last - first));
+    poll();
     const std::vector<Convolution>& steps = layers_[k].packed;
     if (steps.size() == 1) {
       x = steps[0].run(x, threads);

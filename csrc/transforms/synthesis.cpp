@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/interrupt.h"
 #include "base/threads.h"
 
 namespace ccm {
@@ -135,7 +136,11 @@ std::vector<std::function<void()>> Synthesis::packing() {
 void Synthesis::run(const float* y, int64_t h, int64_t w, int32_t quality_code, const PixelSink& sink,
                     int threads) const {
   const std::vector<float> gain = this->gain(quality_code);
-  for (const Tile& t : plan_tiles(h, w, margin_, kTileLatents)) tile(y, w, gain, t, sink, threads);
+  const std::vector<Tile> tiles = plan_tiles(h, w, margin_, kTileLatents);
+  for (size_t k = 0; k < tiles.size(); ++k) {
+    const Portion portion(static_cast<int64_t>(k), static_cast<int64_t>(tiles.size()));
+    tile(y, w, gain, tiles[k], sink, threads);
+  }
 }
 
 Synthesis::Halves Synthesis::halves(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t,

@@ -139,6 +139,7 @@ class BatchCoder {
         shares_(threads > 1 ? static_cast<size_t>(threads) : 0) {
     for (int32_t g = 0; g < m.groups; ++g) {
       int32_t longest = 0;
+      all_steps_ += orders_[g]->steps() * static_cast<int64_t>(jobs_.size());
       for (int32_t s = 0; s < orders_[g]->steps(); ++s) longest = std::max(longest, orders_[g]->positions(s));
       sharing_ |= threads > 1 && worth_sharing(g, longest);
     }
@@ -230,8 +231,9 @@ class BatchCoder {
       changed_.wait(lock, [&] { return changes_.load(std::memory_order_relaxed) != seen; });
       --sleeping_;
     }
+    const double share = static_cast<double>(steps_) / static_cast<double>(all_steps_);
     lock.unlock();
-    poll();
+    poll(share);
     bool good = true;
     if (task.first_step == task.last_step)
       task.image->groups[task.group].run_dense(task.dense, task.image->context, task.image->job.psi);
@@ -423,6 +425,7 @@ class BatchCoder {
     if (task.last_step > task.first_step) {
       image.busy[task.group] = 0;
       image.steps_done[task.group] = task.last_step;
+      steps_ += task.last_step - task.first_step;
       const int32_t rows = orders_[task.group]->rows_done[task.last_step];
       image.groups[task.group].drop_base(rows);
       if (task.group + 1 == m_.groups) image.context.drop_to(rows - kBorder);
@@ -455,6 +458,7 @@ class BatchCoder {
   const std::vector<Job> jobs_;
   std::vector<std::unique_ptr<Image>> images_;
   size_t next_ = 0, open_ = 0;
+  int64_t steps_ = 0, all_steps_ = 0;  // done, and to be done, of all images
   bool aborted_ = false;
   std::mutex mutex_;
   std::condition_variable changed_;
