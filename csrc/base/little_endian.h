@@ -21,10 +21,14 @@ inline float load_f32(const uint8_t* p) {
   return v;
 }
 
-// to[i] = load(element i of `from`), for elements as large as To.
+// to[i] = load(element i of `from`), for elements as large as To. Where memory has the files' order, a copy.
 template <class To, class Load>
-void load_all(const uint8_t* from, size_t count, To* to, Load load) {
+void load_all(const uint8_t* from, size_t count, To* to, [[maybe_unused]] Load load) {
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+  if (count) std::memcpy(to, from, count * sizeof(To));
+#else
   for (size_t i = 0; i < count; ++i) to[i] = load(from + i * sizeof(To));
+#endif
 }
 
 }  // namespace ccm

@@ -95,9 +95,9 @@ Tensor pack_winograd(Tensor weight, int64_t in_phases, int64_t out_phases, bool 
   const ccm::WinogradShape s =
       winograd_shape(weight.size(1) / in_phases, weight.size(0) / out_phases, in_phases, out_phases);
   check(weight.size(1) == in_phases * s.in && weight.size(0) == out_phases * s.out, "channels do not divide by phases");
-  const std::vector<float> packed = ccm::pack_winograd(s, data<float>(weight), int16);
+  const ccm::PackedFloats packed = ccm::pack_winograd(s, data<float>(weight), int16);
   Tensor out = torch::stable::new_empty(weight, {static_cast<int64_t>(packed.size())});
-  std::copy(packed.begin(), packed.end(), data<float>(out));
+  std::copy_n(packed.data(), packed.size(), data<float>(out));
   return out;
 }
 

@@ -93,10 +93,10 @@ void Convolution::pack_direct(const ConvolutionWeights& w) {
       for (int32_t t = 0; t < area; ++t)
         matrix[(static_cast<size_t>(t) * in_ + c) * out_ + o] = w.weight[(static_cast<size_t>(o) * in_ + c) * area + t];
   if (int16_) {
-    packed_.resize(static_cast<size_t>(int16_floats(depth, out_)));
+    packed_ = PackedFloats(static_cast<size_t>(int16_floats(depth, out_)));
     pack_int16(matrix.data(), depth, out_, int16_chunk(depth), packed_.data());
   } else {
-    packed_.resize(static_cast<size_t>(panel_floats(rows, out_)));
+    packed_ = PackedFloats(static_cast<size_t>(panel_floats(rows, out_)));
     pack_panels(matrix.data(), rows, out_, out_, 1, packed_.data());
   }
 }

@@ -56,7 +56,8 @@ class Convolution {
   bool shuffle_after_ = false;
   int32_t in_ = 0, out_ = 0, kernel_ = 0, stride_ = 1, padding_ = 0, in_phases_ = 1, out_phases_ = 1;
   float slope_ = 1;
-  std::vector<float> packed_, bias_;
+  PackedFloats packed_;
+  std::vector<float> bias_;
 };
 
 }  // namespace ccm

@@ -9,10 +9,11 @@ namespace ccm {
 constexpr int kPoints = 64;
 
 struct PackKernels {
-  // Kernels of an output phase, weight [out][in_all][3][3], to points [kPoints][in_all][out].
-  void (*to_points)(const float* weight, int64_t in_all, int32_t out, float* points);
-  // As pack_int16 of transform.h.
-  void (*pack_int16)(const float* from, int32_t rows, int32_t columns, int32_t chunk, float* to);
+  // Kernels of `columns` outputs, at most kPanel, weight [columns][in_all][3][3], to panels of the points: that of
+  // point p is points + p * step, [in_all][kPanel]. Columns that are not there become 0.
+  void (*to_points)(const float* weight, int64_t in_all, int32_t columns, int64_t step, float* points);
+  // A panel of pack_int16 (transform.h): from [rows][kPanel] to scales [kPanel] and words [rows / 2][kPanel].
+  void (*pack_int16)(const float* from, int32_t rows, int32_t chunk, float* scales, float* words);
 };
 
 const PackKernels& plain_pack_kernels();

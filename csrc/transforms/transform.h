@@ -10,7 +10,9 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
-#include <vector>
+#include <memory>
+
+#include "base/memory.h"
 
 namespace ccm {
 
@@ -57,6 +59,23 @@ inline int32_t int16_chunk(int32_t in) {
   return in;
 }
 
+// Packed weights. Of whatever values at first: they are many, and all are written.
+class PackedFloats {
+ public:
+  PackedFloats() = default;
+  explicit PackedFloats(size_t size) : size_(size), data_(new float[size]) {
+    want_huge_pages(data_.get(), size * sizeof(float));
+  }
+
+  size_t size() const { return size_; }
+  float* data() { return data_.get(); }
+  const float* data() const { return data_.get(); }
+
+ private:
+  size_t size_ = 0;
+  std::unique_ptr<float[]> data_;
+};
+
 // A 3x3 convolution, padding 1, of planes whose pixels are `in_phases` blocks of `in` channels, to `out_phases` blocks
 // of `out` channels. Phases are 1, or 4 for the pixels (0,0), (0,1), (1,0), (1,1) of a plane twice as large each way.
 struct WinogradShape {
@@ -66,7 +85,7 @@ struct WinogradShape {
 
 // Packed kernel: for every output phase and point the input phases with products that are not zero, then their panels.
 // weight [out_phases * out][in_phases * in][3][3], phase-major. int16: panels of pack_int16.
-std::vector<float> pack_winograd(const WinogradShape& s, const float* weight, bool int16);
+PackedFloats pack_winograd(const WinogradShape& s, const float* weight, bool int16);
 
 // Whether `packed` (n floats) is a kernel of that shape.
 bool winograd_fits(const WinogradShape& s, const float* packed, int64_t n, bool int16);

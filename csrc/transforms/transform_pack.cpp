@@ -2,10 +2,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "base/cpu.h"
 #include "base/float_buffer.h"
-#include "base/memory.h"
 #include "transforms/pack_kernels.h"
 #include "transforms/transform.h"
 
@@ -22,6 +22,59 @@ const PackKernels& pack_kernels() {
 
 int64_t masks_of(const WinogradShape& s) { return kPoints * static_cast<int64_t>(s.out_phases); }
 
+int32_t panels_of(int32_t columns) { return (columns + kPanel - 1) / kPanel; }
+
+int64_t packed_floats(int64_t rows, int64_t columns, bool int16) {
+  return int16 ? int16_floats(rows, columns) : panel_floats(rows, columns);
+}
+
+// Panel k of a packed matrix [rows][columns], from the panel's floats [rows][kPanel].
+void pack_panel(const float* from, int32_t k, int32_t rows, int32_t columns, bool int16, int32_t chunk, float* to) {
+  if (int16)
+    pack_kernels().pack_int16(from, rows, chunk, to + int64_t{k} * kPanel,
+                              to + panel_floats(1, columns) + int64_t{k} * (rows / 2) * kPanel);
+  else
+    std::copy_n(from, int64_t{rows} * kPanel, to + int64_t{k} * rows * kPanel);
+}
+
+// A matrix for every point, of a panel of an output phase, at `step` from the last one: a little more than its size,
+// or all would fall into the same few lines of the cache.
+int64_t point_step(int64_t in_all) { return (in_all + 1) * kPanel; }
+
+void panel_to_points(const WinogradShape& s, const float* weight, int32_t phase, int32_t k, float* points) {
+  const int64_t in_all = int64_t{s.in_phases} * s.in, output = int64_t{phase} * s.out + int64_t{k} * kPanel;
+  const int32_t columns = std::min(kPanel, s.out - k * kPanel);
+  pack_kernels().to_points(weight + output * in_all * 9, in_all, columns, point_step(in_all), points);
+}
+
+bool is_zero(const float* from, int64_t n) {
+  return std::all_of(from, from + n, [](float v) { return v == 0; });
+}
+
+// One input phase, and products at every point, as nearly all kernels have: a panel goes all the way while it is in the
+// cache. False where a point of an output phase has none.
+bool pack_panel_by_panel(const WinogradShape& s, const float* weight, bool int16, PackedFloats& packed) {
+  const int64_t each = packed_floats(s.in, s.out, int16), step = point_step(s.in);
+  packed = PackedFloats(static_cast<size_t>(masks_of(s) * (1 + each)));
+  FloatBuffer points(static_cast<size_t>(kPoints * step));
+  for (int32_t o = 0; o < s.out_phases; ++o) {
+    bool any[kPoints] = {};
+    for (int32_t k = 0; k < panels_of(s.out); ++k) {
+      panel_to_points(s, weight, o, k, points.data());
+      for (int32_t p = 0; p < kPoints; ++p) {
+        const float* panel = points.data() + p * step;
+        any[p] = any[p] || !is_zero(panel, int64_t{s.in} * kPanel);
+        pack_panel(panel, k, s.in, s.out, int16, int16_chunk(s.in),
+                   packed.data() + masks_of(s) + (int64_t{kPoints} * o + p) * each);
+      }
+    }
+    if (!std::all_of(any, any + kPoints, [](bool products) { return products; })) return false;
+  }
+  constexpr int32_t kFirstPhase = 1;
+  for (int64_t m = 0; m < masks_of(s); ++m) std::memcpy(packed.data() + m, &kFirstPhase, sizeof kFirstPhase);
+  return true;
+}
+
 }  // namespace
 
 void pack_panels(const float* from, int32_t rows, int32_t columns, int64_t row_step, int64_t column_step, float* to) {
@@ -32,39 +85,53 @@ void pack_panels(const float* from, int32_t rows, int32_t columns, int64_t row_s
 }
 
 void pack_int16(const float* from, int32_t rows, int32_t columns, int32_t chunk, float* to) {
-  pack_kernels().pack_int16(from, rows, columns, chunk, to);
+  FloatBuffer panels(static_cast<size_t>(panel_floats(rows, columns)));
+  pack_panels(from, rows, columns, columns, 1, panels.data());
+  for (int32_t k = 0; k < panels_of(columns); ++k)
+    pack_panel(panels.data() + int64_t{k} * rows * kPanel, k, rows, columns, true, chunk, to);
 }
 
-std::vector<float> pack_winograd(const WinogradShape& s, const float* weight, bool int16) {
-  const int64_t in_all = static_cast<int64_t>(s.in_phases) * s.in, phase = static_cast<int64_t>(s.in) * s.out;
-  FloatBuffer points(static_cast<size_t>(kPoints * in_all * s.out));
-  std::vector<float> packed(masks_of(s));
-  const int64_t most = kPoints * s.out_phases * (int16 ? int16_floats(in_all, s.out) : panel_floats(in_all, s.out));
-  packed.reserve(packed.size() + most);
-  want_huge_pages(packed.data(), packed.capacity() * sizeof(float));
+PackedFloats pack_winograd(const WinogradShape& s, const float* weight, bool int16) {
+  PackedFloats packed;
+  if (s.in_phases == 1 && pack_panel_by_panel(s, weight, int16, packed)) return packed;
+  const int64_t step = point_step(int64_t{s.in_phases} * s.in), phase = int64_t{s.in} * kPanel;
+  const int32_t panels = panels_of(s.out);
+  FloatBuffer points(static_cast<size_t>(s.out_phases * panels * kPoints * step));
+  const auto panel_at = [&](int32_t o, int32_t k, int32_t p) {
+    return points.data() + ((int64_t{o} * panels + k) * kPoints + p) * step;
+  };
+  std::vector<int32_t> masks;
+  int64_t size = masks_of(s);
   for (int32_t o = 0; o < s.out_phases; ++o) {
-    pack_kernels().to_points(weight + o * s.out * in_all * 9, in_all, s.out, points.data());
+    for (int32_t k = 0; k < panels; ++k) panel_to_points(s, weight, o, k, panel_at(o, k, 0));
     for (int32_t p = 0; p < kPoints; ++p) {
       // The input phases' blocks that are not zero, moved together. Kernels of fewer than three taps have no products
       // at infinity, or at 0.
-      float* block = points.data() + p * in_all * s.out;
-      int32_t mask = 0, rows = 0;
+      int32_t mask = 0, blocks = 0;
       for (int32_t i = 0; i < s.in_phases; ++i) {
-        const float *from = block + i * phase, *end = from + phase;
-        if (std::all_of(from, end, [](float v) { return v == 0; })) continue;
-        float* to = block + static_cast<int64_t>(rows) * s.out;
-        if (to != from) std::copy(from, end, to);
+        bool any = false;
+        for (int32_t k = 0; k < panels && !any; ++k) any = !is_zero(panel_at(o, k, p) + i * phase, phase);
+        if (!any) continue;
+        if (blocks != i)
+          for (int32_t k = 0; k < panels; ++k)
+            std::copy_n(panel_at(o, k, p) + i * phase, phase, panel_at(o, k, p) + blocks * phase);
         mask |= 1 << i;
-        rows += s.in;
+        ++blocks;
       }
-      const size_t at = packed.size();
-      packed.resize(at + (int16 ? int16_floats(rows, s.out) : panel_floats(rows, s.out)));
-      if (int16 && rows)
-        pack_int16(block, rows, s.out, int16_chunk(s.in), packed.data() + at);
-      else
-        pack_panels(block, rows, s.out, s.out, 1, packed.data() + at);
-      std::memcpy(&packed[kPoints * o + p], &mask, sizeof mask);
+      masks.push_back(mask);
+      size += packed_floats(int64_t{blocks} * s.in, s.out, int16);
     }
+  }
+  packed = PackedFloats(static_cast<size_t>(size));
+  float* to = packed.data() + masks_of(s);
+  for (int64_t m = 0; m < masks_of(s); ++m) {
+    std::memcpy(packed.data() + m, &masks[m], sizeof masks[m]);
+    int32_t rows = 0;
+    for (int32_t left = masks[m]; left; left &= left - 1) rows += s.in;
+    for (int32_t k = 0; rows && k < panels; ++k)
+      pack_panel(panel_at(static_cast<int32_t>(m / kPoints), k, static_cast<int32_t>(m % kPoints)), k, rows, s.out,
+                 int16, int16_chunk(s.in), to);
+    to += packed_floats(rows, s.out, int16);
   }
   return packed;
 }

@@ -3,6 +3,9 @@
 
 namespace ccm {
 
-const PackKernels& avx2_pack_kernels() { return kPackKernels; }
+const PackKernels& avx2_pack_kernels() {
+  static constexpr PackKernels kKernels{to_points<4>, pack_int16_panel<4>};
+  return kKernels;
+}
 
 }  // namespace ccm

@@ -2,6 +2,9 @@
 
 namespace ccm {
 
-const PackKernels& plain_pack_kernels() { return kPackKernels; }
+const PackKernels& plain_pack_kernels() {
+  static constexpr PackKernels kKernels{to_points<2>, pack_int16_panel<2>};
+  return kKernels;
+}
 
 }  // namespace ccm

@@ -99,10 +99,10 @@ bool check(const ccm::TransformKernels& kernels, const Case& c, bool winograd, b
       bias.data(), c.activation, 0.25f, panels.data(), beta.data(), c.residual ? residual.data() : nullptr, int16};
   if (winograd) {
     const ccm::WinogradShape shape{c.in, c.out, c.in_phases, c.out_phases};
-    packed = ccm::pack_winograd(shape, w.data(), int16);
-    if (!ccm::winograd_fits(shape, packed.data(), static_cast<int64_t>(packed.size()), int16)) return false;
+    const ccm::PackedFloats kernel = ccm::pack_winograd(shape, w.data(), int16);
+    if (!ccm::winograd_fits(shape, kernel.data(), static_cast<int64_t>(kernel.size()), int16)) return false;
     (int16 ? kernels.winograd_int16 : kernels.winograd)(
-        {shape, x.data(), packed.data(), y.data(), c.batch, c.height, c.width, after}, threads);
+        {shape, x.data(), kernel.data(), y.data(), c.batch, c.height, c.width, after}, threads);
   } else {
     const int taps = c.kernel * c.kernel, depth = int16 ? ccm::int16_depth(taps * c.in) : taps * c.in;
     Floats rows(static_cast<size_t>(depth) * c.out);  // [kernel][kernel][in][out]
