@@ -29,6 +29,7 @@ from cuda_model import (
     models,
     offset_in_steps,
     outside,
+    photographs,
     predict,
 )
 from cuda_pieces import (
@@ -40,10 +41,10 @@ from cuda_pieces import (
     GENERIC,
     GPUS,
     L2_BYTES,
-    LANES,
     LAUNCH,
     ROOT,
     SHUFFLE,
+    TRIED,
     UNUSUAL,
     machine_cycles,
     read_machine_code,
@@ -56,6 +57,7 @@ DOCUMENT = ROOT / "docs" / "cuda.md"
 
 # What is predicted; others only take time.
 CASES = [("768x512", "H100")]
+QUALITIES = ("2.0", "4.0", "6.0")
 
 
 def results(code: dict, source: str, offsets: dict) -> dict:
@@ -79,6 +81,13 @@ def results(code: dict, source: str, offsets: dict) -> dict:
                         "outside_us": {k: round(v, 1) for k, v in outside(model, gpu, size, band, cycles).items()},
                     }
                 rows.append(row)
+    by_quality: dict[str, dict] = {}
+    for quality in QUALITIES:
+        for name, model in photographs(quality).items():
+            totals = [
+                predict(model, GPUS["H100"], "768x512", band, code["H100"][band], Options())[0].total for band in BANDS
+            ]
+            by_quality.setdefault(name, {})[quality] = [round(microseconds(t, GPUS["H100"]), 1) for t in totals]
     better = []
     for name in ("ccm-small", next(n for n in nets if n.startswith("ccm-small,")), "mbt2018"):
         cases = {k: Options(**v) for k, v in IMPROVEMENTS.items()}
@@ -99,12 +108,13 @@ def results(code: dict, source: str, offsets: dict) -> dict:
             "bands": BANDS, "gpus": {n: vars(g) for n, g in GPUS.items()}, "shuffle": SHUFFLE, "popc_flo": UNUSUAL,
             "barrier": BARRIER, "generic": GENERIC, "context_miss": CONTEXT_MISS, "entry_miss": ENTRY_MISS,
             "dense_miss": DENSE_MISS, "l2_bytes": L2_BYTES, "launch_us": LAUNCH,
-            "payload_768x512": {n: round(sum(c * b for c, b, _ in m.symbols) * 32 * 48 / 8) for n, m in nets.items()},
+            "payload_768x512": {n: round(sum(c * b for c, b, *_ in m.symbols) * 32 * 48 / 8) for n, m in nets.items()},
         },
         "calibration": calibration(),
         "cycles": code,
         "offsets": offsets,
         "predictions": rows,
+        "by_quality": by_quality,
         "improvements": better,
     }  # fmt: skip
 
@@ -192,21 +202,28 @@ def better(found: dict) -> str:
 
 def rounds(found: dict) -> str:
     """Cycles of a round of rANS."""
+    names = {
+        "rans": "a round, of 1 to 32 lanes",
+        "modes": f"{TRIED} rounds that are tried at once, all right",
+        "modes failed": "the same with one wrong, which is done over as a round",
+        "slow": "what a round takes longer with one symbol outside its window, beside it",
+    }
     code = found["cycles"]
-    rows = []
-    for lanes in LANES:
-        cells = [str(lanes)]
-        for gpu in GPUS:
-            c = code[gpu]["fitted"]
-            cells.append(f"{c[f'rans {lanes}']['lone']:.0f} ({c[f'rans {lanes} refill']['lone']:.0f})")
-        c = code["H100"]["fitted"]
-        cells += [f"{c[f'slow {lanes}']['lone']:.0f}", f"{c[f'rans {lanes}']['issue']:.0f}"]
-        cells.append(f"{c[f'rans {lanes}']['lone'] / lanes:.0f}")
-        rows.append(cells)
-    return _table(
-        ["lanes", *(f"{g}, cycles a round" for g in GPUS), "a slow one, H100", "instructions", "cycles a symbol, H100"],
-        rows,
-    )
+    rows = [
+        [text, *(f"{code[g]['fitted'][n]['lone']:.0f}" for g in GPUS), f"{code['H100']['fitted'][n]['issue']:.0f}"]
+        for n, text in names.items()
+    ]
+    return _table(["cycles, fitted latencies", *GPUS, "instructions (sm_90)"], rows)
+
+
+def qualities(found: dict) -> str:
+    """Photographs of three qualities, with the lanes that the encoder chooses."""
+    low, fitted, high = (list(BANDS).index(b) for b in ("low", "fitted", "high"))
+    rows = [
+        [name, *(f"**{t[fitted] / 1000:.1f}** ({t[low] / 1000:.1f} to {t[high] / 1000:.1f})" for t in per.values())]
+        for name, per in found["by_quality"].items()
+    ]
+    return _table(["predicted, H100, 768x512, ms", *(f"quality {q[0]}" for q in QUALITIES)], rows)
 
 
 def pieces(found: dict) -> str:
@@ -254,7 +271,8 @@ def source(found: dict) -> str:
 
 
 SECTIONS: dict[str, Callable[[dict], str]] = {
-    "cost-times": times, "cost-shares": shares, "cost-targets": targets, "cost-better": better, "cost-rounds": rounds,
+    "cost-times": times, "cost-qualities": qualities,
+    "cost-shares": shares, "cost-targets": targets, "cost-better": better, "cost-rounds": rounds,
     "cost-pieces": pieces, "cost-offsets": offsets, "cost-around": around,
     "cost-calibration": calibrated, "cost-source": source,
 }  # fmt: skip

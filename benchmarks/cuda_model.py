@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
 
@@ -21,16 +21,18 @@ from cuda_pieces import (
     L2_BYTES,
     LAUNCH,
     MAX_KNOWN,
+    QUIET_ROUNDS,
     ROOT,
     SCHEDULERS,
     SLOW_ROUND,
     STEPS_PER_NEWS,
     TILE_COLUMNS,
     TILE_ROWS,
+    TRIED,
     WARPS,
     Gpu,
 )
-from cuda_schedule import Outcome, build_order, simulate
+from cuda_schedule import Outcome, build_order, chunk_order, simulate
 
 
 def lanes_for_symbols(coded: float, payload: float, rounds: int = 2500, share: int = 200) -> int:
@@ -43,12 +45,16 @@ def lanes_for_symbols(coded: float, payload: float, rounds: int = 2500, share: i
 
 @dataclass(frozen=True)
 class Stream:
-    """A group's: lanes, coded symbols a position, bits of one, share of the rounds that a symbol makes slow."""
+    """A group's: lanes, coded symbols a position, bits of one, share of the rounds that a symbol makes slow.
+
+    ``calm``: share of the rounds of most probable symbols alone of which none takes a word.
+    """
 
     lanes: int
     coded: float
     bits: float
     slow: float
+    calm: float = 0.0
 
 
 # --- Models
@@ -67,15 +73,18 @@ class Model:
     cross_width: int
     psi: int
     hyper_channels: int
-    symbols: tuple[tuple[float, float, float], ...]  # of each group: coded a position, bits of one, slow with 32 lanes
+    # Of each group: coded a position, bits of one, slow with 32 lanes, calm with one.
+    symbols: tuple[tuple[float, float, float, float], ...]
     z_payload: float  # bytes of z for 768 x 512
+    fine_context: bool = True  # False: the last group has no context of its own, and is one step
 
     def streams(self, positions: int, lanes: int) -> list[Stream]:
         """Of every group; lanes 0: as the encoder chooses."""
         found = []
-        for coded, bits, slow in self.symbols:
+        for coded, bits, slow, calm in self.symbols:
             own = lanes or lanes_for_symbols(coded * positions, coded * positions * bits / 8)
-            found.append(Stream(own, coded, bits, 1 - (1 - slow) ** (min(own, 32) / 32)))
+            share = min(own, 32)
+            found.append(Stream(own, coded, bits, 1 - (1 - slow) ** (share / 32), calm**share))
         return found
 
     @property
@@ -96,39 +105,56 @@ class Model:
         return [(k, a, b) for k, (a, b) in zip(stack, pairwise(dims), strict=True)]
 
 
-def models() -> dict[str, Model]:
-    """ccm-small and ccm-base of the presets, with and without skipped symbols; mbt2018 with N = M = 192.
+def photographs(quality: str = "4.0", picture: int | None = None) -> dict[str, Model]:
+    """ccm-small and ccm-base with what streams hold at a quality (results/cuda_streams.json).
 
-    What streams hold: the mean of photographs at quality 4 (results/cuda_streams.json). ccm-base has no weights; its
-    groups are taken for ccm-small's, channel by channel, the last for the last.
+    The means of photographs, or one of them. With and without skipped symbols; with those, the fine group of ccm-small
+    also in one step. ccm-base has no weights; its groups are taken for ccm-small's, channel by channel, the last for
+    the last.
     """
     sys.path.insert(0, str(ROOT))
     from ccm_fast.models.config import PRESETS
 
     stored = json.loads((ROOT / "benchmarks" / "results" / "cuda_streams.json").read_text(encoding="utf-8"))
-    quality = stored["qualities"]["4.0"]
     own = PRESETS["ccm-small"].groups
     found = {}
     for name in ("ccm-small", "ccm-base"):
         for kind in ("all", "skipped"):
-            c, known = PRESETS[name], quality[kind]
+            c, known = PRESETS[name], stored["qualities"][quality][kind]
+            if picture is not None:
+                known = stored["pictures"][quality][kind][picture]
             which = [len(own) - 1 if g + 1 == len(c.groups) else min(g, len(own) - 2) for g in range(len(c.groups))]
             symbols = tuple(
-                (known[k]["coded"] / own[k] * channels, known[k]["bits"], known[k]["slow_32"])
+                (known[k]["coded"] / own[k] * channels, known[k]["bits"], known[k]["slow_32"],
+                 known[k]["calm"] ** (1 / min(known[k]["lanes"], 32)))
                 for k, channels in zip(which, c.groups, strict=True)
-            )
+            )  # fmt: skip
             label = name + (f", index > {stored['skip']}" if kind == "skipped" else "")
             found[label] = Model(
                 label, c.groups, c.context_kernel**2 // 2, c.parameter_widths[0], c.parameter_widths[1:],
                 tuple(c.stack_kernels(g) for g in range(len(c.groups))),
                 c.cross_width, c.psi_channels, c.hyper_channels, symbols, 0.003 * 768 * 512 / 8,
             )  # fmt: skip
+            if name == "ccm-small" and kind == "skipped":
+                label += ", fine group in one step"
+                found[label] = replace(found[f"ccm-small, index > {stored['skip']}"], name=label, fine_context=False)
+    return found
+
+
+def models() -> dict[str, Model]:
+    """Those of photographs() at quality 4, and mbt2018 with N = M = 192."""
+    found = photographs()
     # 94,610 bytes: the net of the drop-in's benchmark on one 768 x 512 photograph. Its z takes about a twentieth, and
     # no symbol lies outside its window: assumed.
     bits = 8 * 94610 / (32 * 48 * 192)
-    found["mbt2018"] = Model("mbt2018", (192,), 12, 640, (512,), ((),), 0, 384, 192, ((192.0, bits, 0.0),), 1700)
+    symbols = ((192.0, bits, 0.0, 0.0),)
+    found["mbt2018"] = Model("mbt2018", (192,), 12, 640, (512,), ((),), 0, 384, 192, symbols, 1700)
     return found
 
+
+# Of the shipped weights: windows of 399 rows, neighbours of 95.
+ROW_TABLES = 399 * 80 + 95 * 128
+MEASURED_CHUNK = 32  # of the kernel that was measured
 
 SIZES = {"768x512": (32, 48), "1920x1080": (68, 120), "3840x2160": (135, 240)}
 
@@ -166,12 +192,16 @@ class Costs:
 
     def __post_init__(self) -> None:
         m, round16 = self.model, lambda n: -(-n // 16) * 16
-        c = max(m.groups)
+        self.measured = "rans" not in self.code
+        self.chunk = MEASURED_CHUNK if self.measured else CHUNK
+        c, chunk = max(m.groups), self.chunk
         depth = max(-(-n // 32) for n in (m.width, *m.hidden))
-        arena = 2 * round16(CHUNK * (depth * 32 + 16)) + sum(round16(k * CHUNK * c) for k in (2, 1))
-        list_of = CHUNK * c + 127
-        arena += 8 * (2 * list_of + 288) + 4 * CHUNK * -(-c // 32)  # symbols, targets, masks
-        arena += 64 * 8 + 4 * CHUNK + 80 + 128 * 64 + 80 + 32
+        arena = 2 * round16(chunk * (depth * 32 + 16)) + sum(round16(k * chunk * c) for k in (2, 1))
+        list_of = chunk * c + 127
+        arena += 8 * (2 * list_of + 288) + 4 * chunk * -(-c // 32)  # symbols, targets, masks
+        arena += 64 * 8 + 4 * chunk + 80 + 128 * 64 + 80 + 32
+        if not self.measured:  # most probable entries, words, larger decoders, windows and neighbours
+            arena += 4 * (list_of + 288) + 4 * 512 + 128 * 16 + ROW_TABLES
         arena += round16(4 * self.tiles) if self.tiles <= MAX_KNOWN else 0
         room = self.gpu.shared - 1024 - arena
         self.in_shared = [0.0] * len(self.layers)
@@ -187,8 +217,12 @@ class Costs:
         """(m_tiles, k_steps) of the step's layers."""
         m, c = self.model, self.model.groups[self.group]
         dims = [m.width, *m.hidden, 2 * c]
-        first = (-(-m.width // 16), -(-(m.taps * (c + 3) // 4 * 4) // 32))
+        first = (-(-m.width // 16), -(-(m.taps * (c + 3) // 4 * 4) // 32) if self.own_context else 0)
         return [first, *((-(-b // 16), -(-a // 32)) for a, b in pairwise(dims))]
+
+    @property
+    def own_context(self) -> bool:
+        return self.model.fine_context or self.group + 1 < len(self.model.groups)
 
     def of(self, name: str, warps: int = 1) -> float:
         return max(self.code[name]["lone"], warps * self.code[name]["issue"])
@@ -210,10 +244,10 @@ class Costs:
         return BARRIER * self.scale
 
     def layer(self, k: int, count: int) -> tuple[float, float]:
-        """Products, and everything else of a layer for up to 32 positions."""
+        """Products, and everything else of a layer for a chunk."""
         m_tiles, k_steps = self.layers[k]
         m_tiles = -(-m_tiles // self.options.cluster)
-        nt = 1 if count <= 8 else 2
+        nt = 1 if self.measured and count <= 8 else 2
         units = m_tiles * (1 if count <= 16 else 2)
         turns, busy = -(-units // WARPS), min(units, WARPS)
         warps, share = -(-busy // SCHEDULERS), self.in_shared[k]
@@ -227,19 +261,25 @@ class Costs:
         kind = "bytes" if k + 1 < len(self.layers) else "scale"
         # The first product's loads and the last one are in the straight piece.
         straight = mixed(f"{'later' if k else 'first'} {kind} {nt}") * (0.5 if self.options.lean_epilogues else 1)
-        return max(turns * (k_steps - 1) * once, streamed), turns * straight
+        return max(turns * max(0, k_steps - 1) * once, streamed), turns * straight
 
     def round(self, stream: Stream) -> float:
         """A round of rANS: the mean of common and slow ones."""
         lanes = min(stream.lanes, 32)
+        lean = 0.5 if self.options.lean_rounds else 1.0
+        if not self.measured:
+            once = self.of("rans")
+            if stream.lanes <= 32 and QUIET_ROUNDS * stream.bits * lanes < 16:
+                # As if rounds were calm independently of each other.
+                rounds = sum(stream.calm**k for k in range(TRIED))
+                right = stream.calm**TRIED
+                once = (right * self.of("modes") + (1 - right) * self.of("modes failed")) / rounds
+            return once * lean + stream.slow * max(0.0, self.of("slow"))
+        # The kernel that was measured, where the 32nd word made a round slow, too.
         takes = 1 - (1 - min(1.0, stream.bits / 16)) ** lanes  # that some lane takes a word
         plain, refill = self.of(f"rans {lanes}"), self.of(f"rans {lanes} refill")
-        once = plain + takes * (refill - plain)
-        if f"slow {lanes}" in self.code:
-            slow = stream.slow * max(0.0, self.of(f"slow {lanes}") - once)
-        else:  # the kernel that was measured, where the 32nd word was one, too
-            slow = (stream.slow + lanes * stream.bits / 16 / 32) * SLOW_ROUND
-        return once * (0.5 if self.options.lean_rounds else 1.0) + slow
+        slow = (stream.slow + lanes * stream.bits / 16 / 32) * SLOW_ROUND
+        return (plain + takes * (refill - plain)) * lean + slow
 
     def rans(self, positions: int) -> float:
         """A chunk's symbols; a warp a sequence."""
@@ -253,8 +293,8 @@ class Costs:
         each = -(-self.model.groups[self.group] // 32)
         if self.group and any(self.model.stacks):  # two looks at the positions, the known tiles
             t["ready"] += 3 * self.l1 + 3 * self.shared + 2 * self.barrier + 60
-        for at in range(0, count, CHUNK):
-            n = min(CHUNK, count - at)
+        for at in range(0, count, self.chunk):
+            n = min(self.chunk, count - at)
             t["overhead"] += 2 * self.l1 + self.shared + 40  # descriptors, positions
             for k in range(len(self.layers)):
                 product, rest = self.layer(k, n)
@@ -267,7 +307,7 @@ class Costs:
             t["rans"] += self.rans(n)
             t["publish"] += symbols_of_warp * self.of("publish", WARPS // SCHEDULERS)
             t["barriers"] += 4 * self.barrier
-            if count > CHUNK:
+            if count > self.chunk and self.own_context:
                 t["publish"] += self.l2 + symbols_of_warp * self.of("publish", WARPS // SCHEDULERS)
                 t["barriers"] += 3 * self.barrier
         t["barriers"] += self.barrier
@@ -312,10 +352,11 @@ def predict(
     costs = [Costs(model, gpu, BANDS[band], code, options, g, s, order.tiles) for g, s in enumerate(streams)]
     useful = len(model.groups) * (1 + order.tiles)
     last = costs[-1]
+    fine = None if model.fine_context else chunk_order(order, h, w, CHUNK, model.shift)
     outcome = simulate(
         order, len(model.groups), cache(lambda g, count, news: costs[g].step(count, news)), cache(last.task),
         lambda g: tuple(k for k, *_ in model.chain(g)), min(useful, gpu.multiprocessors), last.news_delay,
-        3 * last.l2 + 90 * gpu.clock, options.news,
+        3 * last.l2 + 90 * gpu.clock, options.news, fine,
     )  # fmt: skip
     # Weights to shared memory, the stream's start: once a group, while the others start as well.
     begin = sum(s * m * k * 512 for s, (m, k) in zip(last.in_shared, last.layers, strict=True)) / L2_BYTES

@@ -73,7 +73,8 @@ CHUNK = _constant("latents.h", "kChunk")
 WARPS = _constant("kernels_cuda.h", "kMaxThreads") // 32
 SCHEDULERS = 4
 MAX_KNOWN = 4096
-LANES = (1, 2, 4, 8, 16, 32)
+TRIED = _constant("rans_warp.cuh", "kTried")
+QUIET_ROUNDS = _constant("rans_warp.cuh", "kQuietRounds")
 
 
 # --- Machine code: cycles of loops and straight pieces.
@@ -87,23 +88,16 @@ def _line(file: str, text: str, nth: int = 0) -> int:
     return found[nth]
 
 
-def _entry_lines() -> set[int]:
-    """Of rans_warp.cuh: where entries of windows are loaded."""
-    texts = ("const uint4 four = *", "const uint2 two = *", "to[0] = *from;")
-    return {_line("rans_warp.cuh", text) for text in texts}
-
-
 def _latency(gpu: Gpu, scale: float, weights_in_shared: bool) -> Callable:
     """Cycles until the result of an instruction of variable duration is there."""
     packed = {_line("product.cuh", "const uint4 packed = *weights;")}
     inputs = {_line("product.cuh", "load_word(at[n] + first)")}
     spatial = {_line("steps.cuh", "product(m_, c, m_tile, at,")}
-    entries = _entry_lines()
-    word, fetch = (_line("rans_warp.cuh", f"CCM_DEVICE {name}(") for name in ("unsigned word", "void fetch_words"))
-    words = {*range(word, word + 4), *range(fetch, fetch + 8)}
-    # Of symbols outside their windows; the tables are too large for L1.
-    texts = ("part = row.parts[", "end = row.first +", "origin = static_cast", "entry = at < stop ?")
-    words |= {_line("rans_warp.cuh", text) for text in texts}
+    fetch = _line("sequence.cuh", "CCM_DEVICE void fetch_words(")
+    words = range(fetch, fetch + 8)
+    # Of symbols beyond their windows' neighbours; the tables are too large for L1.
+    far = _line("rans_warp.cuh", "CCM_DEVICE static uint32_t look_far(")
+    tables = range(far, far + 18)
     base = {_line("steps.cuh", f"= from[{k}]") for k in (0, 8)}
     shared = gpu.shared_load + GENERIC
 
@@ -124,9 +118,7 @@ def _latency(gpu: Gpu, scale: float, weights_in_shared: bool) -> Callable:
             n = mixed(DENSE_MISS) if dense else (shared if weights_in_shared else gpu.l2)
         elif i.within("product.cuh", inputs) and (dense or i.within("steps.cuh", spatial)):
             n = mixed(DENSE_MISS if dense else CONTEXT_MISS) + (0 if op.startswith("LDG") else GENERIC)
-        elif i.within("rans_warp.cuh", entries) and op.startswith("LDG"):
-            n = mixed(ENTRY_MISS)
-        elif i.within("rans_warp.cuh", words) or i.within("steps.cuh", base):
+        elif i.within("sequence.cuh", words) or i.within("rans_warp.cuh", tables) or i.within("steps.cuh", base):
             n = gpu.l2
         else:
             n = gpu.l1 if op.startswith("LDG") else shared
@@ -137,62 +129,44 @@ def _latency(gpu: Gpu, scale: float, weights_in_shared: bool) -> Callable:
 
 def read_machine_code(folder: Path, arch: int) -> dict:
     """Traces of the kernel's pieces."""
-    code = sass.disassemble(sass.compile_kernel(folder, arch))
+    code = sass.disassemble(sass.compile_kernel(folder, arch), "latents_kernelILb1E")  # all in shared memory
     step = "steps.cuh"
     rans = "rans_warp.cuh"
     choose = _line(step, "symbols()[place] = {row.key,")
     skipped = _line(step, "publish(target, choice.row")
     publish = _line(step, "publish(targets()[k]")
-    search = _line(rans, "const uint64_t x = rans_advance(")
-    # What is no part of a common round: symbols outside their window, escapes, the next 32 words.
-    cold = set(range(_line(rans, "CCM_DEVICE void rare_round("), _line(rans, "// E entries of a window,")))
-    cold |= {_line(rans, "rare_round<T>(lane, m, rows, at, symbol"), _line(rans, "if (turn) advance_words()")}
-    cold |= {_line(rans, "const bool moved = look_outside"), _line(rans, "if (!moved || !common_round")}
-    taking = {_line(rans, "const unsigned two = __shfl_sync(kWarp, near_")}
-    rank = _line(rans, "const int32_t place = (next_ & 31) + __popc(")
-    loads = _entry_lines()
+    multiplied = {_line(rans, "static_cast<uint64_t>(found.less) * high_")}
+    tried = {_line(rans, "static_cast<uint64_t>(freq) * high[k]")}
+    # What is no part of a common round: symbols outside their window, escapes, new words.
+    cold = set(range(_line(rans, "CCM_DEVICE void slow_round("), _line(rans, "CCM_DEVICE void rounds(")))
+    cold |= {_line(rans, "slow_round(rows, place.to, symbol, found, true", nth) for nth in (0, 1)}
+    # Of slow rounds: symbols beyond the neighbours, escapes.
+    unlikely = set(range(_line(rans, "CCM_DEVICE static uint32_t look_far("), _line(rans, "CCM_DEVICE void rounds(")))
+    unlikely |= {_line(rans, "const DeviceRow& whole = "), _line(rans, "damaged |= decode_escapes(")}
+    neighbours = {_line(rans, "rows.neighbours(beside - 1).entry[")}
+    failed = {_line(rans, "const Symbol symbol = symbols[done + place.lane];")}
 
-    def once(i: sass.Instruction) -> bool:  # a round's multiplication
-        return i.op.startswith("IMAD.WIDE.U32") and i.within(rans, {search})
+    def multiplies(i: sass.Instruction) -> bool:  # a round's multiplication
+        return i.op.startswith("IMAD.WIDE.U32") and i.within(rans, multiplied)
 
-    def takes(i: sass.Instruction) -> bool:
-        return i.op.startswith("SHFL") and i.within(rans, taking)
-
-    entries_outside = {_line(rans, "entry = at < stop ?")}
-    # Of slow rounds: escapes and new words.
-    unlikely = set(range(_line(rans, "CCM_DEVICE void refill("), _line(rans, "uint64_t x_ = 0;")))
+    def tries(i: sass.Instruction) -> bool:
+        return i.op.startswith("IMAD.WIDE.U32") and i.within(rans, tried)
 
     def looks(i: sass.Instruction) -> bool:
-        return i.op.startswith("LD") and i.within(rans, entries_outside)
+        return i.op.startswith("LD") and i.within(rans, neighbours)
 
     pieces: dict[str, list] = {}
     network: dict[int, range] = {}
-    done: set[int] = set()
     for body in code.loops():
         inside = [code.instructions[k] for k in body]
         count = Counter(i.op.split(".")[0] for i in inside)
-        if any(i.within(rans, {search}) for i in inside) and len(inside) < 1500:
-            # A lane's threads hold 16 / (32 / lanes) entries; fewer than two lanes have one each.
-            wide = {".128": 4, ".64": 2}
-            entries = sum(
-                next((n for w, n in wide.items() if w in i.op), 1)
-                for i in inside
-                if i.op.startswith("LDG") and i.within(rans, loads)
-            )
-            entries //= 2  # two rounds a turn
-            if not entries:  # a loop of what is no common round, with such a round's instructions between its own
-                continue
-            lanes = {1: 2, 2: 4, 4: 8, 8: 16, 16: 32}[entries]
-            if lanes == 2 and not any(i.op == "POPC" and i.within(rans, {rank}) for i in inside):
-                lanes = 1  # whose word is always the next one
-            if lanes in done:
-                continue
-            done.add(lanes)
-            way = (code, body, once, 2)  # two rounds a turn
-            pieces[f"rans {lanes}"] = sass.shortest_turn(*way, cold | taking, rans)
-            pieces[f"rans {lanes} refill"] = sass.shortest_turn(code, body, takes, 2, cold, rans)
-            # Two turns' worth of rounds of which one is slow.
-            pieces[f"slow {lanes}"] = sass.shortest_turn(code, body, looks, 1, unlikely, rans, 20000)
+        times = (sum(map(multiplies, inside)), sum(map(tries, inside)))
+        if times[1] == TRIED and "modes" not in pieces:
+            pieces["modes"] = sass.shortest_turn(code, body, tries, TRIED, cold | failed | multiplied, rans)
+            pieces["modes failed"] = sass.shortest_turn(code, body, multiplies, 1, cold, rans, 20000)
+        elif times == (2, 0) and "rans" not in pieces:  # two rounds a turn
+            pieces["rans"] = sass.shortest_turn(code, body, multiplies, 2, cold, rans)
+            pieces["slow"] = sass.shortest_turn(code, body, looks, 1, unlikely, rans, 20000)
         elif count["IMMA"] and len(inside) < 200:
             outer = {f for i in inside for f, _ in i.lines}
             tiles = count["IMMA"] // 2  # two products a turn
@@ -208,9 +182,8 @@ def read_machine_code(folder: Path, arch: int) -> dict:
                 known = pieces.get(name)
                 if any(i.within(step, {line}) for i in inside) and (known is None or len(inside) < len(known)):
                     pieces[name] = inside
-    wanted = {"choose", "publish", "dense", *(f"{k} {nt}" for k in ("conv", "rows") for nt in (1, 2))}
-    wanted |= {f"rans {lanes}" for lanes in LANES}
-    if missing := sorted(wanted - set(pieces)) or len(network) < 2:
+    wanted = {"choose", "publish", "dense", "conv 2", "rows 2", "rans", "slow", "modes", "modes failed"}
+    if missing := sorted(wanted - set(pieces)) or not network:
         raise ValueError(f"sm_{arch}: pieces of the kernel were not found: {missing}")
     # Symbols that are coded, in models that scale no context.
     rescaled = {_line(step, "value = requantize(value, m_.at<int32_t>(m_.context_mult)")}
@@ -226,7 +199,7 @@ def read_machine_code(folder: Path, arch: int) -> dict:
     }
     first = set(
         range(
-            _line(step, "const int32_t p = first + n * kTileN + lane / 4;"),
+            _line(step, "const int32_t p = n * kTileN + lane / 4;"),
             _line(step, "product(m_, c, m_tile, at,") + 1,
         )
     )
@@ -249,9 +222,9 @@ def machine_cycles(pieces: dict[str, list], gpu: Gpu, scale: float) -> dict[str,
             if not shared and not name.startswith(("conv", "rows", "first", "later")):
                 continue
             cost = (sass.cycles if straight else sass.per_round)(trace, _latency(gpu, scale, shared))
-            turns = 2 if name.startswith("rans") else 1
-            if name.startswith("slow"):  # beside a common round
-                cost -= found[f"rans {name.split()[1]}"]["lone"]
+            turns = 2 if name == "rans" else 1
+            if name == "slow":  # beside a common round
+                cost -= found["rans"]["lone"]
             if name.startswith(("conv", "rows", "dense")):
                 nt = TILE_ROWS * TILE_COLUMNS // 8 if name == "dense" else int(name.split()[1])
                 turns = sum(i.op.startswith("IMMA") for i in trace) / nt

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from cuda_pieces import STEPS_PER_NEWS, TILE_COLUMNS, TILE_ROWS
@@ -63,6 +63,17 @@ def build_order(
     )  # fmt: skip
 
 
+def chunk_order(order: Order, h: int, w: int, chunk: int, shift: int) -> Order:
+    """Of a last group that is one step, row by row: its chunks, each of which waits for its own tiles alone."""
+    positions = [(i, j) for i in range(h) for j in range(w)]
+    chunks = [positions[k : k + chunk] for k in range(0, len(positions), chunk)]
+    tiles = tuple(
+        frozenset((i + shift) // order.rows * order.tiles_j + (j + shift) // order.columns for i, j in part)
+        for part in chunks
+    )
+    return replace(order, steps=len(chunks), counts=tuple(map(len, chunks)), tiles_of_step=tiles)
+
+
 @dataclass
 class Outcome:
     """Cycles; ``parts`` of the group that finishes last, ``starts`` and ``ends`` of all."""
@@ -77,19 +88,21 @@ class Outcome:
 
 def simulate(
     order: Order, groups: int, step_cost: Callable, task_cost: Callable, chain: Callable, blocks: int,
-    news_delay: float = 0.0, notice: float = 0.0, news: int = STEPS_PER_NEWS,
+    news_delay: float = 0.0, notice: float = 0.0, news: int = STEPS_PER_NEWS, last_order: Order | None = None,
 ) -> Outcome:  # fmt: skip
     """Groups behind each other, tile by tile: what latents_kernel does, as events.
 
     ``step_cost(group, count, announces?)`` -> dict of cycles, ``task_cost(group, layer)`` -> cycles,
     ``chain(group)`` -> kernels of the dense layers. ``notice``: from a tile's or a step's being announced to a block's
-    acting on it. ``news``: steps between announcements.
+    acting on it. ``news``: steps between announcements. ``last_order``: of the last group, where it has its own.
     """
-    steps_of_tile: dict[int, list[int]] = defaultdict(list)
-    for s, tiles in enumerate(order.tiles_of_step):
-        for t in tiles:
-            steps_of_tile[t].append(s)
-    missing = [[len(t) if g and chain(g) else 0 for t in order.tiles_of_step] for g in range(groups)]
+    own = [order] * (groups - 1) + [last_order or order]
+    steps_of_tile: list[dict[int, list[int]]] = [defaultdict(list) for _ in own]
+    for o, steps in zip(own, steps_of_tile, strict=True):
+        for s, tiles in enumerate(o.tiles_of_step):
+            for t in tiles:
+                steps[t].append(s)
+    missing = [[len(t) if g and chain(g) else 0 for t in own[g].tiles_of_step] for g in range(groups)]
 
     @cache
     def before(tile: int, radius: int) -> list[int]:
@@ -118,11 +131,11 @@ def simulate(
 
     def advance(g: int, now: float) -> None:
         s = at[g]
-        if busy_until[g] is not None or s >= order.steps or missing[g][s]:
+        if busy_until[g] is not None or s >= own[g].steps or missing[g][s]:
             return
         late = notice if g and now > waiting_since[g] else 0.0
-        announces = (s + 1) % news == 0 or s + 1 == order.steps
-        cost = step_cost(g, order.counts[s], announces)
+        announces = (s + 1) % news == 0 or s + 1 == own[g].steps
+        cost = step_cost(g, own[g].counts[s], announces)
         parts[g]["wait"] += now + late - waiting_since[g]
         parts[g].update(cost)
         if s == 0:
@@ -160,12 +173,12 @@ def simulate(
             at[g] += 1
             busy_until[g] = None
             waiting_since[g] = ends[g] = now
-            if at[g] % news == 0 or at[g] == order.steps:
+            if at[g] % news == 0 or at[g] == own[g].steps:
                 push(now + news_delay, "news", (g, at[g]))
-            if at[g] == order.steps:
+            if at[g] == own[g].steps:
                 idle += 1
             advance(g, now)
-            if at[g] == order.steps:
+            if at[g] == own[g].steps:
                 hand_out(now)
         elif kind == "news":
             g, done = data
@@ -176,11 +189,11 @@ def simulate(
             idle += 1
             flags[g][layer].add(tile)
             if layer + 1 == len(chain(g)):
-                for s in steps_of_tile[tile]:
+                for s in steps_of_tile[g][tile]:
                     missing[g][s] -= 1
                 advance(g, now)
             hand_out(now)
-    assert at == [order.steps] * groups, "the schedule hangs"
+    assert at == [o.steps for o in own], "the schedule hangs"
     last = max(range(groups), key=lambda g: ends[g])
     total = ends[last]
     return Outcome(total, dict(parts[last]), starts, ends, tasks, dense_time / (total * max(1, blocks - groups)))

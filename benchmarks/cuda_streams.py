@@ -2,9 +2,10 @@
 
     python benchmarks/cuda_streams.py FOLDER --model ccm-small --skip 4
 
-For each quality, means over the pictures in FOLDER: of each group the lanes that the encoder chooses, coded symbols a
-position, bits of one, and the share of rounds with a symbol outside its window or an escape, for as many lanes and for
-32. ``--skip T``: as if symbols with a scale index up to T were not coded; their bits are not given to others.
+For each quality, of every picture in FOLDER and as means over them: of each group the lanes that the encoder chooses,
+coded symbols a position, bits of one, the share of rounds with a symbol outside its window or an escape, for as many
+lanes and for 32, and the share of ``calm`` rounds: of most probable symbols alone, times that nobody takes a word.
+``--skip T``: as if symbols with a scale index up to T were not coded; their bits are not given to others.
 Results: results/cuda_streams.json.
 """
 
@@ -38,51 +39,73 @@ class Tables:
         self.lo, self.n, self.start = (np.asarray(v, np.int64) for v in (rows.lo, rows.n, rows.start))
         frequencies = [np.diff(rows.row(r)) for r in range(len(self.n))]
         self.bits = np.concatenate([-np.log2(f / 65536) for f in frequencies])
-        mode = np.array([int(np.argmax(f[:-1])) for f in frequencies])
+        self.mode = mode = np.array([int(np.argmax(f[:-1])) for f in frequencies])
         self.window = np.clip(mode - WINDOW // 2, 0, np.maximum(0, self.n - WINDOW))
         self.index = np.repeat(np.arange(64), 1 << plan.fraction_bits.astype(np.int64))
         self.start = np.cumsum(self.n) - self.n
 
     def look(self, symbol, row):
-        """Bits, and whether a symbol is an escape or outside of its window, of (symbol - offset) and row."""
+        """Bits, whether a symbol is an escape or outside of its window, and whether it is the most probable one.
+
+        Of (symbol - offset) and row.
+        """
         k = symbol - self.lo[row]
         escaped = (k < 0) | (k >= self.n[row] - 1)
         k = np.where(escaped, self.n[row] - 1, k)
         outside = (k < self.window[row]) | (k >= self.window[row] + WINDOW)
-        return self.bits[self.start[row] + k], escaped | outside
+        return self.bits[self.start[row] + k], escaped | outside, k == self.mode[row]
 
 
-def slow_share(step, slow, lanes):
-    """Of the rounds of symbols in coding order with their steps."""
+def of_rounds(step, values, lanes):
+    """Sums of the rounds of symbols in coding order with their steps."""
     if not len(step):
-        return 0.0
+        return np.zeros(1)
     first = np.r_[0, np.flatnonzero(np.diff(step)) + 1]
     place = np.arange(len(step)) - np.repeat(first, np.diff(np.r_[first, len(step)]))
     _, number = np.unique(step.astype(np.int64) << 32 | place // lanes, return_inverse=True)
-    return float(np.mean(np.bincount(number, weights=slow) > 0))
+    return np.bincount(number, weights=values)
 
 
-def describe(model, tables, x, quality, skip):
-    """[{lanes, coded, bits, slow, slow_32}] of the groups of one picture."""
+def slow_share(step, slow, lanes):
+    """Of rounds with such a symbol."""
+    return float(np.mean(of_rounds(step, slow, lanes) > 0))
+
+
+def calm_share(step, mode, bits, lanes):
+    """Of rounds without another symbol than the most probable ones, as often as their bits make nobody take a word."""
+    words = of_rounds(step, bits, lanes) / 16
+    return float(np.mean((of_rounds(step, ~mode, lanes) == 0) * np.maximum(0, 1 - words)))
+
+
+def describe(model, tables, x, quality, skips):
+    """For each of ``skips``, [{lanes, coded, bits, slow, slow_32, calm}] of the groups of one picture."""
     frozen = model.frozen
     (packet,) = parse_packets(frozen, **ccm_fast.compress(model, x, quality))
     decoded = decode_packets(frozen, [packet])
     offset, row = (p[0].numpy().astype(np.int64) for p in decoded.parameters)
     symbol = decoded.y_hat[0].numpy().astype(np.int64) - offset
-    bits, slow = tables.look(symbol, row)
-    coded = tables.index[row] > max(skip, frozen.plan.skip)
-    h, w, _ = symbol.shape
+    bits, slow, mode = tables.look(symbol, row)
+    index, plan = tables.index[row], frozen.plan
+    return [
+        describe_groups(plan, packet, symbol.shape, bits, slow, mode, index > max(skip, plan.skip)) for skip in skips
+    ]
+
+
+def describe_groups(plan, packet, shape, bits, slow, mode, coded):
+    """The same, given these of every symbol, and which are coded."""
+    h, w, _ = shape
     found, at = [], 0
-    schedules = [frozen.plan.schedule_of(g) for g in range(len(packet.y_streams))]
-    for channels, schedule, stream in zip(frozen.plan.group_channels, schedules, packet.y_streams):
+    schedules = [plan.schedule_of(g) for g in range(len(packet.y_streams))]
+    for channels, schedule, stream in zip(plan.group_channels, schedules, packet.y_streams):
         own = np.s_[..., at : at + channels]
         order = np.argsort(schedule.steps(h, w).ravel(), kind="stable")
         step = np.repeat(np.sort(schedule.steps(h, w).ravel()), channels)
-        b, s, c = (v[own].reshape(h * w, channels)[order].ravel() for v in (bits, slow, coded))
+        b, s, o, c = (v[own].reshape(h * w, channels)[order].ravel() for v in (bits, slow, mode, coded))
         lanes = Stream(*stream).lanes
         found.append({
             "lanes": lanes, "coded": float(c.sum() / (h * w)), "bits": float(b[c].sum() / max(1, c.sum())),
             "slow": slow_share(step[c], s[c], min(lanes, 32)), "slow_32": slow_share(step[c], s[c], 32),
+            "calm": calm_share(step[c], o[c], b[c], min(lanes, 32)),
         })  # fmt: skip
         at += channels
     return found
@@ -100,18 +123,19 @@ def main():
     model = ccm_fast.load(args.model)
     tables = Tables(model.frozen.plan)
     files = sorted(p for p in args.folder.iterdir() if not args.images or p.name in args.images)
-    out = {"model": args.model, "skip": args.skip, "images": [p.name for p in files], "qualities": {}}
+    out = {"model": args.model, "skip": args.skip, "images": [p.name for p in files], "qualities": {}, "pictures": {}}
     for quality in args.qualities:
         per = {"all": [], "skipped": []}
         for path in files:
             x = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)[None].float() / 255
-            for name, skip in (("all", -1), ("skipped", args.skip)):
-                per[name].append(describe(model, tables, x, quality, skip))
+            for name, found in zip(per, describe(model, tables, x, quality, (-1, args.skip)), strict=True):
+                per[name].append(found)
         groups = range(len(model.frozen.plan.group_channels))
         out["qualities"][str(quality)] = {
             name: [{k: float(np.mean([f[g][k] for f in found])) for k in found[0][g]} for g in groups]
             for name, found in per.items()
         }
+        out["pictures"][str(quality)] = per
         RESULT.write_text(json.dumps(out, indent=1) + "\n", encoding="utf-8")
 
 

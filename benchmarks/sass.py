@@ -23,6 +23,7 @@ ROOMS = ("base", "format", "model", "entropy/cuda")  # what the kernels are made
 SOURCE = re.compile(r'//## File "([^"]+)", line (\d+)')
 CODE = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+)?\s*([A-Z][^;]*);\s+/\* 0x[0-9a-f]{16} \*/")
 CONTROL = re.compile(r"^\s+/\* 0x([0-9a-f]{16}) \*/")
+SECTION = re.compile(r"^\s*\.section\s+\.text\.(\S+?),")
 LABEL = re.compile(r"^(\.L_x_\d+):")
 
 TAKEN_BRANCH = 8  # cycles to refill the front end; assumed
@@ -80,16 +81,23 @@ def compile_kernel(folder: Path, arch: int) -> Path:
     return cubin
 
 
-def disassemble(cubin: Path) -> Code:
-    """Needs nvdisasm: of the toolkit, or `pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm`."""
+def disassemble(cubin: Path, function: str = "") -> Code:
+    """Needs nvdisasm: of the toolkit, or `pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm`.
+
+    ``function``: what the mangled name of the one that is wanted holds.
+    """
     import machine_code
 
     if not (tool := machine_code.tool()):
         sys.exit("needs nvdisasm: pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm")
     command = [str(tool.parent / "nvdisasm"), "-gi", "-hex", str(cubin)]
     text = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ}).stdout
-    code, lines, labels, fresh = Code(), [], [], True
+    code, lines, labels, fresh, wanted = Code(), [], [], True, True
     for line in text.splitlines():
+        if found := SECTION.match(line):
+            wanted = function in found[1]
+        if not wanted:
+            continue
         if found := LABEL.match(line):
             labels.append(found[1])
         elif found := SOURCE.search(line):

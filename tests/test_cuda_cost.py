@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import cuda_cost
 import cuda_model
 from cuda_pieces import STEPS_PER_NEWS, TILE_COLUMNS, TILE_ROWS
-from cuda_schedule import build_order, simulate
+from cuda_schedule import build_order, chunk_order, simulate
 
 
 def run(h, w, groups, kernels=(5, 3, 3), blocks=10**6, task=0.0, shift=2, **more):
@@ -37,6 +37,16 @@ def test_free_groups_follow_at_the_offset_of_their_tiles(h, w):
     rows, columns = ((2 // tile + 1) * tile + 2 for tile in (TILE_ROWS, TILE_COLUMNS))
     first = 3 * (min(h, rows) - 1) + min(w, columns)
     assert offset == min(order.steps, -(-first // STEPS_PER_NEWS) * STEPS_PER_NEWS)
+
+
+def test_a_group_of_one_step_follows_chunk_by_chunk():
+    """It begins when its first row is there, long before the group before it is done."""
+    order = build_order(32, 48, 2)
+    fine = chunk_order(order, 32, 48, 16, 2)
+    assert (fine.steps, sum(fine.counts)) == (96, 32 * 48)
+    assert frozenset.union(*fine.tiles_of_step) == frozenset.union(*order.tiles_of_step)
+    _, found = run(32, 48, 2, last_order=fine)
+    assert 16 < found.starts[1] < 80 and found.ends[0] == 141 < found.total < 141 + 40
 
 
 def test_one_block_does_everything_in_turn():
@@ -117,6 +127,9 @@ def test_each_group_costs_what_it_has():
     assert cost(slow=0.2)["rans"] > 1.3 * cost()["rans"]
     assert cost(lanes=64)["rans"] < cost(lanes=32)["rans"]
     assert cost(group=4)["products"] > cost()["products"]
+    # Rounds of most probable symbols alone are quick where few take words, and only there.
+    calm = cost(bits=0.1, calm=0.99)["rans"]
+    assert calm < 0.25 * cost(bits=0.1, calm=0.1)["rans"] and cost(calm=0.99)["rans"] == cost()["rans"]
 
 
 def test_document_agrees_with_the_results():

@@ -174,6 +174,41 @@ def test_symbols_far_from_their_windows(lanes):
     assert fine(status) and torch.equal(found, z)
 
 
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("lanes", [1, VERSION_2 + 1, VERSION_2 + 4, VERSION_2 + 32, VERSION_2 + 64])
+def test_symbols_that_hardly_vary(lanes, skip):
+    """Rounds of most probable symbols alone, which are tried eight at once, between others; damage among them."""
+    rng = np.random.default_rng(lanes)
+    calm = np.array([60, 65400, 60, 16])
+    plan = random_plan(rng, groups=(16, 40), hyper_channels=4, schedules=("wavefront", "single") if skip else None)
+    plan = replace(
+        plan, z_rows=TableRows.from_frequencies([-1] * 4, [calm] * 4),
+        y_rows=TableRows.from_frequencies([-1] * len(plan.y_rows.n), [calm] * len(plan.y_rows.n)),
+    )  # fmt: skip
+    h, w = 10, 24
+    packed = ops.pack_plan(torch.frombuffer(bytearray(plan.to_bytes()), dtype=torch.uint8), "")
+    emulated = EmulatedEngine(plan, 64, 4)
+    z = torch.from_numpy(rng.choice([-1, 0, 1, 7], (BATCH, 20, 24, 4), p=[0.004, 0.99, 0.005, 0.001]).astype(np.int16))
+    found, status = emulated.decode_z(*ops.encode_z(packed, z, lanes, 1), 20, 24)
+    assert fine(status) and torch.equal(found, z)
+    drawn = [sample_latents(rng, plan, h, w) for _ in range(BATCH)]
+    psi = ops.hyper(packed, torch.stack([torch.from_numpy(z.astype(np.int16)) for z, _ in drawn]), h, w, 1)
+    y = torch.stack([torch.from_numpy(y.astype(np.int16)) for _, y in drawn])
+    data, segments = ops.encode_y(packed, psi, y, lanes, 1)
+    with schedule(seed=1, resident=2):
+        found, status = emulated.decode_y(psi, data, segments)
+        assert fine(status) and torch.equal(found, y)
+        for i in range(6):
+            broken = data.clone()
+            offset, size, _ = segments[1, i % 2].tolist()
+            broken[offset + size // 2 + i % 5] ^= 1 << i
+            expected = ops.decode_y(packed, psi, broken, segments, 1)
+            found, status = emulated.decode_y(psi, broken, segments)
+            assert (status == 0).tolist() == (expected[1] == 0).tolist()
+            for b in range(BATCH):
+                assert status[b] or torch.equal(found[b], expected[0][b])
+
+
 # Steps longer and shorter than a chunk, both kinds of arena.
 @pytest.mark.parametrize("name", [name for name in CASES if not CASES[name][0].get("residual")])
 @pytest.mark.parametrize("shared", [-1, 0])

@@ -10,9 +10,12 @@ constexpr int32_t kBatchOfSymbols = 1024;  // prepared at once; a multiple of 32
 // Grid: images. Blocks of at least two warps.
 __global__ void __launch_bounds__(kMaxThreads, 1) decode_z_kernel(const DecodeZArgs a) {
   CCM_SHARED(symbols, Symbol[kBatchOfSymbols + kMoreSymbols]);
+  CCM_SHARED(modes, uint32_t[kBatchOfSymbols + kMoreSymbols]);
+  CCM_SHARED(words, uint64_t[kMostSequences * kRingWords / 4]);
+  uint16_t* const ring = reinterpret_cast<uint16_t*>(words);
   CCM_SHARED(bad, int32_t);
   const DeviceModel& m = *a.model;
-  const DeviceRow* rows = m.at<DeviceRow>(m.z_rows.rows);
+  const RowTables rows(m, m.z_rows);
   const int32_t image = blockIdx.x, channels = m.z_coded;
   const int32_t* const coded = m.at<int32_t>(m.z_channels);
   int16_t* const z = a.z + static_cast<int64_t>(image) * a.positions * m.hyper_channels;
@@ -28,7 +31,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) decode_z_kernel(const DecodeZA
     sequences = sequences_of(code);
     for (int32_t q = warp; q < sequences; q += warps) {
       WarpDecoder decoder;
-      decoder.open(a.data + (valid ? offset : 0), valid ? size : 0, code, q);
+      decoder.open(a.data + (valid ? offset : 0), valid ? size : 0, code, q, ring + q * kRingWords);
       decoders[q * 32 + lane] = decoder;
     }
   }
@@ -50,19 +53,24 @@ __global__ void __launch_bounds__(kMaxThreads, 1) decode_z_kernel(const DecodeZA
     const int32_t count = min(kBatchOfSymbols, all - first);
 #pragma unroll 1
     for (int32_t n = threadIdx.x; n < kBatchOfSymbols; n += blockDim.x) {
-      const DeviceRow& row = rows[coded[channel]];
-      symbols[n] = {row.key, row.lo_inside};
+      const RowWindow& row = rows.windows[coded[channel]];
+      symbols[n] = {row.key, row.lo_mode};
+      modes[n] = row.mode;
       channel += stride;
       if (channel >= channels) channel -= channels;
     }
 #pragma unroll 1
-    for (int32_t i = threadIdx.x; i < kMoreSymbols; i += blockDim.x) symbols[kBatchOfSymbols + i] = {rows[0].key, 0};
+    for (int32_t i = threadIdx.x; i < kMoreSymbols; i += blockDim.x) {
+      symbols[kBatchOfSymbols + i] = {rows.windows[0].key, 0};
+      modes[kBatchOfSymbols + i] = kNever;
+    }
     if (threadIdx.x == 0) bad = 0;
     __syncthreads();
     for (int32_t q = warp; q < sequences; q += warps) {
       WarpDecoder decoder = decoders[q * 32 + lane];
       const int32_t own = symbols_of_sequence(count, sequences, q);
-      if (own && decoder.bad() == kOk) decoder.decode(m, m.z_rows, symbols + q * kSequenceLanes, own, 1);
+      const int32_t at = q * kSequenceLanes;
+      if (own && decoder.bad() == kOk) decoder.decode(rows, symbols + at, modes + at, own, 1, ring + q * kRingWords);
       if (lane == 0 && decoder.bad() != kOk) atomicExch(&bad, 1);
       decoders[q * 32 + lane] = decoder;
     }

@@ -54,7 +54,9 @@ ArenaLayout arena_layout(const DeviceModel& m, int32_t tiles) {
   l.scale = take(symbols);
   l.symbols = take(8 * (symbols + kMostCarried + kMoreSymbols));
   l.targets = take(8 * (symbols + kMostCarried));
+  l.modes = take(4 * (symbols + kMostCarried + kMoreSymbols));
   l.masks = take(4 * kChunk * ((channels + 31) / 32));
+  l.words = take(kMostSequences * kRingWords * 2);
   l.scale_rows = take(kNumScales * sizeof(ScaleRow));
   l.positions = take(4 * kChunk);
   l.weights = take((kMaxLayers + 2) * sizeof(void*));
@@ -110,9 +112,14 @@ cudaError_t plan_latents(const DeviceModel& m, int32_t batch, int32_t h, int32_t
     add(d.head);
     wanted = std::max(wanted, bytes);
   }
-  a.shared = static_cast<int32_t>(std::min<int64_t>(available, wanted + (a.arena_in_shared ? a.arena.bytes : 0)));
+  a.weights = a.arena_in_shared ? a.arena.bytes : 0;
+  const int64_t tables = m.y_rows.window_bytes();
+  const bool tables_in_shared = a.arena_in_shared && a.weights + tables <= available;
+  a.tables = tables_in_shared ? a.weights : -1;
+  if (tables_in_shared) a.weights += static_cast<int32_t>(tables);
+  a.shared = static_cast<int32_t>(std::min<int64_t>(available, wanted + a.weights));
   int32_t resident = 0;
-  if (cudaError_t e = latents_occupancy(plan.threads, a.shared, &resident)) return e;
+  if (cudaError_t e = latents_occupancy(a, plan.threads, &resident)) return e;
   // A block for every group, and for the dense part as many as fit beside them.
   const int64_t useful = static_cast<int64_t>(batch) * m.groups * (1 + a.tiles);
   const int64_t at_once = static_cast<int64_t>(device.multiprocessors) * std::max(1, resident);

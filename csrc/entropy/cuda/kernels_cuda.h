@@ -6,7 +6,7 @@
 
 namespace ccm {
 
-// Of a block: twelve warps leave each thread 168 registers (the 16-entry windows of 32 lanes are held in them), and
+// Of a block: twelve warps leave each thread 168 registers (the 16-entry windows of lanes are held in them), and
 // twelve tiles of products are the width of ccm-base.
 constexpr int32_t kMaxThreads = 384;
 
@@ -14,7 +14,7 @@ constexpr int32_t kMaxThreads = 384;
 constexpr int32_t kEncodeThreads = 32 * kMostSequences;
 
 cudaError_t launch_latents(const LatentsArgs& a, int32_t blocks, int32_t threads, cudaStream_t stream);
-cudaError_t latents_occupancy(int32_t threads, int32_t shared, int32_t* blocks_per_multiprocessor);
+cudaError_t latents_occupancy(const LatentsArgs& a, int32_t threads, int32_t* blocks_per_multiprocessor);
 cudaError_t launch_prepare(const LatentsArgs& a, int32_t blocks, int32_t threads, cudaStream_t stream);
 cudaError_t launch_base(const LatentsArgs& a, int32_t groups, int32_t threads, cudaStream_t stream);
 cudaError_t launch_status(const LatentsArgs& a, cudaStream_t stream);

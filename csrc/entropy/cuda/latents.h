@@ -6,8 +6,9 @@
 
 namespace ccm {
 
-// Positions of a step whose parameters are computed together: 4 tiles of products.
-constexpr int kChunk = 32;
+// Positions of a step whose parameters are computed together: two tiles of products, which is what a step of the
+// wavefront has in a plane of 32 rows.
+constexpr int kChunk = 16;
 
 // Symbols behind the last one of a step, with valid keys: what a round loads ahead.
 constexpr int32_t kMostSequences = 4;
@@ -15,8 +16,14 @@ constexpr int32_t kMoreSymbols = (2 * kMostSequences + 1) * 32;
 // Symbols that a chunk leaves to the next one of its step, which completes their rounds.
 constexpr int32_t kMostCarried = kMostSequences * 32 - 1;
 
+// Words of a sequence that lie in the arena: kWordsAhead are written at once, when fewer than 32 are left that no round
+// has asked for.
+constexpr int32_t kWordRing = 128, kWordsAhead = 64;
+// The ring, and a place for a symbol of each thread that nobody wants.
+constexpr int32_t kRingWords = kWordRing + 32 * 4;
+
 // At least the sizes of WarpDecoder and CoderPlanes, which host code cannot see; steps.cuh checks.
-constexpr int kDecoderBytes = 64, kPlanesBytes = 80;
+constexpr int kDecoderBytes = 80, kPlanesBytes = 80;
 
 // Counters of one (image, group), ints in `progress`.
 struct GroupProgress {
@@ -28,8 +35,9 @@ struct ArenaLayout {
   int32_t features, feature_stride, feature_bytes;  // two times bytes [kChunk][feature_stride]
   int32_t mean, scale;                              // int16, uint8 [chunk * channels]
   // The list of coded symbols: Symbol and Target [chunk * channels + kMostCarried], and kMoreSymbols behind the former.
-  int32_t symbols, targets;
-  int32_t masks;  // uint32 [kChunk][channels / 32, rounded up]: which symbols of a position are coded
+  int32_t symbols, targets, modes;  // modes: uint32, as many as symbols
+  int32_t masks;                    // uint32 [kChunk][channels / 32, rounded up]: which symbols of a position are coded
+  int32_t words;                    // uint16 [kMostSequences][kRingWords]
   int32_t scale_rows, positions, weights, decoders, planes, stop, coded;
   int32_t known;  // 0: absent, too many tiles
   int32_t bytes;
@@ -62,6 +70,8 @@ struct LatentsArgs {
   int64_t context_bytes, psi_bytes, features_bytes, base_count;  // of an image
   int32_t psi_stride, progress_stride, tiles;
   int32_t arena_in_shared, shared;  // shared: bytes of dynamic shared memory
+  int32_t tables;                   // where windows and neighbours of y's rows lie in it; -1: they do not
+  int32_t weights;                  // from where on it holds weights
   ArenaLayout arena;
 
   CCM_HD int32_t* failed(int32_t image) const { return progress + 1 + image; }

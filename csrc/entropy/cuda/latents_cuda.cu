@@ -4,12 +4,13 @@
 
 namespace ccm {
 
+template <bool kInShared>
 __global__ void __launch_bounds__(kMaxThreads, 1) latents_kernel(const LatentsArgs a) {
   CCM_DYN_SHARED(shared);
   CCM_SHARED(ticket, int32_t);
   const int32_t groups = a.model->groups;
   unsigned char* arena = a.arena_in_shared ? shared : a.arenas + static_cast<int64_t>(blockIdx.x) * a.arena.bytes;
-  GroupCoder coder(a, shared, arena);
+  GroupCoder<kInShared> coder(a, shared, arena);
   bool more = true;  // groups that no block has taken
   for (;;) {
     if (more && !coder.active()) {
@@ -28,7 +29,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) latents_kernel(const LatentsAr
     }
     const bool active = coder.active();
     if (active && coder.ready()) {
-      coder.step();
+      coder.advance();
       continue;
     }
     // A coder computes what it waits for; a block without a group whatever can be computed.
@@ -43,13 +44,23 @@ __global__ void __launch_bounds__(kMaxThreads, 1) latents_kernel(const LatentsAr
   }
 }
 
-cudaError_t launch_latents(const LatentsArgs& a, int32_t blocks, int32_t threads, cudaStream_t stream) {
-  return launch(latents_kernel, dim3(blocks), dim3(threads), static_cast<size_t>(a.shared), stream, false, a);
+namespace {
+
+using LatentsKernel = void (*)(LatentsArgs);
+
+LatentsKernel kernel_for(const LatentsArgs& a) {
+  return a.arena_in_shared && a.tables >= 0 ? latents_kernel<true> : latents_kernel<false>;
 }
 
-cudaError_t latents_occupancy(int32_t threads, int32_t shared, int32_t* blocks_per_multiprocessor) {
+}  // namespace
+
+cudaError_t launch_latents(const LatentsArgs& a, int32_t blocks, int32_t threads, cudaStream_t stream) {
+  return launch(kernel_for(a), dim3(blocks), dim3(threads), static_cast<size_t>(a.shared), stream, false, a);
+}
+
+cudaError_t latents_occupancy(const LatentsArgs& a, int32_t threads, int32_t* blocks_per_multiprocessor) {
   int blocks = 0;
-  const cudaError_t e = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, latents_kernel, threads, shared);
+  const cudaError_t e = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel_for(a), threads, a.shared);
   *blocks_per_multiprocessor = blocks;
   return e;
 }

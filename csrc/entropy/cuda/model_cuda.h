@@ -43,24 +43,50 @@ struct DeviceGroup {
   DeviceConv stack[kMaxLayers], hidden[kMaxLayers];
 };
 
-// Equal parts of the probability range: a slot outside of its window is looked for from its part's first entry on.
+// Equal parts of the probability range: a slot outside of its window and its neighbours is looked for from its part's
+// first entry on.
 constexpr int kPartBits = 7;
 
 // A row of the tables.
 struct alignas(16) DeviceRow {
-  uint32_t key;       // see row_key()
-  uint32_t first;     // entry 0
-  int32_t lo;         // symbol of entry 0
-  int32_t lo_inside;  // symbol of the window's first entry
+  uint32_t first;  // entry 0
+  int32_t lo;      // symbol of entry 0
   int32_t count;
+  int32_t window;                  // number of the window's first entry
   uint32_t parts[1 << kPartBits];  // the entry that holds a part's first slot, by its index in entries
 };
+
+// What decoders read of a row all the time, in shared memory where that is large enough. 80 bytes: the windows of
+// neighbouring rows lie in different banks.
+struct alignas(16) RowWindow {
+  uint32_t entry[kWindow];  // start << 16 | freq - 1, filled up with kNoEntry
+  uint32_t key;             // see row_key()
+  uint32_t mode;            // the most probable entry: start << 16 | freq
+  int32_t lo_mode;          // its symbol
+  // Number of the escape, counted from the window's first entry, << 16 | what RowNeighbours there are, + 1; 0: none.
+  uint32_t outside;
+};
+
+// Entries beside a window: those before it, then those behind it; start << 16 | freq, 0 where there is none.
+constexpr int32_t kNeighbours = 32;
+struct alignas(16) RowNeighbours {
+  uint32_t entry[kNeighbours];
+};
+// Number of a neighbour, counted from the window's first entry.
+CCM_HD int32_t neighbour_place(int32_t k) {
+  return k < kNeighbours / 2 ? k - kNeighbours / 2 : k - kNeighbours / 2 + kWindow;
+}
 
 struct DeviceRows {
   int64_t rows;     // DeviceRow [count]
   int64_t entries;  // uint32: start << 16 | freq
-  int64_t windows;  // uint32 [count][kWindow]: entries, filled up with kNoEntry
-  int32_t count;
+  int64_t windows;  // RowWindow [count], then RowNeighbours [neighbour_count], of rows longer than a window
+  int32_t count, neighbour_count;
+
+  CCM_HD int64_t window_bytes() const {
+    return count * static_cast<int64_t>(sizeof(RowWindow)) +
+           neighbour_count * static_cast<int64_t>(sizeof(RowNeighbours));
+  }
 };
 
 struct DeviceModel {
@@ -101,14 +127,17 @@ CCM_HD int32_t quad_offset(uint32_t q, int32_t row_stride, int32_t stride) {
          static_cast<int32_t>(q & 0xffff);
 }
 
-// What a decoder needs of a row at once: its number (16 bits), and the place of the escape among the entries of its
-// window (kNoPlace where it is not there).
-constexpr uint32_t kNoPlace = 0x7fff;
-CCM_HD uint32_t row_key(int32_t row, uint32_t escape_place) { return static_cast<uint32_t>(row) | escape_place << 16; }
+// What a decoder needs of a row at once: its number (16 bits), and places among the entries of its window: of the most
+// probable one, and of the escape (kNoPlace where it is not there).
+constexpr uint32_t kNoPlace = 31;
+CCM_HD uint32_t row_key(int32_t row, uint32_t mode_place, uint32_t escape_place) {
+  return static_cast<uint32_t>(row) | mode_place << 16 | escape_place << 20;
+}
 CCM_HD int32_t key_row(uint32_t key) { return static_cast<int32_t>(key & 0xffff); }
-CCM_HD int32_t key_escape_place(uint32_t key) { return static_cast<int32_t>(key >> 16); }
+CCM_HD int32_t key_mode_place(uint32_t key) { return static_cast<int32_t>(key >> 16 & 15); }
+CCM_HD int32_t key_escape_place(uint32_t key) { return static_cast<int32_t>(key >> 20); }
 
-// Fills a window up; no slot lies at or above it (start 65535 with a frequency that no row can hold there).
+// Fills a window up: above what any slot is compared with.
 constexpr uint32_t kNoEntry = 0xffffffffu;
 
 // Division by a number that the compiler does not know: it would use floating point, in loops of subtractions too

@@ -168,14 +168,30 @@ class DevicePacker {
     const RowInfo& last = r.info[r.count - 1];
     std::vector<uint32_t> entries(r.entries, r.entries + last.first + last.count);
     for (uint32_t& e : entries) e = e << 16 | e >> 16;
-    std::vector<uint32_t> windows(static_cast<size_t>(r.count) * kWindow, kNoEntry);
+    std::vector<RowWindow> windows(r.count);
+    std::vector<RowNeighbours> neighbours;
     for (int32_t i = 0; i < r.count; ++i) {
       const RowInfo& info = r.info[i];
-      const bool escape = info.window + info.inside == info.count;
-      const uint32_t* window = entries.data() + info.first + info.window;
-      std::copy(window, window + info.inside, windows.begin() + static_cast<size_t>(i) * kWindow);
-      const uint32_t place = escape ? static_cast<uint32_t>(info.inside - 1) : kNoPlace;
-      out[i] = {row_key(i, place), info.first, info.lo, info.lo + info.window, info.count, {}};
+      const int32_t escape = info.count - 1 - info.window, mode = info.mode - info.window;
+      const uint32_t* const window = entries.data() + info.first + info.window;
+      RowWindow& w = windows[i];
+      std::fill(w.entry, w.entry + kWindow, kNoEntry);
+      for (int32_t k = 0; k < info.inside; ++k) w.entry[k] = window[k] - 1;  // no frequency is 0
+      const uint32_t place = escape < info.inside ? static_cast<uint32_t>(escape) : kNoPlace;
+      w.key = row_key(i, static_cast<uint32_t>(mode), place);
+      w.mode = window[mode];
+      w.lo_mode = info.lo + info.mode;
+      w.outside = static_cast<uint32_t>(escape) << 16;
+      if (info.inside < info.count) {
+        RowNeighbours beside{};
+        for (int32_t k = 0; k < kNeighbours; ++k) {
+          const int32_t at = neighbour_place(k) + info.window;
+          if (at >= 0 && at < info.count) beside.entry[k] = entries[info.first + at];
+        }
+        neighbours.push_back(beside);
+        w.outside |= static_cast<uint32_t>(neighbours.size());
+      }
+      out[i] = {info.first, info.lo, info.count, info.window, {}};
     }
     constexpr uint32_t kParts = 1 << kPartBits, kSlots = 1 << (kProbBits - kPartBits);
     for (DeviceRow& row : out)
@@ -186,8 +202,11 @@ class DevicePacker {
     DeviceRows d{};
     d.rows = out_.put(out);
     d.entries = out_.put(entries);
+    static_assert(sizeof(RowWindow) % 16 == 0, "neighbours follow at once");
     d.windows = out_.put(windows);
+    out_.put(neighbours);
     d.count = r.count;
+    d.neighbour_count = static_cast<int32_t>(neighbours.size());
     return d;
   }
 

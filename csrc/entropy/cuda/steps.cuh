@@ -10,6 +10,8 @@ namespace ccm {
 // a late one keeps the next group waiting.
 constexpr int32_t kStepsPerNews = 2;
 
+constexpr int kChunkNT = kChunk / kTileN;  // tiles of products
+
 // The planes and the order of a coder's group.
 struct CoderPlanes {
   DevicePlane context;
@@ -29,13 +31,16 @@ static_assert(sizeof(WarpDecoder) <= kDecoderBytes && sizeof(CoderPlanes) <= kPl
 // Offsets of an encoder's latents: 1/256 in residual models.
 CCM_DEVICE int32_t round_256(int32_t v) { return (v + 128) >> 8; }
 
+// kInShared: the arena and the tables lie in shared memory, which the compiler then knows; otherwise either may.
+template <bool kInShared>
 class GroupCoder {
  public:
   // `arena`: this block's memory, in `shared` or not.
   CCM_DEVICE GroupCoder(const LatentsArgs& a, unsigned char* shared, unsigned char* arena)
-      : a_(a), m_(*a.model), shared_(shared), arena_(arena) {
+      : a_(a), m_(*a.model), shared_(shared), arena_(kInShared ? shared : arena) {
 #pragma unroll 1
     for (int32_t i = threadIdx.x; i < kNumScales; i += blockDim.x) scale_rows()[i] = m_.scale_rows[i];
+    if (a_.tables >= 0) copy(shared_ + a_.tables, m_.at<RowWindow>(m_.y_rows.windows), m_.y_rows.window_bytes());
   }
 
   CCM_DEVICE bool active() const { return group_ >= 0; }
@@ -46,7 +51,7 @@ class GroupCoder {
     const GroupPlanes planes(a_, image, group);
     image_ = image;
     group_ = group;
-    step_ = 0;
+    step_ = at_ = carried_ = 0;
 #pragma unroll 1
     for (int32_t i = threadIdx.x; known() && i < a_.tiles; i += blockDim.x) known()[i] = 0;
     keep_weights();
@@ -59,12 +64,12 @@ class GroupCoder {
     __syncthreads();
   }
 
-  // Whether the base of the next step's positions is there.
+  // Whether the base of the next chunk's positions is there.
   CCM_DEVICE bool ready() {
     const int32_t last = chasing_layers(d()) - 1;
     if (last < 0) return true;
     const GroupPlanes planes(a_, image_, group_);
-    const int32_t first = order().first[step_], end = order().first[step_ + 1];
+    const int32_t first = order().first[step_] + at_, end = min(first + kChunk, order().first[step_ + 1]);
     bool there = true;
 #pragma unroll 1
     for (int32_t p = first + static_cast<int32_t>(threadIdx.x); p < end; p += blockDim.x) {
@@ -83,24 +88,26 @@ class GroupCoder {
     return true;
   }
 
-  // Codes the next step. After the last one, or after a failure, the coder is no longer active.
-  CCM_DEVICE void step() {
-    const int32_t first = order().first[step_], count = order().first[step_ + 1] - first, steps = order().steps;
-    int32_t* const counters = a_.counters(image_, group_);
-    bool fine = true;
+  // Codes the next chunk. After the last one of all, or after a failure, the coder is no longer active.
+  CCM_DEVICE void advance() {
+    const int32_t first = order().first[step_], count = order().first[step_ + 1] - first;
     // Taps see the positions of earlier steps only, so a long step's latents enter the plane when all of it is done.
-    const bool to_context = count <= kChunk || d().spatial.k_steps == 0;
-    for (int32_t at = 0, carried = 0; at < count && fine; at += kChunk)
-      fine = chunk(first + at, min(kChunk, count - at), at + kChunk >= count, to_context, carried);
+    const bool to_context = count <= kChunk || d().spatial.k_steps == 0, last = at_ + kChunk >= count;
+    const bool fine = chunk(first + at_, min(kChunk, count - at_), last, to_context);
+    at_ += kChunk;
+    if (fine && !last) return;
     for (int32_t at = 0; !to_context && at < count && fine; at += kChunk) {
       load_positions(first + at, min(kChunk, count - at));
       show_latents(min(kChunk, count - at));
       __syncthreads();
     }
+    at_ = carried_ = 0;
 #if CCM_FAULT != 1
     __syncthreads();
 #endif
     ++step_;
+    int32_t* const counters = a_.counters(image_, group_);  // computed here: the kernel is short of registers
+    const int32_t steps = order().steps;
     if (fine && step_ < steps) {
       if (threadIdx.x == 0 && step_ % kStepsPerNews == 0) {
         announce(counters + GroupProgress::kStepsDone, step_);
@@ -144,11 +151,14 @@ class GroupCoder {
   CCM_DEVICE WarpDecoder* stream(int32_t q) const {
     return part<WarpDecoder>(a_.arena.decoders) + q * 32 + (threadIdx.x & 31);
   }
+  // Words of a sequence.
+  CCM_DEVICE uint16_t* ring(int32_t q) const { return part<uint16_t>(a_.arena.words) + q * kRingWords; }
   // Another group of the image has failed.
   CCM_DEVICE int32_t* stop() const { return part<int32_t>(a_.arena.stop); }
   // Encoding: the group's coded symbols so far.
   CCM_DEVICE int32_t* coded() const { return part<int32_t>(a_.arena.coded); }
   CCM_DEVICE Symbol* symbols() const { return part<Symbol>(a_.arena.symbols); }
+  CCM_DEVICE uint32_t* modes() const { return part<uint32_t>(a_.arena.modes); }
   CCM_DEVICE Target* targets() const { return part<Target>(a_.arena.targets); }
 
   CCM_DEVICE CoderPlanes* planes() const { return part<CoderPlanes>(a_.arena.planes); }
@@ -160,19 +170,30 @@ class GroupCoder {
   }
   CCM_DEVICE int32_t layers() const { return d().spatial.output == kHead ? 1 : d().hidden_layers + 2; }
 
+  CCM_DEVICE RowTables tables() const {
+    RowTables rows(m_, m_.y_rows);
+    if (kInShared || a_.tables >= 0) rows.windows = reinterpret_cast<const RowWindow*>(shared_ + a_.tables);
+    return rows;
+  }
+
+  // The whole block copies bytes, sixteen at a time.
+  CCM_DEVICE static void copy(void* to, const void* from, int64_t bytes) {
+#pragma unroll 1
+    for (int64_t i = threadIdx.x; i < bytes / 16; i += blockDim.x)
+      static_cast<uint4*>(to)[i] = static_cast<const uint4*>(from)[i];
+  }
+
   // Copies weights into shared memory, the last layers first, as long as they fit.
   CCM_DEVICE void keep_weights() {
-    int64_t at = a_.arena_in_shared ? a_.arena.bytes : 0;
+    int64_t at = a_.weights;
     for (int32_t l = layers() - 1; l >= 0; --l) {
       const DeviceConv& c = layer(l);
       const int64_t bytes = static_cast<int64_t>(c.m_tiles) * c.k_steps * 512;
       const uint4* from = m_.at<uint4>(c.weights);
       const bool fits = at + bytes <= a_.shared;
-      uint4* to = reinterpret_cast<uint4*>(shared_ + at);
-      if (threadIdx.x == 0) weights()[l] = fits ? to : from;
+      if (threadIdx.x == 0) weights()[l] = fits ? reinterpret_cast<const uint4*>(shared_ + at) : from;
       if (!fits) continue;
-#pragma unroll 1
-      for (int64_t i = threadIdx.x; i < bytes / 16; i += blockDim.x) to[i] = from[i];
+      copy(shared_ + at, from, bytes);
       at += bytes;
     }
   }
@@ -184,8 +205,11 @@ class GroupCoder {
     const bool valid = inside && valid_streams(segment[2]);
     const int64_t code = valid ? segment[2] : 1;
     sequences_ = sequences_of(code);
-    for (int32_t q = threadIdx.x / 32; q < sequences_; q += blockDim.x / 32)
-      stream(q)->open(a_.data + (valid ? offset : 0), valid ? size : 0, code, q);
+    for (int32_t q = threadIdx.x / 32; q < sequences_; q += blockDim.x / 32) {
+      WarpDecoder decoder;
+      decoder.open(a_.data + (valid ? offset : 0), valid ? size : 0, code, q, ring(q));
+      *stream(q) = decoder;
+    }
   }
 
   // Tile of a position of the coding order.
@@ -205,17 +229,13 @@ class GroupCoder {
   CCM_DEVICE int32_t row_of(int32_t p) const { return static_cast<int32_t>(positions()[p] >> 16); }
   CCM_DEVICE int32_t column_of(int32_t p) const { return static_cast<int32_t>(positions()[p] & 0xffff); }
 
-  // Positions first .. first + count of the coding order, part of a step; `last`: its last ones. `carried`: symbols
-  // that the chunk before has left at the front of the list, and then those that this one leaves: what does not fill a
-  // round of every sequence. False when the image has failed.
-  CCM_DEVICE bool chunk(int32_t first, int32_t count, bool last, bool to_context, int32_t& carried) {
+  // Positions first .. first + count of the coding order, part of a step; `last`: its last ones. False when the image
+  // has failed.
+  CCM_DEVICE bool chunk(int32_t first, int32_t count, bool last, bool to_context) {
     CCM_SHARED(bad, int32_t);
     load_positions(first, count);
-    if (count <= kTileN)
-      network<1>(count);
-    else
-      network<2>(count);
-    const int32_t listed = list_symbols(count, carried, to_context);
+    network();
+    const int32_t listed = list_symbols(count, carried_, to_context);
     if (threadIdx.x == 0) bad = 0;
     __syncthreads();
     if (*stop()) return false;
@@ -232,12 +252,13 @@ class GroupCoder {
       const Symbol symbol = symbols()[k];
       publish(targets()[k], key_row(symbol.key), symbol.value, to_context);
     }
-    carried = listed - done;
+    carried_ = listed - done;
     if (last) return true;
     __syncthreads();
 #pragma unroll 1
-    for (int32_t k = threadIdx.x; done > 0 && k < carried; k += blockDim.x) {
+    for (int32_t k = threadIdx.x; done > 0 && k < carried_; k += blockDim.x) {
       symbols()[k] = symbols()[done + k];
+      modes()[k] = modes()[done + k];
       targets()[k] = targets()[done + k];
     }
     return true;
@@ -250,7 +271,8 @@ class GroupCoder {
     for (int32_t q = threadIdx.x / 32; q < sequences_; q += blockDim.x / 32) {
       WarpDecoder decoder = *stream(q);  // a copy in registers while it runs; in between others need them
       const int32_t own = symbols_of_sequence(n, sequences_, q);
-      if (own && decoder.bad() == kOk) decoder.decode(m_, m_.y_rows, symbols() + q * kSequenceLanes, own, unit());
+      const int32_t at = q * kSequenceLanes;
+      if (own && decoder.bad() == kOk) decoder.decode(tables(), symbols() + at, modes() + at, own, unit(), ring(q));
       if (last) decoder.end_step(own);  // those before were whole rounds
       fine &= decoder.bad() == kOk;
       *stream(q) = decoder;
@@ -261,31 +283,29 @@ class GroupCoder {
   CCM_DEVICE int32_t unit() const { return m_.residual ? 1 << kMeanBits : 1; }
 
   // Parameters of a chunk: the network from the sum of contexts to means and scales. A warp's unit of work is a tile of
-  // channels by NT * 8 positions; there are at most two rows of such units.
-  template <int NT>
-  CCM_DEVICE void network(int32_t count) {
+  // channels by all positions.
+  CCM_DEVICE void network() {
     const int32_t lane = threadIdx.x & 31, warps = blockDim.x / 32;
-    const int32_t stride = a_.arena.feature_stride, depth = layers(), rows = count > NT * kTileN ? 2 : 1;
+    const int32_t stride = a_.arena.feature_stride, depth = layers();
     for (int32_t l = 0; l < depth; ++l) {
       const DeviceConv& c = layer(l);
       const int32_t m_tiles = c.m_tiles;
 #pragma unroll 1
-      for (int32_t unit = threadIdx.x / 32; unit < m_tiles * rows; unit += warps) {
-        const int32_t row = unit >= m_tiles, m_tile = unit - row * m_tiles, first = row * NT * kTileN;
-        Accumulators<NT> acc;
-        const uint8_t* at[NT];
+      for (int32_t m_tile = threadIdx.x / 32; m_tile < m_tiles; m_tile += warps) {
+        Accumulators<kChunkNT> acc;
+        const uint8_t* at[kChunkNT];
         const int32_t channel = m_tile * kTileM + lane / 4;
         const Rescale rescale[2] = {Rescale::of(m_, c, channel), Rescale::of(m_, c, channel + 8)};  // early: they wait
         if (l == 0) {
           const DevicePlane context = planes()->context;
           const Base base = planes()->base;
 #pragma unroll
-          for (int n = 0; n < NT; ++n) {
-            const int32_t p = first + n * kTileN + lane / 4;
+          for (int n = 0; n < kChunkNT; ++n) {
+            const int32_t p = n * kTileN + lane / 4;
             at[n] = context.at(row_of(p), column_of(p)) + d().plane_channel;
 #pragma unroll
             for (int k = 0; k < 2; ++k) {
-              const int32_t q = first + n * kTileN + (lane & 3) * 2 + k;
+              const int32_t q = n * kTileN + (lane & 3) * 2 + k;
               const int32_t* from = base.at(row_of(q), column_of(q)) + m_tile * kTileM + lane / 4;
               acc.v[n][k] = from[0];
               acc.v[n][2 + k] = from[8];
@@ -295,67 +315,65 @@ class GroupCoder {
         } else {
           const uint8_t* in = features() + ((l - 1) & 1) * a_.arena.feature_bytes;
 #pragma unroll
-          for (int n = 0; n < NT; ++n) at[n] = in + (first + n * kTileN + lane / 4) * stride;
+          for (int n = 0; n < kChunkNT; ++n) at[n] = in + (n * kTileN + lane / 4) * stride;
           start_from_bias(m_, c, m_tile, acc);
           product_rows(c, m_tile, at, weights()[l], acc);
         }
         if (c.output == kHead)
-          put_parameters(channel, rescale, acc, first);
+          put_parameters(channel, rescale, acc);
         else
-          put_features(channel, rescale, c.zero, acc, first, features() + (l & 1) * a_.arena.feature_bytes);
+          put_features(channel, rescale, c.zero, acc, features() + (l & 1) * a_.arena.feature_bytes);
       }
       __syncthreads();
     }
   }
 
-  // Results of this lane: of `channel` and `channel` + 8, in positions `first` and following. There is room for those
+  // Results of this lane: of `channel` and `channel` + 8. There is room for those
   // of positions that the step does not have and of channels that the layer does not have; nobody looks at them. All
   // are computed before the first is stored, side by side.
-  template <int NT>
-  CCM_DEVICE void put_features(int32_t channel, const Rescale (&rescale)[2], int32_t zero, const Accumulators<NT>& acc,
-                               int32_t first, uint8_t* out) const {
+  CCM_DEVICE void put_features(int32_t channel, const Rescale (&rescale)[2], int32_t zero,
+                               const Accumulators<kChunkNT>& acc, uint8_t* out) const {
     const int32_t stride = a_.arena.feature_stride;
-    uint8_t byte[NT][4];
+    uint8_t byte[kChunkNT][4];
 #pragma unroll
-    for (int n = 0; n < NT; ++n)
+    for (int n = 0; n < kChunkNT; ++n)
 #pragma unroll
       for (int k = 0; k < 4; ++k) byte[n][k] = rescale[k / 2].byte(acc.v[n][k], zero);
-    out += (first + (threadIdx.x & 3) * 2) * stride + channel;
+    out += (threadIdx.x & 3) * 2 * stride + channel;
 #pragma unroll
-    for (int n = 0; n < NT; ++n)
+    for (int n = 0; n < kChunkNT; ++n)
 #pragma unroll
       for (int k = 0; k < 4; ++k) out[(n * kTileN + k % 2) * stride + k / 2 * 8] = byte[n][k];
   }
 
-  template <int NT>
-  CCM_DEVICE void put_parameters(int32_t channel, const Rescale (&rescale)[2], const Accumulators<NT>& acc,
-                                 int32_t first) const {
-    const int32_t channels = d().channels, last = m_.scale_codes - 1, position = first + (threadIdx.x & 3) * 2;
+  CCM_DEVICE void put_parameters(int32_t channel, const Rescale (&rescale)[2],
+                                 const Accumulators<kChunkNT>& acc) const {
+    const int32_t channels = d().channels, last = m_.scale_codes - 1, position = (threadIdx.x & 3) * 2;
     const uint8_t* table = m_.at<uint8_t>(m_.scale_table);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int32_t of = channel + half * 8;
-      int32_t value[NT][2];
+      int32_t value[kChunkNT][2];
 #pragma unroll
-      for (int n = 0; n < NT; ++n)
+      for (int n = 0; n < kChunkNT; ++n)
 #pragma unroll
         for (int k = 0; k < 2; ++k) value[n][k] = rescale[half].linear(acc.v[n][half * 2 + k]);
       if (of < channels) {
         int16_t* to = mean() + position * channels + of;
 #pragma unroll
-        for (int n = 0; n < NT; ++n)
+        for (int n = 0; n < kChunkNT; ++n)
 #pragma unroll
           for (int k = 0; k < 2; ++k)
             to[(n * kTileN + k) * channels] = static_cast<int16_t>(clamp(value[n][k], -32768, 32767));
       } else if (of < 2 * channels) {
         uint8_t* to = scale() + position * channels + of - channels;
-        uint8_t index[NT][2];
+        uint8_t index[kChunkNT][2];
 #pragma unroll
-        for (int n = 0; n < NT; ++n)
+        for (int n = 0; n < kChunkNT; ++n)
 #pragma unroll
           for (int k = 0; k < 2; ++k) index[n][k] = table[clamp(value[n][k], 0, last)];
 #pragma unroll
-        for (int n = 0; n < NT; ++n)
+        for (int n = 0; n < kChunkNT; ++n)
 #pragma unroll
           for (int k = 0; k < 2; ++k) to[(n * kTileN + k) * channels] = index[n][k];
       }
@@ -365,7 +383,7 @@ class GroupCoder {
   // Lists those symbols of a chunk that are coded, behind `carried` others; the rest are their offsets, and are known
   // now. Returns how many the list holds.
   CCM_DEVICE int32_t list_symbols(int32_t count, int32_t carried, bool to_context) {
-    const DeviceRow* rows = m_.at<DeviceRow>(m_.y_rows.rows);
+    const RowWindow* const rows = tables().windows;
     const int32_t lane = lane_here(), warp = threadIdx.x / 32, warps = blockDim.x / 32;
     const int32_t channels = d().channels, words = (channels + 31) / 32;
     const bool skipping = m_.skip_scale >= 0;
@@ -399,9 +417,10 @@ class GroupCoder {
           const RowChoice choice = m_.residual ? RowChoice{mu, sigma.first_row} : choose_row(sigma, mu);
           const Target target{positions()[p], static_cast<int16_t>(choice.offset), static_cast<uint16_t>(c)};
           if (mask >> lane & 1) {
-            const DeviceRow& row = rows[choice.row];
-            const int32_t place = at + __popc(mask & ((1u << lane) - 1));
-            symbols()[place] = {row.key, row.lo_inside * unit() + choice.offset};
+            const RowWindow& row = rows[choice.row];
+            const int32_t place = at + __popc(mask & ((1u << lane) - 1)), value = row.lo_mode * unit() + choice.offset;
+            symbols()[place] = {row.key, value};
+            modes()[place] = fits(value) ? row.mode : kNever;
             targets()[place] = target;
           } else {
             publish(target, choice.row, choice.offset, to_context);
@@ -411,7 +430,10 @@ class GroupCoder {
       }
     }
 #pragma unroll 1
-    for (int32_t i = threadIdx.x; i < kMoreSymbols; i += blockDim.x) symbols()[listed + i] = {rows[0].key, 0};
+    for (int32_t i = threadIdx.x; i < kMoreSymbols; i += blockDim.x) {
+      symbols()[listed + i] = {rows[0].key, 0};
+      modes()[listed + i] = kNever;
+    }
     return listed;
   }
 
@@ -491,7 +513,10 @@ class GroupCoder {
   unsigned char* const shared_;
   unsigned char* const arena_;
   int32_t image_ = 0, group_ = -1, step_ = 0;  // group -1: none
-  int32_t sequences_ = 1;                      // of the stream
+  int32_t at_ = 0;                             // positions of the step that are done
+  // Symbols that the chunk before has left at the front of the list: what did not fill a round of every sequence.
+  int32_t carried_ = 0;
+  int32_t sequences_ = 1;  // of the stream
 };
 
 }  // namespace ccm
