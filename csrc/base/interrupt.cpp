@@ -10,6 +10,7 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::milliseconds kApart{50};
 
 thread_local InterruptScope* scope = nullptr;  // of the call that this thread is in, if somebody is asked
+thread_local const std::atomic<bool>* followed = nullptr;
 
 }  // namespace
 
@@ -43,7 +44,12 @@ Portion::~Portion() {
   scope->length_ = length_;
 }
 
+FollowScope::FollowScope(const std::atomic<bool>& over) : before_(followed) { followed = &over; }
+
+FollowScope::~FollowScope() { followed = before_; }
+
 void poll(double share) {
+  if (followed && followed->load(std::memory_order_relaxed)) throw Interrupted{};
   if (scope) scope->tell(share);
 }
 

@@ -1,5 +1,6 @@
 // Long calls and those who wait for them: whoever makes one may be told, now and then, how far it is, and end it.
 #pragma once
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -42,6 +43,17 @@ class Portion {
 
  private:
   double begin_ = 0, length_ = 0;  // of the portion around it
+};
+
+// While it lives, poll() on this thread also throws once `over` is true: the call that it works for has failed.
+class FollowScope {
+ public:
+  explicit FollowScope(const std::atomic<bool>& over);
+  ~FollowScope();
+  FollowScope(const FollowScope&) = delete;
+
+ private:
+  const std::atomic<bool>* const before_;
 };
 
 // For loops of long calls: asks no more often than 20 times a second, given the share of the portion that is done.

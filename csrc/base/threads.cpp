@@ -25,6 +25,7 @@ struct Call {
   int joined = 1;   // threads that have, the caller among them
   int running = 0;  // workers that have not returned yet
   std::exception_ptr error;
+  std::atomic<bool> failed{false};  // whether there is one: workers stop at their next poll()
   std::condition_variable returned;
   Call* next = nullptr;  // a later call that workers may join
 };
@@ -99,6 +100,7 @@ class Pool {
     } catch (...) {
       std::lock_guard<std::mutex> lock(mutex_);
       if (!call.error) call.error = std::current_exception();
+      call.failed.store(true, std::memory_order_relaxed);
     }
   }
 
@@ -116,7 +118,10 @@ class Pool {
       else
         --call.open;
       lock.unlock();
-      attempt(call, index);
+      {
+        const FollowScope follow(call.failed);
+        attempt(call, index);
+      }
       lock.lock();
       if (--call.running == 0) call.returned.notify_one();
     }

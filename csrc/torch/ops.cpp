@@ -13,6 +13,7 @@
 #include "entropy/cpu/kernels.h"
 #include "entropy/cpu/pack.h"
 #include "model/model.h"
+#include "torch/interruptible.h"
 #include "torch/ops_common.h"
 
 namespace {
@@ -381,17 +382,17 @@ STABLE_TORCH_LIBRARY(ccm_fast, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(ccm_fast, CPU, m) {
   m.impl("pack_plan", TORCH_BOX(&pack_plan));
-  m.impl("decode_z", TORCH_BOX(&decode_z));
-  m.impl("hyper", TORCH_BOX(&hyper));
-  m.impl("decode_y", TORCH_BOX(&decode_y));
-  m.impl("decode_y_parameters", TORCH_BOX(&decode_y_parameters));
-  m.impl("decode_y_restored", TORCH_BOX(&decode_y_restored));
-  m.impl("encode_z", TORCH_BOX(&encode_z));
-  m.impl("encode_y", TORCH_BOX(&encode_y));
-  m.impl("encode_y_residual", TORCH_BOX(&encode_y_residual));
-  m.impl("settle_y", TORCH_BOX(&settle_y));
-  m.impl("encode_settled", TORCH_BOX(&encode_settled));
-  m.impl("parameters", TORCH_BOX(&parameters));
+  m.impl("decode_z", CCM_INTERRUPTIBLE(decode_z));
+  m.impl("hyper", CCM_INTERRUPTIBLE(hyper));
+  m.impl("decode_y", CCM_INTERRUPTIBLE(decode_y));
+  m.impl("decode_y_parameters", CCM_INTERRUPTIBLE(decode_y_parameters));
+  m.impl("decode_y_restored", CCM_INTERRUPTIBLE(decode_y_restored));
+  m.impl("encode_z", CCM_INTERRUPTIBLE(encode_z));
+  m.impl("encode_y", CCM_INTERRUPTIBLE(encode_y));
+  m.impl("encode_y_residual", CCM_INTERRUPTIBLE(encode_y_residual));
+  m.impl("settle_y", CCM_INTERRUPTIBLE(settle_y));
+  m.impl("encode_settled", CCM_INTERRUPTIBLE(encode_settled));
+  m.impl("parameters", CCM_INTERRUPTIBLE(parameters));
   m.impl("int8_product", TORCH_BOX(&int8_product));
 }
 

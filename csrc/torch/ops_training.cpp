@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/memory.h"
+#include "torch/interruptible.h"
 #include "torch/ops_common.h"
 #include "training/transform_gradient.h"
 
@@ -100,7 +101,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(ccm_fast, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ccm_fast, CPU, m) {
-  m.impl("conv3x3", TORCH_BOX(&conv3x3));
-  m.impl("conv3x3_input_gradient", TORCH_BOX(&conv3x3_input_gradient));
-  m.impl("conv3x3_weight_gradient", TORCH_BOX(&conv3x3_weight_gradient));
+  m.impl("conv3x3", CCM_INTERRUPTIBLE(conv3x3));
+  m.impl("conv3x3_input_gradient", CCM_INTERRUPTIBLE(conv3x3_input_gradient));
+  m.impl("conv3x3_weight_gradient", CCM_INTERRUPTIBLE(conv3x3_weight_gradient));
 }

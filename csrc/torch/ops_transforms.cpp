@@ -7,6 +7,7 @@
 
 #include "base/checksum.h"
 #include "base/memory.h"
+#include "torch/interruptible.h"
 #include "torch/ops_common.h"
 #include "transforms/transform.h"
 
@@ -185,6 +186,6 @@ STABLE_TORCH_LIBRARY_IMPL(ccm_fast, CPU, m) {
   m.impl("checksum", TORCH_BOX(&checksum));
   m.impl("pack_panels", TORCH_BOX(&pack_panels));
   m.impl("pack_winograd", TORCH_BOX(&pack_winograd));
-  m.impl("winograd", TORCH_BOX(&winograd));
-  m.impl("direct", TORCH_BOX(&direct));
+  m.impl("winograd", CCM_INTERRUPTIBLE(winograd));
+  m.impl("direct", CCM_INTERRUPTIBLE(direct));
 }

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/array.h"
+#include "base/interrupt.h"
 #include "base/threads.h"
 #include "transforms/product_vector.h"
 #if defined(__AVX2__)
@@ -358,8 +359,13 @@ void in_blocks(int threads, int64_t total, int64_t piece, int64_t unit, Body bod
   std::atomic<int64_t> next{0};
   run_threads(static_cast<int>(std::min<int64_t>(threads, blocks)), [&](int) {
     Scratch scratch;
-    for (int64_t k; (k = next.fetch_add(1)) < blocks;)
-      if (edge(k) < edge(k + 1)) body(edge(k), edge(k + 1), scratch);
+    try {
+      for (int64_t k; (k = next.fetch_add(1)) < blocks; poll())
+        if (edge(k) < edge(k + 1)) body(edge(k), edge(k + 1), scratch);
+    } catch (...) {
+      next.store(blocks);  // nobody needs the rest
+      throw;
+    }
     store_fence();
   });
 }

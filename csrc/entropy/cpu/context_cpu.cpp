@@ -33,12 +33,17 @@ void known_parameters(const PackedModel& m, const Kernels& k, int32_t g, const P
   StepScratch scratch;
   if (d.uniform_taps) {
     group.all_own(context);
-    group.parameters(context, order.row.data(), order.col.data(), h * w, scratch, rows.data(), offsets.data());
+    constexpr int32_t kBetweenPolls = 4096;
+    for (int32_t p = 0; p < h * w; p += kBetweenPolls, poll()) {
+      const size_t at = static_cast<size_t>(p) * d.channels;
+      group.parameters(context, &order.row[p], &order.col[p], std::min(kBetweenPolls, h * w - p), scratch, &rows[at],
+                       &offsets[at]);
+    }
     return;
   }
   // Which taps are available differs from position to position: fill the plane step by step, as the decoder does.
   Plane own(k, h, w, m.plane_channels, kLatentZero);
-  for (int32_t s = 0; s < order.steps(); ++s) {
+  for (int32_t s = 0; s < order.steps(); ++s, poll()) {
     const int32_t first = order.first[s], count = order.positions(s);
     const size_t at = static_cast<size_t>(first) * d.channels;
     group.parameters(own, &order.row[first], &order.col[first], count, scratch, &rows[at], &offsets[at]);

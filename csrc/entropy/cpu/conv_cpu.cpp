@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "base/interrupt.h"
 #include "entropy/cpu/winograd_int.h"
 
 namespace ccm {
@@ -20,6 +21,7 @@ void conv_tiles(const PackedModel& m, const Kernels& k, const ConvDesc& d, const
   std::fill(inits, inits + kTile, m.at<int32_t>(d.bias));
   std::vector<int32_t> acc(static_cast<size_t>(kTile) * d.n_pad);
   for (int32_t i = first; i < last; ++i) {
+    poll();
     for (int32_t j = 0; j < width; j += kTile) {
       const int32_t count = std::min(kTile, width - j);
       const void* a[kTile];
@@ -36,6 +38,7 @@ void point_tiles(PointBatch& batch, const PointConv& c, const int32_t* init, con
   const int32_t side = c.tile_columns(), across = batch.across();
   std::vector<int32_t> acc(static_cast<size_t>(kTileRows) * kTile * c.n_pad);
   for (int32_t first = 0; first < batch.tiles(); first += batch.capacity()) {
+    poll();
     const int32_t count = std::min(batch.capacity(), batch.tiles() - first);
     batch.products(first, count);
     for (int32_t t = 0, span; t < count; t += span) {
