@@ -15,7 +15,7 @@ from ccm_fast.stream.container import parse_container, write_container
 from ccm_fast.stream.crc32c import crc32c
 from ccm_fast.stream.packet import lanes_of, parse_file
 
-SECONDS = 1.0
+SECONDS = 1.0  # of this thread's processor time: other processes do not count
 FLIPS = 10_000
 
 
@@ -45,14 +45,14 @@ def data(model, request):
 
 def decode(data, model, **options):
     """(kind, result): "error" and its class, or "image" and the decoded file. Anything else fails the test."""
-    start = time.perf_counter()
+    start = time.thread_time()
     try:
         kind, result = "image", files.decode_bytes(data, model, threads=1, **options)
         files.to_pillow(result.picture)
     except errors.BitstreamError as error:
         assert type(error) is not errors.BitstreamError and str(error)
         kind, result = "error", type(error)
-    assert time.perf_counter() - start < SECONDS
+    assert time.thread_time() - start < SECONDS
     return kind, result
 
 

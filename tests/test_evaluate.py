@@ -127,8 +127,8 @@ def test_commands_that_take_too_long_are_ended(monkeypatch):
     monkeypatch.setattr(codecs, "COMMAND_SECONDS", 0.3)
     start = time.perf_counter()
     with pytest.raises(codecs.CodecError, match=r"took more than 0\.3 s"):
-        codecs._command([sys.executable, "-c", "import time; time.sleep(60)"])
-    assert time.perf_counter() - start < 30
+        codecs._command([sys.executable, "-c", "import time; time.sleep(600)"])
+    assert time.perf_counter() - start < 300  # half of what it would have taken, however busy the machine
 
 
 @pytest.mark.slow

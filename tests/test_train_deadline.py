@@ -69,11 +69,12 @@ def test_twelve_minutes_rehearsed(parts, tmp_path, monkeypatch, capsys):
     assert main(["train", "--out", str(first), *options, "--stages", "joint=2", "--start", "random"]) == 0
     floats = tmp_path / "a.safetensors"
     assert main(["train", "--out", str(first), "--floats", str(floats)]) == 0
-    began = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", time.process_time)  # a busy machine takes nothing from the six seconds
+    began = time.process_time()
     second = tmp_path / "b"
     rest = ["--init", str(floats), "--stages", "joint=1h", "--valid", parts[0], "--warmup", "5", "--schedule", "cosine"]
     assert main(["train", "--out", str(second), *options, *rest, "--resident", "--rdoq", "--limit", "0.1"]) == 0
-    assert time.monotonic() - began < 30  # 6 seconds, on a machine that does other work, too
+    assert time.process_time() - began < 9
     state = read(second / "last.pt")
     assert state["step"] > 4 and state["stage"] == 1
     lines = [json.loads(line) for line in (second / "log.jsonl").read_text().splitlines()]
