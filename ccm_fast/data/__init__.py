@@ -3,8 +3,17 @@
 Importing this package imports neither torch nor the native library; :mod:`ccm_fast.data.datasets` imports torch.
 """
 
+from typing import TYPE_CHECKING
+
 from ccm_fast._backend import import_with_torch
 from ccm_fast.lazy import exports
+
+if TYPE_CHECKING:  # for type checkers, which do not call __getattr__
+    from ccm_fast.data.datasets import CcmDataset as CcmDataset
+    from ccm_fast.data.datasets import CcmIterableDataset as CcmIterableDataset
+    from ccm_fast.data.decoding import decode_image as decode_image
+    from ccm_fast.data.decoding import load_image as load_image
+    from ccm_fast.data.decoding import webdataset_decoder as webdataset_decoder
 
 # Public name -> module that defines it.
 _EXPORTS = {

@@ -6,7 +6,7 @@ import os
 import tarfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -21,26 +21,34 @@ from .sources import Sample, find_sources, is_shard, samples_of
 
 __all__ = ["CcmDataset", "CcmIterableDataset"]
 
-Sources = str | os.PathLike | Iterable[str | os.PathLike]
-Transform = Callable[[dict[str, Any]], Any]
+Sources: TypeAlias = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+Transform: TypeAlias = Callable[[dict[str, Any]], Any]
 
 
 class _Reader:
     """Reads and decodes samples. The same options for both datasets."""
 
-    def __init__(self, transform: Transform | None, model, orient: bool, threads: int | None, max_pixels: int | None):
+    def __init__(
+        self,
+        transform: Transform | None,
+        model: str | os.PathLike[str] | None,
+        orient: bool,
+        threads: int | None,
+        max_pixels: int | None,
+    ):
         check_limit(max_pixels)
         self.transform, self.threads, self.max_pixels = transform, threads, max_pixels
-        self.options = {"model": model, "orient": orient, "max_pixels": max_pixels}
+        self.options: dict[str, Any] = {"model": model, "orient": orient, "max_pixels": max_pixels}
 
-    def __call__(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    def __call__(self, samples: Sequence[Sample]) -> list[Any]:
         """What the samples hold: ``key``, ``image``, and a shard's other members by extension.
 
         Raises:
             CcmFastError: a picture is damaged; the message says which.
             OSError, EOFError: a file cannot be read.
         """
-        read, data = [], []
+        read: list[dict[str, Any]] = []
+        data = []
         for sample in samples:
             parts = {extension: place.read(sample.source) for extension, place in sample.parts.items()}
             image = [extension for extension in parts if extension.rpartition(".")[2] == "ccm"]
@@ -56,12 +64,12 @@ class _Reader:
             raise type(error)(
                 f"{sample.key} in {sample.source}: {why}" if sample.parts else f"{sample.source}: {why}"
             ) from error
-        for sample, picture in zip(read, pictures, strict=True):
-            sample["image"] = torch.from_numpy(picture).permute(2, 0, 1)
+        for found, picture in zip(read, pictures, strict=True):
+            found["image"] = torch.from_numpy(picture).permute(2, 0, 1)
         return [one if self.transform is None else self.transform(one) for one in read]
 
 
-class CcmDataset(Dataset):
+class CcmDataset(Dataset[Any]):
     """A map-style dataset: every picture of folders and tar shards by its number, in the order of their names.
 
     A sample is a dict: ``image``, uint8 [3, H, W]; ``key``, its path below the folder without suffix, or its name in
@@ -89,7 +97,7 @@ class CcmDataset(Dataset):
         sources: Sources,
         *,
         transform: Transform | None = None,
-        model: str | os.PathLike | None = None,
+        model: str | os.PathLike[str] | None = None,
         orient: bool = False,
         threads: int | None = None,
         max_pixels: int | None = MAX_PIXELS,
@@ -113,7 +121,7 @@ class CcmDataset(Dataset):
         return self._reader([self._samples[index] for index in indices])
 
 
-class CcmIterableDataset(IterableDataset):
+class CcmIterableDataset(IterableDataset[Any]):
     """Samples one after another, read in the order in which they lie; nothing is listed but files and shards.
 
     Samples are those of :class:`CcmDataset`. Every process of a distributed job and each of its workers gets its part:
@@ -149,22 +157,24 @@ class CcmIterableDataset(IterableDataset):
         rank: int | None = None,
         world_size: int | None = None,
         errors: str = "raise",
-        model: str | os.PathLike | None = None,
+        model: str | os.PathLike[str] | None = None,
         orient: bool = False,
         threads: int | None = None,
         max_pixels: int | None = MAX_PIXELS,
     ):
         if errors not in ("raise", "skip"):
             raise ValueError(f"errors is 'raise' or 'skip', not {errors!r}")
-        if (rank is None) != (world_size is None) or (rank is not None and not 0 <= rank < world_size):
+        place = None if rank is None or world_size is None else (rank, world_size)
+        if (rank is None) != (world_size is None) or (place is not None and not 0 <= place[0] < place[1]):
             raise ValueError(f"rank {rank} of {world_size} processes")
         if shuffle < 0:
             raise ValueError(f"shuffle is a number of samples, not {shuffle}")
         self._reader = _Reader(transform, model, orient, threads, max_pixels)
         self._sources = find_sources(sources)
         self._shuffle, self._seed, self._errors = shuffle, seed, errors
-        self._place = (rank, world_size)
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that stay alive see it change
+        self._place = place
+        self._epoch: torch.Tensor = torch.zeros((), dtype=torch.int64)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # workers that stay alive see it change
 
     def set_epoch(self, epoch: int) -> None:
         """The number that, with the seed, makes the next pass's order."""
@@ -191,12 +201,12 @@ class CcmIterableDataset(IterableDataset):
 
     def _share(self) -> tuple[int, int]:
         """Number of this worker among all of all processes, and how many those are."""
-        rank, world_size = self._place
-        if rank is None:
-            distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-            rank, world_size = (
-                (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
-            )
+        if self._place is not None:
+            rank, world_size = self._place
+        elif torch.distributed.is_available() and torch.distributed.is_initialized():
+            rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        else:
+            rank, world_size = 0, 1
         worker = get_worker_info()
         if worker is None:
             return rank, world_size

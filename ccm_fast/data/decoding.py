@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,7 +32,7 @@ def worker_threads(threads: int | None = None) -> int | None:
 def decode_image(
     data: bytes,
     *,
-    model: Codec | str | os.PathLike | None = None,
+    model: Codec | str | os.PathLike[str] | None = None,
     orient: bool = False,
     threads: int | None = None,
     max_pixels: int | None = MAX_PIXELS,
@@ -49,24 +49,28 @@ def decode_image(
     Raises:
         BitstreamError: one of its subclasses says what is wrong with the file.
     """
-    options = {"model": model, "orient": orient, "threads": worker_threads(threads), "max_pixels": max_pixels}
-    (picture,) = decode_arrays([data], **options)
+    options = {"model": model, "orient": orient, "threads": threads, "max_pixels": max_pixels}
+    return _picture(data, options)
+
+
+def _picture(item: bytes | str | os.PathLike[str], options: dict[str, Any]) -> np.ndarray:
+    (picture,) = decode_arrays([item], **{**options, "threads": worker_threads(options.get("threads"))})
+    assert picture is not None  # errors are raised
     return picture
 
 
-def load_image(path: str | os.PathLike, **options) -> np.ndarray:
+def load_image(path: str | os.PathLike[str], **options: Any) -> np.ndarray:
     """The picture of a file, as :func:`decode_image` gives it: a ``loader`` for torchvision's ``DatasetFolder``.
 
     Raises:
         BitstreamError: the file is damaged; the message has its name.
         OSError: it cannot be read.
     """
-    (picture,) = decode_arrays([path], **{**options, "threads": worker_threads(options.get("threads"))})
-    return picture
+    return _picture(path, options)
 
 
 def webdataset_decoder(
-    key: str, data: bytes, output: str = "numpy", **options
+    key: str, data: bytes, output: str = "numpy", **options: Any
 ) -> np.ndarray | Tensor | Image.Image | None:
     """A handler for webdataset: ``WebDataset(shards).decode(webdataset_decoder)``.
 

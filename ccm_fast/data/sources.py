@@ -20,7 +20,7 @@ class Place(NamedTuple):
     offset: int
     size: int
 
-    def read(self, path: str | os.PathLike) -> bytes:
+    def read(self, path: str | os.PathLike[str]) -> bytes:
         """The bytes. Raises EOFError where the file ends before."""
         with open(path, "rb") as file:
             file.seek(self.offset)
@@ -44,7 +44,7 @@ class Sample(NamedTuple):
     parts: dict[str, Place]
 
 
-def is_shard(name: str | os.PathLike) -> bool:
+def is_shard(name: str | os.PathLike[str]) -> bool:
     """Whether a file's name is a tar archive's."""
     return os.fspath(name).lower().endswith(_SHARD)
 
@@ -56,7 +56,7 @@ def split_name(name: str) -> tuple[str, str]:
     return (f"{folder}/{stem}" if folder else stem), extension.lower()
 
 
-def find_sources(sources: str | os.PathLike | Iterable[str | os.PathLike]) -> list[tuple[str, str]]:
+def find_sources(sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[tuple[str, str]]:
     """(file, key) of every .ccm file and (shard, "") of every shard, each folder's in the order of their names.
 
     Args:
@@ -97,7 +97,8 @@ def samples_of(source: str, key: str) -> Iterator[Sample]:
     if not is_shard(source):
         yield Sample(key, source, {})
         return
-    last, parts = None, {}
+    last: str | None = None
+    parts: dict[str, Place] = {}
     for name, place in _members(source):
         key, extension = split_name(name)
         if key != last:
@@ -113,7 +114,7 @@ def _members(source: str) -> Iterator[tuple[str, Place]]:
     try:
         with tarfile.open(source, "r:") as shard:
             while (member := shard.next()) is not None:
-                shard.members = []  # it would keep all of them
+                shard.members = []  # type: ignore[attr-defined]  # it would keep all of them
                 if member.offset_data + member.size > size:
                     raise tarfile.ReadError(f"cut off inside of {member.name}")
                 if member.isfile():
@@ -126,5 +127,5 @@ def _members(source: str) -> Iterator[tuple[str, Place]]:
 
 
 def _whole(key: str | None, source: str, parts: dict[str, Place]) -> Iterator[Sample]:
-    if any(extension.rpartition(".")[2] == "ccm" for extension in parts):
+    if key is not None and any(extension.rpartition(".")[2] == "ccm" for extension in parts):
         yield Sample(key, source, parts)

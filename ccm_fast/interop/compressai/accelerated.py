@@ -10,8 +10,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,7 +64,7 @@ class AcceleratedNet:
         self._constant = int(rows.n[-1]) - 2 if frozen.plan.hyper_channels > entropy.hyper_channels else 0
         self._foreign: ExactDecoder | None = None
         self._foreign_parts = string_lists(net)
-        self._own = {"g_a": net.g_a, "h_a": entropy.h_a, "g_s": net.g_s}
+        self._own: dict[str, Any] = {"g_a": net.g_a, "h_a": entropy.h_a, "g_s": net.g_s}
         self._fast = {name: fast_transform(module) for name, module in self._own.items()} if fast else {}
 
     @property
@@ -74,7 +75,7 @@ class AcceleratedNet:
     def __repr__(self) -> str:
         return f"AcceleratedNet({type(self.net).__name__}, {self.frozen.fingerprint.hex()})"
 
-    def _transform(self, name: str) -> nn.Module:
+    def _transform(self, name: str) -> Any:
         """The fast copy of g_a, h_a or g_s; of a net that has been moved to a GPU since, its own."""
         own = self._own[name]
         return own if next(self.net.parameters()).device.type != "cpu" else self._fast.get(name, own)
@@ -89,8 +90,8 @@ class AcceleratedNet:
         lanes: int = 0,
         threads: int | None = None,
         engine: str | None = None,
-        timings: dict | None = None,
-    ) -> dict:
+        timings: dict[str, float] | None = None,
+    ) -> dict[str, Any]:
         """Compress images, by CompressAI's contract.
 
         Args:
@@ -119,14 +120,14 @@ class AcceleratedNet:
         lanes: int = 0,
         threads: int | None = None,
         engine: str | None = None,
-        timings: dict | None = None,
+        timings: dict[str, float] | None = None,
     ) -> list[Packet]:
         """The packets of images; ``grey`` marks them as grey. The rest is as for :meth:`compress`."""
         H, W = x.shape[-2:]
         check_size(W, H, None)
         weight = next(self.net.parameters())
         with torch.inference_mode(), torch_threads(threads) as count:
-            options = {"threads": count, "engine": engine or "cpu"}
+            options: dict[str, Any] = {"threads": count, "engine": engine or "cpu"}
             with stage(timings, "g_a"):
                 padded = F.pad(x.to(weight), (0, -W % STRIDE, 0, -H % STRIDE), mode="replicate")
                 y = self._transform("g_a")(padded)
@@ -162,8 +163,8 @@ class AcceleratedNet:
         threads: int | None = None,
         engine: str | None = None,
         max_pixels: int | None = MAX_PIXELS,
-        timings: dict | None = None,
-    ) -> dict:
+        timings: dict[str, float] | None = None,
+    ) -> dict[str, Any]:
         """Decompress strings of :meth:`compress`, or (if ``exact``) strings that CompressAI itself wrote.
 
         The latter are decoded by the net's own float operations in their original order: the same picture, bit for bit,
@@ -205,14 +206,14 @@ class AcceleratedNet:
         *,
         threads: int | None = None,
         engine: str | None = None,
-        timings: dict | None = None,
+        timings: dict[str, float] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Images float32 [B, 3, H, W] in [0, 1], and y_hat in 1/16, int16 [B, h, w, M], of equally large packets.
 
         The rest is as for :meth:`decompress`.
         """
         device = next(self.net.parameters()).device
-        options = {"threads": threads, "engine": engine, "device": device, "timings": timings}
+        options: dict[str, Any] = {"threads": threads, "engine": engine, "device": device, "timings": timings}
         y_hat = decode_latents(self.frozen, packets, **options)
         H, W = packets[0].height, packets[0].width
         with torch.inference_mode(), torch_threads(threads), stage(timings, "g_s"):
@@ -234,7 +235,7 @@ class AcceleratedNet:
             # Too short, or a size beyond the limits behind our fingerprint: still ours, and its parser will say so.
             return bytes(y_string[1:9]) == self.frozen.fingerprint
 
-    def _explain(self, strings: Sequence[Sequence[bytes]], shape, max_pixels: int | None) -> None:
+    def _explain(self, strings: Sequence[Sequence[bytes]], shape: object, max_pixels: int | None) -> None:
         """Raise what can be said about strings that are neither ours nor, possibly, CompressAI's."""
         for y, z in zip(*strings, strict=True):
             if self._ours(y, max_pixels):
@@ -247,7 +248,14 @@ class AcceleratedNet:
             if not (looks_foreign(y) and looks_foreign(z)):
                 raise NotCcmError("these are neither strings of this package nor of CompressAI")
 
-    def _decompress_foreign(self, strings, shape, threads, max_pixels, timings) -> dict:
+    def _decompress_foreign(
+        self,
+        strings: Sequence[Sequence[bytes]],
+        shape: tuple[int, int] | None,
+        threads: int | None,
+        max_pixels: int | None,
+        timings: dict[str, float] | None,
+    ) -> dict[str, Tensor]:
         if not self.exact:
             raise NotCcmError(
                 "CompressAI wrote these strings: their decoding depends on floats, so they decode only on a machine"
@@ -267,7 +275,7 @@ class AcceleratedNet:
             with stage(timings, "entropy"):
                 y_hat = self._foreign.latents([list(part) for part in strings], (hz, wz))
             with stage(timings, "g_s"):
-                return {"x_hat": self.net.g_s(y_hat).clamp_(0, 1)}
+                return {"x_hat": self._own["g_s"](y_hat).clamp_(0, 1)}
 
     # -----------------------------------------------------------------------------------------------------------------
 
@@ -352,7 +360,10 @@ def _attach(fast: AcceleratedNet) -> AcceleratedNet:
 
 
 @torch.no_grad()
-def _collect(net: nn.Module, entropy: EntropyNet, images, seed: int, progress: bool) -> list[Sample]:
+def _collect(
+    net: nn.Module, entropy: EntropyNet, images: Iterable[Tensor | np.ndarray], seed: int, progress: bool
+) -> list[Sample]:
+    g_a: Any = net.g_a
     generator = torch.Generator().manual_seed(seed)
     weight = next(net.parameters())
     data = []
@@ -361,7 +372,7 @@ def _collect(net: nn.Module, entropy: EntropyNet, images, seed: int, progress: b
         i, j = (int(torch.randint(max(1, s - CROP + 1), (1,), generator=generator)) for s in x.shape[1:])
         x = x[None, :, i : i + CROP, j : j + CROP].to(weight)
         x = F.pad(x, (0, -x.shape[-1] % 64, 0, -x.shape[-2] % 64), mode="replicate")
-        y = net.g_a(x)
+        y = g_a(x)
         z = entropy.h_a(y.abs() if entropy.kind == "scale" else y)
         data.append(sample(entropy, y.float().cpu(), z.float().cpu()))
     return data
