@@ -3,25 +3,32 @@
 Random plans of every kind and schedule, random orders of execution, from one resident block to many.
 """
 
+import hashlib
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 
 from ccm_fast import _backend
-from ccm_fast.entropy import reference
+from ccm_fast.entropy import reference, tensors
 from ccm_fast.entropy.frozen import FrozenEntropyModel
 from ccm_fast.entropy.plan import TableRows
 from ccm_fast.entropy.testing import random_plan, sample_latents
 from ccm_fast.models import Schedule
+from ccm_fast.stream.container import parse_container
+from ccm_fast.stream.packet import parse_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "emu"))
 from engine import EmulatedEngine, schedule
 
 pytestmark = pytest.mark.slow
+
+GOLDEN = json.loads((tiny.GOLDEN / "golden.json").read_text())
 
 _backend.load()
 ops = torch.ops.ccm_fast
@@ -55,6 +62,22 @@ CASES = {
     ),
 }
 BATCH = 2
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_files(name):
+    """The row of docs/machines.md: latents of the files in tests/golden."""
+    frozen = (tiny.skipping() if GOLDEN[name].get("plan") == 3 else tiny.model()).frozen
+    container = parse_container((tiny.GOLDEN / f"{name}.ccm").read_bytes())
+    packet = parse_file(container.packet, len(frozen.plan.group_channels), None)
+    emulated, cpu = EmulatedEngine(frozen.plan), torch.device("cpu")
+    data, segments = tensors.joined([[packet.z_stream]], cpu)
+    z, status = emulated.decode_z(data, segments[:, 0].contiguous(), *packet.z_shape)
+    assert not status.any()
+    psi = emulated.hyper(z, *packet.y_shape)
+    y, status = emulated.decode_y(psi, *tensors.joined([packet.y_streams], cpu))
+    assert not status.any()
+    assert hashlib.sha256(y[0].numpy().astype("<i2").tobytes()).hexdigest() == GOLDEN[name]["sha256"]
 
 
 class Case:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from weak_symbols import weak_functions
 
 import ccm_fast
 from ccm_fast import _backend, environment, errors
@@ -129,22 +130,10 @@ def test_old_torch(monkeypatch):
 @in_checkout
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm (binutils)")
 def test_special_instruction_sets_stay_in_their_files():
-    """An inline function that one such file instantiates may be the copy that the linker keeps for all files.
-
-    The whole library would then need that instruction set. So these objects must define no weak function: their helpers
-    belong into an anonymous namespace, and they use no std:: containers.
-    """
-    objects = [o for kind in ("avx", "fma") for o in ROOT.glob(f"build/native-*/*/**/*_{kind}*.o")]
-    sources = {source.stem for source in (ROOT / "csrc").rglob("*.cpp")}
-    objects = [o for o in objects if o.stem in sources]
-    if not objects:
+    sources = {source.stem for source in (ROOT / "csrc").rglob("*.cpp")}  # builds keep objects of files that are gone
+    count, weak = weak_functions([o for o in ROOT.glob("build/native-*/**/*.o") if o.stem in sources])
+    if not count:
         pytest.skip("no such kernel has been built here")
-    weak = {}
-    for o in objects:
-        out = subprocess.run(["nm", "-C", "--defined-only", o], capture_output=True, text=True, check=True).stdout
-        found = [line for line in out.splitlines() if line[17:18] == "W"]
-        if found:
-            weak[o.name] = found
     assert not weak
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from weak_symbols import weak_functions
 
 from ccm_fast import weights
 from ccm_fast.entropy.testing import random_plan, sample_latents
@@ -60,6 +61,7 @@ class Programs:
     folder: Path
     emulator: tuple = ()
     kernels: dict = dataclasses.field(default_factory=lambda: {"": "scalar"})
+    nm: str = "nm"
 
     def run(self, program, *arguments, processor=""):
         emulator = [*self.emulator, "-cpu", processor] if processor else self.emulator
@@ -86,7 +88,7 @@ def there(request, tmp_path_factory):
         pytest.skip(f"without the Debian packages {' '.join(machine.missing())}")
     folder = tmp_path_factory.mktemp(request.param)
     ccm_program.build([machine.compiler], folder, PROGRAMS, extra=["-pthread", "-Werror"])
-    return Programs(folder, (machine.emulator,), machine.kernels)
+    return Programs(folder, (machine.emulator,), machine.kernels, machine.compiler.replace("g++", "nm"))
 
 
 @pytest.fixture(scope="session")
@@ -119,6 +121,11 @@ def test_plan_of_version_3(there, here, skipping):
     found = there.check(skipping, *paths(["colour3"]))
     assert latents_of(found) == [GOLDEN["colour3"]["sha256"]]
     assert found == here.check(skipping, *paths(["colour3"]))
+
+
+def test_special_instruction_sets_stay_in_their_files(there):
+    count, weak = weak_functions(sorted(there.folder.glob("*.o")), there.nm)
+    assert bool(count) == (len(there.kernels) > 1) and not weak
 
 
 def test_every_processor_has_the_same_latents(there):
