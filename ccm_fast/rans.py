@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import operator
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -146,11 +145,10 @@ def decode(
         TruncatedError: the stream ends too early. DamagedError: it does not end as every good stream does.
         TypeError, ValueError, IndexError: as in :func:`encode`.
     """
-    vectors = os.environ.get("CCM_FAST_ISA") != "scalar"
     lanes, version = _number(lanes, "lanes", 1, 128), _number(version, "version", 1, 2)
     data, rows = _bytes(data), _rows(rows, tables)
     symbols: NDArray[np.int16]
-    symbols, status = load_rans().decode(tables, data, lanes, rows, _steps(steps), vectors, version)
+    symbols, status = load_rans().decode(tables, data, lanes, rows, _steps(steps), None, version)
     if status == 1:
         raise TruncatedError("the rANS stream ends before its last symbol")
     if status:

@@ -37,6 +37,7 @@ from ccm_fast.freezing.thaw import thaw
 from ccm_fast.models import CCMConfig, CrossChannelContextModel
 from ccm_fast.models.ccm import weight_counts
 from ccm_fast.shipped import available, find, is_accelerated
+from ccm_fast.tensor_store import read_tensors
 
 if TYPE_CHECKING:
     from ccm_fast.interop.compressai import AcceleratedNet
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["available", "find", "load", "read_meta", "save"]
 
 FORMAT = "ccm_fast weights 1"
+_REFUSAL = "is no weights file of this package"
 PREFIX = "float."
 SHIFTS, SENSITIVITIES, TRANSFORMS = "shifts", "sensitivities", "transforms"
 FROZEN = ("h_s.", "contexts.")  # parameters that the plan holds
@@ -51,8 +53,6 @@ FROZEN = ("h_s.", "contexts.")  # parameters that the plan holds
 MAX_KERNEL, MAX_BLOCKS, MAX_QUALITIES = 7, 64, 256
 # Floats that a byte of a plan may stand for: of a masked 7x7 convolution it has the taps of its schedule alone.
 PER_PLAN_BYTE = 8
-# Beyond this a file is not read: 40 times the shipped one.
-MAX_BYTES = 1 << 30
 
 
 def save(model: CrossChannelContextModel, path: str | Path, meta: dict[str, Any] | None = None) -> None:
@@ -98,23 +98,6 @@ def save(model: CrossChannelContextModel, path: str | Path, meta: dict[str, Any]
 
 def _stored(value: Tensor) -> torch.dtype:
     return torch.float16 if value.is_floating_point() else value.dtype
-
-
-def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file that says it is ours."""
-    from safetensors import SafetensorError, safe_open
-
-    if path.stat().st_size > MAX_BYTES:
-        raise ModelError(f"{path.name} is larger than any weights file")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise ModelError(f"{path.name} is no weights file of this package (format {metadata.get('format')!r})")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    except SafetensorError as error:
-        raise ModelError(f"{path.name} is not a safetensors file: {error}") from error
-    return tensors, metadata
 
 
 def _json(metadata: dict[str, str], key: str, path: Path) -> dict[str, Any]:
@@ -170,7 +153,7 @@ def _check_transforms(path: Path, metadata: dict[str, str], given: dict[str, tor
 
 @on_cpu_by_default
 def _build(path: Path, g_a: torch.nn.Module | None, g_s: torch.nn.Module | None) -> CrossChannelContextModel:
-    tensors, metadata = _open(path)
+    tensors, metadata = read_tensors(path, FORMAT, _REFUSAL)
     _check_transforms(path, metadata, {"g_a": g_a, "g_s": g_s})
     plan = tensors.get("plan")
     if plan is None or plan.dtype != torch.uint8 or plan.ndim != 1:
@@ -282,5 +265,5 @@ def load(
 def read_meta(name_or_path: str | Path) -> dict[str, Any]:
     """The author's remarks in a weights file. Raises as :func:`load`."""
     path = find(name_or_path)
-    _, metadata = _open(path)
+    _, metadata = read_tensors(path, FORMAT, _REFUSAL)
     return _json(metadata, "meta", path)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from .ahead import open_model_ahead
 from .batch import StageTimes, run_plan
-from .info import describe
 from .jobs import Job, Plan, plan_jobs
 from .messages import UsageError, usage
 from .options import split_paths
@@ -73,6 +72,8 @@ def run(args) -> int:
             from PIL import Image, ImageOps
 
             import ccm_fast.interop.pillow  # noqa: F401 - Pillow opens .ccm files, scaled while decoded where it can
+
+            from .info import describe
 
             image = Image.open(io.BytesIO(data))
             image.model, report = model, describe(data)

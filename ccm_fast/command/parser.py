@@ -27,7 +27,7 @@ def build_parser(others: dict[str, argparse.ArgumentParser] | None = None) -> ar
         epilog="Exit codes: 0 fine, 1 a file failed, 2 wrong usage. `ccm-fast COMMAND --help` says more.",
     )
     parser.add_argument("--version", action="version", version=f"ccm-fast {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(prog=parser.prog, dest="command", metavar="COMMAND", required=True)
 
     files_epilog = (
         "With one input file, OUT is a file (or an existing folder); with several, or with folders, it is a folder,"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
@@ -95,19 +94,15 @@ class FrozenEntropyModel:
         """The model in the native engine's layout, uint8, made once per instruction set.
 
         Args:
-            isa: one of ``torch.ops.ccm_fast.isa_list()``; "": the best one here; None: as the environment variable
-                CCM_FAST_ISA says, else the best.
+            isa: one of ``torch.ops.ccm_fast.isa_list()``; None: as the environment variable CCM_FAST_ISA says, else the
+                best.
 
         Raises:
             BuildError: the native library is missing.
             ValueError: no such instruction set on this machine.
         """
-        ops = _backend.load().ops
-        isa = os.environ.get("CCM_FAST_ISA", "") if isa is None else isa
-        known = ops.isa_list().split(",")
-        if isa and isa not in known:
-            raise ValueError(f"instruction set {isa!r} is not usable here: choose one of {', '.join(known)}")
-        return self._once(("cpu", isa), lambda: ops.pack_plan(self._as_tensor(), isa))
+        ops, name = _backend.load().ops, _backend.native().isa(isa or "")
+        return self._once(("cpu", name), lambda: ops.pack_plan(self._as_tensor(), name))
 
     def packed_for(self, engine: str, isa: str | None) -> Tensor:
         """The model in the layout of "cpu" or "cuda", both in host memory: the CUDA operators upload it themselves."""

@@ -92,6 +92,8 @@ bool may_use_tiles() {
   return granted;
 }
 
+bool vectors_allowed() { return std::strcmp(isa_limit(), "scalar") != 0; }
+
 uint32_t allowed_features() {
   for (const Limit& limit : kLimits)
     if (!std::strcmp(isa_limit(), limit.name)) return cpu_features() & limit.allowed;

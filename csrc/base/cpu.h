@@ -29,6 +29,10 @@ bool may_use_tiles();
 // The value of CCM_FAST_ISA, empty if there is none.
 const char* isa_limit();
 
+// Whether CCM_FAST_ISA is not "scalar": what runs on every processor of a kind, such as SSE2, is not among the
+// features.
+bool vectors_allowed();
+
 // Those features that CCM_FAST_ISA allows; all of them if it is empty or not one of its values.
 uint32_t allowed_features();
 

@@ -2,14 +2,17 @@
 // arguments; the coder is csrc/entropy/cpu/rans_cpu.cpp. The interpreter lock is released while it works.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <algorithm>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "base/cpu.h"
 #include "entropy/cpu/rans_cpu.h"
 #include "format/symbol.h"
 #include "model/rows.h"
@@ -90,7 +93,7 @@ py::tuple encode(const Tables& held, const Array<int32_t>& symbols, const Array<
 }
 
 py::tuple decode(const Tables& held, const py::bytes& data, int lanes, const Array<uint16_t>& rows,
-                 const py::object& steps, bool vectors, int version) {
+                 const py::object& steps, std::optional<bool> vectors, int version) {
   const ccm::OwnedRows& tables = *held;
   if (rows.ndim() != 1) throw py::value_error("rows must be one-dimensional");
   const int32_t code = code_of(lanes, version, false);
@@ -107,7 +110,7 @@ py::tuple decode(const Tables& held, const py::bytes& data, int lanes, const Arr
   {
     py::gil_scoped_release release;
     ccm::StreamDecoder decoder(reinterpret_cast<const uint8_t*>(view.data()), view.size(), code,
-                               vectors ? ccm::Vectors::kBest : ccm::Vectors::kNone);
+                               vectors.value_or(ccm::vectors_allowed()) ? ccm::Vectors::kBest : ccm::Vectors::kNone);
     uint16_t block[kBlock];
     size_t at = 0;
     bool good = true;
@@ -164,6 +167,7 @@ PYBIND11_MODULE(_rans, m) {
   m.def("encode", &encode, py::arg("tables"), py::arg("symbols"), py::arg("rows"), py::arg("steps") = py::none(),
         py::arg("lanes") = 0, py::arg("version") = 1);
   m.def("decode", &decode, py::arg("tables"), py::arg("data"), py::arg("lanes"), py::arg("rows"),
-        py::arg("steps") = py::none(), py::arg("vectors") = true, py::arg("version") = 1);
+        py::arg("steps") = py::none(), py::arg("vectors") = py::none(), py::arg("version") = 1,
+        "vectors: whether to use instructions for several symbols at once; None: unless CCM_FAST_ISA is \"scalar\".");
   bind_compressai(m);
 }

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/cpu.h"
 #include "base/error.h"
 #include "base/interrupt.h"
 #include "base/memory.h"
@@ -314,6 +315,15 @@ std::string isa_list() {
   return s;
 }
 
+// The name of the entropy path's kernels that are meant by a name, or by none. Throws ValueError.
+std::string isa(const std::string& name) {
+  const ccm::Kernels* kernels = ccm::kernels_by_name(name.c_str());
+  if (!kernels)
+    throw py::value_error("instruction set '" + (name.empty() ? std::string(ccm::isa_limit()) : name) +
+                          "' is not usable here: choose one of " + isa_list());
+  return kernels->name;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
@@ -330,6 +340,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("version", [] { return CCM_VERSION; }, "Version of ccm_fast that this module was compiled from.");
   m.def("compiler", [] { return CCM_COMPILER; }, "What it was compiled with.");
   m.def("isa_list", &isa_list, "Instruction sets of the entropy path that work here, the best one first.");
+  m.def("isa", &isa, py::arg("name"), "The instruction set of that name; \"\": what CCM_FAST_ISA says, else the best.");
   m.def("transform_isa", [] {
     constexpr const char* kNames[] = {"scalar", "avx2", "avxvnni", "avx512vnni"};
     return kNames[ccm::transform_isa()];

@@ -25,6 +25,7 @@ from ccm_fast.entropy.plan import Plan
 from ccm_fast.entropy.plan_parts import MAX_CHANNELS
 from ccm_fast.errors import ModelError
 from ccm_fast.interop.compressai.package import compressai
+from ccm_fast.tensor_store import read_tensors
 
 __all__ = ["read_saved", "write_saved"]
 
@@ -98,21 +99,16 @@ def read_saved(path: str | Path, net: nn.Module | None) -> tuple[nn.Module, Plan
         ModelError: not such a file, or one without the net where none is given.
         ImportError: a net is to be made, and CompressAI is not installed.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {str(path)!r}")
+    refusal = "does not hold the entropy model of an accelerated net"
+    state, metadata = read_tensors(path, FORMAT, refusal, lambda name: net is None or not name.startswith(PREFIX))
     try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise ModelError(f"{path.name} does not hold the entropy model of an accelerated net")
-            plan, medians = file.get_tensor("plan"), file.get_tensor("medians")
-            names = [name for name in file.keys() if name.startswith(PREFIX)] if net is None else []  # noqa: SIM118
-            state = {name.removeprefix(PREFIX): file.get_tensor(name) for name in names}
-    except SafetensorError as error:
-        raise ModelError(f"{path.name} is not such a file: {error}") from error
+        plan, medians = state.pop("plan"), state.pop("medians")
+    except KeyError as missing:
+        raise ModelError(f"{path.name} {refusal}: no tensor {missing}") from None
+    state = {name.removeprefix(PREFIX): t for name, t in state.items() if name.startswith(PREFIX)}
     if plan.dtype != torch.uint8 or plan.ndim != 1:
         raise ModelError(f"{path.name}: the plan is not a row of bytes")
     if net is None:
