@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from safetensors.torch import save as serialized
 
-from ccm_fast import shipped, weights
+from ccm_fast import shipped, tensor_store, weights
 from ccm_fast.entropy import FrozenEntropyModel, PlanError
 from ccm_fast.entropy.testing import random_plan, sample_latents
 from ccm_fast.errors import BitstreamError, DamagedError, ModelError, NotFrozenError, TruncatedError
+from ccm_fast.interop.compressai import saved
 from ccm_fast.models import CCMConfig, CrossChannelContextModel
 
 
@@ -183,3 +185,13 @@ def test_bad_weights(model, tmp_path):
     bad.write_bytes(good.read_bytes()[:-100])
     with pytest.raises(ModelError):
         weights.load(bad)
+
+
+def test_files_of_accelerated_nets_are_bounded(tmp_path, monkeypatch):
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(serialized({"plan": torch.zeros(40, dtype=torch.uint8)}, {"format": saved.FORMAT}))
+    with pytest.raises(ModelError, match="no tensor 'medians'"):
+        saved.read_saved(path, torch.nn.Identity())
+    monkeypatch.setattr(tensor_store, "MAX_BYTES", 64)
+    with pytest.raises(ModelError, match="larger than any weights file"):
+        saved.read_saved(path, torch.nn.Identity())
