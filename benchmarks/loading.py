@@ -1,23 +1,22 @@
 """Pictures a second of a DataLoader from .ccm, JPEG, WebP, AVIF and JPEG XL of the same PSNR, and what each takes.
 
     python benchmarks/loading.py PICTURES...      # writes benchmarks/results/loading.json
-    python benchmarks/loading.py --table          # prints it as docs/datasets.md has it
 
 Formats take turns, so that a busy machine is busy for all of them. Beside the clock's rate stands the processor time of
-a decode, measured in the worker around it, which other programs disturb much less.
+a decode, measured in the worker around it, which other programs disturb much less. benchmarks/readme.py makes a table
+of the result for docs/datasets.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import json
 import statistics
 import time
 from pathlib import Path
 
 import numpy as np
-from common import RESULTS, save
+from common import save
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
@@ -130,33 +129,16 @@ def measure(paths: list[Path], quality: float, rounds: int, count: int, workers:
     return {"pictures": len(photos), "pixels": pixels, "workers": workers, "formats": results}
 
 
-def table(result: dict) -> str:
-    """The result as docs/datasets.md has it."""
-    head = "bytes | PSNR, dB | pictures/s by the clock | ms a decode | ms an encode | 10^9 pictures, core hours"
-    lines = [f"| | {head} to decode, to encode |"]
-    lines.append("|---|---|---|---|---|---|---|")
-    for name, r in result["formats"].items():
-        size, rate = r["bytes"] / result["pictures"], statistics.median(r["rates"])
-        spread = f"{min(r['rates']):.0f} to {max(r['rates']):.0f}"
-        hours = f"{r['decode_seconds'] / 3600 * 1e9:,.0f}, {r['encode_seconds'] / 3600 * 1e9:,.0f}"
-        times = f"{r['decode_seconds'] * 1e3:.1f} | {r['encode_seconds'] * 1e3:.1f}"
-        lines.append(f"| {name} | {size:,.0f} | {r['psnr']:.2f} | {rate:.0f} ({spread}) | {times} | {hours} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("paths", nargs="*", type=Path)
-    parser.add_argument("--table", action="store_true")
+    parser.add_argument("paths", nargs="+", type=Path)
     parser.add_argument("--quality", type=float, default=4.0)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--count", type=int, default=24)
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
-    if not args.table:
-        save("loading", measure(args.paths, args.quality, args.rounds, args.count, args.workers))
-    print(table(json.loads((RESULTS / "loading.json").read_text())))
+    print(save("loading", measure(args.paths, args.quality, args.rounds, args.count, args.workers)))
 
 
 if __name__ == "__main__":

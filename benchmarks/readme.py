@@ -13,6 +13,7 @@ import itertools
 import json
 import math
 import re
+import statistics
 import sys
 import textwrap
 from collections.abc import Callable, Iterable
@@ -450,6 +451,73 @@ def effort(result: dict) -> str:
     return _table(({"name": name, **r} for name, r in summary.items()), columns, below)
 
 
+@_made_of("loading.json")
+def loading(result: dict) -> str:
+    """Formats of equal PSNR in a training's loader."""
+    items = [{"name": name, "n": result["pictures"], **r} for name, r in result["formats"].items()]
+    columns: dict[str, Column] = {
+        "": "{name}",
+        "bytes": lambda i: f"{i['bytes'] / i['n']:,.0f}",
+        "PSNR, dB": "{psnr:.2f}",
+        "pictures/s by the clock": lambda i: (
+            f"{statistics.median(i['rates']):.0f} ({min(i['rates']):.0f} to {max(i['rates']):.0f})"
+        ),
+        "ms a decode": lambda i: f"{i['decode_seconds'] * 1e3:.1f}",
+        "ms an encode": lambda i: f"{i['encode_seconds'] * 1e3:.1f}",
+        "10^9 pictures, core hours to decode, to encode": lambda i: (
+            f"{i['decode_seconds'] / 3600 * 1e9:,.0f}, {i['encode_seconds'] / 3600 * 1e9:,.0f}"
+        ),
+    }
+    return _table(items, columns)
+
+
+@_made_of("cores.json")
+def cores(result: dict) -> str:
+    """Loading and converting against cores: measured, and calculated for machines that were not there."""
+    measured = {int(cores): seconds for cores, seconds in result["cores"].items()}
+    items = [{"cores": f"{n}", "n": n, **seconds} for n, seconds in measured.items()]
+    last = measured[max(measured)]
+    items += [{"cores": f"{n} (calculated)", "n": n, **last} for n in (16, 96)]
+    columns: dict[str, Column] = {
+        "cores": "{cores}",
+        "loading, ms of a core each": lambda i: f"{i['decode'] * 1e3:.0f}",
+        "pictures/s": lambda i: f"{i['n'] / i['decode']:,.0f}",
+        "converting, ms of a core each": lambda i: f"{i['convert'] * 1e3:.0f}",
+        "pictures/s ": lambda i: f"{i['n'] / i['convert']:,.1f}" if i["n"] < 16 else f"{i['n'] / i['convert']:,.0f}",
+        "10^9 pictures, days to convert": lambda i: f"{1e9 * i['convert'] / i['n'] / 86400:,.0f}",
+    }
+    size = f"{result['pixels'] / result['pictures'] / 1e6:.2f} megapixels, quality {result['quality']:g}"
+    below = f"{result['pictures']} photographs of {size}; medians of processor time, from which the rates of idle cores"
+    below += f" follow. {_machine(result)}"
+    return _table(items, columns, below)
+
+
+@_made_of("classifier.json")
+def classifier(result: dict) -> str:
+    """What a classifier learns from compressed pictures."""
+    originals = next(iter(result["sets"].values()))
+
+    def spread(right: list[int]) -> str:
+        shares = [100 * n / tested for n, tested in zip(right, result["tested"], strict=True)]
+        return f"{sum(right) / sum(result['tested']) * 100:.1f} ± {statistics.stdev(shares):.1f} %"
+
+    columns: dict[str, Column] = {
+        "trained on": "{name}",
+        "MB": lambda i: f"{i['bytes'] / 1e6:.1f}",
+        "of the originals": lambda i: f"{100 * i['bytes'] / originals['bytes']:.1f} %",
+        "PSNR, dB": lambda i: f"{i['psnr']:.1f}" if i["psnr"] else "-",
+        "right, on pictures of its kind": lambda i: spread(i["right"]),
+        "on originals": lambda i: spread(i["right_on_originals"]),
+    }
+    classes = ", ".join(f"{name} {count}" for name, count in result["classes"].items())
+    below = f"{result['pictures']} crops of {result['photographs']} photographs ({classes}); {result['epochs']} epochs."
+    below += (
+        f" Right answers of all pictures, each tested once, ± the standard deviation of the {len(result['tested'])}"
+    )
+    below += f" seeds, which test a third each. {_machine(result)}"
+    return _table(({"name": name, **r} for name, r in result["sets"].items()), columns, below)
+
+
 def _anchors() -> list[dict]:
     """Every whole quality on Kodak: bits per pixel, PSNR, and JPEG's settings (4:4:4) of equal PSNR and MS-SSIM."""
     ours, jpeg = _load("rd_kodak_ccm-small.json"), _load("rd_kodak_jpeg444.json")
@@ -509,6 +577,7 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/compressai.md": {"dropin": dropin, "precision": precision},
     "docs/cuda.md": {"gpu": gpu},
+    "docs/datasets.md": {"loading": loading, "cores": cores, "classifier": classifier},
     "docs/effort.md": {"effort": effort},
     "docs/use.md": {"looks": looks},
     "docs/model_card.md": {"rates": rates, "card": card},

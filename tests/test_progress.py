@@ -136,7 +136,7 @@ def test_calls_within_progress_have_their_own(large):
 
     codec.encode(large, 4, effort=1, progress=progress)
     outer.check()
-    assert set(inner) == {1.0}
+    assert inner and inner[-1] == 1
 
 
 def test_the_bar_follows_the_whole():

@@ -2,8 +2,6 @@
 
 import importlib.util
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -59,10 +57,3 @@ def test_recipe(here, block):
                 pytest.skip(f"torchvision does not load: {why}")
     module = {"__name__": "recipe"}
     exec(compile(block, str(DOCUMENT), "exec"), module)
-
-
-def test_the_table_is_that_of_the_result():
-    table = subprocess.run(
-        [sys.executable, "benchmarks/loading.py", "--table"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    assert f"<!-- loading -->\n{table}<!-- /loading -->" in DOCUMENT.read_text()

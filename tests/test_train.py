@@ -325,6 +325,13 @@ def test_plot(tmp_path, folder):
         read_log(tmp_path)
 
 
+def test_a_run_with_nothing_to_draw_yet(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "log.jsonl").write_text('{"event": "start", "step": 0}\n')
+    assert main(["train", "--out", str(tmp_path), "--plot", str(tmp_path / "a.png")]) == 1
+    assert "nothing to draw yet" in capsys.readouterr().err and not (tmp_path / "a.png").exists()
+
+
 def test_bf16(tmp_path, folder):
     """Autocast changes the numbers, and nothing overflows in any stage; in software where the CPU has no bf16."""
     full = parameters(train(config(tmp_path / "a", folder, stages=STAGES, bf16="off"), progress=False))

@@ -35,7 +35,7 @@ def plot(logs: Sequence[str | Path], out: str | Path) -> Path:
     """Draw logs of runs into a picture (suffix .png, .svg or .pdf); needs matplotlib (extra ``eval``).
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`read_log`.
+        FileNotFoundError, ValueError: as :func:`read_log`; ValueError also of a run that has logged nothing to draw.
     """
     from matplotlib.figure import Figure
 
@@ -43,6 +43,8 @@ def plot(logs: Sequence[str | Path], out: str | Path) -> Path:
     over_time, plane = figure.subplots(1, 2)
     for n, log in enumerate(logs):
         steps, valid = read_log(log)
+        if not steps and not valid:
+            raise ValueError(f"{log}: there is nothing to draw yet: steps are logged from the 50th on")
         name = Path(log).parent.name if Path(log).suffix else Path(log).name
         stages = list(dict.fromkeys(v.get("stage", "") for v in steps))
         for k, stage in enumerate(stages):
