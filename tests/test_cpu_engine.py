@@ -256,16 +256,51 @@ def grown(work):
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="no peaks of memory to be read here")
 @pytest.mark.parametrize("threads", [1, 2])
-def test_memory_follows_what_streams_hold(threads):
+@pytest.mark.parametrize("size", [(837, 837), (11, 1 << 16), (1 << 16, 11)], ids=["square", "wide", "tall"])
+@pytest.mark.parametrize("isa", ["", "avx2"])
+def test_memory_follows_what_streams_hold(threads, size, isa):
     """The largest picture that is decoded by default, of a model like the shipped one, whose streams end at once."""
+    if isa not in ("", *ISAS):
+        pytest.skip("no such instruction set")
     options = {"cross_kernels": (5, 3, 3), "cross_width": 64, "widths": (128, 96)}
     plan = random_plan(np.random.default_rng(4), groups=(48, 48, 48, 48), **options)
-    packed = ops.pack_plan(torch.frombuffer(bytearray(plan.to_bytes()), dtype=torch.uint8), "")
-    psi = torch.zeros(1, 837, 837, plan.psi_channels, dtype=torch.uint8)
+    packed = ops.pack_plan(torch.frombuffer(bytearray(plan.to_bytes()), dtype=torch.uint8), isa)
+    psi = torch.zeros(1, *size, plan.psi_channels, dtype=torch.uint8)
     data, segments = tensors([(bytes([0, 0, 0, 0, 1, 2, 3]), 1)] * 4, 4)
     found = []
-    assert grown(lambda: found.append(ops.decode_y(packed, psi, data, segments, threads)[1])) < 150
+    assert grown(lambda: found.append(ops.decode_y(packed, psi, data, segments, threads)[1])) < 100
     assert found[0].tolist() == [1]
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="no peaks of memory to be read here")
+@pytest.mark.parametrize("size", [(11, 1 << 16), (1 << 16, 11)], ids=["wide", "tall"])
+@pytest.mark.parametrize("isa", ["", "avx2"])
+def test_memory_of_h_s(size, isa):
+    """psi of the largest picture has 46 MB; its last layer's plane would have up to 150 more."""
+    if isa not in ("", *ISAS):
+        pytest.skip("no such instruction set")
+    plan = random_plan(np.random.default_rng(4), groups=(4,), psi_channels=64)
+    packed = ops.pack_plan(torch.frombuffer(bytearray(plan.to_bytes()), dtype=torch.uint8), isa)
+    z = torch.zeros(1, -(-size[0] // 4), -(-size[1] // 4), plan.hyper_channels, dtype=torch.int16)
+    assert grown(lambda: ops.hyper(packed, z, *size, 2)) < 175
+
+
+@pytest.mark.parametrize("isa", ["", "avx2"])
+def test_h_s_in_pieces(isa):
+    """Planes that are computed piece by piece are what their parts are, each computed at once."""
+    if isa not in ("", *ISAS):
+        pytest.skip("no such instruction set")
+    rng = np.random.default_rng(5)
+    plan = random_plan(rng, groups=(2,), psi_channels=16)
+    packed = ops.pack_plan(torch.frombuffer(bytearray(plan.to_bytes()), dtype=torch.uint8), isa)
+    hz, wz, halo = 5000, 9, 4
+    z = torch.from_numpy(rng.integers(-9, 10, (1, hz, wz, plan.hyper_channels)).astype(np.int16))
+    psi = ops.hyper(packed, z, 4 * hz - 3, 4 * wz - 1, 2)
+    for first in range(0, hz, 1000):
+        top, bottom = max(0, first - halo), min(hz, first + 1000 + halo)
+        last = min(4 * (first + 1000), 4 * hz - 3)
+        part = ops.hyper(packed, z[:, top:bottom].contiguous(), 4 * (bottom - top), 4 * wz - 1, 1)
+        assert torch.equal(psi[:, 4 * first : last], part[:, 4 * (first - top) : last - 4 * top])
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="no peaks of memory to be read here")

@@ -65,8 +65,12 @@ NEW = {"leaky": True, "residual": True, "scaled": True}
     ],
 )
 def test_sanitized(programs, schedule, features, tmp_path):
+    for h, w in ((9, 14), (14, 9)):
+        check_engine(programs, schedule, features, tmp_path, h, w)
+
+
+def check_engine(programs, schedule, features, tmp_path, h, w):
     rng = np.random.default_rng(8)
-    h, w = 9, 14
     plan = random_plan(rng, groups=(6, 4, 7), hyper_channels=3, schedule=Schedule.from_name(schedule), **features)
     z, y = sample_latents(rng, plan, h, w, escape=0.02)
     (tmp_path / "plan").write_bytes(plan.to_bytes())

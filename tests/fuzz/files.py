@@ -293,7 +293,7 @@ class Files(Target):
                 "\n".join(_lines(describe(data)))
         if now(0.1):
             with contextlib.suppress(errors.BitstreamError):
-                codec.decode(data, groups=pick(rng, (0, 1, 2, 3, "available")))
+                codec.decode(data, groups=pick(rng, (0, 1, 2, 3, "available")), max_pixels=1 << 20)
         if decoded is None and now(0.1):
             with contextlib.suppress(*allowed, OSError, Image.DecompressionBombError):
                 Image.open(io.BytesIO(data), formats=["CCM"]).load()

@@ -30,8 +30,8 @@ TARGETS = {
     "strings": ("strings", "Strings"),
     "coder": ("coder", "Coder"),
 }
-#: Seconds without a new case after which a process hangs.
-HANG = 300.0
+#: Seconds without a new case after which a process hangs: much, for a machine that has other things to do.
+HANG = 1800.0
 
 
 def with_sanitizers(folder: Path) -> None:

@@ -24,19 +24,21 @@ namespace {
 constexpr int32_t kStepsPerTask = 16;
 // Rows of a layer of the dense part per task (about 0.2 ms each for ccm-small at 48 columns).
 constexpr int32_t kRowsPerTask = 4;
-// From so many columns on it is one row.
+
+#if !defined(CCM_SHARE_ALL)
+// From so many columns on it is one row, and contexts are cleared column by column.
 constexpr int32_t kWide = 1 << 14;
 // The dense part may be so many positions ahead of the steps, or of one task: what is taken for planes of many
 // megabytes follows what a stream has proven to hold. Planes of pictures up to 16 megapixels are no larger.
 constexpr int32_t kAheadPositions = 1 << 16;
 
-#if !defined(CCM_SHARE_ALL)
 // Multiply-adds of a step (about 30 us, of words and of VNNI's bytes) from which on other threads are asked to help,
 // and the positions that are worth a thread's while: products of fewer rows wait for their own sums.
 constexpr int64_t kSharedStep = 2000000, kSharedStepOfBytes = 8000000;
 constexpr int32_t kSharedPositions = 4;
 constexpr bool kAlwaysAsk = false;
-#else  // tests, whose planes are small
+#else  // tests, whose planes are small: of 14 columns wide ones, of 9 not
+constexpr int32_t kWide = 12, kAheadPositions = 20;
 constexpr int64_t kSharedStep = 0, kSharedStepOfBytes = 0;
 constexpr int32_t kSharedPositions = 1;
 constexpr bool kAlwaysAsk = true;
@@ -174,13 +176,16 @@ class BatchCoder {
         if (done == order.steps()) continue;
         task = {image.get(), g, done, done, {}};
         if (!image->busy[g]) {
-          const int32_t limit = threads_ == 1 ? order.steps() : std::min(order.steps(), done + kStepsPerTask);
+          const bool all = threads_ == 1 && w_ < kWide;
+          const int32_t limit = all ? order.steps() : std::min(order.steps(), done + kStepsPerTask);
           while (task.last_step < limit && order.needs_rows[task.last_step] <= group.dense_rows()) ++task.last_step;
         }
         if (task.last_step > done) {
           image->busy[g] = 1;
           // Whatever reads the context of later groups comes after these steps; a border lies around the last rows.
-          if (g == 0) image->context.clear_to(order.needs_rows[task.last_step - 1] + kBorder);
+          const int32_t last = task.last_step - 1;
+          const int32_t columns = w_ < kWide ? w_ : order.needs_columns[last];
+          if (g == 0) image->context.clear_to(order.needs_rows[last] + kBorder, columns + kBorder);
         } else {
           const int32_t earlier = g == 0 ? h_ : orders_[g - 1]->rows_done[image->steps_done[g - 1]];
           const int32_t chunk = threads_ == 1 ? rows_ahead_ : rows_per_task_;

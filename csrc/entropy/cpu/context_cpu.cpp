@@ -13,10 +13,13 @@ namespace ccm {
 namespace {
 
 #if !defined(CCM_SHARE_ALL)
+// Positions of psi that h_s computes at once: of pictures up to 67 megapixels all of them.
+constexpr int64_t kPiecePositions = 1 << 18;
 // Multiply-adds of a layer of h_s that are worth a thread, 1 to 2 ms. Where torch's threads have just been at work they
 // keep their cores busy for some milliseconds more: h_s of ccm-small, 0.7 ms on one thread, took 7 on two.
 constexpr int64_t kThreadsProducts = 100000000;
 #else  // tests, whose planes are small
+constexpr int64_t kPiecePositions = 64;
 constexpr int64_t kThreadsProducts = 1;
 #endif
 
@@ -115,25 +118,42 @@ void hyper(const PackedModel& m, const int16_t* z, int32_t hz, int32_t wz, int32
   int32_t rows = hz, cols = wz;
   for (int32_t l = 0; l < m.hs_layers; ++l) {
     const ConvDesc& d = m.hs[l];
-    const int32_t channels = d.cout / (d.upsample * d.upsample);
-    Plane out(k, rows * d.upsample, cols * d.upsample, (channels + 3) / 4 * 4, d.zero);
+    const int32_t channels = d.cout / (d.upsample * d.upsample), up = d.upsample;
     const int64_t products = int64_t{d.kernel} * d.kernel * d.cin_pad * d.n_pad * rows * cols;
     const int useful = static_cast<int>(std::clamp<int64_t>(products / kThreadsProducts, 1, threads));
     // At Winograd's points: strips of whole tiles, and few, since each reads all weights.
-    const int64_t unit = d.points ? kTileRows : 1, units = (rows + unit - 1) / unit;
-    const int64_t strips = std::min<int64_t>(units, d.points ? useful : useful * int64_t{4});
-    parallel_for(useful, strips, [&](int64_t s) {
-      const int64_t first = units * s / strips * unit, last = units * (s + 1) / strips * unit;
-      conv_byte_rows(m, k, d, in, static_cast<int32_t>(first), static_cast<int32_t>(std::min<int64_t>(last, rows)),
-                     cols, out);
-    });
-    in = std::move(out);
-    rows *= d.upsample;
-    cols *= d.upsample;
+    const int64_t unit = d.points ? kTileRows : 1;
+    // Rows first .. last - 1 of the layer's inputs.
+    const auto run = [&](int32_t first, int32_t last, Plane& out) {
+      const int64_t units = (last - first + unit - 1) / unit;
+      const int64_t strips = std::min<int64_t>(units, d.points ? useful : useful * int64_t{4});
+      parallel_for(useful, strips, [&](int64_t s) {
+        const int64_t from = first + units * s / strips * unit, to = first + units * (s + 1) / strips * unit;
+        conv_byte_rows(m, k, d, in, static_cast<int32_t>(from), static_cast<int32_t>(std::min<int64_t>(to, last)), cols,
+                       out);
+      });
+    };
+    const int32_t padded = (channels + 3) / 4 * 4;
+    if (l + 1 < m.hs_layers) {
+      Plane out(k, rows * up, cols * up, padded, d.zero);
+      run(0, rows, out);
+      in = std::move(out);
+      rows *= up;
+      cols *= up;
+      continue;
+    }
+    // The last layer's plane is as large as psi: piece by piece, and without a border that nobody reads.
+    const auto piece =
+        static_cast<int32_t>(std::max<int64_t>(1, kPiecePositions / (int64_t{cols} * up * up) / unit) * unit);
+    for (int32_t first = 0; first < rows && first * up < h; first += piece) {
+      const int32_t last = std::min(first + piece, rows), top = first * up;
+      Plane out(k, (last - first) * up, cols * up, padded, d.zero, true, top);
+      run(first, last, out);
+      for (int32_t i = top; i < std::min(last * up, h); ++i)
+        for (int32_t j = 0; j < w; ++j)
+          out.get_bytes(i, j, psi + (static_cast<int64_t>(i) * w + j) * m.psi_channels, m.psi_channels);
+    }
   }
-  for (int32_t i = 0; i < h; ++i)
-    for (int32_t j = 0; j < w; ++j)
-      in.get_bytes(i, j, psi + (static_cast<int64_t>(i) * w + j) * m.psi_channels, m.psi_channels);
 }
 
 namespace {

@@ -25,16 +25,19 @@ StepOrder::StepOrder(const Schedule& schedule, int32_t h, int32_t w) {
     if (start[s + 1] > start[s]) first.push_back(static_cast<int32_t>(start[s + 1]));
 
   needs_rows.resize(steps());
+  needs_columns.resize(steps());
   rows_done.assign(steps() + 1, 0);
   std::vector<int32_t> left(h, w);
-  int32_t need = 0, done = 0;
+  int32_t need = 0, need_columns = 0, done = 0;
   for (int32_t s = 0; s < steps(); ++s) {
     for (int32_t p = first[s]; p < first[s + 1]; ++p) {
       need = std::max(need, row[p] + 1);
+      need_columns = std::max(need_columns, col[p] + 1);
       --left[row[p]];
     }
     while (done < h && left[done] == 0) ++done;
     needs_rows[s] = need;
+    needs_columns[s] = need_columns;
     rows_done[s + 1] = done;
   }
 }
@@ -138,9 +141,10 @@ void Group::hyper_rows(const uint8_t* psi, int32_t first, int32_t last) {
   // psi comes without a border and as bytes: a strip with room for the kernel's halo makes a plane of it.
   const int32_t r = d_.hyper.kernel / 2, channels = m_.psi_channels;
   constexpr int32_t kStrip = 8;
+  const bool all_written = r == 0 && d_.hyper.cin_pad == channels;  // all that is read: nothing has to be cleared
   for (int32_t top = first; top < last; top += kStrip) {
     const int32_t bottom = std::min(top + kStrip, last);
-    Plane strip(k_, bottom - top + 2 * r, w_, d_.hyper.cin_pad, d_.hyper.in_zero);
+    Plane strip(k_, bottom - top + 2 * r, w_, d_.hyper.cin_pad, d_.hyper.in_zero, all_written);
     for (int32_t i = std::max(0, top - r); i < std::min(h_, bottom + r); ++i)
       for (int32_t j = 0; j < w_; ++j)
         strip.put_bytes(i - top + r, j, psi + (static_cast<int64_t>(i) * w_ + j) * channels, channels);

@@ -19,8 +19,9 @@ struct StepOrder {
   std::vector<int32_t> row, col;  // of every position, in coding order
   std::vector<int32_t> first;     // [steps + 1] first position of each non-empty step
   std::vector<int32_t>
-      needs_rows;                  // [steps] rows of the dense part that steps 0 .. s read: rows 0 .. needs_rows[s] - 1
-  std::vector<int32_t> rows_done;  // [steps + 1] rows that are complete after s steps
+      needs_rows;  // [steps] rows of the dense part that steps 0 .. s read: rows 0 .. needs_rows[s] - 1
+  std::vector<int32_t> needs_columns;  // [steps] and columns
+  std::vector<int32_t> rows_done;      // [steps + 1] rows that are complete after s steps
 
   StepOrder(const Schedule& schedule, int32_t h, int32_t w);
   int32_t steps() const { return static_cast<int32_t>(first.size()) - 1; }

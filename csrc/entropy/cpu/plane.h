@@ -16,24 +16,39 @@ class Plane {
  public:
   Plane() = default;
   // Zero everywhere; `zero` is the byte that stands for 0 where elements are bytes (128 for latents). later: nothing is
-  // cleared yet, see clear_to; memory that nobody has touched costs nothing.
-  Plane(const Kernels& k, int32_t height, int32_t width, int32_t channels, int32_t zero, bool later = false)
+  // cleared yet, see clear_to; memory that nobody has touched costs nothing. first: the number of the first row, of
+  // planes that are pieces of larger ones.
+  Plane(const Kernels& k, int32_t height, int32_t width, int32_t channels, int32_t zero, bool later = false,
+        int32_t first = 0)
       : element_(k.element_bytes),
         channels_(channels),
         zero_(zero),
         row_(static_cast<int64_t>(width + 2 * kBorder) * channels),
         rows_(height + 2 * kBorder),
+        columns_(width + 2 * kBorder),
+        origin_((kBorder - first) * row_ + int64_t{kBorder} * channels),
         data_(new uint8_t[bytes(rows_)]) {
     if (!later) clear_to(height + kBorder);
   }
 
-  // Clears the rows before `row`, the border's at most, that have not been cleared yet.
-  void clear_to(int32_t row) {
-    const int32_t end = std::min(row + kBorder, rows_);
-    if (end <= cleared_) return;
-    std::memset(data_.get() + bytes(cleared_), element_ == 1 ? zero_ : 0, bytes(end) - bytes(cleared_));
-    cleared_ = end;
+  // Clears what has not been cleared yet of the rows before `row` and of the columns before `column`, the border's at
+  // most.
+  void clear_to(int32_t row, int32_t column) {
+    const int32_t rows = std::clamp(row + kBorder, cleared_rows_, rows_);
+    const int32_t columns = std::clamp(column + kBorder, cleared_columns_, columns_);
+    if (columns == columns_ && cleared_columns_ == columns_) {
+      clear(bytes(cleared_rows_), bytes(rows) - bytes(cleared_rows_));
+    } else {
+      const size_t column_bytes = static_cast<size_t>(channels_) * element_;
+      for (int32_t i = 0; i < rows; ++i) {
+        const int32_t from = i < cleared_rows_ ? cleared_columns_ : 0;
+        clear(bytes(i) + from * column_bytes, (columns - from) * column_bytes);
+      }
+    }
+    cleared_rows_ = rows;
+    cleared_columns_ = columns;
   }
+  void clear_to(int32_t row) { clear_to(row, columns_); }
 
   // Gives back the memory of the rows before `row`: nobody reads them any more.
   void drop_to(int32_t row) {
@@ -41,7 +56,7 @@ class Plane {
   }
 
   uint8_t* at(int32_t i, int32_t j, int32_t channel = 0) {
-    return data_.get() + ((i + kBorder) * row_ + static_cast<int64_t>(j + kBorder) * channels_ + channel) * element_;
+    return data_.get() + (origin_ + i * row_ + static_cast<int64_t>(j) * channels_ + channel) * element_;
   }
   const uint8_t* at(int32_t i, int32_t j, int32_t channel = 0) const {
     return const_cast<Plane*>(this)->at(i, j, channel);
@@ -99,11 +114,14 @@ class Plane {
   }
 
  private:
+  void clear(size_t from, size_t count) { std::memset(data_.get() + from, element_ == 1 ? zero_ : 0, count); }
   size_t bytes(int32_t rows) const { return static_cast<size_t>(rows) * static_cast<size_t>(row_) * element_; }
 
   int32_t element_ = 1, channels_ = 0, zero_ = 0;
   int64_t row_ = 0;
-  int32_t rows_ = 0, cleared_ = 0;  // the border's too
+  int32_t rows_ = 0, columns_ = 0;  // the border's too
+  int32_t cleared_rows_ = 0, cleared_columns_ = 0;
+  int64_t origin_ = 0;  // elements before the first one that is not of the border, of row 0
   std::unique_ptr<uint8_t[]> data_;
   Dropped dropped_;
 };
