@@ -117,14 +117,16 @@ desktop:
 	update-desktop-database "$(PREFIX)/share/applications" 2>/dev/null || true
 	echo "installed below $(PREFIX)/share; for file(1): cat $(PREFIX)/share/misc/ccm.magic >> ~/.magic"
 
-# Hostile inputs for some minutes on every core, by a build with AddressSanitizer and UBSan (tests/fuzz). What is found is
-# written into build/fuzz, with the line that repeats it. FUZZ_ARGS='--kinds files plans': some kinds alone.
+# Every allocation fails once; then hostile inputs for some minutes, by a build with AddressSanitizer and UBSan
+# (tests/fuzz). What is found is written into build/fuzz, with the line that repeats it. FUZZ_ARGS='--kinds files plans':
+# some kinds alone.
 MINUTES ?= 10
 fuzz: export CCM_CUDA = 0
 fuzz: export CXXFLAGS = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -g1
 fuzz: export LDFLAGS = -fsanitize=address,undefined
 fuzz: $(VENV_TEST)/.installed
 	$(VENV_TEST)/bin/python setup.py -q build --build-base build/sanitized-build --build-lib build/sanitized
+	CCM_FUZZ_STRIDE=1 $(VENV_TEST)/bin/python -m pytest -q tests/fuzz/test_out_of_memory.py
 	$(VENV_TEST)/bin/python tests/fuzz/run.py --sanitized build/sanitized --minutes $(MINUTES) $(FUZZ_ARGS)
 
 # Other machines, by cross compilers and qemu-user (docs/machines.md). A machine whose packages are missing is skipped,

@@ -1,8 +1,7 @@
-"""Calls of which one allocation after another fails, in a process of their own, with failing_malloc.cpp preloaded.
+"""Calls in which one allocation after another fails, in a process of their own with failing_malloc.cpp preloaded.
 
-python out_of_memory.py OPERATION THREADS FIRST STRIDE: the allocations FIRST, FIRST + STRIDE ... of a call fail, each in
-a call of its own, up to the first call that makes no more of them. A line before each call, so that whoever reads them
-knows which one ended the process, and one at the end.
+python out_of_memory.py THREADS STRIDE OPERATION ...: every STRIDE-th allocation of an operation fails, each in a
+call of its own. A line before each call says which one it is, should it end the process.
 """
 
 import ctypes
@@ -28,14 +27,19 @@ def codec_calls(threads: int):
     codec = Codec.load(path, threads=1)
     picture = np.random.default_rng(1).integers(0, 256, (70, 90, 3)).astype(np.uint8)
     data = codec.encode(picture, 4, effort=1, threads=1)
-    several = [data] * 3
+    # Not below: pybind11 ends the process where it has no memory to register a new object.
+    files = [codec.open_file(data) for _ in range(3)]
+
+    def decode(count: int):
+        return [(p.tobytes(), y.tobytes()) for p, y, _ in codec.decode_files(files[:count], threads)]
+
     tables = rans.Tables([-1], [4], [0, 16384, 49152, 65535])
     symbols, rows = np.tile([0, 1, -1, 9], 300), np.zeros(1200, np.uint16)
     stream = rans.encode(tables, symbols, rows, None, 8, 2)
     return {
         "open": lambda: Codec.load(path, threads=threads).fingerprint,
-        "decode": lambda: codec.decode(data, threads=threads).tobytes(),
-        "decode_several": lambda: [p.tobytes() for p in codec.decode(several, threads=threads)],
+        "decode": lambda: decode(1),
+        "decode_several": lambda: decode(3),
         "encode": lambda: codec.encode(picture, 4, effort=1, threads=threads),
         "encode_several": lambda: codec.encode([picture] * 3, 4, effort=1, threads=threads),
         "rans_encode": lambda: rans.encode(tables, symbols, rows, None, 8, 2),
@@ -83,19 +87,14 @@ def operator_calls(threads: int):
     }
 
 
-def main() -> None:
-    name, threads, first, stride = sys.argv[1], *map(int, sys.argv[2:])
-    shim = ctypes.CDLL(None)
-    shim.failing_malloc_arm.argtypes = [ctypes.c_char_p, ctypes.c_long]
-    shim.failing_malloc_disarm.restype = ctypes.c_long
-    call = (operator_calls if name in OPERATORS else codec_calls)(threads)[name]
+def sweep(shim, name: str, call, stride: int) -> None:
+    """Lets one allocation after another fail, up to the first call that makes no more of them."""
     expected = call()
-    words = b"/ccm_fast/\0libstdc++\0"
-    n, failed = first, 0
+    n = failed = 0
     while True:
-        print(n, flush=True)
+        print(name, n, flush=True)
         faulthandler.dump_traceback_later(HANG, exit=True)
-        shim.failing_malloc_arm(words, n)
+        shim.failing_malloc_arm(b"/ccm_fast/\0libstdc++\0", n)
         try:
             found = call()
         except MemoryError:
@@ -112,7 +111,18 @@ def main() -> None:
         if made <= n:
             break
         n += stride
-    print("done", failed, flush=True)
+    faulthandler.cancel_dump_traceback_later()
+    print("done", name, failed, flush=True)
+
+
+def main() -> None:
+    threads, stride, *names = sys.argv[1:]
+    shim = ctypes.CDLL(None)
+    shim.failing_malloc_arm.argtypes = [ctypes.c_char_p, ctypes.c_long]
+    shim.failing_malloc_disarm.restype = ctypes.c_long
+    calls = (operator_calls if names[0] in OPERATORS else codec_calls)(int(threads))
+    for name in names:
+        sweep(shim, name, calls[name], int(stride))
 
 
 CODEC = ("open", "decode", "decode_several", "encode", "encode_several", "rans_encode", "rans_decode")
