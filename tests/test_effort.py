@@ -8,7 +8,7 @@ import pytest
 import skimage.data
 import tiny
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from ccm_fast import compress, decompress, errors, files, weights
 from ccm_fast.effort import (
@@ -39,7 +39,7 @@ def shipped():
 @pytest.fixture
 def quick(monkeypatch):
     """Efforts of fewer steps, of the same parts."""
-    for effort, rounds in ((5, 1), (9, 2)):
+    for effort, rounds in ((5, 1), (9, 3)):
         level = levels.Level(rounding=True, corrections=1, passes=2, rounds=rounds, iterations=3)
         monkeypatch.setitem(LEVELS, effort, level)
 
@@ -202,8 +202,27 @@ def test_passes_find_something(shipped, quality):
     before, found = (
         sum(lagrangians(shipped, x, quality, compress(shipped, x, quality, effort=effort))) for effort in (3, 4)
     )
-    # Four photographs together: 0.980 to 0.984 with every instruction set and kind of transforms.
-    assert found < 0.99 * before, found / before
+    # Four photographs together, under all settings of benchmarks/margins.py: 0.986 at quality 2, 0.989 to 0.990 at 6.
+    # With PASS_PENALTY 1, too much faith, 0.997 and 0.996.
+    assert found < 0.993 * before, found / before
+
+
+def test_pictures_that_the_analysis_misses(shipped, monkeypatch):
+    """Text, of which g_s can draw what g_a does not find: long steps of gradient descent find it."""
+    image = Image.new("RGB", (64, 48), "white")
+    draw = ImageDraw.Draw(image)
+    for k, colour in enumerate(("black", "red", "blue")):
+        draw.text((3, 3 + 15 * k), "0123 fox", fill=colour)
+    x = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None] / 255
+    taken, far = [], search._far
+    monkeypatch.setattr(search, "_far", lambda *a: (taken.append(a[3].tolist()), far(*a))[1])
+    photograph = tiny.photographs(48, 64)[:1]
+    out = compress(shipped, torch.cat([x, photograph]), 8, effort=5)
+    passes = lagrangians(shipped, x, 8, compress(shipped, x, 8, effort=4))[0]
+    found = lagrangians(shipped, torch.cat([x, photograph]), 8, out)[0]
+    assert taken == [[True, False]] and found < 0.5 * passes, (found, passes)  # 0.24
+    alone = compress(shipped, photograph, 8, effort=5)
+    assert [part[1:] for part in out["strings"]] == alone["strings"] and len(taken) == 1
 
 
 def test_one_pass_does_no_great_harm(shipped, monkeypatch):
@@ -304,7 +323,8 @@ def test_untrained_models_are_not_corrected(model):
     assert not correction.correction(model, y, torch.tensor([4.0]), (48, 64), False, 1 << 20).any()
 
 
-def test_progress_and_tiles(model, quick):
+def test_progress_and_tiles(model, quick, monkeypatch):
+    monkeypatch.setattr(search, "MISSED", float("inf"))  # the model is not trained: it misses everything
     x = batch(1, height=90, width=130)
     seen = []
     picture = files.Picture(tiny.photo(90, 130, 1))
