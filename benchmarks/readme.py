@@ -536,6 +536,31 @@ def classifier(result: dict) -> str:
     return _table(({"name": name, **r} for name, r in result["sets"].items()), columns, below)
 
 
+@_made_of("margins.json")
+def margins(result: dict) -> str:
+    """What is left to tests' bounds over settings; those that never change are left out."""
+    rows = [
+        {
+            **r,
+            "name": r["test"].split("::")[-1],
+            "bound": r["text"].replace("|", "\\|"),
+            "room": r["least"] / r["spread"],
+        }
+        for r in result["rows"]
+        if r["spread"] > 1e-4 * abs(r["least"])
+    ]
+    columns = {
+        "test": "`{name}`",
+        "bound": "`{bound}`",
+        "least": "{least:.4f}",
+        "where": "{where}",
+        "spread": "{spread:.4f}",
+        "room": "{room:.1f}",
+    }
+    failed = f"Failed: {', '.join(result['failed'])}." if result["failed"] else "No test failed in any of them."
+    return _table(rows, columns, f"Settings: {', '.join(result['settings'])}. {failed} {_machine(result)}")
+
+
 def _anchors() -> list[dict]:
     """Every whole quality on Kodak: bits per pixel, PSNR, and JPEG's settings (4:4:4) of equal PSNR and MS-SSIM."""
     ours, jpeg = _load("rd_kodak_ccm-small.json"), _load("rd_kodak_jpeg444.json")
@@ -597,6 +622,7 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/cuda.md": {"gpu": gpu},
     "docs/datasets.md": {"loading": loading, "pays": pays, "cores": cores, "classifier": classifier},
     "docs/effort.md": {"effort": effort},
+    "docs/experiments/margins.md": {"margins": margins},
     "docs/use.md": {"looks": looks},
     "docs/model_card.md": {"rates": rates, "card": card},
     "ccm_fast/anchors.py": {"qualities": quality_help},
