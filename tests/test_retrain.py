@@ -8,10 +8,10 @@ import tiny
 import torch
 
 from ccm_fast.codec import compress, decompress
-from ccm_fast.entropy.network import IntegerNetwork
+from ccm_fast.entropy.network import IntegerNetwork, TableCost, offsets_and_rows
 from ccm_fast.entropy.schedule import Schedule
 from ccm_fast.freezing.freeze import collect, freeze
-from ccm_fast.freezing.retrain import Chooser, channels_of, coded, put_back, retrain, rounded_network
+from ccm_fast.freezing.retrain import Chooser, TableLength, channels_of, coded, put_back, retrain, rounded_network
 from ccm_fast.models import CCMConfig, CrossChannelContextModel
 
 CONFIG = CCMConfig(
@@ -81,6 +81,26 @@ def test_symbols_are_chosen_as_the_encoder_does():
         assert float((found != data.y_hat[:, own]).float().mean()) < 0.02
         moved += int((found != nearest).sum())
     assert moved > 20
+
+
+def test_lengths_are_those_of_the_tables():
+    plan = frozen().frozen.plan
+    length, rng = TableLength(plan), torch.Generator().manual_seed(0)
+    y = torch.randint(-20, 21, (500,), generator=rng)
+    mean, index = torch.randint(-300, 301, (500,), generator=rng), torch.randint(0, 64, (500,), generator=rng)
+    offset, row = offsets_and_rows(plan, mean, index)
+    wanted = TableCost(plan.y_rows, torch.float32)(row.int(), y.int() - offset.int())
+    assert torch.equal(length(y.float(), mean.float(), index.float()), wanted)
+
+    def slopes(y, mean, index):
+        mean, index = (torch.tensor(float(v), requires_grad=True) for v in (mean, index))
+        length(torch.tensor(float(y)), mean, index).backward()
+        return float(mean.grad), float(index.grad)
+
+    assert slopes(2, 0, 20)[0] < 0 < slopes(-2, 0, 20)[0]  # a mean that comes nearer saves bits
+    assert slopes(9, 0, 20)[1] < 0 < slopes(0, 0, 20)[1]  # a surprise asks for a larger scale, certainty for a smaller
+    far = slopes(100, 0, 45)  # beyond the tables
+    assert far[0] < 0 and far[1] < 0
 
 
 def test_unchanged_groups_are_the_same_bytes():

@@ -18,8 +18,9 @@ from torch import Tensor
 from ccm_fast.constants import CONTEXT_LIMIT
 from ccm_fast.effort.search import SHRINK_PENALTY, round_towards_mean, symbol_curvature
 from ccm_fast.entropy.frozen import FrozenEntropyModel
+from ccm_fast.entropy.likelihood import logistic_likelihood, scale_from_index
 from ccm_fast.entropy.network import TableCost, offsets_and_rows
-from ccm_fast.entropy.plan import GroupPlan, IntConv
+from ccm_fast.entropy.plan import NUM_INDEXES, GroupPlan, IntConv, Plan
 from ccm_fast.entropy.schedule import Schedule
 from ccm_fast.freezing.calibration import code_length
 from ccm_fast.freezing.fitting import Latents, symbols
@@ -27,7 +28,7 @@ from ccm_fast.freezing.layers import Layer, fine_tune
 from ccm_fast.freezing.rounded import Group, Network
 from ccm_fast.models.ccm import CrossChannelContextModel
 
-__all__ = ["Chooser", "Coded", "channels_of", "coded", "put_back", "retrain", "rounded_network"]
+__all__ = ["Chooser", "Coded", "TableLength", "channels_of", "coded", "put_back", "retrain", "rounded_network"]
 
 
 class Coded(NamedTuple):
@@ -151,6 +152,38 @@ def _as_they_are(y_hat: Tensor, offset: Tensor, row: Tensor) -> Tensor:
     return y_hat.float()
 
 
+class TableLength:
+    """What symbols cost by a plan's tables, with gradients of means and scale indexes by differences of the tables.
+
+    Of what lies further than 64 steps from its mean, the logistic distribution's code length, which is as steep.
+
+    Args:
+        plan: whose tables; those of symbols that it skips count, too.
+    """
+
+    _REACH, _SPAN = 16 * 64, 4  # 1/16; tables of large scales tell no finer fractions apart than half a step
+
+    def __init__(self, plan: Plan):
+        distance = torch.arange(-self._REACH, self._REACH + 1)[None].expand(NUM_INDEXES, -1)
+        index = torch.arange(NUM_INDEXES)[:, None].expand_as(distance)
+        # As symbols of 0 with the means that lie so far below.
+        offset, row = offsets_and_rows(plan, -distance, index)
+        self.bits = TableCost(plan.y_rows, torch.float32)(row.int(), -offset.int())
+
+    def __call__(self, y: Tensor, mean: Tensor, index: Tensor) -> Tensor:
+        """Bits of every symbol: y, means in 1/16 and scale indexes, the latter two whole numbers; all of one shape."""
+        with torch.no_grad():
+            distance, s = torch.round(16 * y - mean), torch.round(index).clamp(0, NUM_INDEXES - 1).long()
+            near = distance.abs() <= self._REACH - self._SPAN
+            place = (distance.clamp(self._SPAN - self._REACH, self._REACH - self._SPAN) + self._REACH).long()
+            below, above = (s - 1).clamp(min=0), (s + 1).clamp(max=NUM_INDEXES - 1)
+            value = self.bits[s, place]
+            by_mean = (self.bits[s, place - self._SPAN] - self.bits[s, place + self._SPAN]) / (2 * self._SPAN)
+            by_index = (self.bits[above, place] - self.bits[below, place]) / (above - below)
+        tables = value + (mean - mean.detach()) * by_mean + (index - index.detach()) * by_index
+        return torch.where(near, tables, -torch.log2(logistic_likelihood(y, mean / 16, scale_from_index(index))))
+
+
 def retrain(
     model: CrossChannelContextModel,
     network: Network,
@@ -180,13 +213,13 @@ def retrain(
     """
     bits, quality = torch.tensor([c.bits for c in data]), torch.tensor([c.quality for c in data])
     own = channels_of(network, group)
-    choose = Chooser(model, own)
+    choose, length = Chooser(model, own), TableLength(model.frozen.plan)
 
     def loss(tensors: tuple[Tensor, ...], chosen: list[int]) -> Tensor:
         y_hat, psi, y = tensors
         mean, index = _parameters(network, group, y_hat, psi)
         wanted = choose(y, mean, index, quality[chosen])
-        return (code_length(wanted, mean / 16, index) / bits[chosen]).mean()
+        return (length(wanted, mean, index).flatten(1).sum(1) / bits[chosen]).mean()
 
     part = network.groups[group]
     part.share_scales()
