@@ -17,7 +17,7 @@ import torch
 from ccm_fast.entropy.frozen import FrozenEntropyModel
 from ccm_fast.freezing.fitting import Latents, fit_to_symbols
 from ccm_fast.freezing.freeze import collect
-from ccm_fast.freezing.retrain import coded, put_back, retrain, rounded_network
+from ccm_fast.freezing.retrain import TableLength, coded, put_back, retrain, rounded_network
 from ccm_fast.freezing.skipping import leave_out
 from ccm_fast.models.ccm import CrossChannelContextModel
 from ccm_fast.train.data import load_images
@@ -34,13 +34,13 @@ def without_own_context(model: CrossChannelContextModel) -> None:
 
 def train(model: CrossChannelContextModel, crops: list[Latents], args: argparse.Namespace) -> None:
     """Groups' integers, one after another, on the same symbols."""
-    network = rounded_network(model)
-    data = [coded(model, network, c) for c in crops]
+    network, length = rounded_network(model), TableLength(model.frozen.plan)
+    data = [coded(model, network, length, c) for c in crops]
     if args.one_step:
         without_own_context(model)
         network = rounded_network(model)
     for group in args.retrain:
-        lengths = retrain(model, network, group, data, steps=args.steps, progress=True)
+        lengths = retrain(network, length, group, data, steps=args.steps, progress=True)
         tenth = max(1, len(lengths) // 10)
         first, last = (100 * np.mean(part) for part in (lengths[:tenth], lengths[-tenth:]))
         print(f"group {group}: {first:.3f} -> {last:.3f} % of all bits", flush=True)

@@ -16,36 +16,33 @@ import torch
 from torch import Tensor
 
 from ccm_fast.constants import CONTEXT_LIMIT
-from ccm_fast.effort.search import SHRINK_PENALTY, round_towards_mean, symbol_curvature
 from ccm_fast.entropy.frozen import FrozenEntropyModel
-from ccm_fast.entropy.likelihood import logistic_likelihood, scale_from_index
-from ccm_fast.entropy.network import TableCost, offsets_and_rows
+from ccm_fast.entropy.likelihood import LIKELIHOOD_MIN, lower_bound, scale_from_index
 from ccm_fast.entropy.plan import NUM_INDEXES, GroupPlan, IntConv, Plan
 from ccm_fast.entropy.schedule import Schedule
-from ccm_fast.freezing.calibration import code_length
+from ccm_fast.entropy.tables import COMPONENTS, fit_shapes
 from ccm_fast.freezing.fitting import Latents, symbols
 from ccm_fast.freezing.layers import Layer, fine_tune
 from ccm_fast.freezing.rounded import Group, Network
 from ccm_fast.models.ccm import CrossChannelContextModel
 
-__all__ = ["Chooser", "Coded", "TableLength", "channels_of", "coded", "put_back", "retrain", "rounded_network"]
+# Symbols less their offsets that shapes are fitted by.
+_SHAPED = 64
+
+__all__ = ["Coded", "TableLength", "channels_of", "coded", "put_back", "retrain", "rounded_network"]
 
 
 class Coded(NamedTuple):
-    """Of one crop, what an encoder starts from and what a decoder has.
+    """Of one crop, what a decoder has.
 
     Attributes:
-        y_hat: int16 [1, M, h, w], of the default encoder.
+        y_hat: int16 [1, M, h, w].
         psi: uint8 [1, P, h, w].
-        y: float16 [1, M, h, w], not rounded.
-        quality: 1 to 8.
-        bits: of all its symbols of y, by the frozen networks and the distribution that training uses.
+        bits: of all its symbols of y, by the frozen networks and :class:`TableLength`.
     """
 
     y_hat: Tensor
     psi: Tensor
-    y: Tensor
-    quality: float
     bits: float
 
 
@@ -104,12 +101,13 @@ def _parameters(network: Network, group: int, y_hat: Tensor, psi: Tensor) -> tup
 
 
 @torch.no_grad()
-def coded(model: CrossChannelContextModel, network: Network, crop: Latents) -> Coded:
+def coded(model: CrossChannelContextModel, network: Network, length: TableLength, crop: Latents) -> Coded:
     """What the default encoder codes of a crop, and about how many bits that takes.
 
     Args:
         model: frozen.
         network: its :func:`rounded_network`.
+        length: of its plan.
         crop: as :func:`ccm_fast.freezing.freeze.collect` gives them.
     """
     _, y_hat, _, _ = symbols(model, crop)
@@ -119,74 +117,58 @@ def coded(model: CrossChannelContextModel, network: Network, crop: Latents) -> C
     bits = 0.0
     for group in range(len(network.groups)):
         mean, index = _parameters(network, group, y_hat, psi)
-        bits += float(code_length(y_hat[:, channels_of(network, group)].float(), mean / 16, index))
-    return Coded(y_hat, psi, (crop.y_hat + crop.rest).half(), crop.quality, bits)
-
-
-class Chooser:
-    """A group's symbols as the default encoder would choose them with other networks.
-
-    Symbols that the plan skips are chosen, too: networks shall not learn that a small scale makes them cost nothing.
-
-    Args:
-        model: frozen; its tables, centroids and sensitivities are the encoder's.
-        channels: of the group.
-    """
-
-    def __init__(self, model: CrossChannelContextModel, channels: slice):
-        self.model, self.channels = model, channels
-        self.bits = TableCost(model.frozen.plan.y_rows, torch.float32)
-
-    @torch.no_grad()
-    def __call__(self, y: Tensor, mean: Tensor, index: Tensor, quality: Tensor) -> Tensor:
-        """Symbols, float of the shape of y: [B, C, h, w]; of means (in 1/16), scale indexes, and qualities [B]."""
-        frozen = self.model.frozen
-        offset, row = offsets_and_rows(frozen.plan, mean, index)
-        weight = SHRINK_PENALTY * symbol_curvature(self.model, quality, grey=False)[:, self.channels]
-        y, offset, row = y.float(), offset.int(), row.int()
-        restored = frozen.centroids if self.model.config.reconstruction == "centroid" else _as_they_are
-        return round_towards_mean(y, torch.round(y).int(), offset, row, self.bits, weight, restored).float()
-
-
-def _as_they_are(y_hat: Tensor, offset: Tensor, row: Tensor) -> Tensor:
-    return y_hat.float()
+        bits += float(length(y_hat[:, channels_of(network, group)].float(), mean, index))
+    return Coded(y_hat, psi, bits)
 
 
 class TableLength:
-    """What symbols cost by a plan's tables, with gradients of means and scale indexes by differences of the tables.
+    """What symbols cost by a plan's tables, as a smooth function of means and scales.
 
-    Of what lies further than 64 steps from its mean, the logistic distribution's code length, which is as steep.
+    Tables are scale mixtures of Gaussians (:mod:`ccm_fast.entropy.tables`), whose weights are fitted to them again: by
+    the logistic distribution, which floats are trained with, a network took 0.03 % fewer bits than the one before, and
+    by the tables 0.13 % more. Differences of the tables themselves are no gradients: what is rarest costs 16 bits,
+    however far from its mean, and networks fell apart.
 
     Args:
-        plan: whose tables; those of symbols that it skips count, too.
+        plan: whose tables.
     """
 
-    _REACH, _SPAN = 16 * 64, 4  # 1/16; tables of large scales tell no finer fractions apart than half a step
-
     def __init__(self, plan: Plan):
-        distance = torch.arange(-self._REACH, self._REACH + 1)[None].expand(NUM_INDEXES, -1)
-        index = torch.arange(NUM_INDEXES)[:, None].expand_as(distance)
-        # As symbols of 0 with the means that lie so far below.
-        offset, row = offsets_and_rows(plan, -distance, index)
-        self.bits = TableCost(plan.y_rows, torch.float32)(row.int(), -offset.int())
+        counts = np.zeros((len(plan.y_rows), 2 * _SHAPED + 1))
+        for r in range(len(counts)):
+            low, frequencies = int(plan.y_rows.lo[r]), np.diff(plan.y_rows.row(r))[:-1]  # without the escape
+            symbols = np.arange(low, low + len(frequencies))
+            near = np.abs(symbols) <= _SHAPED
+            counts[r, symbols[near] + _SHAPED] = frequencies[near]
+        self.weights = torch.from_numpy(fit_shapes(counts)).float()  # [64, components]
+        self.skip = plan.skip
 
     def __call__(self, y: Tensor, mean: Tensor, index: Tensor) -> Tensor:
-        """Bits of every symbol: y, means in 1/16 and scale indexes, the latter two whole numbers; all of one shape."""
-        with torch.no_grad():
-            distance, s = torch.round(16 * y - mean), torch.round(index).clamp(0, NUM_INDEXES - 1).long()
-            near = distance.abs() <= self._REACH - self._SPAN
-            place = (distance.clamp(self._SPAN - self._REACH, self._REACH - self._SPAN) + self._REACH).long()
-            below, above = (s - 1).clamp(min=0), (s + 1).clamp(max=NUM_INDEXES - 1)
-            value = self.bits[s, place]
-            by_mean = (self.bits[s, place - self._SPAN] - self.bits[s, place + self._SPAN]) / (2 * self._SPAN)
-            by_index = (self.bits[above, place] - self.bits[below, place]) / (above - below)
-        tables = value + (mean - mean.detach()) * by_mean + (index - index.detach()) * by_index
-        return torch.where(near, tables, -torch.log2(logistic_likelihood(y, mean / 16, scale_from_index(index))))
+        """Bits [B] of symbols [B, C, h, w], with their means in 1/16 and their scale indexes, both whole numbers.
+
+        Symbols that are skipped cost nothing where they are what they would be decoded to. Others cost what they would
+        if they were coded, so that networks do not learn to skip what differs.
+        """
+        away = y - mean / 16
+        counted = ((index > self.skip + 0.5) | (away.abs() > 0.5)).nonzero(as_tuple=True)
+        index, distance = index[counted], away[counted].abs()
+        shape = self.weights[index.detach().clamp(0, NUM_INDEXES - 1).long()]
+        sigma = scale_from_index(index)
+        total = torch.zeros_like(sigma)
+        for k, width in enumerate(COMPONENTS):
+            part = _normal((0.5 - distance) / (width * sigma)) - _normal((-0.5 - distance) / (width * sigma))
+            total = total + shape[:, k] * part
+        bits = -torch.log2(lower_bound(total, LIKELIHOOD_MIN))
+        return torch.zeros(len(y)).index_add(0, counted[0], bits)
+
+
+def _normal(x: Tensor) -> Tensor:
+    return 0.5 * torch.erfc(x * -(2**-0.5))
 
 
 def retrain(
-    model: CrossChannelContextModel,
     network: Network,
+    length: TableLength,
     group: int,
     data: Sequence[Coded],
     *,
@@ -197,13 +179,12 @@ def retrain(
 ) -> list[float]:
     """Train the integers of one group in place; returns the relative code length of every step.
 
-    Of a batch's bits those of the group, relative to what all groups took before: 0.2 is a fifth. Its own symbols are
-    chosen anew in every step: on those that fitted the old network, one without an own context took 0.03 % fewer bits
-    than before, and 0.2 to 0.3 % more in files, where the encoder chooses by what the new one says.
+    Of a batch's bits those of the group, relative to what all groups took before: 0.2 is a fifth. Symbols are those
+    that fitted the network before. Chosen anew in every step, by what the network says then, they cost more and more.
 
     Args:
-        model: frozen, with what its encoder needs.
         network: of :func:`rounded_network`.
+        length: of the model's plan.
         group: which.
         data: of :func:`coded`.
         steps: of Adam, on a cosine schedule.
@@ -211,19 +192,16 @@ def retrain(
         seed: of their order.
         progress: show a bar.
     """
-    bits, quality = torch.tensor([c.bits for c in data]), torch.tensor([c.quality for c in data])
-    own = channels_of(network, group)
-    choose, length = Chooser(model, own), TableLength(model.frozen.plan)
+    bits, own = torch.tensor([c.bits for c in data]), channels_of(network, group)
 
     def loss(tensors: tuple[Tensor, ...], chosen: list[int]) -> Tensor:
-        y_hat, psi, y = tensors
+        y_hat, psi = tensors
         mean, index = _parameters(network, group, y_hat, psi)
-        wanted = choose(y, mean, index, quality[chosen])
-        return (length(wanted, mean, index).flatten(1).sum(1) / bits[chosen]).mean()
+        return (length(y_hat[:, own].float(), mean, index) / bits[chosen]).mean()
 
     part = network.groups[group]
     part.share_scales()
-    samples = [(c.y_hat[:, : own.stop], c.psi, c.y[:, own]) for c in data]
+    samples = [(c.y_hat[:, : own.stop], c.psi) for c in data]
     with torch.enable_grad():
         return fine_tune(part, samples, loss, steps, batch, seed=seed, progress=progress)
 
