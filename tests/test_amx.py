@@ -87,6 +87,22 @@ def test_wide_layers(wide, isa, threads):
     assert status.tolist() == [0, 0] and torch.equal(decoded, y)
 
 
+def test_long_steps():
+    """Steps that threads share, and contexts that are added for several steps at once: as with every other kernel."""
+    h, w = 13, 48
+    rng = np.random.default_rng(4)
+    plan = random_plan(rng, groups=(192,), hyper_channels=8, psi_channels=32, widths=(330,))
+    plan = torch.frombuffer(bytearray(plan.to_bytes()), dtype=torch.uint8)
+    z = torch.from_numpy(rng.integers(-3, 4, (1, 4, 12, 8)).astype(np.int16))
+    y = torch.from_numpy(rng.integers(-9, 10, (1, h, w, 192)).astype(np.int16))
+    want = results(ops.pack_plan(plan, ISAS[-2]), z, y, 1)
+    for isa in ISAS[:-1]:
+        packed = ops.pack_plan(plan, isa)
+        for threads in (1, 3):
+            decoded, status = ops.decode_y(packed, want[0], *want[3:], threads)
+            assert status.tolist() == [0] and torch.equal(decoded, y), (isa, threads)
+
+
 @needs_amx
 def test_tiles_are_given_back(wide):
     """The processor says that this thread's tiles are unused: nobody has to save them."""

@@ -25,10 +25,16 @@ CCM_HD bool same(const Schedule& a, const Schedule& b) {
   return equal;
 }
 
-// Whether a position of residue class (a, b) = (i mod ph, j mod pw) may read its neighbour at offset (di, dj).
-CCM_HD bool tap_available(const Schedule& s, int32_t a, int32_t b, int32_t di, int32_t dj) {
+// How many steps the neighbour at offset (di, dj) comes before a position of residue class (a, b) = (i mod ph, j mod
+// pw).
+CCM_HD int32_t tap_lead(const Schedule& s, int32_t a, int32_t b, int32_t di, int32_t dj) {
   int32_t na = ((a + di) % s.ph + s.ph) % s.ph, nb = ((b + dj) % s.pw + s.pw) % s.pw;
-  return s.row_step * di + s.col_step * dj + s.pattern[na * s.pw + nb] < s.pattern[a * s.pw + b];
+  return s.pattern[a * s.pw + b] - (s.row_step * di + s.col_step * dj + s.pattern[na * s.pw + nb]);
+}
+
+// Whether the position may read it.
+CCM_HD bool tap_available(const Schedule& s, int32_t a, int32_t b, int32_t di, int32_t dj) {
+  return tap_lead(s, a, b, di, dj) > 0;
 }
 
 }  // namespace ccm

@@ -27,16 +27,23 @@ struct ConvDesc {
   int64_t below;
 };
 
+// Taps of a masked context in parts: values that a part reads are there kLead of its steps ahead or more.
+constexpr int kParts = 3;
+constexpr int32_t kLead[kParts] = {4, 2, 1};
+
 struct GroupDesc {
   int32_t channels, first_channel;  // in y
   int32_t plane_channel;            // first channel in the padded context plane
   Schedule schedule;
   int32_t uniform_taps;  // every tap is available at every position: the encoder needs no steps
   int32_t taps, base_width, base_pad;
-  int32_t tap_di[kMaxTaps], tap_dj[kMaxTaps];
-  int64_t weights, base_init, mult, shift;  // spatial context; base_init: what every base starts from
-  int64_t points;                           // its weights at Winograd's points, as 3 rows of 5 taps; 0: none
-  int32_t f_output, f_zero;                 // kRelu8, kLeaky8, or kHead: pre is the head, no layers follow
+  int32_t tap_di[kMaxTaps], tap_dj[kMaxTaps];  // part by part
+  int32_t part_taps[kParts];                   // all in the last one where kernels do not look ahead
+  // Spatial context; each part's weights are those of a layer of its own, one after the other. base_init: what every
+  // base starts from.
+  int64_t weights, base_init, mult, shift;
+  int64_t points;            // its weights at Winograd's points, as 3 rows of 5 taps; 0: none
+  int32_t f_output, f_zero;  // kRelu8, kLeaky8, or kHead: pre is the head, no layers follow
   int64_t below;
   int32_t stack_layers, has_skip, hidden_layers;
   ConvDesc hyper, skip, head;

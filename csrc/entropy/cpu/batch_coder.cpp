@@ -271,14 +271,26 @@ class BatchCoder {
     return count >= 2 * kSharedPositions && count * step_products(m_.group[g]) >= least;
   }
 
-  // Rows and offsets of the positions of a step; ask: with the help of others.
-  void step_parameters(const Image& image, int32_t g, int32_t first, int32_t count, bool ask, Buffers& b) {
+  // Rows and offsets of the positions of step s of a run that ends before `end`, and of the own context what is there
+  // for steps after it; ask: with the help of others.
+  void step_parameters(Image& image, int32_t g, int32_t s, int32_t end, bool ask, Buffers& b) {
     const StepOrder& order = *orders_[g];
-    const StepWork work{&image.groups[g], &image.context,  &order.row[first], &order.col[first], count,
-                        b.rows.data(),    b.offsets.data()};
-    if (!ask)
-      return work.group->parameters(image.context, work.row, work.col, count, b.scratch, work.rows, work.offsets);
-    b.share->run(work, std::min(threads_, count / kSharedPositions), b.scratch, [this] {
+    const int32_t first = order.first[s];
+    StepWork work{&image.groups[g], &image.context, &order.row[first], &order.col[first], 0, 0};
+    if (k_.add)
+      for (; work.part + 1 < kParts; ++work.part) {
+        work.count = order.first[image.groups[g].claim_part(order, s, end, work.part)] - first;
+        if (work.count) run_work(work, ask, b);
+      }
+    work.count = order.positions(s);
+    work.rows = b.rows.data();
+    work.offsets = b.offsets.data();
+    run_work(work, ask, b);
+  }
+
+  void run_work(const StepWork& work, bool ask, Buffers& b) {
+    if (!ask) return work.run(0, work.count, b.scratch);
+    b.share->run(work, std::max(1, std::min(threads_, work.count / kSharedPositions)), b.scratch, [this] {
       if (!sleeping_.load(std::memory_order_relaxed)) return;
       const std::lock_guard<std::mutex> lock(mutex_);
       tell();
@@ -298,7 +310,7 @@ class BatchCoder {
       const bool ask = long_step && (gauge.ask() || kAlwaysAsk);
       if (long_step) help_pays_.store(ask, std::memory_order_relaxed);
       const auto begin = long_step ? Clock::now() : Clock::time_point();
-      step_parameters(image, task.group, first, count, ask, b);
+      step_parameters(image, task.group, s, task.last_step, ask, b);
       if (image.job.latents)
         quantize(image, task.group, first, count, b);
       else if (image.job.known)

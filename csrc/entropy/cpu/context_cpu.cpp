@@ -39,7 +39,7 @@ void known_parameters(const PackedModel& m, const Kernels& k, int32_t g, const P
     constexpr int32_t kBetweenPolls = 4096;
     for (int32_t p = 0; p < h * w; p += kBetweenPolls, poll()) {
       const size_t at = static_cast<size_t>(p) * d.channels;
-      group.parameters(context, &order.row[p], &order.col[p], std::min(kBetweenPolls, h * w - p), scratch, &rows[at],
+      group.parameters(context, &order.row[p], &order.col[p], std::min(kBetweenPolls, h * w - p), 0, scratch, &rows[at],
                        &offsets[at]);
     }
     return;
@@ -49,7 +49,7 @@ void known_parameters(const PackedModel& m, const Kernels& k, int32_t g, const P
   for (int32_t s = 0; s < order.steps(); ++s, poll()) {
     const int32_t first = order.first[s], count = order.positions(s);
     const size_t at = static_cast<size_t>(first) * d.channels;
-    group.parameters(own, &order.row[first], &order.col[first], count, scratch, &rows[at], &offsets[at]);
+    group.parameters(own, &order.row[first], &order.col[first], count, 0, scratch, &rows[at], &offsets[at]);
     for (int32_t p = first; p < first + count; ++p)
       put_y(m, d, own, order.row[p], order.col[p], y + place(m, d, order, p, w));
   }

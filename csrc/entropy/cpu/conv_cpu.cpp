@@ -9,22 +9,24 @@
 namespace ccm {
 namespace {
 
-// For every run of `count` (up to kTile) positions of row i from column j on: computes int32 acc[count][n_pad] and
-// calls after(i, j, count, acc).
+constexpr int32_t kTile = 24;  // positions of a row that come out of Winograd's points together
+
+// For every run of `count` (up to rows_at_once) positions of row i from column j on: computes int32 acc[count][n_pad]
+// and calls after(i, j, count, acc).
 template <class After>
 void conv_tiles(const PackedModel& m, const Kernels& k, const ConvDesc& d, const Plane& in, int32_t first, int32_t last,
                 int32_t width, After after) {
   const int32_t r = d.kernel / 2, taps = d.kernel * d.kernel;
   int32_t offsets[kMaxTaps];
   for (int32_t t = 0; t < taps; ++t) offsets[t] = in.offset(t / d.kernel - r, t % d.kernel - r);
-  const int32_t* inits[kTile];
-  std::fill(inits, inits + kTile, m.at<int32_t>(d.bias));
-  std::vector<int32_t> acc(static_cast<size_t>(kTile) * d.n_pad);
+  const int32_t* inits[kMostRows];
+  std::fill(inits, inits + kMostRows, m.at<int32_t>(d.bias));
+  std::vector<int32_t> acc(static_cast<size_t>(k.rows_at_once) * d.n_pad);
   for (int32_t i = first; i < last; ++i) {
     poll();
-    for (int32_t j = 0; j < width; j += kTile) {
-      const int32_t count = std::min(kTile, width - j);
-      const void* a[kTile];
+    for (int32_t j = 0; j < width; j += k.rows_at_once) {
+      const int32_t count = std::min(k.rows_at_once, width - j);
+      const void* a[kMostRows];
       for (int32_t p = 0; p < count; ++p) a[p] = in.at(i, j + p);
       k.gemm({a, offsets, m.at<uint8_t>(d.weights), inits, acc.data(), d.n_pad, count, taps, d.cin_pad, d.n_pad});
       after(i, j, count, acc.data());
@@ -74,7 +76,7 @@ void conv_sums(const PackedModel& m, const Kernels& k, const ConvDesc& d, const 
 void conv_byte_rows(const PackedModel& m, const Kernels& k, const ConvDesc& d, const Plane& in, int32_t first,
                     int32_t last, int32_t width, Plane& out) {
   const int32_t *mult = m.at<int32_t>(d.mult), *shift = m.at<int32_t>(d.shift), element = k.element_bytes;
-  std::vector<uint8_t> tile(static_cast<size_t>(kTile) * d.n_pad * element);
+  std::vector<uint8_t> tile(static_cast<size_t>(std::max(kTile, k.rows_at_once)) * d.n_pad * element);
   conv_sums(m, k, d, in, first, last, width, [&](int32_t i, int32_t j, int32_t count, const int32_t* acc) {
     const RequantizeArgs block{acc, d.n_pad, mult, shift, d.n_pad, count, d.n_pad};
     if (d.output == kLeaky8)

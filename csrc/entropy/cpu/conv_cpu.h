@@ -8,10 +8,6 @@
 
 namespace ccm {
 
-// Positions per tile: enough rows to reuse a weight panel from the first-level cache, few enough for their operands to
-// stay in the second level (24 rows of a 5x5 window over 96 channels: 115 kB).
-constexpr int32_t kTile = 24;
-
 // relu8 or leaky8 rows [first, last) of `in` (width columns) into `out`, upsampled if the layer says so; channels
 // beyond the layer's outputs are not touched.
 void conv_byte_rows(const PackedModel& m, const Kernels& k, const ConvDesc& d, const Plane& in, int32_t first,

@@ -22,7 +22,10 @@ StepOrder::StepOrder(const Schedule& schedule, int32_t h, int32_t w) {
   for (int64_t p = 0; p < n; ++p) row[p] = order[p] / w, col[p] = order[p] % w;
   first.push_back(0);
   for (size_t s = 0; s + 1 < start.size(); ++s)
-    if (start[s + 1] > start[s]) first.push_back(static_cast<int32_t>(start[s + 1]));
+    if (start[s + 1] > start[s]) {
+      first.push_back(static_cast<int32_t>(start[s + 1]));
+      number.push_back(static_cast<int32_t>(s));
+    }
 
   needs_rows.resize(steps());
   needs_columns.resize(steps());
@@ -157,33 +160,83 @@ void Group::hyper_rows(const uint8_t* psi, int32_t first, int32_t last) {
   }
 }
 
-void Group::tile(const Plane& context, const int32_t* row, const int32_t* col, int32_t count, StepScratch& scratch,
-                 uint16_t* out_rows, int16_t* out_offsets) const {
-  const int32_t element = k_.element_bytes;
-  const int32_t* inits[kTile];
-  const void* a[kTile];
-  int32_t widest = d_.base_pad;
-  for (int32_t l = 0; l < d_.hidden_layers; ++l) widest = std::max(widest, d_.hidden[l].n_pad);
-  scratch.acc.resize(static_cast<size_t>(kTile) * std::max(widest, d_.head.n_pad));
-  for (auto& h : scratch.hidden) h.resize(static_cast<size_t>(kTile) * widest * element);
-  int32_t* acc = scratch.acc.data();
+int32_t Group::claim_part(const StepOrder& order, int32_t s, int32_t end, int32_t part) {
+  const int32_t begin = order.number[s];
+  if (!d_.part_taps[part] || begin < part_until_[part]) return s;
+  int32_t last = s + 1;
+  while (last < end && order.number[last] < begin + kLead[part]) ++last;
+  part_until_[part] = order.number[last - 1] + 1;
+  return last;
+}
 
-  // The sum of all contexts, the masked convolution among them.
+Group::Window Group::window(const Plane& context) const {
+  Window w;
+  for (int32_t t = 0; t < d_.taps; ++t) w.offset[t] = context.offset(d_.tap_di[t], d_.tap_dj[t]);
+  for (int32_t part = 0, t = 0; part < kParts; t += d_.part_taps[part++]) w.first[part] = t;
+  return w;
+}
+
+const uint8_t* Group::context_weights(int32_t tap) const {
+  return m_.at<uint8_t>(d_.weights) + static_cast<int64_t>(tap) * context_depth() * d_.base_pad * k_.element_bytes;
+}
+
+void Group::add_part(const Plane& context, const int32_t* row, const int32_t* col, int32_t count, int32_t part) const {
+  const Window window = this->window(context);
+  const int32_t tap = window.first[part];
+  for (int32_t first = 0; first < count; first += k_.rows_at_once) {
+    const int32_t rows = std::min(k_.rows_at_once, count - first);
+    const void* a[kMostRows];
+    int32_t* sums[kMostRows];
+    for (int32_t p = 0; p < rows; ++p) {
+      a[p] = context.at(row[first + p], col[first + p], d_.plane_channel);
+      sums[p] = base_at(row[first + p], col[first + p]);
+    }
+    k_.add({a, window.offset + tap, context_weights(tap), nullptr, nullptr, 0, rows, d_.part_taps[part],
+            context_depth(), d_.base_pad},
+           sums);
+  }
+}
+
+void Group::context_sums(const Plane& context, const int32_t* row, const int32_t* col, int32_t count,
+                         int32_t first_part, int32_t* acc) const {
+  const int32_t pad = d_.base_pad;
+  const void* a[kMostRows];
+  const int32_t* inits[kMostRows];
   for (int32_t p = 0; p < count; ++p) {
     a[p] = context.at(row[p], col[p], d_.plane_channel);
-    inits[p] = base_.get() + (static_cast<int64_t>(row[p]) * w_ + col[p]) * d_.base_pad;
+    inits[p] = base_at(row[p], col[p]);
   }
+  const Window window = this->window(context);
+  bool summed = false;
+  for (int32_t part = first_part; part < kParts && !own_added_; ++part) {
+    if (!d_.part_taps[part]) continue;
+    const int32_t tap = window.first[part];
+    k_.gemm({a, window.offset + tap, context_weights(tap), inits, acc, pad, count, d_.part_taps[part], context_depth(),
+             pad});
+    for (int32_t p = 0; p < count; ++p) inits[p] = acc + static_cast<int64_t>(p) * pad;
+    summed = true;
+  }
+  if (summed) return;
+  for (int32_t p = 0; p < count; ++p) std::copy(inits[p], inits[p] + pad, acc + static_cast<int64_t>(p) * pad);
+}
+
+void Group::tile(const Plane& context, const int32_t* row, const int32_t* col, int32_t count, int32_t first_part,
+                 StepScratch& scratch, uint16_t* out_rows, int16_t* out_offsets) const {
+  const int32_t element = k_.element_bytes;
+  const int32_t* inits[kMostRows];
+  const void* a[kMostRows];
+  int32_t widest = d_.base_pad;
+  for (int32_t l = 0; l < d_.hidden_layers; ++l) widest = std::max(widest, d_.hidden[l].n_pad);
+  const auto rows = static_cast<size_t>(k_.rows_at_once);
+  scratch.acc.resize(std::max(scratch.acc.size(), rows * std::max(widest, d_.head.n_pad)));
+  for (auto& h : scratch.hidden) h.resize(rows * widest * element);
+  int32_t* acc = scratch.acc.data();
+
+  context_sums(context, row, col, count, first_part, acc);
   const int32_t* mult = m_.at<int32_t>(d_.mult);
   const int32_t* shift = m_.at<int32_t>(d_.shift);
   const int32_t pad = d_.base_pad;
   int from = 0;
-  if (d_.taps && !own_added_) {
-    int32_t offsets[kMaxTaps];
-    for (int32_t t = 0; t < d_.taps; ++t) offsets[t] = context.offset(d_.tap_di[t], d_.tap_dj[t]);
-    k_.gemm({a, offsets, m_.at<uint8_t>(d_.weights), inits, acc, pad, count, d_.taps, (d_.channels + 3) / 4 * 4, pad});
-  } else {
-    for (int32_t p = 0; p < count; ++p) std::copy(inits[p], inits[p] + pad, acc + static_cast<int64_t>(p) * pad);
-  }
   const RequantizeArgs pre{acc, pad, mult, shift, widest, count, pad};
   if (d_.f_output == kHead) {
     k_.rescale({acc, pad, mult, shift, pad, count, pad}, acc);
@@ -234,10 +287,10 @@ void Group::choose(const int32_t* codes, int32_t pad, int32_t count, uint16_t* o
   }
 }
 
-void Group::parameters(const Plane& context, const int32_t* row, const int32_t* col, int32_t count,
+void Group::parameters(const Plane& context, const int32_t* row, const int32_t* col, int32_t count, int32_t first_part,
                        StepScratch& scratch, uint16_t* out_rows, int16_t* out_offsets) const {
-  for (int32_t p = 0; p < count; p += kTile)
-    tile(context, row + p, col + p, std::min(kTile, count - p), scratch,
+  for (int32_t p = 0; p < count; p += k_.rows_at_once)
+    tile(context, row + p, col + p, std::min(k_.rows_at_once, count - p), first_part, scratch,
          out_rows + static_cast<int64_t>(p) * d_.channels, out_offsets + static_cast<int64_t>(p) * d_.channels);
 }
 

@@ -18,6 +18,7 @@ namespace ccm {
 struct StepOrder {
   std::vector<int32_t> row, col;  // of every position, in coding order
   std::vector<int32_t> first;     // [steps + 1] first position of each non-empty step
+  std::vector<int32_t> number;    // [steps] Schedule::step of each of them
   std::vector<int32_t>
       needs_rows;  // [steps] rows of the dense part that steps 0 .. s read: rows 0 .. needs_rows[s] - 1
   std::vector<int32_t> needs_columns;  // [steps] and columns
@@ -81,9 +82,16 @@ class Group {
   void all_own(const Plane& context);
 
   // Rows of the tables and offsets (residual models: mean codes) of all symbols of `count` positions:
-  // out_rows/out_offsets [count][channels].
-  void parameters(const Plane& context, const int32_t* row, const int32_t* col, int32_t count, StepScratch& scratch,
-                  uint16_t* out_rows, int16_t* out_offsets) const;
+  // out_rows/out_offsets [count][channels]. first_part: the first part of the own context that the base does not hold.
+  void parameters(const Plane& context, const int32_t* row, const int32_t* col, int32_t count, int32_t first_part,
+                  StepScratch& scratch, uint16_t* out_rows, int16_t* out_offsets) const;
+
+  // Part `part` of the own context comes to the bases of `count` positions.
+  void add_part(const Plane& context, const int32_t* row, const int32_t* col, int32_t count, int32_t part) const;
+
+  // Before step s of a run of steps that ends before `end`: the steps from s on whose bases are to have add_part() of a
+  // part that is there early, [s, result); none where they have it already. Not thread-safe.
+  int32_t claim_part(const StepOrder& order, int32_t s, int32_t end, int32_t part);
 
   // The steps have passed the rows before `row`: gives back their memory. Not thread-safe.
   void drop_base(int32_t row) { dropped_.to(base_.get(), base_bytes(h_), base_bytes(row)); }
@@ -95,8 +103,21 @@ class Group {
   }
 
  private:
-  void tile(const Plane& context, const int32_t* row, const int32_t* col, int32_t count, StepScratch& scratch,
-            uint16_t* out_rows, int16_t* out_offsets) const;
+  void tile(const Plane& context, const int32_t* row, const int32_t* col, int32_t count, int32_t first_part,
+            StepScratch& scratch, uint16_t* out_rows, int16_t* out_offsets) const;
+  // acc [count][base_pad] = bases plus the parts of the own context from first_part on.
+  void context_sums(const Plane& context, const int32_t* row, const int32_t* col, int32_t count, int32_t first_part,
+                    int32_t* acc) const;
+  // Where the taps of the own context lie in a plane, and the first one of each part.
+  struct Window {
+    int32_t offset[kMaxTaps], first[kParts];
+  };
+  Window window(const Plane& context) const;
+  const uint8_t* context_weights(int32_t tap) const;  // of a part that begins with this tap
+  int32_t context_depth() const { return (d_.channels + 3) / 4 * 4; }
+  int32_t* base_at(int32_t i, int32_t j) const {
+    return base_.get() + (static_cast<int64_t>(i) * w_ + j) * d_.base_pad;
+  }
   // The elements of a relu8 or leaky8 layer.
   void bytes(const RequantizeArgs& block, int32_t output, int64_t below, int32_t zero, void* out) const;
   // Rows and offsets from rescaled heads [count][pad].
@@ -111,6 +132,7 @@ class Group {
   std::unique_ptr<int32_t[]> base_;  // [h][w][base_pad]
   Dropped dropped_;                  // of the base
   bool own_added_ = false;           // all_own
+  int32_t part_until_[kParts] = {};  // the first step (Schedule::step) whose bases lack a part
   std::vector<Plane> features_;      // outputs of the stack's layers but the last
   // Of each feature plane, and last of the base:
   std::vector<int32_t> claimed_, done_;      // rows handed out; rows complete from the top

@@ -150,6 +150,15 @@ bool product_check(const Kernels& k, int taps, int depth, bool in_order) {
     const auto end = out.begin() + static_cast<int64_t>(m) * n;
     if (!std::equal(out.begin(), end, sums.begin())) return false;
     if (std::any_of(end, out.end(), [](int32_t v) { return v != 0; })) return false;
+    if (!k.add) continue;
+    int32_t* to[kRows];
+    for (int r = 0; r < m; ++r) {
+      to[r] = &out[static_cast<size_t>(in_order ? r : r * 12 % kRows) * n];
+      std::copy_n(inits[r], n, to[r]);
+    }
+    k.add({rows, offsets.data(), packed.data(), nullptr, nullptr, 0, m, taps, depth, n}, to);
+    for (int r = 0; r < m; ++r)
+      if (!std::equal(to[r], to[r] + n, &sums[static_cast<size_t>(r) * n])) return false;
   }
   return true;
 }

@@ -77,7 +77,17 @@ struct Kernels {
   void (*to_points)(const ToPointsArgs&) = nullptr;
   void (*from_points3)(const FromPointsArgs&) = nullptr;  // of kernels with 3 columns: tiles of 4 x 4
   void (*from_points5)(const FromPointsArgs&) = nullptr;  // 5 columns: 4 x 2
+  // Rows that a caller gives to gemm at once, kMostRows at most: enough to reuse a weight panel from the first-level
+  // cache, few enough for their operands to stay in the second level (24 rows of a 5x5 window over 96 channels: 115
+  // kB).
+  int32_t rows_at_once = 24;
+  // Products that are added to `sums`, a row each, in place of init and c, which are null. Of kernels for which reading
+  // weights takes longer than multiplying the rows of a wavefront step by them: they do so for several steps at once
+  // where the context is there (GroupDesc::part_taps). Null for others.
+  void (*add)(const GemmArgs& args, int32_t* const* sums) = nullptr;
 };
+
+constexpr int32_t kMostRows = 64;
 
 const Kernels& scalar_kernels();
 #if defined(CCM_HAVE_AVX2)

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <numeric>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "base/little_endian.h"
@@ -57,13 +58,14 @@ class Reader {
   size_t left_;
 };
 
-// Weights [out][taps][in] (int8) -> panels of n_block columns; element (tap, k) of a column lies k_block apart.
-// `source`: the input channel of each of the in_pad channels of the padded plane, -1 where there is none.
+// Weights [out][of_taps][in] (int8), of which `taps` are taken -> panels of n_block columns; element (tap, k) of a
+// column lies k_block apart. `source`: the input channel of each of the in_pad channels of the padded plane, -1 where
+// there is none.
 template <class Element>
 void pack_weights(const Kernels& kernels, const int8_t* w, int32_t out, int32_t taps, int32_t in, int32_t n_pad,
-                  const std::vector<int32_t>& source, Element* to) {
+                  const std::vector<int32_t>& source, int32_t of_taps, Element* to) {
   const int32_t kb = kernels.k_block, nb = kernels.n_block, in_pad = static_cast<int32_t>(source.size());
-  const int64_t next = static_cast<int64_t>(taps) * in;  // from column to column
+  const int64_t next = static_cast<int64_t>(of_taps) * in;  // from column to column
   for (int32_t first = 0; first < n_pad; first += nb)
     for (int32_t t = 0; t < taps; ++t)
       for (int32_t k = 0; k < in_pad; k += kb, to += nb * kb)
@@ -76,11 +78,11 @@ void pack_weights(const Kernels& kernels, const int8_t* w, int32_t out, int32_t 
 }
 
 void pack_weights(const Kernels& kernels, const int8_t* w, int32_t out, int32_t taps, int32_t in, int32_t n_pad,
-                  const std::vector<int32_t>& source, uint8_t* to) {
+                  const std::vector<int32_t>& source, int32_t of_taps, uint8_t* to) {
   if (kernels.element_bytes == 2)
-    pack_weights(kernels, w, out, taps, in, n_pad, source, reinterpret_cast<int16_t*>(to));
+    pack_weights(kernels, w, out, taps, in, n_pad, source, of_taps, reinterpret_cast<int16_t*>(to));
   else
-    pack_weights(kernels, w, out, taps, in, n_pad, source, reinterpret_cast<int8_t*>(to));
+    pack_weights(kernels, w, out, taps, in, n_pad, source, of_taps, reinterpret_cast<int8_t*>(to));
 }
 
 std::vector<int32_t> in_order(int32_t n) {
@@ -219,7 +221,7 @@ class Packer {
   int64_t weights(const int8_t* w, int32_t out, int32_t taps, int32_t in, int32_t n_pad,
                   const std::vector<int32_t>& source) {
     const int64_t at = out_.reserve(static_cast<size_t>(taps) * source.size() * n_pad * k_.element_bytes);
-    pack_weights(k_, w, out, taps, in, n_pad, source, out_.data() + at);
+    pack_weights(k_, w, out, taps, in, n_pad, source, taps, out_.data() + at);
     return at;
   }
 
@@ -232,6 +234,49 @@ class Packer {
     const int64_t at = out_.reserve(static_cast<size_t>(point_elements(rows, in_pad, n_pad)) * sizeof(int16_t));
     pack_points(w, out, rows, columns, in, in_pad, n_pad, source.data(), reinterpret_cast<int16_t*>(out_.data() + at));
     return at;
+  }
+
+  // The part of a context that a tap belongs to.
+  static int32_t part_of(const Schedule& s, int32_t di, int32_t dj) {
+    int32_t lead = INT32_MAX, part = 0;
+    for (int32_t a = 0; a < s.ph; ++a)
+      for (int32_t b = 0; b < s.pw; ++b)
+        if (tap_available(s, a, b, di, dj)) lead = std::min(lead, tap_lead(s, a, b, di, dj));
+    while (kLead[part] > lead) ++part;
+    return part;
+  }
+
+  // Brings a context's taps into the order of its parts; returns its weights [base_width][taps][channels] in it.
+  static std::vector<int8_t> order_taps(GroupDesc& d, const int8_t* w) {
+    std::vector<std::tuple<int32_t, int32_t, int32_t, int32_t>> taps;  // part, number, offset
+    for (int32_t t = 0; t < d.taps; ++t)
+      taps.emplace_back(part_of(d.schedule, d.tap_di[t], d.tap_dj[t]), t, d.tap_di[t], d.tap_dj[t]);
+    std::sort(taps.begin(), taps.end());
+    std::vector<int8_t> ordered;
+    ordered.reserve(static_cast<size_t>(d.base_width) * d.taps * d.channels);
+    for (int32_t n = 0; n < d.base_width; ++n)
+      for (const auto& tap : taps) {
+        const int8_t* from = w + (static_cast<int64_t>(n) * d.taps + std::get<1>(tap)) * d.channels;
+        ordered.insert(ordered.end(), from, from + d.channels);
+      }
+    for (int32_t t = 0; t < d.taps; ++t) {
+      ++d.part_taps[std::get<0>(taps[t])];
+      std::tie(std::ignore, std::ignore, d.tap_di[t], d.tap_dj[t]) = taps[t];
+    }
+    return ordered;
+  }
+
+  // The weights of a context, part by part.
+  void context_weights(GroupDesc& d, const int8_t* w) {
+    const std::vector<int32_t> source = own_source(d);
+    const size_t tap = source.size() * d.base_pad * k_.element_bytes;
+    d.weights = out_.reserve(d.taps * tap);
+    uint8_t* to = out_.data() + d.weights;
+    for (int32_t p = 0, first = 0; p < kParts; first += d.part_taps[p++]) {
+      pack_weights(k_, w + static_cast<int64_t>(first) * d.channels, d.base_width, d.part_taps[p], d.channels,
+                   d.base_pad, source, d.taps, to);
+      to += d.part_taps[p] * tap;
+    }
   }
 
   static std::vector<int32_t> own_source(const GroupDesc& d) {
@@ -396,7 +441,14 @@ class Packer {
     if (direct && d.base_width != 2 * d.channels) fail("a direct head of the wrong width");
     const size_t per = static_cast<size_t>(d.taps) * d.channels;
     const auto* w = reinterpret_cast<const int8_t*>(in_.bytes(per * d.base_width));
-    d.weights = weights(w, d.base_width, d.taps, d.channels, d.base_pad, own_source(d));
+    std::vector<int8_t> ordered;
+    if (k_.add) {
+      ordered = order_taps(d, w);
+      w = ordered.data();
+    } else {
+      d.part_taps[kParts - 1] = d.taps;
+    }
+    context_weights(d, w);
     const Factors f = factors(d.base_width, d.base_pad, d.f_output, d.mult, d.shift, d.below, d.f_zero);
     const Sums sums(w, d.base_width, per);
     std::vector<int32_t> init(d.base_pad, 0);
@@ -483,7 +535,7 @@ std::vector<int32_t> int8_product(const Kernels& kernels, const uint8_t* x, cons
                                   int32_t n, int64_t repeats) {
   const int32_t n_pad = round_up(n, kernels.n_block);
   std::vector<uint8_t> packed(static_cast<size_t>(k) * n_pad * kernels.element_bytes);
-  pack_weights(kernels, w, n, 1, k, n_pad, in_order(k), packed.data());
+  pack_weights(kernels, w, n, 1, k, n_pad, in_order(k), 1, packed.data());
   std::vector<uint8_t> elements(static_cast<size_t>(m) * k * kernels.element_bytes);
   for (size_t i = 0; i < static_cast<size_t>(m) * k; ++i)
     if (kernels.element_bytes == 2)

@@ -11,14 +11,23 @@
 
 namespace ccm {
 
-// What is wanted: rows and offsets of `count` positions (Group::parameters).
+// What is wanted of `count` positions: rows and offsets (Group::parameters), or, where those are null, that their bases
+// get a part (Group::add_part).
 struct StepWork {
   const Group* group;
   const Plane* context;
   const int32_t *row, *col;
-  int32_t count;
-  uint16_t* rows;
-  int16_t* offsets;
+  int32_t count, part;  // part: the first one that bases lack
+  uint16_t* rows = nullptr;
+  int16_t* offsets = nullptr;
+
+  // Of positions [first, last).
+  void run(int64_t first, int64_t last, StepScratch& scratch) const {
+    const int32_t n = static_cast<int32_t>(last - first);
+    if (!rows) return group->add_part(*context, row + first, col + first, n, part);
+    const int64_t symbols = first * group->channels();
+    group->parameters(*context, row + first, col + first, n, part, scratch, rows + symbols, offsets + symbols);
+  }
 };
 
 // Belongs to one thread, which runs steps; others may take pieces of the one that is under way.
@@ -53,10 +62,7 @@ class Share {
     if (piece < 0) return false;
     try {
       const StepWork& w = work_;
-      const int64_t first = int64_t{w.count} * piece / pieces_, last = int64_t{w.count} * (piece + 1) / pieces_;
-      const int64_t symbols = first * w.group->channels();
-      w.group->parameters(*w.context, w.row + first, w.col + first, static_cast<int32_t>(last - first), scratch,
-                          w.rows + symbols, w.offsets + symbols);
+      w.run(int64_t{w.count} * piece / pieces_, int64_t{w.count} * (piece + 1) / pieces_, scratch);
     } catch (...) {
       failed_.store(true, std::memory_order_relaxed);
       finish_piece();
