@@ -21,6 +21,7 @@ from cuda_pieces import (
     L2_BYTES,
     LAUNCH,
     MAX_KNOWN,
+    MOST_AHEAD,
     QUIET_ROUNDS,
     ROOT,
     SCHEDULERS,
@@ -200,6 +201,8 @@ class Costs:
         list_of = chunk * c + 127
         arena += 8 * (2 * list_of + 288) + 4 * chunk * -(-c // 32)  # symbols, targets, masks
         arena += 64 * 8 + 4 * chunk + 80 + 128 * 64 + 80 + 32
+        if not self.measured:  # accumulators that are begun ahead
+            arena += max(t for t in (0, *self.tiles_ahead) if t <= MOST_AHEAD) * 1024
         if not self.measured:  # most probable entries, words, larger decoders, windows and neighbours
             arena += 4 * (list_of + 288) + 4 * 512 + 128 * 16 + ROW_TABLES
         arena += round16(4 * self.tiles) if self.tiles <= MAX_KNOWN else 0
@@ -224,6 +227,31 @@ class Costs:
     def own_context(self) -> bool:
         return self.model.fine_context or self.group + 1 < len(self.model.groups)
 
+    @property
+    def tiles_ahead(self) -> tuple[int, ...]:
+        """Tiles of 16 channels of the group's sums of contexts."""
+        return (-(-self.model.width // 16),)
+
+    def ahead(self) -> tuple[int, float]:
+        """Products of the first layer that other warps compute while the decoders work, and how long that takes.
+
+        Those of all taps but the two that see the last step's latents, and the base.
+        """
+        m_tiles, k_steps = self.layers[0]
+        if "ahead" not in self.code or m_tiles > MOST_AHEAD:
+            return 0, 0.0
+        taps = self.model.taps
+        early = k_steps * (taps - 2) // taps
+        warps = WARPS - max(1, self.stream.lanes // 32)
+        turns, busy = -(-m_tiles // warps), -(-min(m_tiles, warps) // SCHEDULERS)
+        share = self.in_shared[0]
+
+        def mixed(piece: str) -> float:
+            return share * self.of(piece, busy) + (1 - share) * self.of(f"{piece} L2", busy)
+
+        products = max(turns * max(0, early - 1) * mixed("conv 2"), (1 - share) * m_tiles * early * 512 / L2_BYTES)
+        return early, products + turns * mixed("ahead") + 2 * self.l2 + 2 * self.l1  # flags, positions
+
     def of(self, name: str, warps: int = 1) -> float:
         return max(self.code[name]["lone"], warps * self.code[name]["issue"])
 
@@ -246,6 +274,8 @@ class Costs:
     def layer(self, k: int, count: int) -> tuple[float, float]:
         """Products, and everything else of a layer for a chunk."""
         m_tiles, k_steps = self.layers[k]
+        if k == 0:
+            k_steps -= self.ahead()[0]
         m_tiles = -(-m_tiles // self.options.cluster)
         nt = 1 if self.measured and count <= 8 else 2
         units = m_tiles * (1 if count <= 16 else 2)
@@ -260,7 +290,10 @@ class Costs:
         streamed = (1 - share) * units * k_steps * 512 / L2_BYTES
         kind = "bytes" if k + 1 < len(self.layers) else "scale"
         # The first product's loads and the last one are in the straight piece.
-        straight = mixed(f"{'later' if k else 'first'} {kind} {nt}") * (0.5 if self.options.lean_epilogues else 1)
+        straight = mixed(f"{'later' if k else 'first'} {kind} {nt}")
+        if k == 0 and not self.measured and m_tiles > MOST_AHEAD:  # nothing was begun: the base
+            straight += self.l2
+        straight *= 0.5 if self.options.lean_epilogues else 1
         return max(turns * max(0, k_steps - 1) * once, streamed), turns * straight
 
     def round(self, stream: Stream) -> float:
@@ -304,7 +337,7 @@ class Costs:
                 t["barriers"] += self.barrier * (2 if self.options.cluster == 1 else 10)
             symbols_of_warp = -(-n // WARPS) * each
             t["choose rows"] += 2 * self.l1 + symbols_of_warp * self.of("choose", WARPS // SCHEDULERS)
-            t["rans"] += self.rans(n)
+            t["rans"] += max(self.rans(n), self.ahead()[1])
             t["publish"] += symbols_of_warp * self.of("publish", WARPS // SCHEDULERS)
             t["barriers"] += 4 * self.barrier
             if count > self.chunk and self.own_context:

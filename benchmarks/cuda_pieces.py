@@ -74,6 +74,7 @@ WARPS = _constant("kernels_cuda.h", "kMaxThreads") // 32
 SCHEDULERS = 4
 MAX_KNOWN = 4096
 TRIED = _constant("rans_warp.cuh", "kTried")
+MOST_AHEAD = _constant("latents.h", "kMostAhead")
 QUIET_ROUNDS = _constant("rans_warp.cuh", "kQuietRounds")
 
 
@@ -92,13 +93,13 @@ def _latency(gpu: Gpu, scale: float, weights_in_shared: bool) -> Callable:
     """Cycles until the result of an instruction of variable duration is there."""
     packed = {_line("product.cuh", "const uint4 packed = *weights;")}
     inputs = {_line("product.cuh", "load_word(at[n] + first)")}
-    spatial = {_line("steps.cuh", "product(m_, c, m_tile, at,")}
+    spatial = {_line("steps.cuh", "product(m_, c, m_tile, first, end,")}
     fetch = _line("sequence.cuh", "CCM_DEVICE void fetch_words(")
     words = range(fetch, fetch + 8)
     # Of symbols beyond their windows' neighbours; the tables are too large for L1.
     far = _line("rans_warp.cuh", "CCM_DEVICE static uint32_t look_far(")
     tables = range(far, far + 18)
-    base = {_line("steps.cuh", f"= from[{k}]") for k in (0, 8)}
+    base = {_line("steps.cuh", f"= sum[{k}]") for k in (0, 8)}
     shared = gpu.shared_load + GENERIC
 
     def mixed(miss: float) -> float:
@@ -155,8 +156,11 @@ def read_machine_code(folder: Path, arch: int) -> dict:
     def looks(i: sass.Instruction) -> bool:
         return i.op.startswith("LD") and i.within(rans, neighbours)
 
+    begun = {_line(step, "if (lane == 0) ahead_steps()[m_tile] = steps;")}
+
     pieces: dict[str, list] = {}
     network: dict[int, range] = {}
+    ahead = range(0)
     for body in code.loops():
         inside = [code.instructions[k] for k in body]
         count = Counter(i.op.split(".")[0] for i in inside)
@@ -175,6 +179,8 @@ def read_machine_code(folder: Path, arch: int) -> dict:
             else:
                 conv = any(i.within("product.cuh", {_line("product.cuh", "next[0] = quads[")}) for i in inside)
                 pieces[f"{'conv' if conv else 'rows'} {tiles}"] = inside
+        elif any(i.within(step, begun) for i in inside) and count["IMMA"] and not count["BAR"]:
+            ahead = body
         elif 300 < len(inside) < 1600 and count["BAR"] == 1 and count["IMMA"] in (8, 16):
             network[count["IMMA"] // 8] = body  # of each of two products: two in its loop, two behind it
         elif len(inside) < 400:
@@ -197,19 +203,20 @@ def read_machine_code(folder: Path, arch: int) -> dict:
         "bytes": set(range(parameters, after)),
         "scale": {*range(features, parameters), *means},
     }
-    first = set(
-        range(
-            _line(step, "const int32_t p = n * kTileN + lane / 4;"),
-            _line(step, "product(m_, c, m_tile, at,") + 1,
-        )
-    )
+    context = _line(step, "CCM_DEVICE void add_context(")
+    begins, adds = _line(step, "const int32_t begun = "), _line(step, "add_context(c, m_tile, max(begun")
+    first = {*range(context, context + 32), *range(begins, adds + 1)}
+    base = set(range(_line(step, "if (with_base) {"), _line(step, "acc.v[n][2 + k] = sum[8];") + 2))
     rows = set(range(_line(step, "const uint8_t* in = features() +"), _line(step, "product_rows(c, m_tile") + 1))
     loops = [set(body) for body in code.loops() if len(body) < 130]
     for nt, body in network.items():
         straight = [code.instructions[k] for k in body if not any(k in other for other in loops)]
         for name, other in (("first", rows), ("later", first)):
             for kind, others in epilogue.items():
-                pieces[f"{name} {kind} {nt}"] = [i for i in straight if not i.within(step, other | others)]
+                pieces[f"{name} {kind} {nt}"] = [i for i in straight if not i.within(step, other | others | base)]
+    pieces["ahead"] = [code.instructions[k] for k in ahead if not any(k in other for other in loops)]
+    if not pieces["ahead"]:
+        raise ValueError(f"sm_{arch}: what is added up ahead was not found")
     return pieces
 
 
@@ -217,9 +224,9 @@ def machine_cycles(pieces: dict[str, list], gpu: Gpu, scale: float) -> dict[str,
     """``lone``: cycles of one warp for one turn of a loop or one straight piece; ``issue``: its instructions."""
     found = {}
     for name, trace in pieces.items():
-        straight = name.startswith(("first", "later"))
+        straight = name.startswith(("first", "later", "ahead"))
         for shared in (True, False):
-            if not shared and not name.startswith(("conv", "rows", "first", "later")):
+            if not shared and not name.startswith(("conv", "rows", "first", "later", "ahead")):
                 continue
             cost = (sass.cycles if straight else sass.per_round)(trace, _latency(gpu, scale, shared))
             turns = 2 if name == "rans" else 1

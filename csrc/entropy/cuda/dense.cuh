@@ -28,7 +28,7 @@ CCM_DEVICE void dense_product(const DeviceModel& m, const DeviceConv& c, const D
     at[n] = in.at(clamp(p.i, 0, h - 1), clamp(p.j, 0, w - 1));
   }
   start_from_bias(m, c, m_tile, acc);
-  product(m, c, m_tile, at, in.row_stride, in.stride, m.at<uint4>(c.weights), acc);
+  product(m, c, m_tile, 0, c.k_steps, at, in.row_stride, in.stride, m.at<uint4>(c.weights), acc);
 }
 
 // The whole block: body(m_tile) for every warp's share of the tile.

@@ -31,10 +31,11 @@ cudaError_t current_device(Device& d) {
 }
 
 ArenaLayout arena_layout(const DeviceModel& m, int32_t tiles) {
-  int32_t channels = 0, depth = 0;
+  int32_t channels = 0, depth = 0, ahead = 0;
   for (int32_t g = 0; g < m.groups; ++g) {
     const DeviceGroup& d = m.group[g];
     channels = std::max(channels, d.channels);
+    if (d.spatial.m_tiles <= kMostAhead) ahead = std::max(ahead, d.spatial.m_tiles);
     depth = std::max(depth, d.head.k_steps);
     for (int32_t l = 0; l < d.hidden_layers; ++l) depth = std::max(depth, d.hidden[l].k_steps);
   }
@@ -57,6 +58,8 @@ ArenaLayout arena_layout(const DeviceModel& m, int32_t tiles) {
   l.modes = take(4 * (symbols + kMostCarried + kMoreSymbols));
   l.masks = take(4 * kChunk * ((channels + 31) / 32));
   l.words = take(kMostSequences * kRingWords * 2);
+  l.ahead = take(ahead * 32 * kChunk / kTileN * 16);
+  l.ahead_steps = take(4 * kMostAhead);
   l.scale_rows = take(kNumScales * sizeof(ScaleRow));
   l.positions = take(4 * kChunk);
   l.weights = take((kMaxLayers + 2) * sizeof(void*));

@@ -19,6 +19,7 @@ std::vector<int32_t> build_order(const DeviceModel& host, int32_t h, int32_t w);
 // Of one group.
 struct GroupOrder {
   int32_t steps;
+  int32_t gaps;  // whether some numbers of steps have no position: neighbouring steps then differ by more than one
   const uint32_t* positions;  // [h * w] i << 16 | j, in coding order
   const int32_t* first;       // [steps + 1] first position of each step
   const int32_t* sequence;    // [tiles] tiles (row << 16 | column) of the dense part, by the step that completes them
@@ -33,8 +34,8 @@ struct OrderView {
   // On the device: numbers are read.
   CCM_HD GroupOrder of(int32_t group) const {
     const int32_t* at = numbers + numbers[kTable + group];
-    return {at[0], reinterpret_cast<const uint32_t*>(numbers + at[1]), numbers + at[2], numbers + at[3],
-            numbers + at[4]};
+    return {at[0],           at[1],           reinterpret_cast<const uint32_t*>(numbers + at[2]),
+            numbers + at[3], numbers + at[4], numbers + at[5]};
   }
   static constexpr int32_t kTable = 4;  // behind the header: where each group's record lies
 };

@@ -22,6 +22,9 @@ constexpr int32_t kWordRing = 128, kWordsAhead = 64;
 // The ring, and a place for a symbol of each thread that nobody wants.
 constexpr int32_t kRingWords = kWordRing + 32 * 4;
 
+// Tiles of 16 channels of a group whose sums of contexts are begun ahead; wider ones' weights take longer than a step.
+constexpr int32_t kMostAhead = 16;
+
 // At least the sizes of WarpDecoder and CoderPlanes, which host code cannot see; steps.cuh checks.
 constexpr int kDecoderBytes = 80, kPlanesBytes = 80;
 
@@ -38,6 +41,9 @@ struct ArenaLayout {
   int32_t symbols, targets, modes;  // modes: uint32, as many as symbols
   int32_t masks;                    // uint32 [kChunk][channels / 32, rounded up]: which symbols of a position are coded
   int32_t words;                    // uint16 [kMostSequences][kRingWords]
+  // What other warps than the decoders' have added up for the next chunk: accumulators, Ahead [tiles of 16 channels,
+  // kMostAhead of them at most], and for each the products that they hold, -1: nothing (int32 [kMostAhead]).
+  int32_t ahead, ahead_steps;
   int32_t scale_rows, positions, weights, decoders, planes, stop, coded;
   int32_t known;  // 0: absent, too many tiles
   int32_t bytes;

@@ -8,7 +8,7 @@
 namespace ccm {
 namespace {
 
-constexpr int32_t kRecord = 5;  // numbers of a GroupOrder
+constexpr int32_t kRecord = 6;  // numbers of a GroupOrder
 
 // Appends the order of one schedule, its record first.
 void append_order(const Schedule& schedule, int32_t h, int32_t w, int32_t tiles_i, int32_t tiles_j,
@@ -37,7 +37,10 @@ void append_order(const Schedule& schedule, int32_t h, int32_t w, int32_t tiles_
   std::stable_sort(sequence.begin(), sequence.end(), [&](int32_t a, int32_t b) { return needs[a] < needs[b]; });
 
   const auto record = static_cast<int32_t>(out.size()), at = record + kRecord;
-  out.insert(out.end(), {steps, at, at + positions, at + positions + steps + 1, at + positions + steps + 1 + tiles});
+  const auto number = [&](int32_t p) { return schedule.step(order.row[p], order.col[p]); };
+  const int32_t gaps = number(positions - 1) - number(0) + 1 != steps;
+  const int32_t first_at = at + positions, sequence_at = first_at + steps + 1;
+  out.insert(out.end(), {steps, gaps, at, first_at, sequence_at, sequence_at + tiles});
   for (int32_t p = 0; p < positions; ++p)
     out.push_back(
         static_cast<int32_t>(static_cast<uint32_t>(order.row[p]) << 16 | static_cast<uint32_t>(order.col[p])));

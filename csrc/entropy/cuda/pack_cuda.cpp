@@ -79,8 +79,9 @@ class DevicePacker {
     return out_.put(v);
   }
 
-  // [n / 16][k / 4][16][4] as packed for cuda_layout() -> [m_tiles][k_steps][lane][16].
-  int64_t weights(int64_t from, int32_t m_tiles, int32_t quads, int32_t k_steps) {
+  // [n / 16][k / 4][16][4] as packed for cuda_layout() -> [m_tiles][k_steps][lane][16]. `order`: which quad of k comes
+  // in each place, -1: none.
+  int64_t weights(int64_t from, int32_t m_tiles, int32_t quads, int32_t k_steps, const std::vector<int32_t>& order) {
     const int64_t at = out_.reserve(static_cast<size_t>(m_tiles) * k_steps * 512);
     const uint8_t* w = m_.at<uint8_t>(from);
     for (int32_t mt = 0; mt < m_tiles; ++mt)
@@ -88,26 +89,37 @@ class DevicePacker {
         for (int32_t lane = 0; lane < 32; ++lane)
           for (int32_t part = 0; part < 4; ++part) {
             // Registers of the A fragment: rows lane / 4 and + 8 of quad lane % 4, then the same of quad + 4.
-            const int32_t row = lane / 4 + (part & 1) * 8, q = s * 8 + lane % 4 + (part >> 1) * 4;
-            if (q >= quads) continue;  // zero
+            const int32_t row = lane / 4 + (part & 1) * 8, q = order[s * 8 + lane % 4 + (part >> 1) * 4];
+            if (q < 0) continue;  // zero
             std::memcpy(out_.data() + at + ((static_cast<int64_t>(mt) * k_steps + s) * 32 + lane) * 16 + part * 4,
                         w + ((static_cast<int64_t>(mt) * quads + q) * 16 + row) * 4, 4);
           }
     return at;
   }
 
-  DeviceConv product(int64_t from, int32_t n_pad, int32_t cin_pad,
-                     const std::vector<std::pair<int32_t, int32_t>>& taps) {
+  // `early`: taps whose products lie first, in whole products.
+  DeviceConv product(int64_t from, int32_t n_pad, int32_t cin_pad, const std::vector<std::pair<int32_t, int32_t>>& taps,
+                     const std::vector<bool>& early = {}) {
     DeviceConv d{};
     d.cin_pad = cin_pad;
     d.m_tiles = n_pad / kTileM;
     const int32_t quads = static_cast<int32_t>(taps.size()) * cin_pad / 4;
-    d.k_steps = ceil_div(quads, 8);
-    d.weights = weights(from, d.m_tiles, quads, d.k_steps);
+    const auto is_early = [&](int32_t q) { return !early.empty() && early[q * 4 / cin_pad]; };
+    std::vector<int32_t> order;
+    for (int32_t q = 0; q < quads; ++q)
+      if (is_early(q)) order.push_back(q);
+    d.early_steps = ceil_div(static_cast<int64_t>(order.size()), 8);
+    order.resize(static_cast<size_t>(d.early_steps) * 8, -1);
+    for (int32_t q = 0; q < quads; ++q)
+      if (!is_early(q)) order.push_back(q);
+    d.k_steps = ceil_div(static_cast<int64_t>(order.size()), 8);
+    order.resize(static_cast<size_t>(d.k_steps) * 8, -1);
+    d.weights = weights(from, d.m_tiles, quads, d.k_steps, order);
     std::vector<uint32_t> where(static_cast<size_t>(d.k_steps) * 8 + kMoreQuads, quad(0, 0, 0));
-    for (int32_t q = 0; q < quads; ++q) {
-      const auto [di, dj] = taps[q * 4 / cin_pad];
-      where[q] = quad(q * 4 % cin_pad, di, dj);
+    for (size_t k = 0; k < order.size(); ++k) {
+      if (order[k] < 0) continue;
+      const auto [di, dj] = taps[order[k] * 4 / cin_pad];
+      where[k] = quad(order[k] * 4 % cin_pad, di, dj);
     }
     d.quads = out_.put(where);
     return d;
@@ -132,6 +144,16 @@ class DevicePacker {
     return d;
   }
 
+  // Whether what a tap reads is never one step old: older, or of no step that is done (its byte then stands for zero).
+  static bool old_enough(const Schedule& s, int32_t di, int32_t dj) {
+    for (int32_t i = 0; i < s.ph; ++i)
+      for (int32_t j = 0; j < s.pw; ++j)
+        if (s.step(i + s.ph * kBorder, j + s.pw * kBorder) - s.step(i + s.ph * kBorder + di, j + s.pw * kBorder + dj) ==
+            1)
+          return false;
+    return true;
+  }
+
   DeviceGroup group(const GroupDesc& g) {
     DeviceGroup d{};
     d.channels = g.channels;
@@ -145,7 +167,9 @@ class DevicePacker {
     d.base_init = copy<int32_t>(g.base_init, g.base_pad);
     std::vector<std::pair<int32_t, int32_t>> taps;
     for (int32_t t = 0; t < g.taps; ++t) taps.emplace_back(g.tap_di[t], g.tap_dj[t]);
-    d.spatial = product(g.weights, g.base_pad, (g.channels + 3) / 4 * 4, taps);
+    std::vector<bool> early;
+    for (const auto& [di, dj] : taps) early.push_back(old_enough(g.schedule, di, dj));
+    d.spatial = product(g.weights, g.base_pad, (g.channels + 3) / 4 * 4, taps, early);
     d.spatial.cout = g.base_width;
     d.spatial.output = g.f_output;
     d.spatial.zero = g.f_zero;

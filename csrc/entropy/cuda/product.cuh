@@ -58,15 +58,17 @@ CCM_DEVICE void products(int32_t steps, Load load, Accumulators<NT>& acc) {
   if (s < steps) odd.multiply(acc);
 }
 
-// `at[n]`: the input bytes of the position that this lane supplies to tile n, position l / 4; `row_stride` and
-// `stride`: bytes between neighbouring rows and columns of the input. Places of quads are loaded two products ahead.
+// Products first .. end - 1 of a convolution's. `at[n]`: the input bytes of the position that this lane supplies to
+// tile n, position l / 4; `row_stride` and `stride`: bytes between neighbouring rows and columns of the input. Places
+// of quads are loaded two products ahead.
 template <int NT>
-CCM_DEVICE void product(const DeviceModel& m, const DeviceConv& c, int32_t m_tile, const uint8_t* const (&at)[NT],
-                        int32_t row_stride, int32_t stride, const uint4* weights, Accumulators<NT>& acc) {
-  const int32_t lane = threadIdx.x & 31, steps = c.k_steps;
-  if (steps == 0) return;  // no spatial context
-  const uint4* w = weights + static_cast<int64_t>(m_tile) * steps * 32 + lane;
-  const uint32_t* quads = m.at<uint32_t>(c.quads) + (lane & 3);
+CCM_DEVICE void product(const DeviceModel& m, const DeviceConv& c, int32_t m_tile, int32_t first, int32_t end,
+                        const uint8_t* const (&at)[NT], int32_t row_stride, int32_t stride, const uint4* weights,
+                        Accumulators<NT>& acc) {
+  const int32_t lane = threadIdx.x & 31, steps = end - first;
+  if (steps <= 0) return;  // no spatial context, or all of it is done
+  const uint4* w = weights + (static_cast<int64_t>(m_tile) * c.k_steps + first) * 32 + lane;
+  const uint32_t* quads = m.at<uint32_t>(c.quads) + first * 8 + (lane & 3);
   uint32_t now[2] = {quads[0], quads[4]}, next[2] = {quads[8], quads[12]};
   const auto load = [&](Fragments<NT>& f, int32_t s) {
     f.load(w + s * 32, at, quad_offset(now[0], row_stride, stride), quad_offset(now[1], row_stride, stride));

@@ -60,6 +60,7 @@ class GroupCoder {
       *coded() = 0;
       *this->planes() = {planes.context(), planes.base(), a_.order.of(group)};
     }
+    if (kInShared && threadIdx.x < kMostAhead) ahead_steps()[threadIdx.x] = -1;
     if (!a_.encoding) open_stream();
     __syncthreads();
   }
@@ -226,8 +227,6 @@ class GroupCoder {
       positions()[p] = order().positions[first + (p < count ? p : 0)];  // the rest repeat the first
     __syncthreads();
   }
-  CCM_DEVICE int32_t row_of(int32_t p) const { return static_cast<int32_t>(positions()[p] >> 16); }
-  CCM_DEVICE int32_t column_of(int32_t p) const { return static_cast<int32_t>(positions()[p] & 0xffff); }
 
   // Positions first .. first + count of the coding order, part of a step; `last`: its last ones. False when the image
   // has failed.
@@ -241,6 +240,8 @@ class GroupCoder {
     if (*stop()) return false;
     const int32_t done = last || a_.encoding ? listed : listed & ~(kSequenceLanes * sequences_ - 1);
     if (!(a_.encoding ? take_symbols(listed) : decode_symbols(done, last))) atomicExch(&bad, 1);
+    if constexpr (kInShared)
+      if (!a_.encoding && static_cast<int32_t>(threadIdx.x / 32) >= sequences_) look_ahead(first + count, last);
     __syncthreads();
     if (a_.encoding && threadIdx.x == 0) {
       *coded() += listed;
@@ -280,6 +281,67 @@ class GroupCoder {
     return fine;
   }
 
+  // Of the positions from p on, which come after the present chunk (`last`: of its step): base and those taps that see
+  // no latent of the present step, as accumulators. By the warps that do not decode; each only if the base is there.
+  // Not where the arena may lie elsewhere: the kernel is short of registers.
+  CCM_DEVICE void look_ahead(int32_t p, bool last) {
+    const DeviceConv& c = d().spatial;
+    if (c.m_tiles > kMostAhead || (last && step_ + 1 >= order().steps)) return;
+    const int32_t end = min(p + kChunk, order().first[step_ + (last ? 2 : 1)]), lane = lane_here();
+    const GroupPlanes planes(a_, image_, group_);
+    if (const int32_t layer = chasing_layers(d()) - 1; layer >= 0) {
+      const int32_t* const flag = lane < end - p ? planes.flag(layer, tile_of(p + lane)) : nullptr;
+      if (!__all_sync(kWarp, !flag || ld_relaxed(flag))) return;
+      if (flag) ld_acquire(flag);
+      __syncwarp();
+    }
+    const int32_t steps = !last ? c.k_steps : (order().gaps ? 0 : c.early_steps);
+    const uint32_t* const at = order().positions + p;
+#pragma unroll 1
+    for (int32_t m_tile = threadIdx.x / 32 - sequences_; m_tile < c.m_tiles; m_tile += blockDim.x / 32 - sequences_) {
+      Accumulators<kChunkNT> acc;
+      add_context(c, m_tile, 0, steps, [=](int32_t k) { return at[p + k < end ? k : 0]; }, true, acc);
+#pragma unroll
+      for (int n = 0; n < kChunkNT; ++n)
+        ahead(m_tile, n) = {static_cast<unsigned>(acc.v[n][0]), static_cast<unsigned>(acc.v[n][1]),
+                            static_cast<unsigned>(acc.v[n][2]), static_cast<unsigned>(acc.v[n][3])};
+      if (lane == 0) ahead_steps()[m_tile] = steps;
+    }
+  }
+
+  // Products first .. end - 1 of the own context of chunk positions at(k); `with_base`: what they are added to is
+  // loaded.
+  template <class At>
+  CCM_DEVICE void add_context(const DeviceConv& c, int32_t m_tile, int32_t first, int32_t end, At at, bool with_base,
+                              Accumulators<kChunkNT>& acc) const {
+    const int32_t lane = lane_here();
+    const DevicePlane context = planes()->context;
+    const Base base = planes()->base;
+    const uint8_t* from[kChunkNT];
+#pragma unroll
+    for (int n = 0; n < kChunkNT; ++n) {
+      const uint32_t p = at(n * kTileN + lane / 4);
+      from[n] = context.at(p >> 16, p & 0xffff) + d().plane_channel;
+    }
+    if (with_base) {
+#pragma unroll
+      for (int n = 0; n < kChunkNT; ++n)
+#pragma unroll
+        for (int k = 0; k < 2; ++k) {
+          const uint32_t q = at(n * kTileN + (lane & 3) * 2 + k);
+          const int32_t* sum = base.at(q >> 16, q & 0xffff) + m_tile * kTileM + lane / 4;
+          acc.v[n][k] = sum[0];
+          acc.v[n][2 + k] = sum[8];
+        }
+    }
+    product(m_, c, m_tile, first, end, from, context.row_stride, context.stride, weights()[0], acc);
+  }
+
+  CCM_DEVICE uint4& ahead(int32_t m_tile, int32_t n) const {
+    return part<uint4>(a_.arena.ahead)[(m_tile * kChunkNT + n) * 32 + lane_here()];
+  }
+  CCM_DEVICE int32_t* ahead_steps() const { return part<int32_t>(a_.arena.ahead_steps); }
+
   CCM_DEVICE int32_t unit() const { return m_.residual ? 1 << kMeanBits : 1; }
 
   // Parameters of a chunk: the network from the sum of contexts to means and scales. A warp's unit of work is a tile of
@@ -293,27 +355,25 @@ class GroupCoder {
 #pragma unroll 1
       for (int32_t m_tile = threadIdx.x / 32; m_tile < m_tiles; m_tile += warps) {
         Accumulators<kChunkNT> acc;
-        const uint8_t* at[kChunkNT];
         const int32_t channel = m_tile * kTileM + lane / 4;
         const Rescale rescale[2] = {Rescale::of(m_, c, channel), Rescale::of(m_, c, channel + 8)};  // early: they wait
         if (l == 0) {
-          const DevicePlane context = planes()->context;
-          const Base base = planes()->base;
+          const int32_t begun = kInShared && m_tile < kMostAhead ? ahead_steps()[m_tile] : -1;
+          if (begun >= 0) {
 #pragma unroll
-          for (int n = 0; n < kChunkNT; ++n) {
-            const int32_t p = n * kTileN + lane / 4;
-            at[n] = context.at(row_of(p), column_of(p)) + d().plane_channel;
-#pragma unroll
-            for (int k = 0; k < 2; ++k) {
-              const int32_t q = n * kTileN + (lane & 3) * 2 + k;
-              const int32_t* from = base.at(row_of(q), column_of(q)) + m_tile * kTileM + lane / 4;
-              acc.v[n][k] = from[0];
-              acc.v[n][2 + k] = from[8];
+            for (int n = 0; n < kChunkNT; ++n) {
+              const uint4 four = ahead(m_tile, n);
+              acc.v[n][0] = static_cast<int>(four.x), acc.v[n][1] = static_cast<int>(four.y);
+              acc.v[n][2] = static_cast<int>(four.z), acc.v[n][3] = static_cast<int>(four.w);
             }
+            __syncwarp();
+            if (lane == 0) ahead_steps()[m_tile] = -1;
           }
-          product(m_, c, m_tile, at, context.row_stride, context.stride, weights()[0], acc);
+          const uint32_t* const where = positions();
+          add_context(c, m_tile, max(begun, 0), c.k_steps, [=](int32_t k) { return where[k]; }, begun < 0, acc);
         } else {
           const uint8_t* in = features() + ((l - 1) & 1) * a_.arena.feature_bytes;
+          const uint8_t* at[kChunkNT];
 #pragma unroll
           for (int n = 0; n < kChunkNT; ++n) at[n] = in + (n * kTileN + lane / 4) * stride;
           start_from_bias(m_, c, m_tile, acc);
