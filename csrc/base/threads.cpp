@@ -78,7 +78,7 @@ class Pool {
   // As many as all calls under way want together. The caller holds the lock.
   void start_workers() {
     constexpr int kMost = 1023;
-    const SignalsBlocked blocked;
+    [[maybe_unused]] const SignalsBlocked blocked;
     try {
       for (; workers_ < std::min(wanted_, kMost); ++workers_) std::thread([this] { serve(); }).detach();
     } catch (const std::exception&) {
