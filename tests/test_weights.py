@@ -154,7 +154,7 @@ def test_bad_weights(model, tmp_path):
     good = tmp_path / "good.safetensors"
     weights.save(model, good)
     tensors = load_file(good)
-    _, metadata = weights._open(good)
+    _, metadata = tensor_store.read_tensors(good, weights.FORMAT, "")
     bad = tmp_path / "bad.safetensors"
 
     def refused(match, changed=(), without=(), **meta):
