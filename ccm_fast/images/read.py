@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from itertools import islice
 from typing import BinaryIO
 
 from PIL import Image
@@ -83,9 +84,8 @@ def _choose_page(image: Image.Image) -> int:
     if image.format == "MPO":
         note(f"an MPO file: its other {image.n_frames - 1} pictures (previews, a gain map, a second view) are left out")
         return 0
-    main = list(range(image.n_frames))
-    if image.format == "TIFF":
-        main = [page for page in main if not _is_reduced(image, page)]
+    pages = (page for page in range(image.n_frames) if image.format != "TIFF" or not _is_reduced(image, page))
+    main = list(islice(pages, 2))  # files may claim billions
     if len(main) != 1:
         raise ImageError(f"{image.format or 'the image'} holds {image.n_frames} frames; only still images can be coded")
     image.seek(main[0])
