@@ -36,7 +36,9 @@ Container parse_container(Span file) {
     const size_t start = reader.position();
     const uint8_t kind = reader.byte("a chunk");
     if (!kind) break;
-    const std::string name = "chunk '" + std::string(1, static_cast<char>(kind)) + "'";
+    // Messages are ASCII, whatever a file calls its chunks.
+    const bool plain = kind >= 0x20 && kind < 0x7f;
+    const std::string name = "chunk '" + (plain ? std::string(1, static_cast<char>(kind)) : std::to_string(kind)) + "'";
     const uint64_t length = reader.varint("a chunk's length");
     total += length;
     if (total > kMaxChunkBytes)
