@@ -5,7 +5,7 @@ __all__ = ["QUALITIES"]
 _TEXT = """
 <!-- qualities -->
 Qualities by bits a pixel and the JPEG of equal MS-SSIM (means over Kodak) - 1: 0.16 and JPEG 15; 2: 0.25 and JPEG 22;
-3: 0.38 and JPEG 31; 4: 0.56 and JPEG 42; 5: 0.78 and JPEG 60; 6: 1.05 and JPEG 73; 7: 1.37 and JPEG 82; 8: 1.76 and
+3: 0.38 and JPEG 31; 4: 0.56 and JPEG 43; 5: 0.78 and JPEG 60; 6: 1.06 and JPEG 74; 7: 1.38 and JPEG 82; 8: 1.76 and
 JPEG 87.
 <!-- /qualities -->
 """
