@@ -177,8 +177,8 @@ def _whole(key: str, value: object, least: int) -> int:
 PRESETS: dict[str, CCMConfig] = {
     # What ships, but for the fine group's own context, which was taken from its integers (docs/experiments/training.md,
     # "Integers trained on what files hold"). A block transform of 16x16 pixels (768 samples) cut to 128 components
-    # cannot exceed 32.3 dB on Kodak; 160 allow 34.4, 192 allow 36.4 (train/klt.py, no quantization). Leaving out the residual
-    # block at 1/16, whose parameters are the dearest per multiply-add, makes room for them in 10 MB of fp16.
+    # cannot exceed 32.3 dB on Kodak; 160 allow 34.4, 192 allow 36.4 (train/klt.py, no quantization). Leaving out the
+    # residual block at 1/16, whose parameters are the dearest per multiply-add, makes room for them in 10 MB of fp16.
     "ccm-small": CCMConfig(
         widths=(64, 112, 192),
         blocks=(1, 2, 0),
