@@ -233,5 +233,7 @@ def first_groups(frozen: FrozenEntropyModel, count: int) -> FrozenEntropyModel:
     cut = {}
     if plan.context_mult is not None:
         cut = {"context_mult": plan.context_mult[:channels], "context_shift": plan.context_shift[:channels]}
+    if plan.schedules is not None:
+        cut["schedules"] = plan.schedules[:count]
     shorter = replace(plan, group_channels=plan.group_channels[:count], groups=plan.groups[:count], **cut)
     return FrozenEntropyModel(shorter)
