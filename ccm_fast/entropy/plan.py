@@ -23,6 +23,7 @@ from ccm_fast.entropy.plan_parts import (
     TableRows,
     fixed_point,
     layers,
+    requantization_factor,
 )
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "TableRows",
     "fixed_point",
     "layers",
+    "requantization_factor",
 ]
 
 

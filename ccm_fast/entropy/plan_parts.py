@@ -38,6 +38,7 @@ __all__ = [
     "check",
     "fixed_point",
     "layers",
+    "requantization_factor",
 ]
 
 #: Output codes of a convolution.
@@ -89,6 +90,11 @@ def fixed_point(factor: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
     exponent = np.frexp(factor)[1].astype(np.int64)  # factor < 2^exponent
     shift = np.clip(30 - exponent, 16, 62)
     return np.rint(np.ldexp(factor, shift)).astype(np.int32), shift.astype(np.int32)
+
+
+def requantization_factor(mult: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """The factors ``mult / 2^shift`` that multipliers and shifts (int32, one shape) express; float64 of that shape."""
+    return np.ldexp(mult.astype(np.float64), -shift)
 
 
 @dataclass(eq=False)

@@ -21,6 +21,7 @@ from ccm_fast.entropy.plan import (
     Plan,
     TableRows,
     fixed_point,
+    requantization_factor,
 )
 from ccm_fast.entropy.plan_checks import SIGNED_MAX, magnitude
 from ccm_fast.entropy.schedule import Schedule
@@ -58,7 +59,7 @@ def _conv(
     acc_std = rms * np.sqrt((wide**2).sum(axis=(1, 2, 3))) + 1
     mean_input = 0.0 if signed else 0.7 * rms
     mult, shift = fixed_point(np.broadcast_to(spread, outputs) / acc_std)
-    bias = np.broadcast_to(centre, outputs) / np.ldexp(mult.astype(np.float64), -shift)
+    bias = np.broadcast_to(centre, outputs) / requantization_factor(mult, shift)
     bias = bias - mean_input * wide.sum(axis=(1, 2, 3)) + rng.normal(0, 0.3, outputs) * acc_std
     limit = (1 << 31) - 1 - np.abs(wide).sum(axis=(1, 2, 3)) * (SIGNED_MAX if signed else magnitude(in_zero))
     bias = np.clip(np.rint(bias), -limit, limit).astype(np.int32)

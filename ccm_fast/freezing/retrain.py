@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ccm_fast.constants import CONTEXT_LIMIT
 from ccm_fast.entropy.frozen import FrozenEntropyModel
-from ccm_fast.entropy.likelihood import LIKELIHOOD_MIN, lower_bound, scale_from_index
-from ccm_fast.entropy.plan import NUM_INDEXES, GroupPlan, IntConv, Plan
+from ccm_fast.entropy.likelihood import gaussian_likelihood, scale_from_index
+from ccm_fast.entropy.plan import NUM_INDEXES, GroupPlan, IntConv, Plan, requantization_factor
 from ccm_fast.entropy.schedule import Schedule
 from ccm_fast.entropy.tables import COMPONENTS, fit_shapes
 from ccm_fast.freezing.fitting import Latents, symbols
@@ -47,7 +47,7 @@ class Coded(NamedTuple):
 
 
 def _assign(layer: Layer, plan: IntConv) -> None:
-    factor = torch.from_numpy(np.ldexp(plan.mult.astype(np.float64), -plan.shift))
+    factor = torch.from_numpy(requantization_factor(plan.mult, plan.shift))
     weight = torch.from_numpy(plan.weight.astype(np.float32)).permute(0, 3, 1, 2)
     layer.set(weight, factor.float(), (torch.from_numpy(plan.bias.astype(np.float64)) * factor).float())
 
@@ -64,7 +64,7 @@ def _assign_group(group: Group, plan: GroupPlan, kernel: int) -> None:
         spatial = torch.zeros(width, channels, kernel, kernel)
         for t, (di, dj) in enumerate(plan.taps.tolist()):
             spatial[:, :, di + kernel // 2, dj + kernel // 2] = torch.from_numpy(plan.weight[:, t].astype(np.float32))
-    group.set_spatial(spatial, torch.from_numpy(np.ldexp(plan.mult.astype(np.float64), -plan.shift)).float())
+    group.set_spatial(spatial, torch.from_numpy(requantization_factor(plan.mult, plan.shift)).float())
     for layer, conv in zip([*group.hidden, group.head], [*plan.hidden, plan.head], strict=True):
         _assign(layer, conv)
 
@@ -151,19 +151,14 @@ class TableLength:
         """
         away = y - mean / 16
         counted = ((index > self.skip + 0.5) | (away.abs() > 0.5)).nonzero(as_tuple=True)
-        index, distance = index[counted], away[counted].abs()
+        y, mean, index = y[counted], mean[counted] / 16, index[counted]
         shape = self.weights[index.detach().clamp(0, NUM_INDEXES - 1).long()]
         sigma = scale_from_index(index)
         total = torch.zeros_like(sigma)
         for k, width in enumerate(COMPONENTS):
-            part = _normal((0.5 - distance) / (width * sigma)) - _normal((-0.5 - distance) / (width * sigma))
-            total = total + shape[:, k] * part
-        bits = -torch.log2(lower_bound(total, LIKELIHOOD_MIN))
-        return torch.zeros(len(y)).index_add(0, counted[0], bits)
-
-
-def _normal(x: Tensor) -> Tensor:
-    return 0.5 * torch.erfc(x * -(2**-0.5))
+            total = total + shape[:, k] * gaussian_likelihood(y, mean, width * sigma)
+        bits = -torch.log2(total)
+        return torch.zeros(len(away)).index_add(0, counted[0], bits)
 
 
 def retrain(

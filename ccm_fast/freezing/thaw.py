@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ccm_fast.entropy.plan import GroupPlan, IntConv, Plan
+from ccm_fast.entropy.plan import GroupPlan, IntConv, Plan, requantization_factor
 from ccm_fast.models.ccm import CrossChannelContextModel
 from ccm_fast.models.context import GroupContext
 
@@ -18,7 +18,7 @@ _UNIT = 1 / 64
 
 
 def _factor(mult: np.ndarray, shift: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ldexp(mult.astype(np.float64), -shift))
+    return torch.from_numpy(requantization_factor(mult, shift))
 
 
 def _assign(conv: nn.Conv2d, plan: IntConv, in_unit: float, out_unit: Tensor | float) -> None:

@@ -3,7 +3,7 @@
 import ctypes
 import functools
 import os
-from contextlib import contextmanager
+from unittest import mock
 
 import torch
 
@@ -19,19 +19,9 @@ def library(flavour="plain"):
     return lib
 
 
-@contextmanager
 def schedule(**settings):
     """Settings of the emulator for the launches inside: seed, resident, smem, sms (see cuda_emu.h)."""
-    names = {f"CCM_EMU_{k.upper()}": str(v) for k, v in settings.items()}
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(names)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+    return mock.patch.dict(os.environ, {f"CCM_EMU_{k.upper()}": str(v) for k, v in settings.items()})
 
 
 def _p(t):

@@ -1,6 +1,5 @@
 """A kind of input, how one is made from a seed, and what must hold whatever it is."""
 
-import contextlib
 import os
 import time
 import warnings
@@ -88,18 +87,3 @@ def _measured(target: Target, data: bytes) -> tuple[str, float, float]:
         warnings.simplefilter("ignore")  # pictures that are not whole are allowed to say so
         found = target.check(data)
     return found, time.process_time() - start, _memory("VmHWM") - before if HAS_PEAKS else 0.0
-
-
-@contextlib.contextmanager
-def environment(**values: str):
-    """Environment variables for a while."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

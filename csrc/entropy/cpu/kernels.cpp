@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "base/cpu.h"
@@ -207,8 +208,8 @@ bool requantize_check(const Kernels& k) {
   return scaled == expected && summed == expected;
 }
 
-// Small products and every requantization with extreme operands, against plain arithmetic. It takes less than a
-// millisecond and means that kernels are never trusted on a processor on which nobody has tested them.
+// Small products and every requantization with extreme operands, against plain arithmetic: kernels are never trusted on
+// a processor on which nobody has tested them.
 bool self_check(const Kernels& k) {
   if (k.to_points && !(points_check(k, 3) && points_check(k, 5))) return false;
   // The depth of a tile, more and less of it.
@@ -216,19 +217,27 @@ bool self_check(const Kernels& k) {
          product_check(k, 2, 52, false) && requantize_check(k);
 }
 
+// Each instruction set is checked when it is first asked for: a check takes a millisecond, and a command needs one set.
+template <int kIsa>
+const Kernels* checked() {
+  static const Kernels* const found = [] {
+    const Kernels* k = available(static_cast<Isa>(kIsa));
+    return k && self_check(*k) ? k : nullptr;
+  }();
+  return found;
+}
+
+template <int... kIsa>
+const Kernels* checked_at(int isa, std::integer_sequence<int, kIsa...>) {
+  static constexpr const Kernels* (*kEach[])() = {checked<kIsa>...};
+  return kEach[isa]();
+}
+
 }  // namespace
 
 const Kernels* kernels_for(Isa isa) {
-  static const struct Table {
-    const Kernels* k[kIsaCount];
-    Table() {
-      for (int i = 0; i < kIsaCount; ++i) {
-        k[i] = available(static_cast<Isa>(i));
-        if (k[i] && !self_check(*k[i])) k[i] = nullptr;
-      }
-    }
-  } table;
-  return isa >= 0 && isa < kIsaCount ? table.k[isa] : nullptr;
+  if (isa < 0 || isa >= kIsaCount) return nullptr;
+  return checked_at(isa, std::make_integer_sequence<int, kIsaCount>());
 }
 
 const Kernels& best_kernels() {
@@ -241,8 +250,8 @@ const Kernels* kernels_by_name(const char* name) {
   if (!*name) name = isa_limit();
   if (!*name) return &best_kernels();
   for (int i = 0; i < kIsaCount; ++i) {
-    const Kernels* k = kernels_for(static_cast<Isa>(i));
-    if (k && !std::strcmp(k->name, name)) return k;
+    const Kernels* k = available(static_cast<Isa>(i));
+    if (k && !std::strcmp(k->name, name)) return kernels_for(static_cast<Isa>(i));
   }
   return nullptr;
 }
