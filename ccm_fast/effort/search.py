@@ -27,7 +27,7 @@ from .rate import tables_of
 from .refine import FAR_STEP, refine
 from .structure import even_weights, structure_weights
 
-__all__ = ["Problem", "better_symbols", "error_price", "round_towards_mean", "symbol_curvature"]
+__all__ = ["Problem", "better_symbols"]
 
 # Rounding weighs errors so much more than they cost one by one. Its moves are not independent: all of them shrink, and
 # errors of neighbours in one direction add up. BD-rates of 0.7, 1 and 1.5 on 256x256 crops where g_s reads integers:
@@ -70,26 +70,6 @@ class Candidate:
     psi: Tensor  # uint8 [B, h, w, P]
 
 
-def error_price(model: CrossChannelContextModel, quality: Tensor) -> Tensor:
-    """Bits that a squared error of 1, summed over pixels and colours, is worth at qualities [B]; [B, 1, 1, 1]."""
-    scale = 255.0**2 if model.metric == "mse" else 1.0  # of what an error counts: 255^2 MSE, or 1 - MS-SSIM
-    # In double precision: libraries differ in the last bits of powers, and rounding to single hides that.
-    price = lagrange_multiplier(quality.double(), model.metric) * (scale / 3)
-    return price.to(quality)[:, None, None, None]
-
-
-def symbol_curvature(model: CrossChannelContextModel, quality: Tensor, grey: bool) -> Tensor:
-    """Bits that a unit squared error of one symbol costs at qualities [B]; [B, M, 1, 1].
-
-    Args:
-        model: its sensitivities.
-        quality: float [B].
-        grey: the decoder averages the colours.
-    """
-    h = sensitivities(model, grey)
-    return error_price(model, quality) * h[None, :, None, None] * model.inverse_gain(quality).float().square()
-
-
 class Problem:
     """A batch of images, what their symbols cost, and how good their pictures are.
 
@@ -114,9 +94,13 @@ class Problem:
         self.model, self.frozen, self.error = model, model.frozen, error
         self.options = {"engine": engine, "threads": threads}
         #: Bits that a (weighted) squared error of 1, summed over pixels and colours, is worth; [B, 1, 1, 1].
-        self.price = error_price(model, quality)
+        scale = 255.0**2 if model.metric == "mse" else 1.0  # of what an error counts: 255^2 MSE, or 1 - MS-SSIM
+        # In double precision: libraries differ in the last bits of powers, and rounding to single hides that.
+        price = lagrange_multiplier(quality.double(), model.metric) * (scale / 3)
+        self.price = price.to(quality)[:, None, None, None]
+        h = sensitivities(model, grey)
         #: Bits that a unit squared error of one symbol costs; [B, M, 1, 1], with weights [B, M, h, w].
-        self.curvature = symbol_curvature(model, quality, grey)
+        self.curvature = self.price * h[None, :, None, None] * model.inverse_gain(quality).float().square()
         if error.weights is not None:
             self.curvature = self.curvature * error.weights
         self.y_bits, self.z_bits = tables_of(model.frozen)
