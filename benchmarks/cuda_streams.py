@@ -36,7 +36,7 @@ class Tables:
 
     def __init__(self, plan):
         rows = plan.y_rows
-        self.lo, self.n, self.start = (np.asarray(v, np.int64) for v in (rows.lo, rows.n, rows.start))
+        self.lo, self.n = (np.asarray(v, np.int64) for v in (rows.lo, rows.n))
         frequencies = [np.diff(rows.row(r)) for r in range(len(self.n))]
         self.bits = np.concatenate([-np.log2(f / 65536) for f in frequencies])
         self.mode = mode = np.array([int(np.argmax(f[:-1])) for f in frequencies])

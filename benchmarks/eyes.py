@@ -13,10 +13,10 @@ import json
 import sys
 from pathlib import Path
 
-from ccm_fast.environment import collect
+from common import save
+
 from ccm_fast.evaluate import codecs, curves, tables
 
-RESULTS = Path(__file__).parent / "results" / "eyes_kodak.json"
 LABELS = {"ccm-small": "`ccm-small`", "ccm-small-ms-ssim": "`ccm-small --tune ms-ssim`", "avif-iq": "AVIF, tune=iq"}
 
 
@@ -51,10 +51,8 @@ def main() -> None:
         "avif": codecs.classical("avif-iq").description,
         "curves": {c.label: c.result["results"] for c in found},
         "against_avif": tables.deltas([found[-1]], found[:-1]),
-        "environment": collect(),
     }
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(f"written: {RESULTS}, {len(images)} images")
+    print(f"written: {save('eyes_kodak', result)}, {len(images)} images")
 
 
 if __name__ == "__main__":

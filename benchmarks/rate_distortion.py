@@ -104,13 +104,12 @@ def section(name: str) -> list[str]:
     else:
         for label, entries in rates["models"].items():
             lines += [f"### {label} against each", "", tables.markdown(tables.bd_table(entries, "anchor")), ""]
-    if rates["everything"]:
-        anchor = rates["everything"][0]["anchor_label"]
-        lines += [f"### Each against {anchor}", "", tables.markdown(tables.bd_table(rates["everything"], "test")), ""]
-    if rates["everything"]:
+    if everything := rates["everything"]:
+        anchor = everything[0]
+        lines += [f"### Each against {anchor['anchor_label']}", ""]
+        lines += [tables.markdown(tables.bd_table(everything, "test")), ""]
         models = [d for entries in rates["models"].values() for d in entries]
-        against = [d for d in models if d["anchor"] == rates["everything"][0]["anchor"]]
-        lines += times(found, [*rates["everything"], *against])
+        lines += times(found, [*everything, *(d for d in models if d["anchor"] == anchor["anchor"])])
     if rates.get("checks"):
         lines += [f"### {report.CHECKS_TITLE}", "", report.CHECKS, ""]
         lines += [tables.markdown(tables.checks_table(rates["checks"])), ""]

@@ -68,9 +68,9 @@ def _named(error: Exception, name: str) -> Exception:
     return named
 
 
-def _raise_first(found: Sequence[object], items: Sequence[object]) -> None:
-    """Raise the first exception among what was found of items."""
-    for k, one in enumerate(found):
+def _raise_first(found: Sequence[object], items: Sequence[object], start: int = 0) -> None:
+    """Raise the first exception among what was found of the items from ``start`` on."""
+    for k, one in enumerate(found, start):
         if isinstance(one, Exception):
             raise _named(one, _name(k, items[k]))
 
@@ -325,12 +325,15 @@ def encode_batch(
         codec = None
     found: list[bytes | Exception] = []
     for some, their in _pieces(_opened_pictures(given, threads, max_pixels), qualities):
+        start = len(found)
         if errors == "raise":
-            _raise_first([*found, *some], given)  # before more work is done
+            _raise_first(some, given, start)  # before more work is done
         if codec is not None:
             found += _encoded_natively(codec, some, their, options)
         else:
             found += [_encoded(one, q, model, tune=tune, **options) for one, q in zip(some, their, strict=True)]
+        if errors == "raise":
+            _raise_first(found[start:], given, start)
     return _settle(found, given, errors)
 
 

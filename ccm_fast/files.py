@@ -26,7 +26,7 @@ from .images import (
     to_pillow,
 )
 from .lazy import np
-from .native import NATIVE_EFFORT, Codec, Progress, add_seconds
+from .native import NATIVE_EFFORT, PROGRESS_STEPS, Codec, Progress, add_seconds
 from .psnr import psnr
 from .reading import read_bytes
 from .registry import DEFAULT_MODEL, codec_for, named_model
@@ -53,7 +53,6 @@ __all__ = [
     "read_bytes",
 ]
 
-_STEPS = 100  # that the progress of a search is told in
 
 Model: TypeAlias = Union["CrossChannelContextModel", "AcceleratedNet", Codec, str, "os.PathLike[str]", None]
 
@@ -155,7 +154,7 @@ def encode_picture(
     H, W = picture.size
     data = Target(target_size, target_bpp, target_psnr).find(attempt, quality_of, H * W, code)
     if progress is not None:
-        progress(_STEPS, _STEPS)
+        progress(PROGRESS_STEPS, PROGRESS_STEPS)
     return data
 
 
@@ -167,7 +166,7 @@ class _Attempts:
 
     def tell(self, done: int, steps: int) -> None:
         """Steps of the attempt that is under way."""
-        self.progress(int(_STEPS * (1 - self.left * (1 - done / max(steps, 1) / 2))), _STEPS)
+        self.progress(int(PROGRESS_STEPS * (1 - self.left * (1 - done / max(steps, 1) / 2))), PROGRESS_STEPS)
 
     def next(self) -> None:
         """One is over."""

@@ -18,14 +18,15 @@ from .stream.limits import MAX_PIXELS, check_limit
 from .stream.packet import groups_available
 from .stream.quality import quality_code
 
-__all__ = ["NATIVE_EFFORT", "Codec", "Progress", "add_seconds", "thread_count"]
+__all__ = ["NATIVE_EFFORT", "PROGRESS_STEPS", "Codec", "Progress", "add_seconds", "thread_count"]
 
 #: Told of (steps done, steps in all).
 Progress: TypeAlias = Callable[[int, int], None]
 
 #: The largest effort without torch: those above follow gradients.
 NATIVE_EFFORT = 3
-_STEPS = 100  # that the native codec's progress is told in
+#: Steps that the progress of native calls, and of searches, is told in.
+PROGRESS_STEPS = 100
 
 
 def thread_count(threads: int | None) -> int:
@@ -62,9 +63,9 @@ def _by_share(progress: Progress | None) -> Callable[[float], None] | None:
 
     def tell(share: float) -> None:
         nonlocal last
-        if (done := int(share * _STEPS)) > last:
+        if (done := int(share * PROGRESS_STEPS)) > last:
             last = done
-            progress(done, _STEPS)
+            progress(done, PROGRESS_STEPS)
 
     return tell
 
@@ -252,7 +253,7 @@ class Codec:
             found.append(result[0])
             add_seconds(timings, result[1])
         if progress is not None:
-            progress(_STEPS, _STEPS)
+            progress(PROGRESS_STEPS, PROGRESS_STEPS)
         return found
 
     @overload
@@ -364,7 +365,7 @@ class Codec:
         options = (thread_count(threads), depth, read, latents, _by_share(progress))
         decoded = self._native.decode(list(files), *options)
         if progress is not None:
-            progress(_STEPS, _STEPS)
+            progress(PROGRESS_STEPS, PROGRESS_STEPS)
         return decoded
 
     def _groups_to_read(self, files: Sequence[Any], groups: int | str | None) -> int:

@@ -115,9 +115,8 @@ def test_eval(weights, tmp_path):
     command = ["eval", str(tmp_path / "a.png"), "-m", str(weights), "-c", "jpeg", "--crops", "1", "--quiet"]
     assert main([*command, "-o", str(tmp_path / "out")]) == 0
     result = json.loads((tmp_path / "out" / "net.json").read_text())
-    assert (
-        len(result["results"]["bpp"]) == 1 and result["results"]["psnr-rgb"][0] > 3
-    )  # untrained: noise around one grey
+    # Untrained: noise around one grey.
+    assert len(result["results"]["bpp"]) == 1 and result["results"]["psnr-rgb"][0] > 3
     assert main([*command, "-o", str(tmp_path / "two"), "-E", "3"]) == 1
 
 

@@ -203,7 +203,8 @@ def test_symbols_that_hardly_vary(lanes, skip):
     """Rounds of most probable symbols alone, which are tried eight at once, between others; damage among them."""
     rng = np.random.default_rng(lanes)
     calm = np.array([60, 65400, 60, 16])
-    plan = random_plan(rng, groups=(16, 40), hyper_channels=4, schedules=("wavefront", "single") if skip else None)
+    kinds = {"schedules": ("wavefront", "single"), "skipped": 18} if skip else {}
+    plan = random_plan(rng, groups=(16, 40), hyper_channels=4, **kinds)
     plan = replace(
         plan, z_rows=TableRows.from_frequencies([-1] * 4, [calm] * 4),
         y_rows=TableRows.from_frequencies([-1] * len(plan.y_rows.n), [calm] * len(plan.y_rows.n)),

@@ -207,6 +207,7 @@ def test_passes_find_something(shipped, quality):
     assert found < 0.993 * before, found / before
 
 
+@pytest.mark.slow
 def test_pictures_that_the_analysis_misses(shipped, monkeypatch):
     """Text, of which g_s can draw what g_a does not find: long steps of gradient descent find it."""
     image = Image.new("RGB", (64, 48), "white")

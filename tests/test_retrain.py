@@ -105,6 +105,7 @@ def test_unchanged_groups_are_the_same_bytes():
         assert np.allclose(np.ldexp(mine.mult, -mine.shift), np.ldexp(theirs.mult, -theirs.shift), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_group_loses_its_own_context_and_learns_to_do_without():
     model = frozen()
     before, length = rounded_network(model), TableLength(model.frozen.plan)

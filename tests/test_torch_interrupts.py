@@ -57,6 +57,7 @@ def stopping():
     signal.signal(signal.SIGPROF, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", NAMES)
 def test_signals_end_operators(calls, stopping, name, threads):

@@ -450,8 +450,6 @@ def test_small_pictures_are_left_out_from_the_start(tmp_path, folder):
     for k in range(3):
         Image.open(folder / f"{k}.png").save(tmp_path / f"{k}.png")
     Image.new("RGB", (16, 12)).save(tmp_path / "small.png")
-    state = [
-        torch.load(train(config(tmp_path / str(k), d, stages="joint=1"), progress=False), weights_only=True)
-        for k, d in enumerate((folder, tmp_path))
-    ]
-    assert set(state[0]["model"]) == set(state[1]["model"])
+    last = train(config(tmp_path / "run", tmp_path, stages="joint=1"), progress=False)
+    state = torch.load(last, weights_only=True)
+    assert state["step"] == 1 and all(v.isfinite().all() for v in state["model"].values())

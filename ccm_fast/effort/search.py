@@ -386,7 +386,7 @@ def better_symbols(
         plain = Candidate(torch.round(y), z_hat.cpu().clone(), psi.cpu().clone())
         nearest, analysed = plain, y
         for _ in range(level.corrections):
-            v = _first(problem.restored(*problem.parameters(nearest)), y)
+            v = _decoded(problem, nearest)
             y = y + correction(model, v, quality, size, grey, tile_pixels)
             nearest = Candidate(torch.round(y).clamp(-SYMBOL_MAX, SYMBOL_MAX), plain.z_hat, plain.psi)
         found = _rounded(problem, y, nearest)

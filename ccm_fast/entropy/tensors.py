@@ -204,7 +204,7 @@ def uploaded(arrays: Sequence[np.ndarray], device: torch.device) -> list[Tensor]
         size += -(-array.nbytes // 256) * 256
     buffer = torch.zeros(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
     for array, place in zip(arrays, places, strict=True):
-        buffer.numpy()[place] = np.frombuffer(array.tobytes(), np.uint8)
+        buffer.numpy()[place].view(array.dtype).reshape(array.shape)[...] = array
     there = buffer.to(device, non_blocking=True)
     kinds = [torch.from_numpy(np.empty(0, array.dtype)).dtype for array in arrays]
     views = [there[place].view(kind) for place, kind in zip(places, kinds, strict=True)]

@@ -88,7 +88,7 @@ def rounded_network(model: CrossChannelContextModel) -> Network:
 
 
 def channels_of(network: Network, group: int) -> slice:
-    """The channels of y of a group."""
+    """The channels of y of a group, given by its number from 0."""
     start = sum(g.channels for g in network.groups[:group])
     return slice(start, start + network.groups[group].channels)
 
@@ -180,7 +180,7 @@ def retrain(
     Args:
         network: of :func:`rounded_network`.
         length: of the model's plan.
-        group: which.
+        group: its number, from 0.
         data: of :func:`coded`.
         steps: of Adam, on a cosine schedule.
         batch: crops a step.
@@ -206,6 +206,11 @@ def put_back(model: CrossChannelContextModel, network: Network, group: int) -> N
 
     A group without a context of its own gets the schedule in which all its positions are decoded at once, a row at a
     time (FORMAT.md, section 7).
+
+    Args:
+        model: frozen.
+        network: of :func:`rounded_network`.
+        group: its number, from 0.
 
     Raises:
         OverflowProofError: some input could overflow 32 bits.

@@ -1,6 +1,6 @@
 // How the layers of the integer networks round (FORMAT.md, section 1); exact on every machine. The vector and CUDA
 // kernels compute the same in their own instructions, and are checked against this. Elsewhere only means are rounded to
-// table rows (tables.h) and residual latents to symbols (residual.h, entropy/cuda/steps.cuh).
+// table rows (tables.h) and residual latents to symbols (residual.h).
 #pragma once
 #include <cstdint>
 

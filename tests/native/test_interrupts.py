@@ -47,6 +47,7 @@ def seconds_until_stopped(call):
         signal.signal(signal.SIGPROF, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_signals_end_calls(codec, pixels, threads):
     data = codec.encode(pixels, 6, effort=1, threads=threads)

@@ -2,6 +2,7 @@
 #include "entropy/cuda/kernels_cuda.h"
 #include "entropy/cuda/product.cuh"
 #include "entropy/cuda/rans_warp.cuh"
+#include "format/escape.h"
 #include "format/rans_tail.h"
 
 namespace ccm {
@@ -69,10 +70,9 @@ struct RoundSymbol {
     const uint64_t symbol = present ? s.symbol(i) : 0;
     const int32_t value = static_cast<int32_t>(symbol);
     const DeviceRow& row = s.m.at<DeviceRow>(s.rows.rows)[symbol >> 32];
-    const int32_t k = value - row.lo, entries = row.count - 1, hi = row.lo + row.count - 2;
+    const int32_t k = value - row.lo, entries = row.count - 1;
     escaped = present && (k < 0 || k >= entries);
-    const uint32_t e =
-        value > hi ? 2u * static_cast<uint32_t>(value - hi - 1) : 2u * static_cast<uint32_t>(row.lo - 1 - value) + 1;
+    const uint32_t e = escape_magnitude(row.lo, row.count, value);
     length = escaped ? 32 - __clz(static_cast<int>(e)) : 0;
     low = length >= 2 ? e & ((1u << (length - 1)) - 1) : 0;
     entry = present ? s.m.at<uint32_t>(s.rows.entries)[row.first + (escaped ? entries : k)] : 1;

@@ -10,7 +10,7 @@ namespace ccm {
 // wavefront has in a plane of 32 rows.
 constexpr int kChunk = 16;
 
-// Symbols behind the last one of a step, with valid keys: what a round loads ahead.
+// Symbols behind the last one of a step, with valid keys: what a round, or a batch of tried ones, loads ahead.
 constexpr int32_t kMostSequences = 4;
 constexpr int32_t kMoreSymbols = (2 * kMostSequences + 1) * 32;
 // Symbols that a chunk leaves to the next one of its step, which completes their rounds.

@@ -25,8 +25,8 @@ constexpr int kMoreQuads = 16;  // behind a convolution's quads: read ahead, and
 struct DeviceConv {
   int32_t kernel, upsample, output, is_signed;
   int32_t cout, m_tiles, k_steps, cin_pad;
-  int32_t
-      early_steps;  // of the own group's: products of the taps whose symbols are at least two steps old; they lie first
+  // Of the own group's: products of the taps whose symbols are at least two steps old; they lie first.
+  int32_t early_steps;
   int32_t zero, in_zero;             // bytes that stand for 0 in its output and its input
   int64_t weights;                   // uint4 [m_tiles][k_steps][32]
   int64_t quads;                     // uint32 [k_steps * 8 + kMoreQuads]: where four consecutive k lie, see quad()

@@ -148,9 +148,7 @@ class DevicePacker {
   static bool old_enough(const Schedule& s, int32_t di, int32_t dj) {
     for (int32_t i = 0; i < s.ph; ++i)
       for (int32_t j = 0; j < s.pw; ++j)
-        if (s.step(i + s.ph * kBorder, j + s.pw * kBorder) - s.step(i + s.ph * kBorder + di, j + s.pw * kBorder + dj) ==
-            1)
-          return false;
+        if (tap_lead(s, i, j, di, dj) == 1) return false;
     return true;
   }
 

@@ -9,6 +9,7 @@
 #include "entropy/cuda/model_cuda.h"
 #include "entropy/cuda/sequence.cuh"
 #include "format/escape.h"
+#include "format/symbol.h"
 
 namespace ccm {
 
@@ -36,8 +37,6 @@ struct RowTables {
   CCM_DEVICE uint32_t entry(uint32_t i) const { return m.at<uint32_t>(rows.entries)[i]; }
 };
 
-CCM_DEVICE bool fits(int32_t value) { return value >= -32767 && value <= 32767; }
-
 class WarpDecoder : public WarpSequence {
  public:
   // n symbols of one step, from the start of a round on, `sequences` blocks of 32 between two rounds if there are
@@ -53,6 +52,7 @@ class WarpDecoder : public WarpSequence {
  private:
   // Rounds that are tried at once; rounds a word from which on that pays.
   static constexpr int32_t kTried = 8, kQuietRounds = 5;
+  static_assert(kTried * kSequenceLanes <= kMoreSymbols, "what is tried next is loaded ahead");
 
   // What a thread has found of its lane's symbol.
   struct Found {
@@ -123,8 +123,8 @@ class WarpDecoder : public WarpSequence {
     const int32_t read = next_ + __popc(taking), value = value_at(symbol, found.place, unit);
     // Outside of the window; an escape; a value that does not fit (whole latents do: they are their row's small symbols
     // and a mean of 16 bits / 16).
-    const bool odd =
-        (low_ - found.start > found.less) | (found.place == key_escape_place(symbol.key)) | ((unit > 1) & !fits(value));
+    const bool odd = (low_ - found.start > found.less) | (found.place == key_escape_place(symbol.key)) |
+                     ((unit > 1) & !symbol_fits(value));
     if (__any_sync(kWarp, odd && (!partial || active)) || read > limit_) return false;
     if (!partial || active) {
       high_ = takes ? static_cast<uint32_t>(x) : above;
@@ -145,7 +145,7 @@ class WarpDecoder : public WarpSequence {
     if (active) {
       advance(found.start, found.less + 1);
       const int32_t value = value_at(symbol, found.place, unit);
-      damaged = !escaped && !fits(value);
+      damaged = !escaped && !symbol_fits(value);
       if (!escaped) to->value = value;
     }
     refill(active, ring);
@@ -154,7 +154,7 @@ class WarpDecoder : public WarpSequence {
       int32_t v = 0;
       damaged |= decode_escapes(whole, escaped, v, ring);
       const int32_t value = symbol.value + (v - row.lo_mode) * unit;
-      damaged |= escaped && !fits(value);
+      damaged |= escaped && !symbol_fits(value);
       if (escaped) to->value = value;
     }
     if (__any_sync(kWarp, damaged) && bad_ == kOk) bad_ = kDamaged;

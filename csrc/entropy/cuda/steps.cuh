@@ -2,6 +2,7 @@
 #pragma once
 #include "entropy/cuda/chase.cuh"
 #include "entropy/cuda/rans_warp.cuh"
+#include "format/residual.h"
 #include "format/tables.h"
 
 namespace ccm {
@@ -27,9 +28,6 @@ struct alignas(8) Target {
 };
 
 static_assert(sizeof(WarpDecoder) <= kDecoderBytes && sizeof(CoderPlanes) <= kPlanesBytes, "the arena is too small");
-
-// Offsets of an encoder's latents: 1/256 in residual models.
-CCM_DEVICE int32_t round_256(int32_t v) { return (v + 128) >> 8; }
 
 // kInShared: the arena and the tables lie in shared memory, which the compiler then knows; otherwise either may.
 template <bool kInShared>
@@ -388,9 +386,9 @@ class GroupCoder {
     }
   }
 
-  // Results of this lane: of `channel` and `channel` + 8. There is room for those
-  // of positions that the step does not have and of channels that the layer does not have; nobody looks at them. All
-  // are computed before the first is stored, side by side.
+  // Results of this lane: of `channel` and `channel` + 8. There is room for those of positions that the step does not
+  // have and of channels that the layer does not have; nobody looks at them. All are computed before the first is
+  // stored, side by side.
   CCM_DEVICE void put_features(int32_t channel, const Rescale (&rescale)[2], int32_t zero,
                                const Accumulators<kChunkNT>& acc, uint8_t* out) const {
     const int32_t stride = a_.arena.feature_stride;
@@ -480,7 +478,7 @@ class GroupCoder {
             const RowWindow& row = rows[choice.row];
             const int32_t place = at + __popc(mask & ((1u << lane) - 1)), value = row.lo_mode * unit() + choice.offset;
             symbols()[place] = {row.key, value};
-            modes()[place] = fits(value) ? row.mode : kNever;
+            modes()[place] = symbol_fits(value) ? row.mode : kNever;
             targets()[place] = target;
           } else {
             publish(target, choice.row, choice.offset, to_context);
@@ -528,13 +526,13 @@ class GroupCoder {
       const int64_t at = place_in_y(target.position, target.channel);
       int32_t symbol, v;
       if (m_.residual) {
-        v = round_256(static_cast<const int32_t*>(a_.given)[at] - target.offset * (256 >> kMeanBits));
-        symbol = v * unit() + target.offset;
+        v = residual_symbol(static_cast<const int32_t*>(a_.given)[at], target.offset);
+        symbol = residual_latent(v, target.offset);
       } else {
         symbol = static_cast<const int16_t*>(a_.given)[at];
         v = symbol - target.offset;
       }
-      if (symbol < -32767 || symbol > 32767) fine = false;
+      if (!symbol_fits(symbol)) fine = false;
       symbols()[k].value = symbol;
       to[k] = static_cast<uint64_t>(key_row(symbols()[k].key)) << 32 | static_cast<uint32_t>(v);
     }
