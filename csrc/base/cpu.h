@@ -1,5 +1,6 @@
 // What this processor can do, asked in one place. CCM_FAST_ISA, one of "scalar", "avx2", "avxvnni", "avx512vnni"
-// and "avx512amx", limits what is chosen where nobody names an instruction set.
+// and "avx512amx" (on Arm "dotprod" and "i8mm", in WebAssembly "simd128"), limits what is chosen where nobody names an
+// instruction set.
 #pragma once
 #include <cstdint>
 

@@ -80,8 +80,10 @@ void Dropped::to([[maybe_unused]] void* memory, size_t bytes, size_t end) {
   const uintptr_t from = reinterpret_cast<uintptr_t>(memory);
   const uintptr_t first = (from + end_ + kPage - 1) / kPage * kPage, last = (from + end) / kPage * kPage;
   if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
-#endif
+  end_ = last - from;  // a page that was read in part is given back the next time
+#else
   end_ = end;
+#endif
 }
 
 void want_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] size_t bytes) {

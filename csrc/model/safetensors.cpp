@@ -56,7 +56,8 @@ TensorView tensor(const std::string& name, const Json& entry, const uint8_t* dat
 }
 
 // Without branches, so that loops become vectors: exponent and fraction, moved to their places, are 2^-112 of the
-// value, exactly so for subnormal numbers too; infinities and NaN get the largest exponent.
+// value, exactly so for subnormal numbers too unless the process flushes them to zero (an error of 2^-14 at most, of
+// floats alone); infinities and NaN get the largest exponent.
 inline float float_of(uint16_t half) {
   const uint32_t magnitude = half & 0x7fffu;
   uint32_t bits = magnitude << 13;

@@ -347,6 +347,12 @@ std::string build_info() {
 #ifdef CCM_HAVE_AVX512AMX
   s += ",avx512amx";
 #endif
+#ifdef CCM_HAVE_DOTPROD
+  s += ",dotprod";
+#endif
+#ifdef CCM_HAVE_I8MM
+  s += ",i8mm";
+#endif
   return s;
 }
 

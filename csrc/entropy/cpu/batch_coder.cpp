@@ -303,6 +303,8 @@ class BatchCoder {
     const StepOrder& order = *orders_[task.group];
     HelpGauge& gauge = HelpGauge::of(&m_);
     for (int32_t s = task.first_step; s < task.last_step; ++s) {
+      // One thread takes whole groups of a small picture as one task.
+      if ((s - task.first_step) % kStepsPerTask == kStepsPerTask - 1) poll();
       const int32_t first = order.first[s], count = order.positions(s);
       const size_t n = static_cast<size_t>(count) * d.channels;
       b.fit(n, m_.skip_rows);

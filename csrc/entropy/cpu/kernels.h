@@ -114,7 +114,7 @@ const Kernels& simd128_kernels();
 #endif
 
 // The kernels of an instruction set, or null when this machine lacks it, this build lacks it, or its results disagreed
-// with the scalar kernels in the self-check that runs once per process.
+// with the scalar kernels in the self-check, which runs when a set is first asked for.
 const Kernels* kernels_for(Isa isa);
 
 // The fastest usable one.
