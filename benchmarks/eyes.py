@@ -3,8 +3,9 @@
     ccm-fast eval KODAK -m ccm-small --tune default ms-ssim -c avif-iq -q 1 2 4 6 8 -o DIR
     python benchmarks/eyes.py DIR
 
-Images that are not measured for all curves yet are left out: a run that is not over is a result of fewer images.
-benchmarks/readme.py makes tables of what is written, benchmarks/results/eyes_kodak.json.
+Needs the packages of the extra `eval` and libjxl's butteraugli_main (Debian: libjxl-devtools). Images that are not
+measured for all curves yet are left out: a run that is not over is a result of fewer images. benchmarks/readme.py makes
+tables of what is written, benchmarks/results/eyes_kodak.json.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def curve(name: str, records: list[dict]) -> curves.Curve:
         ("bpp", lambda r: 8 * r["bytes"] / r["pixels"]),
         ("psnr-rgb", lambda r: r["psnr"]),
         ("ms-ssim-rgb", lambda r: r["ms_ssim"]),
-        ("ssimulacra2", lambda r: r["ssimulacra2"]),
+        *((name, lambda r, name=name: r[name]) for name in curves.LOOKS),
     ):
         found[key] = [sum(map(value, rows)) / len(rows) for rows in sums]
     return curves.curve_of(
@@ -49,6 +50,7 @@ def main() -> None:
     result = {
         "images": images,
         "avif": codecs.classical("avif-iq").description,
+        "model": codecs.model_codec("ccm-small").description,
         "curves": {c.label: c.result["results"] for c in found},
         "against_avif": tables.deltas([found[-1]], found[:-1]),
     }

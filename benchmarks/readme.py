@@ -22,6 +22,8 @@ from pathlib import Path
 import ablation_report
 import figures
 
+from ccm_fast.evaluate.curves import METRICS, TITLES
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 WEIGHTS = ROOT / "ccm_fast" / "weights_data"
@@ -363,15 +365,16 @@ def rates() -> str:
 
 @_made_of("eyes_kodak.json")
 def looks(result: dict) -> str:
-    """BD-rates against AVIF as its encoder tunes itself, by three metrics, of which one is what eyes see."""
+    """BD-rates against AVIF as its encoder tunes itself, by what is measured and by what eyes see."""
     items = [
-        {"name": e["test_label"], **{m: f"{e[m]['percent']:+.1f} %" for m in ("psnr", "ms-ssim", "ssimulacra2")}}
+        {"name": e["test_label"], **{m: f"{e[m]['percent']:+.1f} %" for m in METRICS if m in e}}
         for e in result["against_avif"]
     ]
     columns: dict[str, Column] = {"bits against AVIF, tune=iq": "{name}"}
-    columns |= {"at equal PSNR": "{psnr}", "MS-SSIM": "{ms-ssim}", "SSIMULACRA2": "{ssimulacra2}"}
+    columns |= {("at equal " if m == "psnr" else "") + TITLES[m]: f"{{{m}}}" for m in METRICS if m in items[0]}
     names = ", ".join(name.removeprefix("kodim") for name in result["images"])
-    return _table(items, columns, f"{len(result['images'])} photographs of Kodak ({names}).")
+    which = "The 24" if len(result["images"]) == 24 else f"{len(result['images'])} ({names})"
+    return _table(items, columns, f"{which} photographs of Kodak.")
 
 
 def speed() -> str:

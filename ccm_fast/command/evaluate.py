@@ -14,7 +14,7 @@ from ccm_fast.evaluate.codecs import CODECS, Codec, CodecMissingError
 from ccm_fast.evaluate.crops import side_by_side
 from ccm_fast.evaluate.curves import METRICS, Curve, curve_of, load_curves, results_of
 from ccm_fast.evaluate.measure import Cache, Source, codec_of, run, sources
-from ccm_fast.evaluate.metrics import ssimulacra2_version
+from ccm_fast.evaluate.metrics import butteraugli_version, ssimulacra2_version
 from ccm_fast.evaluate.tables import bd_table, checks, deltas, plain
 from ccm_fast.suffixes import IMAGE_SUFFIXES
 
@@ -184,7 +184,9 @@ def main(argv: Sequence[str]) -> int:
             plots.save(curves, metric, title, out / f"rd_{metric}")
     sheets = _sheets(args, images, table, out / "crops", note)
     if ssimulacra2_version() is None:
-        skipped.append("ssimulacra2: not installed (pip install ssimulacra2)")
+        skipped.append("SSIMULACRA2: not installed (pip install ssimulacra2)")
+    if butteraugli_version() is None:
+        skipped.append("Butteraugli: butteraugli_main is not in the path (Debian: apt install libjxl-devtools)")
     subtitle = f"{len(images)} images, {sizes / 1e6:.1f} megapixels. Solid curves were measured, dashed ones published."
     page = report.render(
         f"Rate and distortion on {name}",

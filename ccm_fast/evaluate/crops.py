@@ -19,7 +19,7 @@ from PIL import Image
 from ..atomic import atomic_write
 from .codecs import Codec
 from .measure import Cache, Source, load_pixels
-from .metrics import ms_ssim, psnr, ssimulacra2, ssimulacra2_version
+from .metrics import butteraugli, looks_versions, ms_ssim, psnr, ssimulacra2
 
 __all__ = ["busiest", "differing", "fit", "side_by_side", "smoothest"]
 
@@ -126,6 +126,7 @@ def _coded(codec: Codec, source: Source, pixels: np.ndarray, size: int | float) 
         "psnr": psnr(pixels, decoded),
         "ms_ssim": ms_ssim(pixels, decoded),
         "ssimulacra2": ssimulacra2(pixels, decoded),
+        "butteraugli": butteraugli(pixels, decoded),
     }
     return record, decoded
 
@@ -161,7 +162,7 @@ def side_by_side(
     found: list[tuple[dict, np.ndarray]] = []
     for k, codec in enumerate(codecs):
         wanted = float(leader[1]) if leader is not None and k == 0 else target
-        version = [codec.name, codec.version, wanted, ssimulacra2_version()]
+        version = [codec.name, codec.version, wanted, *looks_versions()]
         key = hashlib.sha256(json.dumps(["crop", 2, source.digest, *version]).encode()).hexdigest()[:24]
         made = kept.get(key)
         if made is None:

@@ -18,11 +18,30 @@ import numpy as np
 
 from .codecs import Codec
 
-__all__ = ["METRICS", "PUBLISHED", "TITLES", "Curve", "Delta", "bd_rate", "load_curves", "results_of", "to_decibels"]
+__all__ = [
+    "DISTANCES",
+    "LOOKS",
+    "METRICS",
+    "PUBLISHED",
+    "TITLES",
+    "Curve",
+    "Delta",
+    "bd_rate",
+    "load_curves",
+    "results_of",
+    "to_decibels",
+]
 
-METRICS = {"psnr": "psnr-rgb", "ms-ssim": "ms-ssim-rgb", "ssimulacra2": "ssimulacra2"}
-TITLES = {"psnr": "PSNR", "ms-ssim": "MS-SSIM", "ssimulacra2": "SSIMULACRA2"}
-UNITS = {"psnr": "PSNR (RGB), dB", "ms-ssim": "MS-SSIM (RGB), dB: -10 log10(1 - MS-SSIM)", "ssimulacra2": "SSIMULACRA2"}
+METRICS = {"psnr": "psnr-rgb", "ms-ssim": "ms-ssim-rgb", "ssimulacra2": "ssimulacra2", "butteraugli": "butteraugli"}
+TITLES = {"psnr": "PSNR", "ms-ssim": "MS-SSIM", "ssimulacra2": "SSIMULACRA2", "butteraugli": "Butteraugli"}
+UNITS = {
+    "psnr": "PSNR (RGB), dB",
+    "ms-ssim": "MS-SSIM (RGB), dB: -10 log10(1 - MS-SSIM)",
+    "ssimulacra2": "SSIMULACRA2",
+    "butteraugli": "Butteraugli (3-norm), less is better",
+}
+DISTANCES = frozenset({"butteraugli"})  # the less the better: curves hold them with the sign turned
+LOOKS = ("ssimulacra2", "butteraugli")  # measured where they are installed, and not in decibels
 
 # What is shown of a folder of published results: those optimized for squared error, one of each. File pattern ->
 # (name of the family, label). The order is that of the tables.
@@ -64,7 +83,8 @@ class Curve:
         name: for file names and for codecs; published ones end with ``*``.
         label: for readers.
         bpp: bits per pixel, mean over the images.
-        quality: by metric (``psnr``, ``ms-ssim``, in dB, ``ssimulacra2``); a metric that was not measured is missing.
+        quality: by metric of METRICS (``psnr``, ``ms-ssim`` in dB), the more the better: distances are negative. A
+            metric that was not measured is missing.
         family: curves of one family have one colour.
         published: read from a file of others.
         model: one of ours.
@@ -97,8 +117,9 @@ def results_of(codec: Codec, records: Sequence[dict], data: dict, environment: d
     results = {"bpp": means(lambda r: 8 * r["bytes"] / r["pixels"]), "psnr-rgb": means(lambda r: r["psnr"])}
     if all(r["ms_ssim"] is not None for s in settings for r in rows[s]):
         results["ms-ssim-rgb"] = means(lambda r: r["ms_ssim"])
-    if all(r.get("ssimulacra2") is not None for s in settings for r in rows[s]):
-        results["ssimulacra2"] = means(lambda r: r["ssimulacra2"])
+    for metric in LOOKS:
+        if all(r.get(metric) is not None for s in settings for r in rows[s]):
+            results[metric] = means(lambda r, metric=metric: r[metric])
     results["encoding_time"] = means(lambda r: r["encode_seconds"])
     results["decoding_time"] = means(lambda r: r["decode_seconds"])
     results["encoding_cpu_time"] = means(lambda r: r["encode_cpu_seconds"])
@@ -107,11 +128,13 @@ def results_of(codec: Codec, records: Sequence[dict], data: dict, environment: d
     images: dict[str, dict] = {}
     for s in settings:
         for r in rows[s]:
-            image = images.setdefault(r["image"], {"bytes": [], "psnr": [], "ms_ssim": [], "ssimulacra2": []})
+            image = images.setdefault(r["image"], {"bytes": [], "psnr": [], "ms_ssim": []})
             image["bytes"].append(r["bytes"])
             image["psnr"].append(round(r["psnr"], 4))
             image["ms_ssim"].append(r["ms_ssim"] and round(r["ms_ssim"], 6))
-            image["ssimulacra2"].append(r["ssimulacra2"] and round(r["ssimulacra2"], 4))
+            for metric in LOOKS:
+                if r.get(metric) is not None:
+                    image.setdefault(metric, []).append(round(r[metric], 4))
     return {
         "name": codec.label,
         "description": codec.description,
@@ -138,8 +161,10 @@ def curve_of(result: dict, name: str, family: str, label: str | None = None) -> 
             quality["ms-ssim"] = [to_decibels(found["ms-ssim-rgb"][k]) for k in order]
         elif "ms-ssim-db-rgb" in found:
             quality["ms-ssim"] = [float(found["ms-ssim-db-rgb"][k]) for k in order]
-        if "ssimulacra2" in found:
-            quality["ssimulacra2"] = [float(found["ssimulacra2"][k]) for k in order]
+        for metric in LOOKS:
+            if metric in found:
+                sign = -1 if metric in DISTANCES else 1
+                quality[metric] = [sign * float(found[metric][k]) for k in order]
         return Curve(
             name=name,
             label=label or result["name"],
@@ -196,7 +221,8 @@ class Delta:
 
     Attributes:
         percent: of the anchor's rate; negative: the test needs less. None: see ``reason``.
-        low, high: the distortions (dB, or points of SSIMULACRA2) that both curves reach, over which the mean is taken.
+        low, high: the qualities (dB, points of SSIMULACRA2, distances with the sign turned) that both curves reach,
+            over which the mean is taken.
         share: of the shorter curve's range that lies in there.
         reason: why there is no number.
     """

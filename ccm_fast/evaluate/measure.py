@@ -23,7 +23,7 @@ from ..errors import CcmFastError, ImageError
 from ..images.formats import readable
 from . import codecs
 from .codecs import Codec, CodecError
-from .metrics import ms_ssim, psnr, ssimulacra2, ssimulacra2_version
+from .metrics import butteraugli, looks_versions, ms_ssim, psnr, ssimulacra2
 
 __all__ = ["Cache", "Source", "Task", "load_pixels", "measure", "run", "sources"]
 
@@ -96,7 +96,7 @@ def codec_of(spec: str | tuple) -> Codec:
 
 def key_of(codec: Codec, source: Source, setting: float) -> str:
     """What a result depends on."""
-    text = json.dumps([RECORD, source.digest, codec.name, codec.version, float(setting), ssimulacra2_version()])
+    text = json.dumps([RECORD, source.digest, codec.name, codec.version, float(setting), *looks_versions()])
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
@@ -141,7 +141,7 @@ def measure(codec: Codec, source: Source, setting: float, pixels: np.ndarray | N
 
     Returns:
         ``key, image, codec, setting, pixels, bytes, psnr`` (dB; None: no error), ``ms_ssim`` (None: image too small),
-        ``ssimulacra2`` (None: not installed, or too small),
+        ``ssimulacra2, butteraugli`` (None: not installed, or too small),
         ``encode_seconds, encode_cpu_seconds, decode_seconds, decode_cpu_seconds``.
 
     Raises:
@@ -166,6 +166,7 @@ def measure(codec: Codec, source: Source, setting: float, pixels: np.ndarray | N
         "psnr": None if quality == float("inf") else quality,
         "ms_ssim": ms_ssim(pixels, decoded),
         "ssimulacra2": ssimulacra2(pixels, decoded),
+        "butteraugli": butteraugli(pixels, decoded),
         **{
             f"{way}_{kind}": round(clock[k + 1][i] - clock[k][i], 4)
             for k, way in enumerate(("encode", "decode"))

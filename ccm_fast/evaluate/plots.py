@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from .curves import UNITS, Curve
+from .curves import DISTANCES, UNITS, Curve
 
 __all__ = ["draw", "inline_svg", "save", "svg_text"]
 
@@ -83,6 +83,8 @@ def draw(
         axes.set_ylim(low - 0.03 * (high - low) - 1e-3, high + 0.03 * (high - low) + 1e-3)
     axes.set_xlabel("bits per pixel (real files)")
     axes.set_ylabel(UNITS[metric])
+    if metric in DISTANCES:
+        axes.yaxis.set_major_formatter(lambda value, place: f"{abs(value):g}")
     axes.set_title(title)
     axes.grid(alpha=0.25)
     if legend and shown:

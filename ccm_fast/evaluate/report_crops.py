@@ -75,6 +75,7 @@ def crops(sheet: dict) -> str:
         for c, source in zip(sheet["crops"], window["crops"], strict=True):
             seen = "" if c["ms_ssim"] is None else f", MS-SSIM {c['ms_ssim']:.4f}"
             seen += "" if c.get("ssimulacra2") is None else f", SSIMULACRA2 {c['ssimulacra2']:.1f}"
+            seen += "" if c.get("butteraugli") is None else f", Butteraugli {c['butteraugli']:.2f}"
             caption = f"<br>{c['bytes']:,} bytes, {c['bpp']:.3f} bpp<br>{c['psnr']:.2f} dB{seen}"
             figures.append(_figure(source, c["label"], caption, sheet["image"]))
         parts += [_COMPARE, '<div class="crops">' + "\n".join(figures) + "</div>"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
-from .curves import KIN, METRICS, TITLES, Curve, Delta, bd_rate
+from .curves import DISTANCES, KIN, LOOKS, METRICS, TITLES, Curve, Delta, bd_rate
 
 __all__ = ["bd_table", "checks", "checks_table", "deltas", "markdown", "models_table", "plain", "points_table"]
 
@@ -52,7 +52,9 @@ def _cells(entry: dict, metric: str) -> list[str]:
     d = Delta(**entry[metric])
     if d.percent is None:
         return ["none", d.reason]
-    return [f"{d.percent:+.1f} %", f"{d.low:.1f} to {d.high:.1f}" + " dB" * (metric != "ssimulacra2")]
+    if metric in DISTANCES:
+        return [f"{d.percent:+.1f} %", f"{-d.low:.2f} to {-d.high:.2f}"]
+    return [f"{d.percent:+.1f} %", f"{d.low:.1f} to {d.high:.1f}" + " dB" * (metric not in LOOKS)]
 
 
 def bd_table(found: Sequence[dict], vary: str) -> Table:
@@ -78,11 +80,11 @@ def models_table(models: dict[str, list[dict]]) -> Table:
 def points_table(curve: Curve) -> Table:
     """A curve's points, as they stand in its result file."""
     r = curve.result["results"]
-    head = ["setting", "bpp", "PSNR, dB", "MS-SSIM", "SSIMULACRA2"]
+    head = ["setting", "bpp", "PSNR, dB", "MS-SSIM", "SSIMULACRA2", "Butteraugli"]
     head += ["encode, s", "decode, s", "encode, CPU s", "decode, CPU s"]
-    keys = ["setting", "bpp", "psnr-rgb", "ms-ssim-rgb", "ssimulacra2", "encoding_time", "decoding_time"]
+    keys = ["setting", "bpp", "psnr-rgb", "ms-ssim-rgb", *LOOKS, "encoding_time", "decoding_time"]
     keys += ["encoding_cpu_time", "decoding_cpu_time"]
-    formats = ["{:g}", "{:.4f}", "{:.2f}", "{:.4f}", "{:.1f}"] + ["{:.3f}"] * 4
+    formats = ["{:g}", "{:.4f}", "{:.2f}", "{:.4f}", "{:.1f}", "{:.2f}"] + ["{:.3f}"] * 4
     kept = [k for k, key in enumerate(keys) if key in r]
     rows = [[formats[k].format(r[keys[k]][i]) for k in kept] for i in range(len(r["bpp"]))]
     return [head[k] for k in kept], rows
