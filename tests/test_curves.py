@@ -144,3 +144,28 @@ def test_bd_rates_in_ssimulacra2_are_shown_where_they_were_measured():
     head, rows = tables.bd_table([entry], "anchor")
     assert head[-2:] == ["BD-rate, SSIMULACRA2", "over"] and rows[0][-2] == "-50.0 %" and "dB" not in rows[0][-1]
     assert len(tables.bd_table(tables.deltas([curve("c")], [with_it[0]]), "anchor")[0]) == 5
+
+
+def test_distances_fall_where_quality_rises():
+    """Of a distance a lower value is better: rates, tables, figures and result files say so."""
+    record = {"pixels": 800, "psnr": 30.0, "ms_ssim": None, "ssimulacra2": 50.0, "image": "x"}
+    record |= {f"{way}_{kind}": 1.0 for way in ("encode", "decode") for kind in ("seconds", "cpu_seconds")}
+    found = []
+    for scale in (1, 2):
+        rows = [
+            record | {"setting": s, "bytes": scale * 100 * 2**s, "psnr": 30.0 + s, "butteraugli": 4.0 - s / 2}
+            for s in range(5)
+        ]
+        codec = dataclasses.replace(codecs.classical("jpeg"), name=f"c{scale}")
+        result = curves.results_of(codec, rows, {}, {"a": "b"}, scale == 1)
+        assert result["results"]["butteraugli"] == [4, 3.5, 3, 2.5, 2]
+        assert result["images"]["x"]["butteraugli"][-1] == 2
+        found.append(curves.curve_of(result, codec.name, codec.name))
+    (entry,) = tables.deltas([found[1]], [found[0]])
+    assert entry["butteraugli"]["percent"] == pytest.approx(-50)
+    head, rows = tables.bd_table([entry], "anchor")
+    assert head[-2:] == ["BD-rate, Butteraugli", "over"] and rows[0][-2:] == ["-50.0 %", "4.00 to 2.00"]
+    head, rows = tables.points_table(found[0])
+    assert dict(zip(head, rows[0]))["Butteraugli"] == "4.00"
+    labels = plots.inline_svg(found, "butteraugli")
+    assert ">3.5<" in labels.replace(" ", "") and "less is better" in labels and "−" not in labels

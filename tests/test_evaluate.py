@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 import time
 
@@ -64,6 +65,47 @@ def test_psnr_and_ms_ssim():
     assert looks[0] == pytest.approx(100) and looks[0] > looks[1] > looks[2]
     assert metrics.ssimulacra2(a[:7], b[:7]) is None
     assert metrics.ms_ssim(a[:160], b[:160]) is None and metrics.ms_ssim(a[:161], b[:161]) is not None
+
+
+@pytest.mark.skipif(not shutil.which("butteraugli_main"), reason="no butteraugli_main (Debian: libjxl-devtools)")
+def test_butteraugli():
+    a = tiny.photo(96, 120)
+    noisy = [
+        np.clip(a.astype(int) + np.random.default_rng(0).integers(-n, n + 1, a.shape), 0, 255).astype(np.uint8)
+        for n in (2, 40)
+    ]
+    found = [metrics.butteraugli(a, other) for other in (a, *noisy)]
+    assert found[0] == 0 < found[1] < 1 < found[2]
+    assert metrics.butteraugli(a[:7], a[:7]) is None and len(metrics.looks_versions()) == 2
+
+
+def test_butteraugli_is_what_its_program_says(photos, tmp_path, monkeypatch):
+    """By a stand-in: what it is given, what is made of its words, what a failure and a missing program do."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    pixels = tiny.photo(30, 20)
+    assert metrics.butteraugli(pixels, pixels) is None and len(metrics.looks_versions()) == 1
+    program = tmp_path / "butteraugli_main"
+    lines = (
+        f"#!{sys.executable}",
+        "import sys",
+        "from PIL import Image",
+        "first, second = (Image.open(p).getpixel((3, 5))[0] for p in sys.argv[1:])",
+        "print('9.5', f'3-norm: {second - first}.25', sep='\\n')",
+        "sys.exit(first > 100)",
+    )
+    program.write_text("\n".join(lines))
+    program.chmod(0o755)
+    pixels[5, 3] = 10, 0, 0
+    other = pixels.copy()
+    other[5, 3] = 17, 0, 0
+    assert metrics.butteraugli(pixels, other) == 7.25 and len(metrics.looks_versions()) == 2
+    (source,) = measure.sources([photos / "0.png"], {".png"})
+    with_it = measure.key_of(codecs.classical("jpeg"), source, 60)
+    other[5, 3] = 200, 0, 0
+    with pytest.raises(RuntimeError, match="butteraugli_main left with 1"):
+        metrics.butteraugli(other, pixels)
+    program.unlink()
+    assert measure.key_of(codecs.classical("jpeg"), source, 60) != with_it  # measured again where it comes or goes
 
 
 def installed():
