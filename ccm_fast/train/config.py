@@ -63,7 +63,7 @@ class TrainConfig:
             0,
         ),
     )
-    metric: str = field(default="mse", metadata=_about('"mse" or "ms-ssim".'))
+    metric: str = field(default="mse", metadata=_about('"mse", "ms-ssim" or "visual" (SSIMULACRA2 for the half).'))
     batch: int = field(default=8, metadata=_about("crops per step and process.", 1))
     crop: int = field(default=128, metadata=_about("side of the crops, pixels.", 16))
     augment: float = field(
@@ -97,8 +97,8 @@ class TrainConfig:
     rdoq: bool = field(
         default=False,
         metadata=_about(
-            "let symbols be those that the default encoder chooses, by rate-distortion-optimized quantization, "
-            'where contexts take part (metric "mse"); for a model whose means and scales are worth something.'
+            "let symbols be those that the default encoder chooses, by rate-distortion-optimized quantization, where "
+            'contexts take part (not with metric "ms-ssim"); for a model whose means and scales are worth something.'
         ),
     )
     quantization_noise: bool = field(
@@ -140,4 +140,4 @@ class TrainConfig:
 
     def rdoq_in(self, kind: Kind) -> bool:
         """Whether a stage's symbols are those of rate-distortion-optimized quantization."""
-        return self.rdoq and kind.contexts and self.metric == "mse"
+        return self.rdoq and kind.contexts and self.metric != "ms-ssim"

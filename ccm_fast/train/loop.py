@@ -334,8 +334,8 @@ def train(
             raise ValueError(f"{name} must be at least 1, not {getattr(cfg, name)!r}")
     if cfg.bf16 not in ("auto", "on", "off"):
         raise ValueError(f"bf16 must be auto, on or off, not {cfg.bf16!r}")
-    if cfg.metric == "ms-ssim" and cfg.crop < MS_SSIM_CROP:
-        raise ValueError(f"MS-SSIM needs crops of at least {MS_SSIM_CROP} pixels, not {cfg.crop}")
+    if cfg.metric != "mse" and cfg.crop < MS_SSIM_CROP:
+        raise ValueError(f"{cfg.metric} needs crops of at least {MS_SSIM_CROP} pixels, not {cfg.crop}")
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     out = Path(cfg.out)

@@ -8,6 +8,11 @@ import torch
 from torch import Tensor
 
 from ..models.quality import MIDDLE, lagrange_multiplier
+from .ssimulacra2 import ssimulacra2
+
+# "visual": what each measure counts, at the slopes of equal rate. A network that is trained for one alone finds what
+# that one does not see.
+_VISUAL = {"ssimulacra2": 0.5, "ms-ssim": 0.25, "mse": 0.25}
 
 __all__ = ["psnr", "rate_distortion_loss", "rate_loss"]
 
@@ -35,6 +40,13 @@ def rate_loss(
     return {"loss": loss, "bpp": bits["y"] + bits["z"], "bpp_y": bits["y"], "bpp_z": bits["z"]}
 
 
+def _structure(x: Tensor, x_hat: Tensor) -> Tensor:
+    """1 - MS-SSIM, [B]."""
+    from pytorch_msssim import ms_ssim
+
+    return 1.0 - ms_ssim(x_hat.float(), x, data_range=1.0, size_average=False)
+
+
 def rate_distortion_loss(
     x: Tensor, out: dict, quality: Tensor, metric: str = "mse", z_weight: float = 1.0
 ) -> dict[str, Tensor]:
@@ -44,7 +56,8 @@ def rate_distortion_loss(
         x: images [B, 3, H, W] in [0, 1].
         out: result of the model's forward.
         quality: float [B].
-        metric: "mse" or "ms-ssim" (needs pytorch-msssim).
+        metric: "mse", "ms-ssim" (needs pytorch-msssim) or "visual" (needs the package ssimulacra2, too), where
+            SSIMULACRA2 counts for one half, MS-SSIM and squared errors for a quarter each.
         z_weight: what the rate of z counts in the loss.
 
     Returns:
@@ -55,13 +68,18 @@ def rate_distortion_loss(
     """
     terms = rate_loss(out["likelihoods"], x.shape[-2] * x.shape[-1], quality, metric, z_weight)
     mse = (out["x_hat"].float() - x).square().flatten(1).mean(1)
+    lam, weight = _weight(quality, metric)
     if metric == "mse":
         distortion = 255.0**2 * mse
+    elif metric == "ms-ssim":
+        distortion = _structure(x, out["x_hat"])
     else:
-        from pytorch_msssim import ms_ssim
-
-        distortion = 1.0 - ms_ssim(out["x_hat"].float(), x, data_range=1.0, size_average=False)
-    lam, weight = _weight(quality, metric)
+        errors = {
+            "ssimulacra2": 100.0 - ssimulacra2(out["x_hat"].float(), x),
+            "ms-ssim": _structure(x, out["x_hat"]) * (lagrange_multiplier(quality, "ms-ssim") / lam),
+            "mse": 255.0**2 * mse * (lagrange_multiplier(quality, "mse") / lam),
+        }
+        distortion = sum((share * errors[name] for name, share in _VISUAL.items()), torch.zeros_like(mse))
     return {**terms, "loss": terms["loss"] + (lam * distortion * weight).mean(), "mse": mse, "distortion": distortion}
 
 
