@@ -40,11 +40,27 @@ def rate_loss(
     return {"loss": loss, "bpp": bits["y"] + bits["z"], "bpp_y": bits["y"], "bpp_z": bits["z"]}
 
 
+class _Finite(torch.autograd.Function):
+    """Its argument; gradients that are no numbers are zero."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return grad.nan_to_num(0.0, 0.0, 0.0)
+
+
 def _structure(x: Tensor, x_hat: Tensor) -> Tensor:
-    """1 - MS-SSIM, [B]."""
+    """1 - MS-SSIM, [B].
+
+    A colour whose contrasts run against the original's, which happens at the lowest qualities, has an MS-SSIM of 0, and
+    there the roots of the package have no derivative: such a colour has none here.
+    """
     from pytorch_msssim import ms_ssim
 
-    return 1.0 - ms_ssim(x_hat.float(), x, data_range=1.0, size_average=False)
+    return 1.0 - ms_ssim(_Finite.apply(x_hat.float()), x, data_range=1.0, size_average=False)
 
 
 def rate_distortion_loss(
