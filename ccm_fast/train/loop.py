@@ -243,9 +243,10 @@ class _Run:
         # A CUDA graph must not depend on what autocast has kept from before.
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=self.resident is None):
             out = self.model(x, quality, context=kind.contexts, rdoq=self.cfg.rdoq_in(kind))
-            if not kind.rate:
-                out["likelihoods"] = {k: v.detach() for k, v in out["likelihoods"].items()}
-            return rate_distortion_loss(x, out, quality, self.cfg.metric, z_weight)
+        if not kind.rate:
+            out["likelihoods"] = {k: v.detach() for k, v in out["likelihoods"].items()}
+        # Outside of autocast: in bf16 the variances of structural measures are differences of nothing.
+        return rate_distortion_loss(x, out, quality, self.cfg.metric, z_weight)
 
     def _resident_terms(self, kind: Kind) -> dict[str, Tensor]:
         """Loss terms of the next batch, whose gradients are computed: crops, forward and backward on the device."""
