@@ -120,14 +120,14 @@ def test_a_colour_without_ms_ssim_has_finite_gradients():
     pytest.importorskip("pytorch_msssim")
     x = torch.rand(1, 3, 176, 176, generator=torch.Generator().manual_seed(0))
     x_hat = (1 - x).requires_grad_()
-    out = {"likelihoods": {"y": torch.ones(1), "z": torch.ones(1)}, "x_hat": x_hat}
+    out = {"likelihoods": {"y": torch.ones(1, 1), "z": torch.ones(1, 1)}, "x_hat": x_hat}
     terms = rate_distortion_loss(x, out, torch.tensor([1.0]), "ms-ssim")
-    assert float(terms["distortion"]) == 1
+    assert terms["distortion"].item() == 1
     terms["loss"].backward()
     assert x_hat.grad.isfinite().all()
 
 
-def _framed(crop, margin=48):
+def _framed(crop, margin=256):
     """Grey around a picture: what implementations do at borders, which is not the same, then makes no difference."""
     return np.pad(crop, ((margin, margin), (margin, margin), (0, 0)), constant_values=128)
 
@@ -141,14 +141,14 @@ def test_ssimulacra2():
         Image.fromarray(crop).save(file, "JPEG", quality=quality)
         a, b = _framed(crop), _framed(np.array(Image.open(file)))
         expected = metrics.ssimulacra2(a, b)
-        assert float(ssimulacra2(tensor(b), tensor(a))) == pytest.approx(expected, abs=0.1)
+        assert ssimulacra2(tensor(b), tensor(a)).item() == pytest.approx(expected, abs=0.1)
     x, x_hat = tensor(a), tensor(b).requires_grad_()
     before = ssimulacra2(x_hat, x)
     before.backward()
     assert x_hat.grad.isfinite().all()
     better = ssimulacra2(x_hat.detach() + x_hat.grad / x_hat.grad.norm() * 0.1, x)
-    assert float(better) > float(before) + 0.1
-    assert float(ssimulacra2(x, x)) > 99
+    assert better.item() > before.item() + 0.1
+    assert ssimulacra2(x, x).item() > 99
 
 
 def test_visual(tmp_path, folder):
