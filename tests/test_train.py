@@ -156,8 +156,10 @@ def test_visual(tmp_path, folder):
     pytest.importorskip("ssimulacra2")
     with pytest.raises(ValueError, match="visual needs crops of at least 176"):
         train(config(tmp_path, folder, metric="visual"), progress=False)
-    train(config(tmp_path, folder, metric="visual", crop=176, stages="joint=1"), progress=False)
-    assert (tmp_path / "last.pt").exists()
+    last = train(config(tmp_path, folder, metric="visual", crop=176, stages="joint=1"), progress=False)
+    model, meta = load_checkpoint(last)
+    assert model.metric == meta["metric"] == "mse", "encoders weigh squared errors"
+    assert meta["trained_for"] == "visual"
 
 
 def test_shards_and_folders(tmp_path, folder):

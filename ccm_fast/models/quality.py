@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-__all__ = ["MIDDLE", "lagrange_multiplier"]
+__all__ = ["MIDDLE", "encoder_metric", "lagrange_multiplier"]
 
 _LOWEST, _HIGHEST = 1.0, 8.0
 MIDDLE = (_LOWEST + _HIGHEST) / 2
@@ -25,3 +25,11 @@ def lagrange_multiplier(quality: Tensor, metric: str = "mse") -> Tensor:
         raise ValueError(f"metric must be 'mse', 'ms-ssim' or 'visual', not {metric!r}")
     low, high = _ENDS[metric]
     return low * (high / low) ** ((quality - _LOWEST) / (_HIGHEST - _LOWEST))
+
+
+def encoder_metric(metric: str) -> str:
+    """What encoders of a model that was trained for ``metric`` count errors by, "mse" or "ms-ssim".
+
+    A quality of "visual" has the rate that it has for squared errors, and their prices.
+    """
+    return "mse" if metric == "visual" else metric

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from ..atomic import atomic_write
 from ..errors import ModelError
 from ..models import CrossChannelContextModel
+from ..models.quality import encoder_metric
 from ..psnr import psnr
 from .checkpoint import averages, config_of
 from .data import load_images
@@ -52,11 +53,14 @@ def load_checkpoint(
         why = " ".join(str(error).split())
         raise ModelError(f"{path}: weights of other transforms (one's own: g_a, g_s): {why}") from error
     train = state["train"]
-    model.metric = train.get("metric", model.metric)
+    trained_for = train.get("metric", model.metric)
+    model.metric = encoder_metric(trained_for)
     meta = {key: state[key] for key in ("step", "hours", "cpu_hours", "gpu_hours", "patches") if key in state}
     meta.update(
         {key: train[key] for key in ("metric", "crop", "augment", "batch", "lr", "seed", "stages") if key in train}
     )
+    if trained_for != model.metric:
+        meta.update(metric=model.metric, trained_for=trained_for)
     return model.eval(), meta
 
 
