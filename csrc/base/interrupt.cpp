@@ -10,7 +10,7 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::milliseconds kApart{50};
 
 thread_local InterruptScope* scope = nullptr;  // of the call that this thread is in, if somebody is asked
-thread_local const std::atomic<bool>* followed = nullptr;
+thread_local const Cancellation* working_on = nullptr;
 
 }  // namespace
 
@@ -44,12 +44,20 @@ Portion::~Portion() {
   scope->length_ = length_;
 }
 
-FollowScope::FollowScope(const std::atomic<bool>& over) : before_(followed) { followed = &over; }
+Cancellation::Cancellation() : outer_(working_on) {}
 
-FollowScope::~FollowScope() { followed = before_; }
+bool Cancellation::cancelled() const {
+  for (const Cancellation* at = this; at; at = at->outer_)
+    if (at->cancelled_.load(std::memory_order_relaxed)) return true;
+  return false;
+}
+
+WorkScope::WorkScope(const Cancellation& work) : before_(working_on) { working_on = &work; }
+
+WorkScope::~WorkScope() { working_on = before_; }
 
 void poll(double share) {
-  if (followed && followed->load(std::memory_order_relaxed)) throw Interrupted{};
+  if (working_on && working_on->cancelled()) throw Interrupted{};
   if (scope) scope->tell(share);
 }
 

@@ -45,15 +45,30 @@ class Portion {
   double begin_ = 0, length_ = 0;  // of the portion around it
 };
 
-// While it lives, poll() on this thread also throws once `over` is true: the call that it works for has failed.
-class FollowScope {
+// Whether work that several threads share has failed, or work that it is a part of: what is left of it is then not
+// wanted.
+class Cancellation {
  public:
-  explicit FollowScope(const std::atomic<bool>& over);
-  ~FollowScope();
-  FollowScope(const FollowScope&) = delete;
+  // A part of what this thread is working on.
+  Cancellation();
+  Cancellation(const Cancellation&) = delete;
+  void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
+  bool cancelled() const;
 
  private:
-  const std::atomic<bool>* const before_;
+  const Cancellation* const outer_;
+  std::atomic<bool> cancelled_{false};
+};
+
+// While it lives, this thread works on what `work` tells of, and poll() on it throws once that is cancelled.
+class WorkScope {
+ public:
+  explicit WorkScope(const Cancellation& work);
+  ~WorkScope();
+  WorkScope(const WorkScope&) = delete;
+
+ private:
+  const Cancellation* const before_;
 };
 
 // For loops of long calls: asks no more often than 20 times a second, given the share of the portion that is done.

@@ -25,7 +25,7 @@ struct Call {
   int joined = 1;   // threads that have, the caller among them
   int running = 0;  // workers that have not returned yet
   std::exception_ptr error;
-  std::atomic<bool> failed{false};  // whether there is one: workers stop at their next poll()
+  Cancellation cancellation;  // where there is one: all threads stop at their next poll()
   std::condition_variable returned;
   Call* next = nullptr;  // a later call that workers may join
 };
@@ -61,7 +61,7 @@ class Pool {
     }
     attempt(call, 0);
     std::unique_lock<std::mutex> lock(mutex_);
-    if (call.open) close(call);
+    close(call);
     call.returned.wait(lock, [&] { return call.running == 0; });
     wanted_ -= threads - 1;
     if (call.error) std::rethrow_exception(call.error);
@@ -88,6 +88,7 @@ class Pool {
 
   // Nobody joins any more. The caller holds the lock.
   void close(Call& call) {
+    if (!call.open) return;
     call.open = 0;
     Call** at = &first_;
     while (*at != &call) at = &(*at)->next;
@@ -95,12 +96,14 @@ class Pool {
   }
 
   void attempt(Call& call, int index) {
+    const WorkScope scope(call.cancellation);
     try {
       call.work(index);
     } catch (...) {
       std::lock_guard<std::mutex> lock(mutex_);
       if (!call.error) call.error = std::current_exception();
-      call.failed.store(true, std::memory_order_relaxed);
+      call.cancellation.cancel();
+      close(call);
     }
   }
 
@@ -118,10 +121,7 @@ class Pool {
       else
         --call.open;
       lock.unlock();
-      {
-        const FollowScope follow(call.failed);
-        attempt(call, index);
-      }
+      attempt(call, index);
       lock.lock();
       if (--call.running == 0) call.returned.notify_one();
     }
@@ -154,14 +154,9 @@ void run_threads(int threads, const std::function<void(int)>& work) {
 void parallel_for(int threads, int64_t n, const std::function<void(int64_t)>& body) {
   std::atomic<int64_t> next{0};
   run_threads(static_cast<int>(n < threads ? n : threads), [&](int) {
-    try {
-      for (int64_t i; (i = next.fetch_add(1)) < n; poll()) {
-        const Portion portion(i, n);
-        body(i);
-      }
-    } catch (...) {
-      next.store(n);  // nobody needs the rest
-      throw;
+    for (int64_t i; (i = next.fetch_add(1)) < n; poll()) {
+      const Portion portion(i, n);
+      body(i);
     }
   });
 }

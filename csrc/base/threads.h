@@ -17,10 +17,11 @@ inline void relax() {
 }
 
 // Runs work(thread index) on at most `threads` threads, the caller's (index 0) among them, and rethrows the first
-// exception. Indexes are below `threads` and differ. A worker that has not come by the time the caller has finished is
-// not waited for, so `work` must share out what there is to do: it must be done when any one call has returned and
-// those that have begun do, too. May be called by several threads at once, and from within `work`. A forked child has a
-// pool of its own.
+// exception. Once there is one, nobody begins any more, and poll() (base/interrupt.h) ends what the others are doing,
+// also where they have called run_threads themselves. Indexes are below `threads` and differ. A worker that has not
+// come by the time the caller has finished is not waited for, so `work` must share out what there is to do: it must be
+// done when any one call has returned and those that have begun do, too. May be called by several threads at once, and
+// from within `work`. A forked child has a pool of its own.
 void run_threads(int threads, const std::function<void(int)>& work);
 
 // body(i) for i in [0, n), dealt out one by one.

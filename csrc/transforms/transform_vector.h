@@ -359,13 +359,8 @@ void in_blocks(int threads, int64_t total, int64_t piece, int64_t unit, Body bod
   std::atomic<int64_t> next{0};
   run_threads(static_cast<int>(std::min<int64_t>(threads, blocks)), [&](int) {
     Scratch scratch;
-    try {
-      for (int64_t k; (k = next.fetch_add(1)) < blocks; poll())
-        if (edge(k) < edge(k + 1)) body(edge(k), edge(k + 1), scratch);
-    } catch (...) {
-      next.store(blocks);  // nobody needs the rest
-      throw;
-    }
+    for (int64_t k; (k = next.fetch_add(1)) < blocks; poll())
+      if (edge(k) < edge(k + 1)) body(edge(k), edge(k + 1), scratch);
     store_fence();
   });
 }

@@ -1,12 +1,14 @@
 // The pool of threads, for the sanitizers: calls at once and within each other, errors, calls that nobody joins. Prints
 // "ok" and the number of workers.
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
 #include <set>
 #include <thread>
 
+#include "base/interrupt.h"
 #include "base/threads.h"
 #include "check.h"
 
@@ -62,6 +64,40 @@ void errors(bool in_worker) {
   require(caught, "an error that did not reach the caller");
 }
 
+// Polls until that throws; false where it has not for a long time.
+bool cancelled() {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  try {
+    while (std::chrono::steady_clock::now() < end) ccm::poll(), std::this_thread::yield();
+  } catch (const ccm::Interrupted&) {
+    return true;
+  }
+  return false;
+}
+
+// Where one thread fails, the other one is told, whichever is the caller's, and whoever works for it on a call within.
+void failures_end_work(int failing) {
+  std::atomic<int> come{0}, told{0};
+  bool caught = false;
+  try {
+    ccm::run_threads(2, [&](int index) {
+      if (index == failing) {
+        while (come < 2) std::this_thread::yield();
+        throw std::runtime_error("meant");
+      }
+      ccm::run_threads(2, [&](int) {
+        ++come;
+        while (come < 2) std::this_thread::yield();
+        told += cancelled();
+      });
+    });
+  } catch (const std::runtime_error&) {
+    caught = true;
+  }
+  require(caught && told == 2, "work that goes on for a call that has failed");
+  ccm::poll();  // a call that is over has nothing to say
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -70,6 +106,7 @@ int main(int argc, char** argv) {
     require(ccm::pool_workers() == 0, "workers before the first call");
     errors(true);
     require(ccm::pool_workers() == 1, "one worker of a call of two threads");
+    for (int r = 0; r < rounds; ++r) failures_end_work(r % 2);
     sides();
     std::vector<std::thread> callers;
     for (int c = 0; c < 3; ++c)
