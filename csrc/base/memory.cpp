@@ -72,18 +72,20 @@ void give_floats(float* data, size_t n) {
   delete[] data;
 }
 
-void Dropped::to([[maybe_unused]] void* memory, size_t bytes, size_t end) {
-  constexpr size_t kAtOnce = size_t{1} << 20;  // calls of the system cost a microsecond, and half of one for 4 kB
-  if (bytes < kLeastDropped || end < end_ + kAtOnce) return;
+void give_back([[maybe_unused]] const Pages& pages) {
 #if defined(__linux__)
+  if (pages.bytes) madvise(pages.memory, pages.bytes, MADV_DONTNEED);
+#endif
+}
+
+Pages Dropped::to(void* memory, size_t bytes, size_t end) {
+  constexpr size_t kAtOnce = size_t{1} << 20;       // a call of the system costs a microsecond
   constexpr uintptr_t kPage = uintptr_t{64} << 10;  // whatever the machine's are
+  if (bytes < kLeastDropped || end < end_ + kAtOnce) return {};
   const uintptr_t from = reinterpret_cast<uintptr_t>(memory);
   const uintptr_t first = (from + end_ + kPage - 1) / kPage * kPage, last = (from + end) / kPage * kPage;
-  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
   end_ = last - from;  // a page that was read in part is given back the next time
-#else
-  end_ = end;
-#endif
+  return {reinterpret_cast<void*>(first), last - first};
 }
 
 void want_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] size_t bytes) {

@@ -122,6 +122,14 @@ struct Task {
   int32_t group = 0;
   int32_t first_step = 0, last_step = 0;  // equal: a task of the dense part
   Group::DenseTask dense{};
+  Pages read[2];  // by tasks before: memory that is to be given back, which stays until this one is finished
+};
+
+// What nobody needs after a task.
+struct Over {
+  bool some = false;
+  std::unique_ptr<Image> image;
+  Group::Memory group;
 };
 
 class BatchCoder {
@@ -174,7 +182,7 @@ class BatchCoder {
         const StepOrder& order = *orders_[g];
         const int32_t done = image->steps_done[g];
         if (done == order.steps()) continue;
-        task = {image.get(), g, done, done, {}};
+        task = {image.get(), g, done, done, {}, {}};
         if (!image->busy[g]) {
           const bool all = threads_ == 1 && w_ < kWide;
           const int32_t limit = all ? order.steps() : std::min(order.steps(), done + kStepsPerTask);
@@ -186,12 +194,15 @@ class BatchCoder {
           const int32_t last = task.last_step - 1;
           const int32_t columns = w_ < kWide ? w_ : order.needs_columns[last];
           if (g == 0) image->context.clear_to(order.needs_rows[last] + kBorder, columns + kBorder);
+          task.read[0] = group.drop_base(order.rows_done[done]);
+          if (g + 1 == m_.groups) task.read[1] = image->context.drop_to(order.rows_done[done] - kBorder);
         } else {
           const int32_t earlier = g == 0 ? h_ : orders_[g - 1]->rows_done[image->steps_done[g - 1]];
           const int32_t chunk = threads_ == 1 ? rows_ahead_ : rows_per_task_;
           if (!group.claim_dense(earlier, chunk, rows_per_task_, order.needs_rows[done] + rows_ahead_, task.dense))
             continue;
           if (g == 0 && m_.group[g].stack_layers + m_.group[g].has_skip) image->context.clear_to(h_ + kBorder);
+          task.read[0] = group.drop_features(task.dense.layer);
         }
         ++image->running;
         return true;
@@ -240,13 +251,19 @@ class BatchCoder {
     lock.unlock();
     poll(share);
     bool good = true;
+    for (const Pages& pages : task.read) give_back(pages);
     if (task.first_step == task.last_step)
       task.image->groups[task.group].run_dense(task.dense, task.image->context, task.image->job.psi);
     else
       good = run_steps(task, buffers);
     lock.lock();
-    finish(task, good);
+    Over over = finish(task, good);
     tell();
+    if (over.some) {
+      lock.unlock();  // the system takes its time for large arrays
+      over = {};
+      lock.lock();
+    }
     return true;
   }
 
@@ -437,23 +454,22 @@ class BatchCoder {
     std::vector<Coded>().swap(image.symbols[g]);
   }
 
-  // Under the lock.
-  void finish(const Task& task, bool good) {
+  // Under the lock; what is returned is freed without it.
+  Over finish(const Task& task, bool good) {
+    Over over;
     Image& image = *task.image;
     --image.running;
     if (task.last_step > task.first_step) {
       image.busy[task.group] = 0;
       image.steps_done[task.group] = task.last_step;
       steps_ += task.last_step - task.first_step;
-      const int32_t rows = orders_[task.group]->rows_done[task.last_step];
-      image.groups[task.group].drop_base(rows);
-      if (task.group + 1 == m_.groups) image.context.drop_to(rows - kBorder);
     } else {
       image.groups[task.group].complete_dense(task.dense);
     }
     if (task.last_step == orders_[task.group]->steps() && good) {
       if (image.job.streams && image.streams[task.group].finish() != kOk) good = false;
-      image.groups[task.group].release();
+      over.group = image.groups[task.group].release();
+      over.some = true;
     }
     if (!good && !image.failed) {  // a decoder
       image.failed = true;
@@ -462,10 +478,12 @@ class BatchCoder {
     }
     if (finished(image) && image.running == 0) {
       for (auto& slot : images_)
-        if (slot.get() == &image) slot.reset();
+        if (slot.get() == &image) over.image = std::move(slot);
+      over.some = true;
       --open_;
       open_images();
     }
+    return over;
   }
 
   const PackedModel& m_;

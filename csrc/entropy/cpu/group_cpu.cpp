@@ -123,13 +123,13 @@ void Group::complete_dense(const DenseTask& task) {
   std::fill(ready_[task.layer].begin() + task.first, ready_[task.layer].begin() + task.last, uint8_t{1});
   int32_t& done = done_[task.layer];
   while (done < h_ && ready_[task.layer][done]) ++done;
-  if (task.layer > 0) features_[task.layer - 1].drop_to(done - kBorder);
 }
 
 void Group::all_dense(const Plane& context, const uint8_t* psi) {
   for (DenseTask task; claim_dense(h_, h_, h_, h_, task);) {
     run_dense(task, context, psi);
     complete_dense(task);
+    give_back(drop_features(task.layer));
   }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "base/memory.h"
@@ -93,14 +94,20 @@ class Group {
   // part that is there early, [s, result); none where they have it already. Not thread-safe.
   int32_t claim_part(const StepOrder& order, int32_t s, int32_t end, int32_t part);
 
-  // The steps have passed the rows before `row`: gives back their memory. Not thread-safe.
-  void drop_base(int32_t row) { dropped_.to(base_.get(), base_bytes(h_), base_bytes(row)); }
-
-  // Frees what only this group needs; it is finished.
-  void release() {
-    base_.reset();
-    features_.clear();
+  // What may be given back of the base, since the steps have passed the rows before `row`, and of the feature plane
+  // that a layer reads. Not thread-safe.
+  [[nodiscard]] Pages drop_base(int32_t row) { return dropped_.to(base_.get(), base_bytes(h_), base_bytes(row)); }
+  [[nodiscard]] Pages drop_features(int32_t layer) {
+    return layer > 0 ? features_[layer - 1].drop_to(done_[layer] - kBorder) : Pages{};
   }
+
+  // What only this group needs.
+  struct Memory {
+    std::unique_ptr<int32_t[]> base;
+    std::vector<Plane> features;
+  };
+  // The group is finished: takes it away from here.
+  Memory release() { return {std::move(base_), std::move(features_)}; }
 
  private:
   void tile(const Plane& context, const int32_t* row, const int32_t* col, int32_t count, int32_t first_part,

@@ -50,9 +50,9 @@ class Plane {
   }
   void clear_to(int32_t row) { clear_to(row, columns_); }
 
-  // Gives back the memory of the rows before `row`: nobody reads them any more.
-  void drop_to(int32_t row) {
-    if (row > -kBorder) dropped_.to(data_.get(), bytes(rows_), bytes(row + kBorder));
+  // Nobody reads the rows before `row` any more: what may be given back.
+  [[nodiscard]] Pages drop_to(int32_t row) {
+    return row > -kBorder ? dropped_.to(data_.get(), bytes(rows_), bytes(row + kBorder)) : Pages{};
   }
 
   uint8_t* at(int32_t i, int32_t j, int32_t channel = 0) {
