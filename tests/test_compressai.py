@@ -318,6 +318,22 @@ def test_damaged_strings_of_compressai(kind):
         strict.decompress(strings, shape)
 
 
+def test_strings_of_compressai_that_end_end_the_loop():
+    """The autoregressive loop, whose every position costs the net's own convolutions."""
+    _, theirs, _ = written("mbt2018")
+    model = fast("mbt2018")
+    (y,), (z,) = (part[:1] for part in theirs["strings"])
+    positions = []
+    hook = model.net.entropy_parameters.register_forward_hook(lambda *_: positions.append(0))
+    try:
+        with pytest.raises(errors.TruncatedError):
+            model.decompress([[y[: len(y) // 8 * 4]], [z]], shape_of(theirs))
+    finally:
+        hook.remove()
+    h, w = (4 * side for side in shape_of(theirs))
+    assert 0 < len(positions) < 0.8 * h * w
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Mistakes
 

@@ -64,7 +64,7 @@ uint32_t CompressaiDecoder::digit() {
 
 bool CompressaiDecoder::decode(const CompressaiRows& rows, const int32_t* row, size_t n, int32_t* out) {
   for (size_t i = 0; i < n; ++i) {
-    if (truncated_ || damaged_) {
+    if (failed()) {
       std::fill(out + i, out + n, 0);
       return false;
     }
@@ -93,7 +93,7 @@ bool CompressaiDecoder::decode(const CompressaiRows& rows, const int32_t* row, s
     damaged_ = damaged_ || value < INT32_MIN / 2 || value > INT32_MAX / 2;
     out[i] = damaged_ ? 0 : static_cast<int32_t>(value);
   }
-  return !truncated_ && !damaged_;
+  return !failed();
 }
 
 Status CompressaiDecoder::finish() const {

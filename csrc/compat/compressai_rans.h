@@ -32,6 +32,9 @@ class CompressaiDecoder {
   // zeros and remembers that it did. Returns false once the stream is known to be bad.
   bool decode(const CompressaiRows& rows, const int32_t* row, size_t n, int32_t* out);
 
+  // Whether the stream is known to be bad: it has ended, or holds what no encoder writes.
+  bool failed() const { return truncated_ || damaged_; }
+
   // After the last symbol.
   Status finish() const;
 

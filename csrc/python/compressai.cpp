@@ -53,6 +53,9 @@ void bind_compressai(py::module_& m) {
            py::keep_alive<1, 2>())
       .def("decode", &Decoder::decode, py::arg("row"), "The next symbols, int32, of the rows `row` (flattened).")
       .def(
+          "failed", [](const Decoder& d) { return d.decoder.failed(); },
+          "Whether the string is known to be bad: what comes next are zeros.")
+      .def(
           "finish", [](const Decoder& d) { return static_cast<int>(d.decoder.finish()); },
           "0: decoded to its end; 1: truncated; 2: damaged, or decoded with other rows than it was written with.");
 }

@@ -10,6 +10,8 @@ another net, or one of a machine whose floats differ is found out instead of ret
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -147,13 +149,14 @@ class ExactDecoder:
         for b, string in enumerate(strings):
             decoder = self._decoder(self.y_rows, string)
             y, p = y_hat[b : b + 1], params[b : b + 1]
-            for i in range(h):
-                for j in range(w):
-                    near = F.conv2d(y[:, :, i : i + k, j : j + k], weight, bias=bias)
-                    found = net.entropy_parameters(torch.cat((p[:, :, i : i + 1, j : j + 1], near), dim=1))
-                    scales, means = found.chunk(2, 1)
-                    v = torch.from_numpy(decoder.decode(self._index(scales).numpy()))
-                    y[0, :, i + pad, j + pad] = v.type_as(means).add_(means.reshape(-1))
+            for i, j in product(range(h), range(w)):
+                if decoder.failed():  # nothing that follows would be right
+                    break
+                near = F.conv2d(y[:, :, i : i + k, j : j + k], weight, bias=bias)
+                found = net.entropy_parameters(torch.cat((p[:, :, i : i + 1, j : j + 1], near), dim=1))
+                scales, means = found.chunk(2, 1)
+                v = torch.from_numpy(decoder.decode(self._index(scales).numpy()))
+                y[0, :, i + pad, j + pad] = v.type_as(means).add_(means.reshape(-1))
             _check(decoder, f"image {b}: the y string")
         return F.pad(y_hat, (-pad, -pad, -pad, -pad))
 
