@@ -323,11 +323,9 @@ def decode_bytes(
         "depth": depth,
         "timings": timings,
     }
-    pixels, y_hat = _tensor_files().decode_container(container, module, **options)
+    pixels, y_hat = _tensor_files().decode_container(container, module, latents=latents, **options)
     assert module.frozen is not None
-    return Decoded(
-        Picture(pixels, container.chunks), y_hat if latents else None, container.packet, len(module.frozen.plan.groups)
-    )
+    return Decoded(Picture(pixels, container.chunks), y_hat, container.packet, len(module.frozen.plan.groups))
 
 
 @eager

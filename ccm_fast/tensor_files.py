@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .decoding import DecodedLatents, check_fingerprint, check_stream_version, decode_packets, render
+from .decoding import check_fingerprint, check_stream_version, decode_packets, render
 from .encoding import encode_packets
 from .engines import accelerated, frozen_of, torch_threads
 from .images import Picture
@@ -20,6 +20,7 @@ from .models import CrossChannelContextModel
 from .native import Codec
 from .stream.container import Container, write_container
 from .stream.packet import Packet, parse_file
+from .tiles import TILE_PIXELS
 from .timing import stage
 
 __all__ = ["decode_container", "encoder", "module_for"]
@@ -92,8 +93,9 @@ def decode_container(
     max_pixels: int | None,
     depth: int,
     timings: dict[str, float] | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels, uint8 or uint16 (by depth) [H, W, 3] or [H, W], and y_hat, int16 [h, w, M].
+    latents: bool,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Pixels, uint8 or uint16 (by depth) [H, W, 3] or [H, W], and y_hat, int16 [h, w, M], if latents are wanted.
 
     Errors as :func:`ccm_fast.decode_file`.
     """
@@ -102,12 +104,16 @@ def decode_container(
     check_stream_version(packet, frozen)
     if isinstance(model, AcceleratedNet):
         x_hat, y_hat = model.decode([packet], threads=threads, engine=engine, timings=timings)
-        return _levels(x_hat[0], packet.grey, depth), y_hat[0].cpu().numpy()
+        return _levels(x_hat[0], packet.grey, depth), y_hat[0].cpu().numpy() if latents else None
     device = next(model.parameters()).device
     options: dict[str, Any] = {"threads": threads, "engine": engine, "device": device, "timings": timings}
     decoded = decode_packets(frozen, [packet], restore=model.config.reconstruction == "centroid", **options)
     decoded.check()
-    return _pixels(model, decoded, packet, depth, threads, timings), decoded.y_hat[0].cpu().numpy()
+    y_hat = decoded.y_hat[0].cpu().numpy() if latents else None
+    with torch.inference_mode(), torch_threads(threads), stage(timings, "g_s"):
+        values = decoded.reconstruct(model)
+        del decoded  # of the largest picture 0.5 GB
+        return _pixels(model, values, packet, depth), y_hat
 
 
 def _levels(x: Tensor, grey: bool, depth: int) -> np.ndarray:
@@ -119,16 +125,15 @@ def _levels(x: Tensor, grey: bool, depth: int) -> np.ndarray:
 
 def _pixels(
     model: CrossChannelContextModel,
-    decoded: DecodedLatents,
+    values: Tensor,
     packet: Packet,
     depth: int,
-    threads: int | None,
-    timings: dict[str, float] | None,
 ) -> np.ndarray:
-    """uint8 or uint16 [H, W] or [H, W, 3]."""
+    """uint8 or uint16 [H, W] or [H, W, 3] of what g_s reads, [1, h, w, M]."""
     kind = np.uint8 if depth == 8 else np.uint16
     out = np.empty((packet.height, packet.width) + (() if packet.grey else (3,)), kind)
-    with torch.inference_mode(), torch_threads(threads), stage(timings, "g_s"):
-        for rows, columns, pixels in render(model, decoded.reconstruct(model), [packet]):
-            out[rows, columns] = _levels(pixels[0], packet.grey, depth)
+    # Tiles take 100 bytes a pixel beside a large picture and its latents; smaller ones cost 6 % more computation.
+    tile_pixels = TILE_PIXELS if packet.height * packet.width <= 4 * TILE_PIXELS else TILE_PIXELS // 2
+    for rows, columns, pixels in render(model, values, [packet], tile_pixels):
+        out[rows, columns] = _levels(pixels[0], packet.grey, depth)
     return out

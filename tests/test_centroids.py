@@ -1,13 +1,16 @@
 """What g_s reads: expected values of y in the symbols' intervals."""
 
+import io
+import weakref
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import tiny
 import torch
+from PIL import Image
 
-from ccm_fast import codec, decoding
+from ccm_fast import codec, decoding, encode_file, files, tensor_files
 from ccm_fast.entropy.centroids import Centroids
 from ccm_fast.entropy.likelihood import centroid
 from ccm_fast.entropy.network import offsets_and_rows
@@ -103,6 +106,28 @@ def test_streams_do_not_depend_on_the_reconstruction(model):
     strings = codec.compress(model, x, effort=1)["strings"]  # higher efforts count the errors of what g_s reads
     model.config = replace(model.config, reconstruction="integer")
     assert codec.compress(model, x, effort=1)["strings"] == strings
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_latents_that_nobody_wants_are_gone_before_pixels_come(model, monkeypatch, wanted):
+    """Of the largest picture they take half a gigabyte beside what the synthesis transform reads."""
+    data = io.BytesIO()
+    encode_file(Image.fromarray(tiny.photo(64, 96)), data, 6, model, effort=1)
+    of_y, alive, render = [], [], tensor_files.render
+
+    def decode(*arguments, **options):
+        decoded = decoding.decode_packets(*arguments, **options)
+        of_y.append(weakref.ref(decoded.y_hat.untyped_storage()))
+        return decoded
+
+    def watched(*arguments):
+        alive.append(of_y[0]() is not None)
+        return render(*arguments)
+
+    monkeypatch.setattr(tensor_files, "decode_packets", decode)
+    monkeypatch.setattr(tensor_files, "render", watched)
+    decoded = files.decode_bytes(data.getvalue(), model, latents=wanted)
+    assert (decoded.latents is not None) == wanted and alive == [wanted]
 
 
 def test_training_reads_centroids_and_sends_gradients_to_y_alone():
