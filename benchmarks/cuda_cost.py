@@ -20,18 +20,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from cuda_model import (
-    IMPROVEMENTS,
-    SIZES,
-    Options,
-    calibration,
-    microseconds,
-    models,
-    offset_in_steps,
-    outside,
-    photographs,
-    predict,
-)
+from cuda_fit import CALIBRATION, calibration
+from cuda_model import IMPROVEMENTS, Options, microseconds, offset_in_steps, outside, predict
+from cuda_nets import MBT2018_BYTES, SIZES, Model, mbt2018, names, pictures
 from cuda_pieces import (
     BANDS,
     BARRIER,
@@ -53,70 +44,106 @@ from cuda_schedule import build_order
 
 RESULT = ROOT / "benchmarks" / "results" / "cuda_cost.json"
 DOCUMENT = ROOT / "docs" / "cuda.md"
+MEASURED = ROOT / "benchmarks" / "results" / "gpu_check_h100.json"
 
-
-# What is predicted; others only take time.
-CASES = [("768x512", "H100")]
+GPU = GPUS["H100"]
 QUALITIES = ("2.0", "4.0", "6.0")
+EVERY = 3  # of the photographs: every third one, eight; of larger pictures every sixth
+BATCH = 64
+
+
+def _ms(cycles: float) -> float:
+    return round(microseconds(cycles, GPU) / 1000, 3)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def predicted(nets: list[Model], size: str, code: dict, lanes: int = 0, bands: tuple[str, ...] = tuple(BANDS)) -> dict:
+    """Of each picture by itself: mean and worst, the mean's parts, and what lies around; bands of the mean."""
+    found: dict = {"lanes": [c.stream.lanes for c in predict(nets[:1], GPU, size, "low", code["low"])[1]]}
+    if lanes:
+        found["lanes"] = [lanes] * len(nets[0].groups)
+    for band in bands:
+        outcomes = [predict([n], GPU, size, band, code[band], Options(lanes=lanes))[0] for n in nets]
+        around = [outside(n, GPU, size, band, code[band]) for n in nets]
+        parts = sorted({k for o in outcomes for k in o.parts})
+        found[band] = {
+            "ms": _mean([_ms(o.total) for o in outcomes]),
+            "worst_ms": max(_ms(o.total) for o in outcomes),
+            "parts_ms": {k: _mean([_ms(o.parts.get(k, 0.0)) for o in outcomes]) for k in parts},
+            "dense_busy": round(_mean([o.dense_busy for o in outcomes]), 3),
+            "outside_us": {k: _mean([a[k] for a in around]) for k in around[0]},
+            "worst_z_us": max(a["decode_z"] for a in around),
+        }
+    return found
 
 
 def results(code: dict, source: str, offsets: dict) -> dict:
     """Everything that the document shows."""
-    nets = models()
+    small, base, wide = pictures("ccm-small")[::EVERY], pictures("ccm-base")[::EVERY], [mbt2018()]
+    h100 = code["H100"]
     rows = []
-    for size, gpu_name in CASES:
-        gpu = GPUS[gpu_name]
-        for name, model in nets.items():
+    for model, nets in (("ccm-small", small), ("ccm-base", base), ("mbt2018", wide)):
+        for size in SIZES if model != "mbt2018" else ("768x512",):
+            if size == "3840x2160":
+                continue
+            some = nets if size == "768x512" else nets[::2]
             for lanes in (0, 32):
-                row: dict = {"size": size, "model": name, "gpu": gpu_name, "lanes_chosen": not lanes}
-                for band in BANDS:
-                    cycles = code[gpu_name][band]
-                    outcome, costs = predict(model, gpu, size, band, cycles, Options(lanes=lanes))
-                    row["lanes"], row["in_shared"] = [c.stream.lanes for c in costs], costs[-1].in_shared
-                    row[band] = {
-                        "us": round(microseconds(outcome.total, gpu), 1),
-                        "parts_us": {k: round(microseconds(v, gpu), 1) for k, v in outcome.parts.items()},
-                        "starts_us": [round(microseconds(v, gpu), 1) for v in outcome.starts],
-                        "dense_busy": round(outcome.dense_busy, 3),
-                        "outside_us": {k: round(v, 1) for k, v in outside(model, gpu, size, band, cycles).items()},
-                    }
-                rows.append(row)
-    by_quality: dict[str, dict] = {}
-    for quality in QUALITIES:
-        for name, model in photographs(quality).items():
-            totals = [
-                predict(model, GPUS["H100"], "768x512", band, code["H100"][band], Options())[0].total for band in BANDS
-            ]
-            by_quality.setdefault(name, {})[quality] = [round(microseconds(t, GPUS["H100"]), 1) for t in totals]
+                found = predicted(some, size, h100, lanes)
+                rows.append({"model": model, "size": size, "lanes_chosen": not lanes, **found})
+    by_quality = {
+        model: {q: predicted(pictures(model, q)[::EVERY], "768x512", h100) for q in QUALITIES if q != "4.0"}
+        for model in ("ccm-small", "ccm-base")
+    }
+    for model, per in by_quality.items():
+        per["4.0"] = next({**r} for r in rows if (r["model"], r["size"], r["lanes_chosen"]) == (model, "768x512", True))
+    everyone = pictures("ccm-small")
+    batch = [everyone[k % len(everyone)] for k in range(BATCH)]
+    together = {
+        name: {band: _ms(predict(batch, GPU, "768x512", band, h100[band], options)[0].total) for band in BANDS}
+        for name, options in {
+            "image after image": Options(),
+            "group after group": Options(by_group=True),
+            "32 lanes": Options(lanes=32),
+        }.items()
+    }
+    typical = [nearest_to_mean(nets, h100["fitted"]) for nets in (small, base, wide)]
     better = []
-    for name in ("ccm-small", next(n for n in nets if n.startswith("ccm-small,")), "mbt2018"):
+    for net in typical:
         cases = {k: Options(**v) for k, v in IMPROVEMENTS.items()}
-        together: dict = {"lanes": 32, "lean_epilogues": True}
-        cases["32 lanes, epilogues of half the cycles"] = Options(**together)
-        cases["the same, rounds of half the cycles"] = Options(lean_rounds=True, **together)
-        cases["the same, 128 lanes"] = Options(lean_rounds=True, lean_epilogues=True, lanes=128)
-        gpu, cycles = GPUS["H100"], code["H100"]["fitted"]
+        lean: dict = {"lanes": 32, "lean_epilogues": True}
+        cases["32 lanes, epilogues of half the cycles"] = Options(**lean)
+        cases["the same, rounds of half the cycles"] = Options(lean_rounds=True, **lean)
         found = {
-            case: round(microseconds(predict(nets[name], gpu, "768x512", "fitted", cycles, options)[0].total, gpu), 1)
+            case: _ms(predict([net], GPU, "768x512", "fitted", h100["fitted"], options)[0].total)
             for case, options in {"as it is": Options(), **cases}.items()
         }
-        better.append({"model": name, "cases": found})
+        better.append({"model": net.name, "cases": found})
     return {
         "prediction": "No GPU has run any of this.",
         "source": source,
+        "images": names()[::EVERY],
         "assumptions": {
             "bands": BANDS, "gpus": {n: vars(g) for n, g in GPUS.items()}, "shuffle": SHUFFLE, "popc_flo": UNUSUAL,
             "barrier": BARRIER, "generic": GENERIC, "context_miss": CONTEXT_MISS, "entry_miss": ENTRY_MISS,
-            "dense_miss": DENSE_MISS, "l2_bytes": L2_BYTES, "launch_us": LAUNCH,
-            "payload_768x512": {n: round(sum(c * b for c, b, *_ in m.symbols) * 32 * 48 / 8) for n, m in nets.items()},
+            "dense_miss": DENSE_MISS, "l2_bytes": L2_BYTES, "launch_us": LAUNCH, "mbt2018_bytes": MBT2018_BYTES,
         },
         "calibration": calibration(),
         "cycles": code,
         "offsets": offsets,
         "predictions": rows,
         "by_quality": by_quality,
+        "batch": together,
         "improvements": better,
     }  # fmt: skip
+
+
+def nearest_to_mean(nets: list[Model], code: dict) -> Model:
+    """The picture whose time is nearest to that of all."""
+    totals = [predict([n], GPU, "768x512", "fitted", code)[0].total for n in nets]
+    return min(zip(nets, totals, strict=True), key=lambda pair: abs(pair[1] - _mean(totals)))[0]
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
@@ -124,34 +151,51 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
+def _in_bands(low: float, fitted: float, high: float, digits: int = 2) -> str:
+    return f"**{fitted:.{digits}f}** ({low:.{digits}f} to {high:.{digits}f})"
+
+
 def _band(row: dict) -> str:
-    return f"**{row['fitted']['us'] / 1000:.1f}** ({row['low']['us'] / 1000:.1f} to {row['high']['us'] / 1000:.1f})"
+    return _in_bands(row["low"]["ms"], row["fitted"]["ms"], row["high"]["ms"])
 
 
-def _row(found: dict, size: str, model: str, gpu: str, chosen: bool = True) -> dict:
-    match = [r for r in found["predictions"] if (r["size"], r["model"], r["gpu"]) == (size, model, gpu)]
-    return next(r for r in match if r["lanes_chosen"] == chosen)
+def _row(found: dict, model: str, size: str, chosen: bool = True) -> dict:
+    wanted = (model, size, chosen)
+    return next(r for r in found["predictions"] if (r["model"], r["size"], r["lanes_chosen"]) == wanted)
 
 
 def times(found: dict) -> str:
     """The whole of latents_kernel."""
     rows = []
-    for model in found["assumptions"]["payload_768x512"]:
-        for size, gpu in CASES:
-            chosen, many = (_row(found, size, model, gpu, c) for c in (True, False))
-            lanes = ", ".join(map(str, chosen["lanes"]))
-            rows.append([model, size, gpu, lanes, _band(chosen), _band(many)])
-    return _table(["predicted, ms", "", "GPU", "lanes chosen", "with them", "32 lanes"], rows)
+    for r in found["predictions"]:
+        if r["lanes_chosen"]:
+            many = _row(found, r["model"], r["size"], False)
+            lanes = ", ".join(map(str, r["lanes"]))
+            rows.append([r["model"], r["size"], lanes, _band(r), f"{r['fitted']['worst_ms']:.2f}", _band(many)])
+    return _table(
+        ["predicted, H100, ms", "", "lanes (first picture)", "as chosen, mean", "worst", "32 lanes, mean"], rows
+    )
 
 
 def calibrated(found: dict) -> str:
     """The kernel that was measured."""
+    left_out = json.loads(CALIBRATION.read_text(encoding="utf-8"))["fit"]["left_out_percent"]
     rows = [
         [p["file"], str(p["quality"]), f"{p['measured_ms']:.1f}", f"{p['predicted_ms']:.1f}",
-         f"{100 * (p['predicted_ms'] / p['measured_ms'] - 1):+.0f} %"]
-        for p in found["calibration"]
+         f"{100 * (p['predicted_ms'] / p['measured_ms'] - 1):+.0f} %", f"{out:+.0f} %"]
+        for p, out in zip(found["calibration"], left_out, strict=True)
     ]  # fmt: skip
-    return _table(["", "quality", "measured, ms", "the model with what was fitted, ms", "differs by"], rows)
+    head = ["", "quality", "measured, ms", "the model with what was fitted, ms", "differs by", "fitted to the others"]
+    return _table(head, rows)
+
+
+def fitted(found: dict) -> str:
+    """Numbers that fit nearly as well."""
+    grid = json.loads(CALIBRATION.read_text(encoding="utf-8"))["fit"]["grid"]
+    rows = [
+        [f"{r['scale']:g}", f"{r['slow_round']:,.0f}", f"{r['clock']:g}", f"{r['rms_percent']:.1f} %"] for r in grid
+    ]
+    return _table(["latencies, times the published", "cycles a slow round", "clock, GHz", "RMS of twelve"], rows)
 
 
 GROUPED = {
@@ -167,24 +211,55 @@ GROUPED = {
 def shares(found: dict) -> str:
     """Of the last group's time."""
     rows = []
-    for model in found["assumptions"]["payload_768x512"]:
-        for chosen in (True, False):
-            r = _row(found, "768x512", model, "H100", chosen)
-            parts, total = r["fitted"]["parts_us"], r["fitted"]["us"]
-            cells = [f"{100 * sum(parts.get(p, 0) for p in names) / total:.0f} %" for names in GROUPED.values()]
-            rows.append([model, "as chosen" if chosen else "32", *cells])
+    for r in found["predictions"]:
+        if r["size"] == "768x512":
+            parts = r["fitted"]["parts_ms"]
+            cells = [f"{100 * sum(parts.get(p, 0) for p in own) / r['fitted']['ms']:.0f} %" for own in GROUPED.values()]
+            rows.append([r["model"], "as chosen" if r["lanes_chosen"] else "32", *cells])
     return _table(["predicted, H100, 768x512", "lanes", *GROUPED], rows)
+
+
+# Of a profile on an H100 (results/gpu_check_h100.json): transforms and pixels of the same net.
+def _transforms() -> float:
+    files = json.loads(MEASURED.read_text(encoding="utf-8"))["profile"]["files"]
+    return 1000 * max(f["stages"]["g_s"]["median"] + f["stages"]["pixels"]["median"] for f in files)
+
+
+def _whole(row: dict, band: str) -> float:
+    """From streams on the GPU to pixels on the GPU."""
+    return row[band]["ms"] + sum(row[band]["outside_us"].values()) / 1000 + _transforms()
 
 
 def targets(found: dict) -> str:
     """Targets of the project, and how far."""
-    rows = []
-    for model, size, aim in (("ccm-small", "768x512", 1.5), ("mbt2018", "768x512", 3)):
-        for name in found["assumptions"]["payload_768x512"]:
-            if name.split(",")[0] == model:
-                r = _row(found, size, name, "H100")
-                rows.append([name, size, f"{aim} ms", f"{_band(r)} ms", f"{r['fitted']['us'] / 1000 / aim:.1f} times"])
-    return _table(["H100, lanes as chosen", "", "target", "predicted", "of the target"], rows)
+    small, base, wide = (
+        _row(found, m, s) for m, s in (("ccm-small", "768x512"), ("ccm-base", "1920x1080"), ("mbt2018", "768x512"))
+    )
+    z = [small[band]["outside_us"]["decode_z"] / 1000 for band in BANDS]
+    batch = found["batch"]["image after image"]
+    lines = [
+        ("ccm-small, 768x512: decode_y", 1.5, [small[b]["ms"] for b in BANDS]),
+        ("the same, the worst picture", 1.5, [small[b]["worst_ms"] for b in BANDS]),
+        ("decode_z", 0.05, z),
+        (f"whole decode, with {_transforms():.2f} ms measured for g_s and pixels", 2.5,
+         [_whole(small, b) for b in BANDS]),
+        ("ccm-base, 1920x1080: decode_y", 3.0, [base[b]["ms"] for b in BANDS]),
+        ("mbt2018, 768x512: decode_y", 3.0, [wide[b]["ms"] for b in BANDS]),
+        (f"{BATCH} photographs, ccm-small: decode_y", BATCH / 5.0, [batch[b] for b in BANDS]),
+    ]  # fmt: skip
+    rows = [
+        [name, f"{aim:g} ms", f"{_in_bands(*values, 3 if aim < 1 else 2)} ms", f"{values[1] / aim:.1f} times"]
+        for name, aim, values in lines
+    ]
+    return _table(["H100, quality 4, lanes as chosen", "target", "predicted", "of the target"], rows)
+
+
+def batches(found: dict) -> str:
+    """Photographs at once."""
+    rows = [
+        [name, _in_bands(*per.values()), f"{BATCH / per['fitted'] * 1000:,.0f}"] for name, per in found["batch"].items()
+    ]
+    return _table([f"predicted, H100, {BATCH} photographs, ms", "decode_y", "images a second"], rows)
 
 
 def better(found: dict) -> str:
@@ -193,10 +268,7 @@ def better(found: dict) -> str:
     first = found["improvements"][0]["cases"]
     alone = sorted(IMPROVEMENTS, key=lambda k: first[k])
     last = [k for k in first if k not in IMPROVEMENTS and k != "as it is"]
-    rows = [
-        [case, *(f"{e['cases'][case] / 1000:.1f}" for e in found["improvements"])]
-        for case in ["as it is", *alone, *last]
-    ]
+    rows = [[case, *(f"{e['cases'][case]:.2f}" for e in found["improvements"])] for case in ["as it is", *alone, *last]]
     return _table(head, rows)
 
 
@@ -204,9 +276,11 @@ def rounds(found: dict) -> str:
     """Cycles of a round of rANS."""
     names = {
         "rans": "a round, of 1 to 32 lanes",
+        "rans alone": "the last one or two of a chunk, for which nothing was loaded ahead",
         "modes": f"{TRIED} rounds that are tried at once, all right",
         "modes failed": "the same with one wrong, which is done over as a round",
         "slow": "what a round takes longer with one symbol outside its window, beside it",
+        "staged": "the same of one before which 64 more words enter the ring",
     }
     code = found["cycles"]
     rows = [
@@ -218,12 +292,21 @@ def rounds(found: dict) -> str:
 
 def qualities(found: dict) -> str:
     """Photographs of three qualities, with the lanes that the encoder chooses."""
-    low, fitted, high = (list(BANDS).index(b) for b in ("low", "fitted", "high"))
     rows = [
-        [name, *(f"**{t[fitted] / 1000:.1f}** ({t[low] / 1000:.1f} to {t[high] / 1000:.1f})" for t in per.values())]
+        [f"{name}, {what}", *(show(per[q]) for q in QUALITIES)]
         for name, per in found["by_quality"].items()
+        for what, show in (
+            ("mean", _band),
+            ("worst", lambda r: f"{r['fitted']['worst_ms']:.2f}"),
+            ("decode_z, mean (worst)", _z_of),
+        )
+        if name == "ccm-small" or what == "mean"
     ]
     return _table(["predicted, H100, 768x512, ms", *(f"quality {q[0]}" for q in QUALITIES)], rows)
+
+
+def _z_of(row: dict) -> str:
+    return f"{row['fitted']['outside_us']['decode_z'] / 1000:.3f} ({row['fitted']['worst_z_us'] / 1000:.3f})"
 
 
 def pieces(found: dict) -> str:
@@ -257,12 +340,12 @@ def offsets(found: dict) -> str:
 def around(found: dict) -> str:
     """Launches before and after."""
     rows = []
-    for size, _ in CASES:
-        for model in ("ccm-small", "ccm-base"):
-            r = _row(found, size, model, "H100")
+    for r in found["predictions"]:
+        if r["lanes_chosen"] and r["model"] != "mbt2018":
             low, high = r["low"]["outside_us"], r["high"]["outside_us"]
-            rows.append([size, model, *(f"{low[k] / 1000:.2f} to {high[k] / 1000:.2f}" for k in low)])
-    return _table(["predicted, H100, ms", "sizes of", *low], rows)
+            rows.append([r["size"], r["model"], *(f"{low[k] / 1000:.3f} to {high[k] / 1000:.3f}" for k in low)])
+    names_ = found["predictions"][0]["low"]["outside_us"]
+    return _table(["predicted, H100, ms", "sizes of", *names_], rows)
 
 
 def source(found: dict) -> str:
@@ -274,7 +357,7 @@ SECTIONS: dict[str, Callable[[dict], str]] = {
     "cost-times": times, "cost-qualities": qualities,
     "cost-shares": shares, "cost-targets": targets, "cost-better": better, "cost-rounds": rounds,
     "cost-pieces": pieces, "cost-offsets": offsets, "cost-around": around,
-    "cost-calibration": calibrated, "cost-source": source,
+    "cost-calibration": calibrated, "cost-fit": fitted, "cost-batch": batches, "cost-source": source,
 }  # fmt: skip
 
 
@@ -330,15 +413,11 @@ def main() -> None:
         source = source_tree()
     else:
         code, source = stored["cycles"], stored["source"]
-    found = results(code, source, offsets_of(models()["ccm-base"]) if args.offsets else stored["offsets"])
+    found = results(code, source, offsets_of(pictures("ccm-base")[0]) if args.offsets else stored["offsets"])
     RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if DOCUMENT.exists():
         DOCUMENT.write_text(fill(DOCUMENT.read_text(encoding="utf-8"), found), encoding="utf-8")
-    for row in found["predictions"]:
-        print(
-            f"{row['size']:10} {row['model']:20} {row['gpu']:9} {row['lanes']} lanes",
-            *(row[band]["us"] for band in BANDS),
-        )
+    print(targets(found))
 
 
 if __name__ == "__main__":

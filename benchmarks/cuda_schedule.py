@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 from cuda_pieces import STEPS_PER_NEWS, TILE_COLUMNS, TILE_ROWS
@@ -76,124 +76,221 @@ def chunk_order(order: Order, h: int, w: int, chunk: int, shift: int) -> Order:
 
 @dataclass
 class Outcome:
-    """Cycles; ``parts`` of the group that finishes last, ``starts`` and ``ends`` of all."""
+    """Cycles; ``parts`` of the group that finishes last, ``starts`` and ``ends`` of the first image's groups."""
 
     total: float
     parts: dict[str, float]
     starts: list[float]
     ends: list[float]
     tasks: int
-    dense_busy: float  # share of the blocks' time that dense tiles take
+    dense_busy: float  # share of the time that dense tiles would take of the blocks which have no group
+
+
+@dataclass
+class Unit:
+    """A group of an image."""
+
+    image: int
+    group: int
+    missing: list[int]  # tiles that each step still waits for
+    known: list[float]  # since when a step's tiles are all there
+    flags: list[set[int]]  # tiles that are done, of each dense layer
+    claims: list[int]
+    seen: int = 0  # steps done, as others see it
+    at: int = 0
+    active: bool = False  # a block has taken it
+    waiting: bool = False  # that block does nothing
+    since: float = 0.0  # when its block began to wait
+    look: float = -1.0  # when the present step's other warps looked for the next one's base
+    parts: Counter = field(default_factory=Counter)
+    start: float = 0.0
+    end: float = 0.0
+
+
+class Simulation:
+    """Groups behind each other, tile by tile: what latents_kernel does, as events; see simulate()."""
+
+    def __init__(self, order, groups, step_cost, task_cost, chain, blocks, news_delay, notice, news, last_order, images,
+                 by_group):  # fmt: skip
+        self.order, self.groups, self.news_delay, self.notice, self.news = order, groups, news_delay, notice, news
+        self.step_cost, self.task_cost = step_cost, task_cost
+        self.chains = [chain(g) if g else () for g in range(groups)]
+        self.own = [order] * (groups - 1) + [last_order or order]
+        self.steps_of_tile: list[dict[int, list[int]]] = [defaultdict(list) for _ in self.own]
+        for o, steps in zip(self.own, self.steps_of_tile, strict=True):
+            for s, tiles in enumerate(o.tiles_of_step):
+                for t in tiles:
+                    steps[t].append(s)
+        self.units = [self.unit(k, g) for k in range(images) for g in range(groups)]
+        # Tickets: image after image, or group after group over the images.
+        self.tickets = sorted(self.units, key=lambda u: (u.group, u.image)) if by_group else list(self.units)
+        self.tickets.reverse()
+        self.idle = 0  # blocks without a group
+        self.open: dict[int, Unit] = {}  # units of which a tile may be ready to be claimed
+        self.events: list = []
+        self.number = self.tasks = 0
+        self.dense_time = 0.0
+        self.before = cache(self.tiles_before)
+        for _ in range(blocks if blocks < len(self.units) else len(self.units)):
+            self.take_ticket(0.0)
+        self.idle = max(1, blocks - len(self.units))
+
+    def unit(self, image: int, g: int) -> Unit:
+        tiles = self.own[g].tiles_of_step
+        chain = self.chains[g]
+        return Unit(image, g, [len(t) if chain else 0 for t in tiles], [-1.0] * len(tiles), [set() for _ in chain],
+                    [0] * len(chain))  # fmt: skip
+
+    def tiles_before(self, tile: int, radius: int) -> list[int]:
+        """Tiles of the layer before that a tile reads: grids are shifted, so none below and none to its right."""
+        order = self.order
+        i, j = divmod(tile, order.tiles_j)
+        up, left = -(-2 * radius // order.rows), -(-2 * radius // order.columns)
+        return [a * order.tiles_j + b for a in range(max(0, i - up), i + 1) for b in range(max(0, j - left), j + 1)]
+
+    def push(self, time: float, kind: str, *data) -> None:
+        self.number += 1
+        heapq.heappush(self.events, (time, self.number, kind, data))
+
+    def take_ticket(self, now: float) -> None:
+        """A block takes the next group, or is idle from now on."""
+        if not self.tickets:
+            self.idle += 1
+            return
+        u = self.tickets.pop()
+        u.active = u.waiting = True
+        u.since = now
+        self.advance(u, now)
+
+    def advance(self, u: Unit, now: float) -> None:
+        """The block of a unit goes on, if it can: with the next step, else with a tile of its own."""
+        if not u.active or not u.waiting:
+            return
+        s, own = u.at, self.own[u.group]
+        if u.missing[s]:
+            if (task := self.claim(u)) is not None:
+                u.waiting = False
+                self.run(u, *task, now, u)
+            return
+        late = self.notice if u.group and now > u.since else 0.0
+        announces = (s + 1) % self.news == 0 or s + 1 == own.steps
+        ahead = s > 0 and (not self.chains[u.group] or u.known[s] <= u.look)
+        cost = self.step_cost(u.image, u.group, own.counts[s], announces, ahead)
+        u.parts["wait"] += now + late - u.since
+        u.parts.update(cost)
+        if s == 0:
+            u.start = now + late
+        end = now + late + sum(cost.values())
+        u.look = end - sum(cost.get(k, 0.0) for k in ("rans", "publish", "news"))
+        u.waiting = False
+        self.push(end, "step", u)
+
+    def claim(self, u: Unit) -> tuple[int, int] | None:
+        """A tile of a unit whose inputs are there: (layer, tile), the last layers' first."""
+        chain, order = self.chains[u.group], self.order
+        for layer in reversed(range(len(chain))):
+            if u.claims[layer] >= order.tiles:
+                continue
+            tile = order.sequence[u.claims[layer]]
+            radius = chain[layer] // 2
+            if layer == 0:
+                ready = self.units[u.image * self.groups + u.group - 1].seen >= order.needs[min(3, radius)][tile]
+            else:
+                ready = all(t in u.flags[layer - 1] for t in self.before(tile, radius))
+            if ready:
+                u.claims[layer] += 1
+                return layer, tile
+        return None
+
+    def run(self, u: Unit, layer: int, tile: int, now: float, coder: Unit | None) -> None:
+        """A block computes a tile: that of a group, or an idle one."""
+        self.tasks += 1
+        cost = self.task_cost(u.group, layer)
+        self.dense_time += cost
+        self.push(now + self.notice + cost, "tile", u, layer, tile, coder)
+
+    def hand_out(self, now: float) -> None:
+        """Idle blocks take what is ready."""
+        for key in sorted(self.open):
+            u = self.open[key]
+            while self.idle and (task := self.claim(u)) is not None:
+                self.idle -= 1
+                self.run(u, *task, now, None)
+            if not self.idle:
+                return
+            del self.open[key]
+
+    def changed(self, u: Unit, now: float) -> None:
+        """Tiles of a unit may have become ready."""
+        if self.chains[u.group]:
+            self.open[u.image * self.groups + u.group] = u
+            self.advance(u, now)
+
+    def after_step(self, u: Unit, now: float) -> None:
+        u.at += 1
+        u.since = u.end = now
+        done = u.at == self.own[u.group].steps
+        if u.at % self.news == 0 or done:
+            self.push(now + self.news_delay, "news", u, u.at)
+        if done:
+            u.active = False
+            self.take_ticket(now)
+            self.hand_out(now)
+        else:
+            u.waiting = True
+            self.advance(u, now)
+
+    def after_tile(self, u: Unit, layer: int, tile: int, coder: Unit | None, now: float) -> None:
+        u.flags[layer].add(tile)
+        if layer + 1 == len(self.chains[u.group]):
+            for s in self.steps_of_tile[u.group][tile]:
+                u.missing[s] -= 1
+                if not u.missing[s]:
+                    u.known[s] = now
+        if coder is None:
+            self.idle += 1
+        else:
+            coder.waiting = True
+        self.changed(u, now)
+        self.hand_out(now)
+
+    def outcome(self, blocks: int) -> Outcome:
+        while self.events:
+            now, _, kind, data = heapq.heappop(self.events)
+            if kind == "step":
+                self.after_step(*data, now)
+            elif kind == "tile":
+                self.after_tile(*data, now)
+            else:
+                u, done = data
+                u.seen = done
+                if u.group + 1 < self.groups:
+                    self.changed(self.units[u.image * self.groups + u.group + 1], now)
+                self.hand_out(now)
+        assert all(u.at == self.own[u.group].steps for u in self.units), "the schedule hangs"
+        last = max(self.units, key=lambda u: u.end)
+        first = self.units[: self.groups]
+        free = max(1, blocks - len(self.units))
+        return Outcome(
+            last.end, dict(last.parts), [u.start for u in first], [u.end for u in first], self.tasks,
+            self.dense_time / (last.end * free),
+        )  # fmt: skip
 
 
 def simulate(
     order: Order, groups: int, step_cost: Callable, task_cost: Callable, chain: Callable, blocks: int,
     news_delay: float = 0.0, notice: float = 0.0, news: int = STEPS_PER_NEWS, last_order: Order | None = None,
+    images: int = 1, by_group: bool = False,
 ) -> Outcome:  # fmt: skip
-    """Groups behind each other, tile by tile: what latents_kernel does, as events.
+    """What groups of a batch of equal images wait for each other.
 
-    ``step_cost(group, count, announces?)`` -> dict of cycles, ``task_cost(group, layer)`` -> cycles,
-    ``chain(group)`` -> kernels of the dense layers. ``notice``: from a tile's or a step's being announced to a block's
-    acting on it. ``news``: steps between announcements. ``last_order``: of the last group, where it has its own.
+    ``step_cost(image, group, count, announces?, begun?)`` -> dict of cycles; begun: the step's base was there when the
+    step before looked ahead. ``task_cost(group, layer)`` -> cycles, ``chain(group)`` -> kernels of the dense layers.
+    ``notice``: from a tile's or a step's being announced to a block's acting on it. ``news``: steps between
+    announcements. ``last_order``: of the last group, where it has its own. ``by_group``: tickets go group after group
+    over the images, not image after image. A block whose group waits computes that group's tiles; at least one more
+    computes those of all.
     """
-    own = [order] * (groups - 1) + [last_order or order]
-    steps_of_tile: list[dict[int, list[int]]] = [defaultdict(list) for _ in own]
-    for o, steps in zip(own, steps_of_tile, strict=True):
-        for s, tiles in enumerate(o.tiles_of_step):
-            for t in tiles:
-                steps[t].append(s)
-    missing = [[len(t) if g and chain(g) else 0 for t in own[g].tiles_of_step] for g in range(groups)]
-
-    @cache
-    def before(tile: int, radius: int) -> list[int]:
-        """Tiles of the layer before that a tile reads: grids are shifted, so none below and none to its right."""
-        i, j = divmod(tile, order.tiles_j)
-        up, left = -(-2 * radius // order.rows), -(-2 * radius // order.columns)
-        return [a * order.tiles_j + b for a in range(max(0, i - up), i + 1) for b in range(max(0, j - left), j + 1)]
-
-    flags = [[set() for _ in chain(g)] if g else [] for g in range(groups)]
-    claims = [[0] * len(chain(g)) if g else [] for g in range(groups)]
-    seen = [0] * groups  # steps done, as others see it
-    at = [0] * groups
-    busy_until: list[float | None] = [None] * groups  # None: waiting
-    waiting_since = [0.0] * groups
-    parts: list[Counter] = [Counter() for _ in range(groups)]
-    starts, ends = [0.0] * groups, [0.0] * groups
-    idle = max(1, blocks - groups)
-    events: list = []
-    number = tasks = 0
-    dense_time = 0.0
-
-    def push(time: float, kind: str, data: tuple) -> None:
-        nonlocal number
-        number += 1
-        heapq.heappush(events, (time, number, kind, data))
-
-    def advance(g: int, now: float) -> None:
-        s = at[g]
-        if busy_until[g] is not None or s >= own[g].steps or missing[g][s]:
-            return
-        late = notice if g and now > waiting_since[g] else 0.0
-        announces = (s + 1) % news == 0 or s + 1 == own[g].steps
-        cost = step_cost(g, own[g].counts[s], announces)
-        parts[g]["wait"] += now + late - waiting_since[g]
-        parts[g].update(cost)
-        if s == 0:
-            starts[g] = now + late
-        busy_until[g] = now + late + sum(cost.values())
-        push(busy_until[g], "step", (g,))
-
-    def ready(g: int, layer: int, tile: int) -> bool:
-        kernels = chain(g)
-        if layer == 0:
-            return seen[g - 1] >= order.needs[min(3, kernels[0] // 2)][tile]
-        return all(t in flags[g][layer - 1] for t in before(tile, kernels[layer] // 2))
-
-    def hand_out(now: float) -> None:
-        nonlocal idle, tasks, dense_time
-        for g in range(1, groups):
-            for layer in reversed(range(len(chain(g)))):
-                while idle and claims[g][layer] < order.tiles:
-                    tile = order.sequence[claims[g][layer]]
-                    if not ready(g, layer, tile):
-                        break
-                    claims[g][layer] += 1
-                    idle -= 1
-                    tasks += 1
-                    cost = task_cost(g, layer)
-                    dense_time += cost
-                    push(now + notice + cost, "tile", (g, layer, tile))
-
-    for g in range(groups):
-        advance(g, 0.0)
-    while events:
-        now, _, kind, data = heapq.heappop(events)
-        if kind == "step":
-            (g,) = data
-            at[g] += 1
-            busy_until[g] = None
-            waiting_since[g] = ends[g] = now
-            if at[g] % news == 0 or at[g] == own[g].steps:
-                push(now + news_delay, "news", (g, at[g]))
-            if at[g] == own[g].steps:
-                idle += 1
-            advance(g, now)
-            if at[g] == own[g].steps:
-                hand_out(now)
-        elif kind == "news":
-            g, done = data
-            seen[g] = done
-            hand_out(now)
-        else:
-            g, layer, tile = data
-            idle += 1
-            flags[g][layer].add(tile)
-            if layer + 1 == len(chain(g)):
-                for s in steps_of_tile[g][tile]:
-                    missing[g][s] -= 1
-                advance(g, now)
-            hand_out(now)
-    assert at == [o.steps for o in own], "the schedule hangs"
-    last = max(range(groups), key=lambda g: ends[g])
-    total = ends[last]
-    return Outcome(total, dict(parts[last]), starts, ends, tasks, dense_time / (total * max(1, blocks - groups)))
+    return Simulation(
+        order, groups, step_cost, task_cost, chain, blocks, news_delay, notice, news, last_order, images, by_group
+    ).outcome(blocks)

@@ -1,12 +1,12 @@
 """What the streams of photographs hold, as the CUDA engine's cost model wants to know it (cuda_cost.py).
 
-    python benchmarks/cuda_streams.py FOLDER --model ccm-small --skip 4
+    python benchmarks/cuda_streams.py FOLDER --model ccm-small
 
-For each quality, of every picture in FOLDER and as means over them: of each group the lanes that the encoder chooses,
-coded symbols a position, bits of one, the share of rounds with a symbol outside its window or an escape, for as many
-lanes and for 32, and the share of ``calm`` rounds: of most probable symbols alone, times that nobody takes a word.
-``--skip T``: as if symbols with a scale index up to T were not coded; their bits are not given to others.
-Results: results/cuda_streams.json.
+For each quality and every picture in FOLDER, encoded as `compress` does by default. Of each group: the lanes that the
+encoder chooses, coded symbols a position, bits of one, the share of rounds with a symbol outside its window or an
+escape, for as many lanes and for 32, the share ``far`` of those that lie beyond the window's neighbours, too, and the
+share of ``calm`` rounds: of most probable symbols alone, times that nobody takes a word. Of z: lanes, coded symbols and
+bytes. Results: results/cuda_streams.json.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from ccm_fast.stream.packet import Stream  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "cuda_streams.json"
 WINDOW = 16  # csrc/format/tables.h
+BESIDE = 16  # neighbours on either side of it: csrc/entropy/cuda/model_cuda.h
+SKIPPED = -32768  # in a plan's z_values: of channels that are coded
 
 
 class Tables:
@@ -45,15 +47,17 @@ class Tables:
         self.start = np.cumsum(self.n) - self.n
 
     def look(self, symbol, row):
-        """Bits, whether a symbol is an escape or outside of its window, and whether it is the most probable one.
+        """Of (symbol - offset) and row: bits, and whether a symbol is
 
-        Of (symbol - offset) and row.
+        an escape or outside of its window, beyond the window's neighbours, too, and the most probable one.
         """
         k = symbol - self.lo[row]
         escaped = (k < 0) | (k >= self.n[row] - 1)
         k = np.where(escaped, self.n[row] - 1, k)
-        outside = (k < self.window[row]) | (k >= self.window[row] + WINDOW)
-        return self.bits[self.start[row] + k], escaped | outside, k == self.mode[row]
+        place = k - self.window[row]
+        outside = (place < 0) | (place >= WINDOW)
+        far = (place < -BESIDE) | (place >= WINDOW + BESIDE)
+        return self.bits[self.start[row] + k], escaped | outside, escaped | far, k == self.mode[row]
 
 
 def of_rounds(step, values, lanes):
@@ -77,36 +81,43 @@ def calm_share(step, mode, bits, lanes):
     return float(np.mean((of_rounds(step, ~mode, lanes) == 0) * np.maximum(0, 1 - words)))
 
 
-def describe(model, tables, x, quality, skips):
-    """For each of ``skips``, [{lanes, coded, bits, slow, slow_32, calm}] of the groups of one picture."""
+def describe(model, tables, x, quality):
+    """What the streams of one picture hold: {"z": ..., "groups": [...]}."""
     frozen = model.frozen
     (packet,) = parse_packets(frozen, **ccm_fast.compress(model, x, quality))
     decoded = decode_packets(frozen, [packet])
     offset, row = (p[0].numpy().astype(np.int64) for p in decoded.parameters)
-    symbol = decoded.y_hat[0].numpy().astype(np.int64) - offset
-    bits, slow, mode = tables.look(symbol, row)
-    index, plan = tables.index[row], frozen.plan
-    return [
-        describe_groups(plan, packet, symbol.shape, bits, slow, mode, index > max(skip, plan.skip)) for skip in skips
-    ]
+    looked = tables.look(decoded.y_hat[0].numpy().astype(np.int64) - offset, row)
+    plan = frozen.plan
+    groups = describe_groups(plan, packet, looked, tables.index[row] > plan.skip)
+    z, values = Stream(*packet.z_stream), plan.z_values
+    coded = plan.z_rows.n.size if values is None else int(np.sum(values == SKIPPED))
+    return {
+        "z": {"lanes": z.lanes, "coded": coded * packet.z_shape[0] * packet.z_shape[1], "bytes": len(z.data)},
+        "groups": groups,
+    }
 
 
-def describe_groups(plan, packet, shape, bits, slow, mode, coded):
-    """The same, given these of every symbol, and which are coded."""
-    h, w, _ = shape
+def describe_groups(plan, packet, looked, coded):
+    """[{lanes, coded, bits, slow, slow_32, far, calm}], given what Tables.look says of all, and which are coded."""
+    h, w, _ = coded.shape
     found, at = [], 0
     schedules = [plan.schedule_of(g) for g in range(len(packet.y_streams))]
     for channels, schedule, stream in zip(plan.group_channels, schedules, packet.y_streams):
         own = np.s_[..., at : at + channels]
-        order = np.argsort(schedule.steps(h, w).ravel(), kind="stable")
-        step = np.repeat(np.sort(schedule.steps(h, w).ravel()), channels)
-        b, s, o, c = (v[own].reshape(h * w, channels)[order].ravel() for v in (bits, slow, mode, coded))
+        steps = schedule.steps(h, w).ravel()
+        order = np.argsort(steps, kind="stable")
+        step = np.repeat(steps[order], channels)
+        b, s, f, o, c = (v[own].reshape(h * w, channels)[order].ravel() for v in (*looked, coded))
         lanes = Stream(*stream).lanes
-        found.append({
-            "lanes": lanes, "coded": float(c.sum() / (h * w)), "bits": float(b[c].sum() / max(1, c.sum())),
-            "slow": slow_share(step[c], s[c], min(lanes, 32)), "slow_32": slow_share(step[c], s[c], 32),
-            "calm": calm_share(step[c], o[c], b[c], min(lanes, 32)),
-        })  # fmt: skip
+        once = min(lanes, 32)
+        slow = slow_share(step[c], s[c], once)
+        values = {
+            "coded": c.sum() / (h * w), "bits": b[c].sum() / max(1, c.sum()), "slow": slow,
+            "slow_32": slow_share(step[c], s[c], 32),
+            "far": slow_share(step[c], f[c], once) / slow if slow else 0, "calm": calm_share(step[c], o[c], b[c], once),
+        }  # fmt: skip
+        found.append({"lanes": lanes, **{k: round(float(v), 5) for k, v in values.items()}})
         at += channels
     return found
 
@@ -115,28 +126,34 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="ccm-small")
-    parser.add_argument("--skip", type=int, default=4)
     parser.add_argument("--qualities", type=float, nargs="+", default=[2, 4, 6])
     parser.add_argument("--images", nargs="*", help="file names; none: all")
     args = parser.parse_args()
     torch.set_num_threads(1)
     model = ccm_fast.load(args.model)
     tables = Tables(model.frozen.plan)
-    files = sorted(p for p in args.folder.iterdir() if not args.images or p.name in args.images)
-    out = {"model": args.model, "skip": args.skip, "images": [p.name for p in files], "qualities": {}, "pictures": {}}
+    files = sorted(p for p in args.folder.glob("*.png") if not args.images or p.name in args.images)
+    pictures = {}
     for quality in args.qualities:
-        per = {"all": [], "skipped": []}
+        pictures[str(quality)] = found = []
         for path in files:
             x = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)[None].float() / 255
-            for name, found in zip(per, describe(model, tables, x, quality, (-1, args.skip)), strict=True):
-                per[name].append(found)
-        groups = range(len(model.frozen.plan.group_channels))
-        out["qualities"][str(quality)] = {
-            name: [{k: float(np.mean([f[g][k] for f in found])) for k in found[0][g]} for g in groups]
-            for name, found in per.items()
-        }
-        out["pictures"][str(quality)] = per
-        RESULT.write_text(json.dumps(out, indent=1) + "\n", encoding="utf-8")
+            found.append(describe(model, tables, x, quality))
+            print(path.name, quality, [g["lanes"] for g in found[-1]["groups"]], flush=True)
+    rows = model.frozen.plan.y_rows.n
+    head = {
+        "model": args.model, "weights": model.frozen.fingerprint.hex(),
+        "rows": len(rows), "long_rows": int(np.sum(rows > WINDOW)), "images": [p.name for p in files],
+    }  # fmt: skip
+    RESULT.write_text(text_of(head, pictures), encoding="utf-8")
+
+
+def text_of(head, pictures):
+    """JSON with a line a picture."""
+    qualities = [
+        f' "{q}": [\n' + ",\n".join(f"  {json.dumps(p)}" for p in found) + "\n ]" for q, found in pictures.items()
+    ]
+    return json.dumps(head)[:-1] + ',\n"pictures": {\n' + ",\n".join(qualities) + "\n}}\n"
 
 
 if __name__ == "__main__":

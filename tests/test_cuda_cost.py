@@ -9,7 +9,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import cuda_cost
+import cuda_fit
 import cuda_model
+import cuda_nets
+import cuda_pieces
 from cuda_pieces import STEPS_PER_NEWS, TILE_COLUMNS, TILE_ROWS
 from cuda_schedule import build_order, chunk_order, simulate
 
@@ -82,7 +85,7 @@ def test_shifted_tiles_hold_what_the_rule_waits_for(tile):
 
 def test_a_group_follows_within_40_steps_and_closer_with_small_tiles():
     far, near = (
-        cuda_model.offset_in_steps("768x512", cuda_model.models()["ccm-base"], (4, 16)),
+        cuda_model.offset_in_steps("768x512", cuda_nets.pictures("ccm-base")[0], (4, 16)),
         run(32, 48, 2)[1].starts[1],
     )
     assert 17 <= near < far <= 40
@@ -98,10 +101,10 @@ def test_order_is_that_of_the_engine():
 
 
 def test_lanes_are_those_of_the_encoder():
-    chosen = [cuda_model.lanes_for_symbols(n, 10**6) for n in (0, 2500, 2501, 5001, 40001, 10**6)]
+    chosen = [cuda_nets.lanes_for_symbols(n, 10**6) for n in (0, 2500, 2501, 5001, 40001, 10**6)]
     assert chosen == [1, 1, 2, 4, 32, 128]
-    assert [cuda_model.lanes_for_symbols(10**6, n) for n in (899, 900, 1800, 14400)] == [1, 2, 4, 32]
-    assert cuda_model.lanes_for_symbols(384, 95, 100, 10) == 4
+    assert [cuda_nets.lanes_for_symbols(10**6, n) for n in (899, 900, 1800, 14400)] == [1, 2, 4, 32]
+    assert cuda_nets.lanes_for_symbols(384, 95, 100, 10) == 4
 
 
 def test_the_model_fits_what_was_measured():
@@ -109,27 +112,85 @@ def test_the_model_fits_what_was_measured():
     found = json.loads(cuda_cost.RESULT.read_text(encoding="utf-8"))["calibration"]
     assert len(found) == 12
     assert all(abs(p["predicted_ms"] / p["measured_ms"] - 1) < 0.08 for p in found)
-    assert cuda_model.calibration(only=5) == [found[5]]
+    assert cuda_fit.calibration(only=5) == [found[5]]
+    stored = json.loads(cuda_fit.CALIBRATION.read_text(encoding="utf-8"))["fit"]
+    best = stored["grid"][0]
+    assert (best["scale"], best["slow_round"]) == (cuda_pieces.BANDS["fitted"], cuda_pieces.SLOW_ROUND)
+    assert best["clock"] == cuda_pieces.GPUS["H100"].clock
+    assert all(abs(out) < 10 for out in stored["left_out_percent"])
+
+
+def costs(group=1, options=None, model=None, **change):
+    """Of a group of ccm-small as it is fitted, with a stream of 8 lanes."""
+    stored = json.loads(cuda_cost.RESULT.read_text(encoding="utf-8"))["cycles"]["H100"]["fitted"]
+    stream = replace(cuda_nets.Stream(8, 40.0, 1.0, 0.0), **change)
+    model = model or cuda_nets.pictures("ccm-small")[0]
+    return cuda_model.Costs(
+        model, cuda_cost.GPU, 1.5, stored, options or cuda_model.Options(), group, stream, 408
+    )  # fmt: skip
 
 
 def test_each_group_costs_what_it_has():
     """Its own channels, lanes, coded symbols and slow rounds."""
-    stored = json.loads(cuda_cost.RESULT.read_text(encoding="utf-8"))["cycles"]["H100"]["fitted"]
-    model, gpu, stream = cuda_model.models()["ccm-small"], cuda_model.GPUS["H100"], cuda_model.Stream(8, 40.0, 1.0, 0.0)
 
-    def cost(group=1, **change):
-        return cuda_model.Costs(
-            model, gpu, 1.5, stored, cuda_model.Options(), group, replace(stream, **change), 408
-        ).step(16, False)
+    def cost(**change):
+        return costs(**change).step(16, False)
 
     assert cost(lanes=16)["rans"] < 0.65 * cost()["rans"]
     assert cost(coded=20.0)["rans"] < 0.65 * cost()["rans"]
     assert cost(slow=0.2)["rans"] > 1.3 * cost()["rans"]
+    assert cost(slow=0.2, far=0.5)["rans"] > cost(slow=0.2)["rans"]
     assert cost(lanes=64)["rans"] < cost(lanes=32)["rans"]
-    assert cost(group=4)["products"] > cost()["products"]
+    assert cost(group=4)["choose rows"] > 1.5 * cost()["choose rows"]
     # Rounds of most probable symbols alone are quick where few take words, and only there.
     calm = cost(bits=0.1, calm=0.99)["rans"]
     assert calm < 0.25 * cost(bits=0.1, calm=0.1)["rans"] and cost(calm=0.99)["rans"] == cost()["rans"]
+
+
+def test_taps_are_rounded_up_to_words_and_products():
+    """Of 48 channels 12 taps are 18 products of 32 bytes, of 47 as many; ten of them 15. None without own context."""
+    model = replace(cuda_nets.pictures("ccm-small")[0], groups=(47, 48, 48, 48, 128))
+    for group in (0, 1):
+        own = costs(group, model=model)
+        assert own.layers[0] == (8, 18) and own.ahead()[0] == 15
+    assert costs(4).layers[0] == (8, 0) and costs(4).ahead()[0] == 0
+    assert costs(4, model=replace(model, fine_context=True)).layers[0] == (8, 48)
+
+
+def test_steps_whose_base_comes_late_begin_nothing_ahead():
+    own = costs()
+    begun, late = own.step(16, False, True), own.step(16, False, False)
+    assert late["products"] > 4 * begun["products"] and late["requantize"] > begun["requantize"]
+    seen = []
+
+    def step(image, group, count, announces, begun):
+        seen.append((group, begun))
+        return {"rans": 1.0}
+
+    order = build_order(9, 17, 2)
+    simulate(order, 2, step, lambda *a: 50.0, lambda g: (5, 3, 3), 10**6)
+    assert all(begun for group, begun in seen[1:] if group == 0) and not seen[0][1]
+    assert not all(begun for group, begun in seen if group)
+
+
+def test_a_group_of_one_step_announces_nothing_between_its_chunks():
+    assert "news" not in costs(4).step(16, True) and costs(3).step(16, True)["news"] > 0
+
+
+@pytest.mark.parametrize("by_group", [False, True])
+def test_a_batch_is_done_by_few_blocks(by_group):
+    """All images' steps and tiles are done whatever the order of tickets; several share a block's time."""
+    order = build_order(5, 9, 2)
+    step, task = (lambda *a: {"rans": 100.0}), (lambda *a: 10.0)
+    chain = lambda g: (5, 3, 3)  # noqa: E731
+    one = simulate(order, 3, step, task, chain, 100)
+    found = {
+        blocks: simulate(order, 3, step, task, chain, blocks, images=8, by_group=by_group) for blocks in (1, 6, 1000)
+    }
+    assert all(o.tasks == 8 * one.tasks == 8 * 2 * 3 * order.tiles for o in found.values())
+    assert found[1000].total == pytest.approx(one.total, rel=0.05)
+    assert found[1].total >= 8 * 3 * order.steps * 100
+    assert found[1].total / 6 <= found[6].total < found[1].total / 3
 
 
 def test_document_agrees_with_the_results():
