@@ -208,8 +208,11 @@ class Costs:
         slow = s.slow * (self.of("slow") + s.far * 3 * self.l2) + min(1.0, words / WORDS_AHEAD) * self.of("staged")
         return once * lean + slow
 
-    def rans(self, positions: int, whole: bool = False) -> float:
-        """A chunk's symbols; a warp a sequence. ``whole``: what does not fill rounds is left to the next chunk."""
+    def rans(self, positions: int, ends: float = 1.0) -> float:
+        """A chunk's symbols; a warp a sequence. ``ends``: share of such chunks that end a step.
+
+        Others leave what does not fill rounds to the next chunk.
+        """
         rounds = positions * self.stream.coded / self.stream.lanes
         if self.measured:
             start = 2 * self.shared + self.l1 + ENTRY_MISS * (self.l2 - self.l1) + 60  # decoder, first window
@@ -218,8 +221,8 @@ class Costs:
         start = 3 * self.shared + 2 * SHUFFLE * self.scale + 80
         # Rounds go in pairs, and what is left of them one by one: half a round more on average, and one and a half that
         # nothing was loaded ahead for.
-        alone = 0.0 if whole else min(-(-rounds // 1), 1.5)
-        paired = rounds if whole else max(0.0, rounds - 1)
+        alone = ends * min(-(-rounds // 1), 1.5)
+        paired = max(0.0, rounds - ends)
         tried = max(0.0, paired - TRIED / 2) if self.quiet and rounds > TRIED else 0.0
         behind = max(0.0, self.of("rans alone") - self.of("rans"))
         return start + tried * self.round(True) + (paired - tried + alone) * self.round() + alone * behind
@@ -263,7 +266,9 @@ class Costs:
                 t["overhead"] += 3 * self.l1  # descriptors of the layer
                 t["barriers"] += self.barrier * ((2 if self.measured else 1) if self.options.cluster == 1 else 10)
             t["choose rows"] += self.listing(n)
-            t["rans"] += max(self.rans(n, not self.own_context or at + n < count), self.ahead()[1])
+            # Groups without own context have a row a step, three chunks at 768x512.
+            ends = float(at + n == count) if self.own_context else 1 / 3
+            t["rans"] += max(self.rans(n, ends), self.ahead()[1])
             t["publish"] += self.publishing(n)
             t["barriers"] += 4 * self.barrier
             begun = self.ahead()[1] > 0

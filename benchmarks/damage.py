@@ -1,7 +1,8 @@
 """What happens to damaged files: truncated, flipped and random bytes, with and without a repaired checksum.
 
 Every decode runs the whole path (container, coder, g_s) of the shipped model on a photograph; outcomes are counted, the
-slowest is timed (processor time). "image" in a row with a repaired checksum means that the bytes are a valid file of other latents.
+slowest is timed (processor time). "image" in a row with a repaired checksum means that the bytes are a valid file of
+other latents.
 
     python benchmarks/damage.py PHOTOGRAPH
 """

@@ -13,7 +13,7 @@ import time
 
 import torch
 from common import save
-from gpu_check import latencies
+from gpu_parts import latencies
 
 from ccm_fast.bench import dropin
 from ccm_fast.decoding import decode_latents, parse_packets

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from ._backend import has_cuda
+from .engine_times import cpu_seconds, gpu_of, gpu_seconds
 from .errors import NotFrozenError
 from .openmp import set_threads
-from .stream.packet import Packet, Stream
+from .stream.packet import Packet
 from .timing import stage
 
 if TYPE_CHECKING:
@@ -55,28 +56,14 @@ def accelerated(model: object) -> Any:
     return getattr(model, "accelerated", None)
 
 
-# What the choice between the engines goes by. GPU: predicted for an H100 by the calibrated cost model (docs/cuda.md):
-# seconds a round of the longest stream, and of everything else; latencies of other GPUs are 0.7 to
-# 1.4 times that. CPU: 22 ns a symbol, measured on one core with AVX-512 VNNI where all are coded; an image a thread.
-_GPU_ROUND, _GPU_REST = 0.135e-6, 2.2e-3
-_CPU_SYMBOL = 22e-9
-# Bytes say how many symbols are coded where a plan leaves some out: groups of photographs have 0.35 to 2 bits a coded
-# symbol (qualities 2 to 6), the long streams the fewest.
-_SYMBOLS_A_BYTE = 16
-
-
-def _coded(frozen: FrozenEntropyModel, symbols: int, stream: Stream) -> int:
-    """About how many of a group's symbols are coded."""
-    return symbols if frozen.plan.skip < 0 else min(symbols, _SYMBOLS_A_BYTE * len(stream.data))
-
-
 def decoding_engine(
     engine: str | None, device: torch.device, frozen: FrozenEntropyModel, packets: Sequence[Packet], threads: int | None
 ) -> str:
     """The engine that decodes these images, of equal size, soonest: a prediction where None leaves the choice.
 
-    A round of rANS takes a GPU as long with one lane as with 32, and a stream's rounds follow each other: single images
-    with few lanes for many coded symbols are faster on a processor, batches and many lanes on the GPU.
+    By sizes of the model and of the images, lanes and bytes of the streams, what the GPU's driver says of it, the
+    processor's kernels and the threads (:mod:`ccm_fast.engine_times`): single images with few lanes for many coded
+    symbols are faster on a processor, batches and many lanes on the GPU.
 
     Args:
         engine: the caller's; None: chosen.
@@ -87,15 +74,8 @@ def decoding_engine(
     """
     if engine_for(engine, device) != "cuda" or engine:
         return engine_for(engine, device)
-    positions = packets[0].y_shape[0] * packets[0].y_shape[1]
-    rounds = max(
-        _coded(frozen, positions * channels, Stream(*stream)) / Stream(*stream).lanes
-        for packet in packets
-        for channels, stream in zip(frozen.plan.group_channels, packet.y_streams, strict=True)
-    )
-    at_once = min(len(packets), threads or torch.get_num_threads())
-    on_cpu = positions * sum(frozen.plan.group_channels) * len(packets) / at_once * _CPU_SYMBOL
-    return "cuda" if _GPU_REST + rounds * _GPU_ROUND < on_cpu else "cpu"
+    on_gpu = gpu_seconds(frozen.plan, packets, gpu_of(device))
+    return "cuda" if on_gpu < cpu_seconds(frozen.plan, packets, threads or torch.get_num_threads()) else "cpu"
 
 
 def engine_for(engine: str | None, device: torch.device) -> str:

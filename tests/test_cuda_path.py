@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from ccm_fast import _backend, engines
+import ccm_fast
+from ccm_fast import _backend, engine_times, engines
 from ccm_fast.decoding import decode_latents
+from ccm_fast.engine_times import Gpu
 from ccm_fast.engines import engine_for
 from ccm_fast.entropy.frozen import FrozenEntropyModel
 from ccm_fast.entropy.testing import random_plan, sample_latents
@@ -171,21 +173,51 @@ def test_without_a_gpu_the_engine_says_what_is_missing(monkeypatch):
         model.encode_z(z, engine="cuda")
 
 
-@pytest.mark.parametrize("images, lanes, skip, size, gpu", [
-    (1, 1, -1, 0, False), (1, 16, -1, 0, True), (64, 1, -1, 0, True), (2, 1, -1, 0, False),
-    (1, 1, 0, 1000, True), (1, 1, 0, 10000, False), (1, 1, -1, 1000, False),
-])  # fmt: skip
-def test_the_engine_that_is_faster_is_chosen(monkeypatch, images, lanes, skip, size, gpu):
-    """768x512 with the groups of ccm-small; predicted 29 ms on a GPU with one lane, 11 ms an image on a core.
+@pytest.fixture(scope="module")
+def shipped_plan():
+    return ccm_fast.load("ccm-small").frozen.plan
 
-    Of symbols that a plan leaves out there are no rounds.
-    """
+
+# Of ccm-small, with as many bytes a stream as photographs have at quality 4.
+PHOTOGRAPH = {
+    "shape": (32, 48),
+    "images": 1,
+    "lanes": 16,
+    "threads": 1,
+    "isa": "avx512vnni",
+    "gpu": Gpu(),
+    "size": 6000,
+}
+
+
+@pytest.mark.parametrize("change, gpu", [
+    ({}, True), ({"lanes": 1}, False), ({"images": 64, "lanes": 1}, True), ({"lanes": 1, "isa": "avx2"}, True),
+    ({"images": 8, "threads": 8}, True), ({"images": 64, "threads": 64}, False), ({"size": 200, "lanes": 1}, True),
+    ({"shape": (4, 4), "size": 50}, False), ({"gpu": Gpu(10, 0.4), "images": 16, "threads": 2}, False),
+    ({"shape": (68, 120), "lanes": 32, "size": 30000}, True),
+])  # fmt: skip
+def test_the_engine_that_is_predicted_to_be_faster_is_chosen(monkeypatch, shipped_plan, change, gpu):
+    """By lanes, images, threads, kernels of the processor, bytes, sizes, and the GPU."""
+    case = {**PHOTOGRAPH, **change}
     monkeypatch.setattr(engines, "has_cuda", lambda: True)
-    frozen = SimpleNamespace(plan=SimpleNamespace(group_channels=(48, 48, 48, 48, 128), skip=skip))
-    packets = [SimpleNamespace(y_shape=(32, 48), y_streams=[Stream(bytes(size), 256 + lanes)] * 5)] * images
-    choose = lambda engine, device: engines.decoding_engine(engine, torch.device(device), frozen, packets, 1)  # noqa: E731
+    monkeypatch.setattr(engines, "gpu_of", lambda device: case["gpu"])
+    monkeypatch.setattr(engine_times, "native", lambda: SimpleNamespace(isa_list=lambda: f"{case['isa']},scalar"))
+    streams = [Stream(bytes(case["size"]), 256 + case["lanes"])] * 5
+    packets = [SimpleNamespace(y_shape=case["shape"], y_streams=streams)] * case["images"]
+
+    def choose(engine, device, plan=shipped_plan):
+        frozen = SimpleNamespace(plan=plan)
+        return engines.decoding_engine(engine, torch.device(device), frozen, packets, case["threads"])
+
     assert choose(None, "cuda") == ("cuda" if gpu else "cpu")
     assert choose("cuda", "cuda") == "cuda" and choose("cpu", "cuda") == choose(None, "cpu") == "cpu"
+
+
+def test_what_a_driver_says_of_a_gpu(monkeypatch):
+    """The fields of torch's record; clocks in kHz."""
+    said = SimpleNamespace(multi_processor_count=108, clock_rate=1_410_000)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: said)
+    assert engine_times.gpu_of(torch.device("cuda")) == Gpu(108, pytest.approx(0.712, abs=1e-3))
 
 
 def test_engine_follows_the_device(monkeypatch):
