@@ -72,7 +72,7 @@ format: $(VENV_TEST)/.installed
 
 # Whatever is already there stays: pip is run again only when the requirements may have changed.
 $(VENV_RUN)/.installed: EXTRAS = demo
-$(VENV_TEST)/.installed: EXTRAS = test,lint,eval,docs,recipes
+$(VENV_TEST)/.installed: EXTRAS = test,lint,eval,docs,recipes,manual
 # Without its dependencies: it wants torchvision and with it another torch. Its tests are skipped where it is missing.
 $(VENV_TEST)/.installed: AFTER = compressai
 %/.installed: %/.torch pyproject.toml tests/constraints.txt

@@ -139,8 +139,8 @@ def test_make_desktop(tmp_path):
 @pytest.mark.slow
 def test_manual(tmp_path):
     """The man page has every command and no line that roff would take for a request; completion knows the options."""
-    pytest.importorskip("argparse_manpage")
-    pytest.importorskip("shtab")
+    pytest.importorskip("argparse_manpage", reason="not installed: pip install .[manual]")
+    pytest.importorskip("shtab", reason="not installed: pip install .[manual]")
     recipe = subprocess.run(["make", "-n", "manual"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     run_here = recipe[recipe.index("mkdir") :].replace(".venv-test/bin/", f"{Path(sys.executable).parent}/")
     run_here = run_here.replace("build/share", str(tmp_path)).replace("\\\n", "")
