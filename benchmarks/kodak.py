@@ -3,13 +3,15 @@
 For every image and quality: the real file's size, PSNR, the distance of the file from the ideal code length of the
 integer tables, and the seconds of each stage of encoding and decoding in the library, on 1 and 2 threads; for some
 images also the seconds of the whole commands `ccm-fast encode` and `ccm-fast decode`, interpreter and imports included.
+With `--rates` seconds are those of the result file that is there, which goes on saying what they are of.
 
-    python benchmarks/kodak.py FOLDER [--model ccm-small] [--qualities 2 4 6]
+    python benchmarks/kodak.py FOLDER [--model ccm-small] [--qualities 2 4 6] [--rates]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import statistics
 import subprocess
@@ -20,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import save
+from common import RESULTS, save
 from PIL import Image
 
 import ccm_fast
@@ -68,8 +70,14 @@ def main() -> None:
     parser.add_argument("--qualities", type=float, nargs="+", default=[2, 4, 6])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--commands", type=int, default=2, help="images whose whole commands are timed")
+    parser.add_argument("--rates", action="store_true", help="measure files alone, and keep the times from before")
     args = parser.parse_args()
     model = ccm_fast.load(args.model)
+    name = f"kodak_{Path(args.model).stem}"
+    weights = model.frozen.fingerprint.hex()
+    before = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) if args.rates else None
+    earlier = {(r["image"], r["quality"]): r["times"] for r in before["images"]} if before else {}
+    sums = {s["quality"]: s["seconds"] for s in before["summary"]} if before else {}
     paths = sorted(args.folder.glob("*.png"))
     images = {p: np.asarray(Image.open(p).convert("RGB")) for p in paths}
     rows, summary = [], []
@@ -77,11 +85,13 @@ def main() -> None:
         for path, image in images.items():
             x = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
             row = {"image": path.stem, "quality": quality, "times": {}}
-            for threads in args.threads:  # in turns, image by image
+            for threads in args.threads[:1] if before else args.threads:  # in turns, image by image
                 encode, decode = {}, {}
                 out = ccm_fast.compress(model, x, quality, threads=threads, timings=encode)
                 x_hat = ccm_fast.decompress(model, **out, threads=threads, timings=decode)["x_hat"]
                 row["times"][threads] = {"encode": encode, "decode": decode}
+            if before:
+                row["times"] = earlier[path.stem, quality]
             restored = (x_hat[0].permute(1, 2, 0).numpy() * 255).round()
             mse = float(np.square(restored - image.astype(np.float64)).mean())
             # The container adds its magic and version to the two strings.
@@ -99,7 +109,8 @@ def main() -> None:
             "overhead_percent": 100 * (sum(r["bytes"] for r in chosen) / sum(r["ideal_bytes"] for r in chosen) - 1),
             "worst_overhead_percent_from_10kB": 100
             * max((r["overhead"] for r in chosen if r["bytes"] >= 10_000), default=float("nan")),
-            "seconds": {
+            "seconds": sums.get(quality)
+            or {
                 f"{way} {threads}t": {
                     stage: statistics.median(r["times"][threads][way][stage] for r in chosen)
                     for stage in chosen[0]["times"][threads][way]
@@ -108,8 +119,9 @@ def main() -> None:
                 for way in ("encode", "decode")
             },
         }
-        commands = [whole_command(p, quality, args.model, t) for p in paths[: args.commands] for t in args.threads]
-        for k, threads in enumerate(args.threads):
+        timed = [] if before else paths[: args.commands]
+        commands = [whole_command(p, quality, args.model, t) for p in timed for t in args.threads]
+        for k, threads in enumerate(args.threads if commands else ()):
             part = commands[k :: len(args.threads)]
             for way in ("encode", "decode"):
                 line["seconds"][f"{way} {threads}t"]["whole command"] = statistics.median(c[way] for c in part)
@@ -120,8 +132,11 @@ def main() -> None:
         print(f"{line['overhead_percent']:.3f} % above the ideal code length")
         for way, stages in line["seconds"].items():
             print(f"  {way}: " + ", ".join(f"{name} {1000 * s:.1f} ms" for name, s in stages.items()))
-    name = f"kodak_{Path(args.model).stem}"
-    print("written to", save(name, {"model": args.model, "summary": summary, "images": rows}))
+    result = {"model": args.model, "weights": weights, "summary": summary, "images": rows}
+    if before:
+        result["times_of"] = {"weights": before.get("weights"), "environment": before["environment"]}
+        result["times_of"] |= before.get("times_of", {})
+    print("written to", save(name, result))
 
 
 if __name__ == "__main__":
