@@ -83,9 +83,7 @@ class CcmImageFile(ImageFile.ImageFile):
         self.info.update(metadata(container.chunks))
         self.info["quality"] = 1 + head.quality_code / 32
 
-    def draft(
-        self, mode: str | None, size: tuple[int, int] | None
-    ) -> tuple[str, tuple[int, int, float, float]] | None:
+    def draft(self, mode: str | None, size: tuple[int, int] | None) -> tuple[str, tuple[int, int, float, float]] | None:
         """Decode an eighth of the sides, if that is at least as large as asked for: part of Pillow's protocol.
 
         Pixels are about means of 8x8, and take about two thirds of the time. Pictures with alpha, and models that are
