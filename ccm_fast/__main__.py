@@ -10,6 +10,6 @@ if not getattr(sys.flags, "safe_path", False) and sys.path and sys.path[0] in ("
     if os.path.samefile(here, os.path.dirname(os.path.dirname(os.path.abspath(__file__)))):
         sys.path.insert(0, here)
 
-from ccm_fast.command.main import main
+from ccm_fast.command.process import console
 
-raise SystemExit(main())
+console()

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
+from .garbage import collect_garbage
 from .jobs import Job, Plan
 from .machine import default_jobs, usable_cores
 from .messages import complain, interactive, reason, say, shown
@@ -266,6 +267,7 @@ def run_plan(
     except Exception as error:
         complain(None, reason(error))
         return 1
+    collect_garbage()
     current, stopping = threading.local(), threading.Event()
 
     def attempt(job: Job, bar=None) -> dict:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+from contextlib import nullcontext
 from typing import BinaryIO
 
 from ccm_fast.lazy import np
@@ -34,14 +35,15 @@ def smaller_losslessly(source: str | os.PathLike | BinaryIO, coded: int) -> str 
     """
     from PIL import Image
 
-    from ccm_fast.images.formats import readable
+    from ccm_fast.images.formats import formats_of
 
-    if isinstance(source, (str, os.PathLike)):
-        bytes_before = os.path.getsize(source)
-    else:
-        bytes_before = source.seek(0, os.SEEK_END)
-        source.seek(0)
-    with Image.open(source, formats=readable()) as image:
+    is_path = isinstance(source, (str, os.PathLike))
+    with open(source, "rb") if is_path else nullcontext(source) as file:
+        bytes_before = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        formats = formats_of(file.read(16))
+        file.seek(0)
+    with Image.open(source, formats=formats) as image:
         kind = image.format
         if kind not in _COMPRESSED + _PLAIN or max(image.size) > _MAX_SIDE:
             return None

@@ -23,6 +23,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from .garbage import collect_garbage
 from .messages import complain, reason
 
 __all__ = ["main"]
@@ -66,6 +67,8 @@ def _occupy_standard_descriptors() -> None:
 
 
 def _dispatch(argv: list[str]) -> int:
+    if argv[:1] in (["train"], ["eval"]):
+        collect_garbage()
     if argv[:1] == ["train"]:  # its options are those of TrainConfig, known only after torch's import
         from ccm_fast.command.train import main as train
 
@@ -77,6 +80,8 @@ def _dispatch(argv: list[str]) -> int:
     from .parser import parse
 
     args = parse(argv)
+    if args.command not in ("encode", "decode"):  # which import more first
+        collect_garbage()
     return importlib.import_module(f"ccm_fast.command.{args.command}").run(args)
 
 

@@ -14,7 +14,7 @@ from ..lazy import np
 from ..stream.container import ALPHA, ICC
 from .alpha import encode_alpha, fill_invisible
 from .colour import cmyk_to_rgb, find_cicp, profile_of
-from .formats import readable, sample_bits
+from .formats import formats_of, readable, sample_bits
 from .metadata import read_metadata
 from .picture import Picture, note
 
@@ -45,7 +45,7 @@ def open_picture(source: str | os.PathLike | BinaryIO, max_pixels: int | None) -
     try:
         head = source.read(_HEAD)
         source.seek(start)
-        with Image.open(source, formats=readable()) as image:
+        with Image.open(source, formats=formats_of(head)) as image:
             if max_pixels is not None and image.width * image.height > max_pixels:
                 raise LimitError(f"image of {image.width}x{image.height} pixels is above the limit of {max_pixels}")
             page = _choose_page(image)

@@ -61,7 +61,57 @@ def test_decoding(files):
 def test_encoding(files):
     opened_by, modules = run("encode", files / "in.png", files / "out.ccm")
     assert opened_by == ["ccm-fast-open"]
-    assert "torch" not in modules
+    assert not modules & {"torch", "PIL.IcoImagePlugin", "PIL.TiffImagePlugin", "PIL.WebPImagePlugin"}
+
+
+# A program's module calls what console() does, with functions that run at the end and a thread that outlives main().
+ENDING = """
+import atexit, sys, threading, time
+from ccm_fast.command import main, process
+
+def work():
+    time.sleep(0.3)
+    print("thread")
+
+def run():
+    threading.Thread(target=work).start()
+    print("main")
+    return int(sys.argv[1])
+
+atexit.register(print, "atexit")
+main.main = run
+process.console()
+"""
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_nothing_is_lost_where_the_process_ends_itself(code):
+    done = subprocess.run(
+        [sys.executable, "-c", ENDING, str(code)], capture_output=True, text=True, timeout=120, env=ENV
+    )
+    assert (done.returncode, done.stdout.split()) == (code, ["main", "thread", "atexit"]), done.stderr
+
+
+def test_output_that_cannot_be_written_at_the_end_is_an_error():
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full")
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-c", ENDING, "0"]
+        env = {name: value for name, value in ENV.items() if name != "PYTHONUNBUFFERED"}
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, env=env)
+    assert done.returncode == 120 and "No space left" in done.stderr
+
+
+def test_garbage_is_collected_again_once_the_imports_are_done(files):
+    program = (
+        "import gc, sys; from ccm_fast.command import process; from ccm_fast import native\n"
+        "whole, native.Codec.open_file = native.Codec.open_file, staticmethod("
+        "lambda *a: print(gc.isenabled(), gc.get_freeze_count() > 10_000) or whole(*a))\n"
+        "process.console()"
+    )
+    command = [sys.executable, "-c", program, "decode", files / "in.ccm", files / "again.png"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, env=ENV)
+    assert (done.returncode, done.stdout.split()) == (0, ["True", "True"]), done.stderr
 
 
 def test_a_model_that_cannot_be_opened_is_named_once(files):
