@@ -66,7 +66,7 @@ class CcmImageFile(ImageFile.ImageFile):
     groups: int | str | None = None
     progress: Progress | None = None
     _file: bytes | None = None  # what is not decoded yet; unpickled images have nothing left to decode
-    _scaled: tuple[int, int, float, float] | None = None  # the picture's box in pixels of 1/8, once draft took it
+    _scaled: tuple[float, float, float, float] | None = None  # the picture's box in pixels of 1/8, once draft took it
 
     def _open(self) -> None:
         limit = max_file_bytes(_limit())
@@ -83,7 +83,9 @@ class CcmImageFile(ImageFile.ImageFile):
         self.info.update(metadata(container.chunks))
         self.info["quality"] = 1 + head.quality_code / 32
 
-    def draft(self, mode: str | None, size: tuple[int, int] | None) -> tuple[str, tuple[int, int, float, float]] | None:
+    def draft(
+        self, mode: str | None, size: tuple[int, int] | None
+    ) -> tuple[str, tuple[float, float, float, float]] | None:
         """Decode an eighth of the sides, if that is at least as large as asked for: part of Pillow's protocol.
 
         Pixels are about means of 8x8, and take about two thirds of the time. Pictures with alpha, and models that are
@@ -103,7 +105,7 @@ class CcmImageFile(ImageFile.ImageFile):
         if self._scaled is None:
             if min(self.width // size[0], self.height // size[1]) < SCALE:
                 return None
-            self._scaled = (0, 0, self.width / SCALE, self.height / SCALE)
+            self._scaled = (0.0, 0.0, self.width / SCALE, self.height / SCALE)
             self._size = -(-self.width // SCALE), -(-self.height // SCALE)
         return self.mode, self._scaled
 
