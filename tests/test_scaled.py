@@ -42,7 +42,7 @@ def means(pixels):
 def by_modules(model, y):
     """What g_s makes of y without its residual blocks at a quarter of the sides, as means of 8x8, [h, w, 3]."""
     merge = model.g_s[0] if model.config.fine else None
-    layers = list(merge.coarse) if merge else list(model.g_s)[:-1]
+    layers = list(merge.coarse if merge else model.g_s[:-1])
     last = max(k for k, layer in enumerate(layers) if isinstance(layer, nn.PixelShuffle))
     left_out = set(range(last + 1, len(layers) - 1))
     coarse = nn.Sequential(*(layer for k, layer in enumerate(layers) if k not in left_out))
@@ -56,7 +56,7 @@ def by_modules(model, y):
 def test_it_is_g_s_without_its_last_blocks(name):
     codec, model = Codec.load(MODELS[name], precision="float32"), ccm_fast.load(MODELS[name])
     pixels = photograph(100, 150)
-    data = codec.encode(pixels, 5.0, effort=1)
+    data = codec.encode(pixels, 5.0)
     seen = []
     hook = model.g_s.register_forward_pre_hook(lambda module, given: seen.append(given[0].clone()))
     files.decode_bytes(data, model, latents=False)
@@ -76,7 +76,8 @@ def test_it_is_about_the_picture():
         data = codec.encode(picture, 4.0)
         found = scaled(codec, data)
         assert found.shape == (63, 64, *picture.shape[2:])
-        assert psnr(means(codec.decode(data)).squeeze().round().astype(np.uint8), found[:62, :63]) > 36
+        want = means(codec.decode(data))[..., : found[..., None].shape[-1] if found.ndim == 2 else 3]
+        assert psnr(want.squeeze().round().astype(np.uint8), found[:62, :63]) > 36
         np.testing.assert_array_equal(scaled(codec, data, threads=2), found)
 
 
@@ -86,10 +87,10 @@ def test_tiles_fit_together():
     codec = Codec.load()
     data = codec.encode(np.tile(photograph(512, 512), (5, 9, 1))[:2100, :4500], 2.0, effort=1)
     want = means(codec.decode(data)).round().astype(np.uint8)
-    found = scaled(codec, data)[: want.shape[0], : want.shape[1]]
+    found = scaled(codec, data)[: want.shape[0]]
     error = np.square(found.astype(float) - want).mean(-1)
     rows, columns = (error.mean(axis) for axis in (1, 0))
-    assert psnr(want, found) > 36 and max(rows.max(), columns.max()) < 6 * error.mean()
+    assert psnr(want, found[:, : want.shape[1]]) > 36 and max(rows.max(), columns.max()) < 6 * error.mean()
 
 
 def test_pillow_decodes_thumbnails_scaled(monkeypatch):
