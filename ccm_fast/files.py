@@ -31,7 +31,7 @@ from .psnr import psnr
 from .reading import read_bytes
 from .registry import DEFAULT_MODEL, codec_for, named_model
 from .shipped import is_accelerated
-from .stream.container import ALPHA, parse_container
+from .stream.container import parse_container
 from .stream.limits import MAX_PIXELS, check_limit
 from .stream.packet import Packet, parse_file, peek
 from .stream.quality import quality_code
@@ -46,7 +46,6 @@ __all__ = [
     "codec_for",
     "decode_bytes",
     "decode_file",
-    "decodes_scaled",
     "encode_file",
     "encode_picture",
     "model_for",
@@ -67,11 +66,6 @@ def _is_native(model: Model, engine: str | None) -> TypeGuard[Codec | str | os.P
     if engine not in (None, "cpu") or not (model is None or isinstance(model, (Codec, str, os.PathLike))):
         return False
     return not is_accelerated(model)
-
-
-def decodes_scaled(model: Model) -> bool:
-    """Whether :func:`decode_bytes` takes a scale with this model."""
-    return _is_native(model, None)
 
 
 def model_for(model: Model, fingerprint: bytes | None = None) -> CrossChannelContextModel | AcceleratedNet:
@@ -307,29 +301,19 @@ def decode_bytes(
     timings: dict[str, float] | None = None,
     latents: bool = True,
     progress: Progress | None = None,
-    scale: int = 1,
 ) -> Decoded:
-    """Decode the bytes of a .ccm file.
-
-    Arguments and errors are those of :func:`decode_file`, and two more. latents: whether to keep them. scale: 8 makes a
-    picture of an eighth of the sides, as :meth:`ccm_fast.Codec.decode_buffers` does; of one without alpha, by the
-    engine "cpu" and a model that is no module of torch, or else ValueError is raised.
-    """
+    """Decode the bytes of a .ccm file. Arguments and errors as :func:`decode_file`; latents: whether to keep them."""
     if depth not in (8, 16):
         raise ValueError(f"depth must be 8 or 16 bits, not {depth!r}")
     if _is_native(model, engine):
         file = Codec.open_file(data, max_pixels)
         codec = codec_for(model, file.fingerprint)
-        if scale != 1 and ALPHA in file.chunks:
-            raise ValueError("pictures with alpha are decoded at their own size alone")
-        ((samples, values, seconds),) = codec.decode_buffers([file], threads, depth, groups, latents, progress, scale)
+        ((samples, values, seconds),) = codec.decode_buffers([file], threads, depth, groups, latents, progress)
         add_seconds(timings, seconds)
         y_hat = None if values is None else np.asarray(values)
         return Decoded(Picture(samples, file.chunks), y_hat, file.packet, codec.groups)
     if groups is not None:
         raise ValueError("previews (groups) are made by the engine 'cpu' of a model's name, a weights file or a Codec")
-    if scale != 1:
-        raise ValueError("a scale is for the engine 'cpu' of a model's name, a weights file or a Codec")
     container = parse_container(data)
     module = model_for(model, peek(container.packet, max_pixels).fingerprint)
     options: dict[str, Any] = {

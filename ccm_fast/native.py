@@ -348,19 +348,8 @@ class Codec:
         groups: int | str | None = None,
         latents: bool = True,
         progress: Progress | None = None,
-        scale: int = 1,
     ) -> list[tuple[memoryview, memoryview | None, dict[str, float]]]:
         """Pixels, latents and seconds of files from :meth:`open_file`, without NumPy.
-
-        Args:
-            files: what to decode.
-            threads: None: as many as there are cores.
-            depth: bits of a sample, 8 or 16.
-            groups: as for :meth:`decode`.
-            latents: whether they are wanted.
-            progress: as for :meth:`encode`.
-            scale: 1, or 8: a picture of an eighth of the sides, rounded up, each pixel about the mean of 8x8. It takes
-                less time, since the layers at a quarter of the sides are left out.
 
         Returns:
             For each: uint8 (depth 16: uint16) [H, W, 3] or [H, W]; y_hat, int16 [h, w, M], the
@@ -373,7 +362,7 @@ class Codec:
         """
         decoded: list[tuple[memoryview, memoryview | None, dict[str, float]]]
         read = self._groups_to_read(files, groups)
-        options = (thread_count(threads), depth, read, latents, _by_share(progress), scale)
+        options = (thread_count(threads), depth, read, latents, _by_share(progress))
         decoded = self._native.decode(list(files), *options)
         if progress is not None:
             progress(PROGRESS_STEPS, PROGRESS_STEPS)

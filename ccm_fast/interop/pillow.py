@@ -6,8 +6,7 @@
 >>> Image.open("a.ccm").size  # doctest: +SKIP
 (64, 48)
 
-``Image.open`` reads the header only; pixels are decoded when they are first needed. ``draft``, and with it
-``thumbnail``, decodes an eighth of the sides where that is enough. ``save`` takes ``quality`` (1..8,
+``Image.open`` reads the header only; pixels are decoded when they are first needed. ``save`` takes ``quality`` (1..8,
 default 4; numbers above 8 are on JPEG's scale up to 100, see :func:`quality_of`), ``model`` (as
 :func:`ccm_fast.encode_file`), ``lanes``, ``effort``, ``tune``, ``threads``, ``target_size``, ``target_bpp``,
 ``target_psnr``, ``progress``, and ``exif``, ``icc_profile`` and ``xmp`` in place of the image's own (``None`` drops
@@ -21,7 +20,6 @@ checks the checksums without decoding. Pillow's limits on pixels (``Image.MAX_IM
 from __future__ import annotations
 
 import io
-import math
 import re
 from typing import IO, Any
 
@@ -40,7 +38,6 @@ from ..stream.packet import guess_groups, peek
 __all__ = ["CcmImageFile", "quality_of", "register"]
 
 FORMAT = "CCM"
-SCALE = 8  # the one that pictures can be decoded at beside their own
 # JPEG qualities of the same MS-SSIM as the qualities 1 to 8, as the commands' help says them.
 _JPEG_QUALITIES = [int(number) for number in re.findall(r"JPEG (\d+)", QUALITIES)]
 _OPTIONS = ("lanes", "effort", "tune", "threads", "engine", "target_size", "target_bpp", "target_psnr", "progress")
@@ -66,7 +63,6 @@ class CcmImageFile(ImageFile.ImageFile):
     groups: int | str | None = None
     progress: Progress | None = None
     _file: bytes | None = None  # what is not decoded yet; unpickled images have nothing left to decode
-    _scaled: tuple[float, float, float, float] | None = None  # the picture's box in pixels of 1/8, once draft took it
 
     def _open(self) -> None:
         limit = max_file_bytes(_limit())
@@ -83,45 +79,6 @@ class CcmImageFile(ImageFile.ImageFile):
         self.info.update(metadata(container.chunks))
         self.info["quality"] = 1 + head.quality_code / 32
 
-    def draft(
-        self, mode: str | None, size: tuple[int, int] | None
-    ) -> tuple[str, tuple[float, float, float, float]] | None:
-        """Decode an eighth of the sides, if that is at least as large as asked for: part of Pillow's protocol.
-
-        Pixels are about means of 8x8, and take about two thirds of the time. Pictures with alpha, and models that are
-        modules of torch, have one size only.
-
-        Args:
-            mode: ignored.
-            size: width and height that are needed.
-
-        Returns:
-            The mode, and the picture's box in the new pixels; None: nothing was changed.
-        """
-        from ..files import decodes_scaled
-
-        if self._file is None or "A" in self.mode or size is None or not decodes_scaled(self.model):
-            return None
-        if self._scaled is None:
-            if min(self.width // size[0], self.height // size[1]) < SCALE:
-                return None
-            self._scaled = (0.0, 0.0, self.width / SCALE, self.height / SCALE)
-            self._size = -(-self.width // SCALE), -(-self.height // SCALE)
-        return self.mode, self._scaled
-
-    def thumbnail(
-        self,
-        size: tuple[float, float],
-        resample: Image.Resampling = Image.Resampling.BICUBIC,
-        reducing_gap: float | None = 2.0,
-    ) -> None:
-        """As Pillow's, which asks :meth:`draft` for a square: here for the thumbnail's own sides."""
-        if reducing_gap is not None:
-            share = reducing_gap * min(size[0] / self.width, size[1] / self.height)
-            if 0 < share < 1:
-                self.draft(None, (math.ceil(share * self.width), math.ceil(share * self.height)))
-        super().thumbnail(size, resample, reducing_gap)
-
     def load(self) -> Any:
         """Decode, at the first call."""
         if self._file is not None:
@@ -130,7 +87,6 @@ class CcmImageFile(ImageFile.ImageFile):
 
             groups = "available" if self.groups is None and ImageFile.LOAD_TRUNCATED_IMAGES else self.groups
             options: dict[str, Any] = {"max_pixels": _limit(), "groups": groups, "progress": self.progress}
-            options["scale"] = 1 if self._scaled is None else SCALE
             decoded = decode_bytes(self._file, self.model, latents=False, **options)
             image = to_pillow(decoded.picture)
             self._file = None

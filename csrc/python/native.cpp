@@ -107,31 +107,28 @@ struct Decoding {
   ccm::DecodeTimes times;
 };
 
-Decoding prepare(const ccm::Codec& codec, const File& file, int bits, int groups, bool latents, int scale) {
+Decoding prepare(const ccm::Codec& codec, const File& file, int bits, int groups, bool latents) {
   Decoding d;
   d.packet = codec.parse(file.container.packet, file.max_pixels, groups);
-  const int64_t height = (d.packet.height + scale - 1) / scale, width = (d.packet.width + scale - 1) / scale;
-  const int64_t channels = d.packet.grey ? 1 : 3;
+  const int64_t height = d.packet.height, width = d.packet.width, channels = d.packet.grey ? 1 : 3;
   std::vector<int64_t> shape{height, width};
   if (!d.packet.grey) shape.push_back(channels);
   d.pixels = std::make_unique<const Array>(shape, bits == 8 ? "B" : "H");
   const int64_t h = d.packet.h(), w = d.packet.w(), m = codec.entropy_model().latent_channels;
   if (latents) d.latents = std::make_unique<const Array>(std::vector<int64_t>{h, w, m}, "h");
-  d.sink = {
-      d.pixels->data, width * channels * bits / 8, width, height, static_cast<int32_t>(channels), bits, d.packet.grey,
-      scale};
+  d.sink = {d.pixels->data, width * channels * bits / 8, width, height, static_cast<int32_t>(channels), bits,
+            d.packet.grey};
   return d;
 }
 
 // Pixels, latents (or None) and seconds of every file. Fewer pictures than threads share those that are left over.
-// groups: how many are read of each file; below 0: all. scale: 1, or 8 for an eighth of the sides, rounded up.
+// groups: how many are read of each file; below 0: all.
 py::list decode(const ccm::Codec& codec, const std::vector<const File*>& files, int threads, int bits, int groups,
-                bool wanted, const py::object& progress, int scale) {
+                bool wanted, const py::object& progress) {
   if (threads < 1 || threads > 1024) throw py::value_error("threads must lie in 1..1024");
   if (bits != 8 && bits != 16) throw py::value_error("bits must be 8 or 16");
-  if (scale != 1 && scale != 8) throw py::value_error("scale must be 1 or 8");
   std::vector<Decoding> all;
-  for (const File* file : files) all.push_back(prepare(codec, *file, bits, groups, wanted, scale));
+  for (const File* file : files) all.push_back(prepare(codec, *file, bits, groups, wanted));
   std::vector<int16_t*> latents;
   for (Decoding& d : all) latents.push_back(d.latents ? static_cast<int16_t*>(d.latents->data) : nullptr);
   {
@@ -383,6 +380,6 @@ PYBIND11_MODULE(_native, m) {
       .def("encode", &encode, py::arg("pixels"), py::arg("quality_codes"), py::arg("effort"), py::arg("lanes"),
            py::arg("threads"), py::arg("chunks"), py::arg("progress") = py::none())
       .def("decode", &decode, py::arg("files"), py::arg("threads"), py::arg("bits") = 8, py::arg("groups") = -1,
-           py::arg("latents") = true, py::arg("progress") = py::none(), py::arg("scale") = 1)
+           py::arg("latents") = true, py::arg("progress") = py::none())
       .def("decode_into", &decode_into, py::arg("files"), py::arg("out"), py::arg("threads"));
 }

@@ -61,11 +61,6 @@ std::vector<std::function<void()>> Chain::packing() {
   return work;
 }
 
-ConvolutionWeights Chain::read(size_t layer) const {
-  const Piece& p = layers_.at(layer).pieces.front();
-  return read_convolution(*file_, p.name, p.out, p.in, p.kernel);
-}
-
 FloatPlane Chain::run(FloatPlane x, int threads, size_t first, size_t last) const {
   last = std::min(last, layers_.size());
   for (size_t k = first; k < last; ++k) {

@@ -42,8 +42,6 @@ class Chain {
   FloatPlane run(FloatPlane x, int threads, size_t first = 0, size_t last = SIZE_MAX) const;
 
   size_t layers() const { return layers_.size(); }
-  // Of a layer that is one convolution, with its bias, as the file has it.
-  ConvolutionWeights read(size_t layer) const;
   // For the receptive field.
   const std::vector<SpanLayer>& span() const { return span_; }
 

@@ -83,57 +83,6 @@ ConvolutionWeights cells_of(const ConvolutionWeights& w) {
   return to;
 }
 
-// The mean over the 16 pixels of a cell: of 48 outputs three.
-ConvolutionWeights mean_of_cells(const ConvolutionWeights& w) {
-  constexpr int32_t kCell = kCells * kCells;
-  const size_t each = static_cast<size_t>(w.in) * w.kernel * w.kernel;
-  ConvolutionWeights to{std::vector<float>(kColours * each), std::vector<float>(kColours), kColours, w.in, w.kernel};
-  for (int32_t k = 0; k < kFeatures; ++k) {
-    for (size_t n = 0; n < each; ++n) to.weight[k / kCell * each + n] += w.weight[k * each + n] / kCell;
-    to.bias[k / kCell] += w.bias[k] / kCell;
-  }
-  return to;
-}
-
-// The mean over 2x2 positions of a 3x3 convolution `last` to three colours, after the pixel shuffle by 2 of a 3x3
-// convolution `up`: one of 5x5. Beyond the picture's edge the first sees zeros and not the second's bias.
-ConvolutionWeights mean_after_shuffle(const ConvolutionWeights& up, const ConvolutionWeights& last) {
-  constexpr int32_t kTaps = 5;
-  ConvolutionWeights to{std::vector<float>(static_cast<size_t>(kColours) * up.in * kTaps * kTaps), last.bias, kColours,
-                        up.in, kTaps};
-  // Position p of the shuffled plane, counted from the first of the 2x2, is at p / 2, rounded down, in phase p % 2.
-  const auto place = [](int32_t p) { return (p + 2) / 2 - 1; };
-  for (int32_t k = 0; k < kColours * 4 * 9; ++k) {
-    const int32_t colour = k / 36, at = k / 9 % 4, tap = k % 9;
-    const int32_t y = at / 2 + tap / 3 - 1, x = at % 2 + tap % 3 - 1;
-    const int32_t phase = (y + 2) % 2 * 2 + (x + 2) % 2;
-    for (int32_t c = 0; c < last.in; ++c) {
-      const float share = last.weight[(static_cast<size_t>(colour) * last.in + c) * 9 + tap] / 4;
-      const auto from = static_cast<size_t>(4 * c + phase);
-      to.bias[colour] += share * up.bias[from];
-      for (int32_t i = 0; i < up.in; ++i)
-        for (int32_t t = 0; t < 9; ++t) {
-          const int32_t row = place(y) + t / 3 + 1, column = place(x) + t % 3 + 1;
-          to.weight[((static_cast<size_t>(colour) * up.in + i) * kTaps + row) * kTaps + column] +=
-              share * up.weight[(from * up.in + i) * 9 + t];
-        }
-    }
-  }
-  return to;
-}
-
-// Of a 1x1 convolution to 768 channels, 16 c + s for the cell s of 4x4: the means over 2x2 cells, [2][2][3].
-ConvolutionWeights mean_of_fine(const ConvolutionWeights& w) {
-  constexpr int32_t kCell = kCells * kCells, kEach = kCell * kCell / 4;  // outputs in a mean
-  ConvolutionWeights to{std::vector<float>(static_cast<size_t>(4) * kColours * w.in), {}, 4 * kColours, w.in, 1};
-  for (int32_t k = 0; k < kFeatures * kCell; ++k) {
-    const int32_t colour = k / kCell / kCell, s = k % kCell, part = s / kCells / 2 * 2 + s % kCells / 2;
-    float* sum = &to.weight[static_cast<size_t>(part * kColours + colour) * w.in];
-    for (int32_t i = 0; i < w.in; ++i) sum[i] += w.weight[static_cast<size_t>(k) * w.in + i] / kEach;
-  }
-  return to;
-}
-
 }  // namespace
 
 std::vector<float> gain_vector(const std::vector<float>& log_gain, int32_t qualities, int32_t quality_code) {
@@ -161,7 +110,6 @@ Synthesis::Synthesis(const WeightsFile& file, bool int16)
   coarse_.blocks(n16, blocks[2]);
   coarse_.upsampling(n16, n8);
   coarse_.blocks(n8, blocks[1]);
-  eighth_layers_ = coarse_.layers();
   coarse_.upsampling(n8, n4);
   coarse_.blocks(n4, blocks[0]);
   coarse_.convolution(n4, kFeatures, 3);
@@ -191,14 +139,12 @@ void Synthesis::run(const float* y, int64_t h, int64_t w, int32_t quality_code, 
   const std::vector<Tile> tiles = plan_tiles(h, w, margin_, kTileLatents);
   for (size_t k = 0; k < tiles.size(); ++k) {
     const Portion portion(static_cast<int64_t>(k), static_cast<int64_t>(tiles.size()));
-    if (sink.scale == 1)
-      tile(y, w, gain, tiles[k], sink, threads);
-    else
-      tile_of_eighths(y, w, gain, tiles[k], sink, threads);
+    tile(y, w, gain, tiles[k], sink, threads);
   }
 }
 
-Synthesis::Halves Synthesis::gained(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t) const {
+Synthesis::Halves Synthesis::halves(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t,
+                                    int threads) const {
   const int32_t coarse = config_.coarse_channels(), all = config_.latent_channels();
   const int64_t rows = t.outer_i1 - t.outer_i0, columns = t.outer_j1 - t.outer_j0;
   FloatPlane a(rows, columns, coarse), b;
@@ -212,14 +158,8 @@ Synthesis::Halves Synthesis::gained(const float* y, int64_t w, const std::vector
       to = b.at(i, j);
       for (int32_t c = coarse; c < all; ++c) to[c - coarse] = from[c] * gain[c];
     }
-  return {std::move(a), std::move(b)};
-}
-
-Synthesis::Halves Synthesis::halves(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t,
-                                    int threads) const {
-  Halves from = gained(y, w, gain, t);
-  FloatPlane z = coarse_.run(std::move(from.coarse), threads);
-  return {std::move(z), config_.fine ? fine_.run(from.fine, threads) : FloatPlane()};
+  FloatPlane z = coarse_.run(std::move(a), threads);
+  return {std::move(z), config_.fine ? fine_.run(b, threads) : FloatPlane()};
 }
 
 FloatPlane Synthesis::features(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t,
@@ -256,50 +196,6 @@ void Synthesis::tile(const float* y, int64_t w, const std::vector<float>& gain, 
     else
       put_rows(Row<uint16_t>(sink, 65535));
   });
-}
-
-const Synthesis::Eighths& Synthesis::eighths() const {
-  std::call_once(eighths_once_, [this] {
-    const ConvolutionWeights last = mean_of_cells(coarse_.read(coarse_.layers() - 1));
-    const ConvolutionWeights composed = mean_after_shuffle(coarse_.read(eighth_layers_), last);
-    eighths_.coarse = Convolution(composed, {1, composed.kernel / 2}, false);
-    if (!config_.fine) return;
-    constexpr int32_t kOutputs = kFeatures * kCells * kCells;
-    const ConvolutionWeights fine =
-        read_convolution(*file_, "g_s.0.fine.0", kOutputs, config_.fine_channels(), 1, false);
-    eighths_.fine = Convolution(mean_of_fine(fine), {}, false);
-  });
-  return eighths_;
-}
-
-void Synthesis::tile_of_eighths(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t,
-                                const PixelSink& sink, int threads) const {
-  constexpr int64_t kParts = 2;  // pixels of a latent, along one axis
-  const Eighths& last = eighths();
-  Halves from = gained(y, w, gain, t);
-  const FloatPlane fine = config_.fine ? last.fine.run(from.fine, threads) : FloatPlane();
-  const FloatPlane z = last.coarse.run(coarse_.run(std::move(from.coarse), threads, 0, eighth_layers_), threads);
-  const float most = sink.bits == 8 ? 255 : 65535;
-  const int64_t bottom = std::min(t.i1 * kParts, sink.height), right = std::min(t.j1 * kParts, sink.width);
-  for (int64_t i = t.i0 * kParts; i < bottom; ++i)
-    for (int64_t j = t.j0 * kParts; j < right; ++j) {
-      const int64_t row = i - t.outer_i0 * kParts, column = j - t.outer_j0 * kParts;
-      const float* a = z.at(row, column);
-      const float* b =
-          config_.fine ? fine.at(row / kParts, column / kParts) + (row % kParts * kParts + column % kParts) * kColours
-                       : nullptr;
-      float v[kColours];
-      for (int c = 0; c < kColours; ++c) v[c] = unit((a[c] + (b ? b[c] : 0.0f)) * 0.25f + 0.5f);
-      if (sink.grey) v[0] = v[1] = v[2] = (v[0] + v[1] + v[2]) / 3;
-      char* to = static_cast<char*>(sink.data) + i * sink.row_bytes + j * sink.channels * sink.bits / 8;
-      for (int32_t c = 0; c < sink.channels; ++c) {
-        const int32_t level = nearest(v[c] * most);
-        if (sink.bits == 8)
-          reinterpret_cast<uint8_t*>(to)[c] = static_cast<uint8_t>(level);
-        else
-          reinterpret_cast<uint16_t*>(to)[c] = static_cast<uint16_t>(level);
-      }
-    }
 }
 
 }  // namespace ccm

@@ -2,7 +2,6 @@
 #pragma once
 #include <cstdint>
 #include <functional>
-#include <mutex>
 #include <vector>
 
 #include "model/weights.h"
@@ -15,11 +14,10 @@ namespace ccm {
 struct PixelSink {
   void* data;
   int64_t row_bytes;      // from one row to the next
-  int64_t width, height;  // pixels; at most 16 times the latents over `scale`
+  int64_t width, height;  // pixels; at most 16 times the latents
   int32_t channels;       // 3: RGB, 1: the mean of the three alone
   int32_t bits;           // 8 or 16 a sample
   bool grey;              // samples of a pixel are their mean; always with one channel
-  int32_t scale = 1;      // or 8: a pixel is about the mean of 8x8, without the layers at 1/4 of the picture's sides
 };
 
 // Gains of a quality, one for each channel: exp of the line between the levels on both sides. log_gain: [qualities][M].
@@ -56,17 +54,6 @@ class Synthesis {
   void tile(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t, const PixelSink& sink,
             int threads) const;
 
-  // For pixels that stand for 8x8: a convolution of the features at 1/8 to their three colours, which is the rest of
-  // g_s with its residual blocks left out; and one of fine channels to the 2x2 such pixels of a latent, [2][2][3].
-  struct Eighths {
-    Convolution coarse, fine;
-  };
-  const Eighths& eighths() const;
-  void tile_of_eighths(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t, const PixelSink& sink,
-                       int threads) const;
-  // The channels of a tile's outer rectangle, times their gains: coarse ones and fine ones.
-  Halves gained(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t) const;
-
   const WeightsFile* file_;
   ModelConfig config_;
   bool int16_;
@@ -74,9 +61,6 @@ class Synthesis {
   Convolution fine_;  // to the 16 cells of 48 channels that a latent spans at 1/4
   std::vector<float> log_gain_;
   int64_t margin_;
-  size_t eighth_layers_;  // of the chain, up to the features at 1/8
-  mutable std::once_flag eighths_once_;
-  mutable Eighths eighths_;  // made when they are needed
 };
 
 }  // namespace ccm
