@@ -70,6 +70,7 @@ def measure(paths: list[Path], quality: float, rounds: int, count: int) -> dict:
         "pixels": sum(photo.shape[0] * photo.shape[1] for photo in photos),
         "bytes": sum(map(len, files)),
         "quality": quality,
+        "weights": ccm_fast.Codec.load().fingerprint.hex(),
         "cores": {
             str(cores): {k: statistics.median(v) for k, v in seconds.items()} for cores, seconds in found.items()
         },

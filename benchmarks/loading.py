@@ -4,15 +4,19 @@
 
 Formats take turns, so that a busy machine is busy for all of them. Beside the clock's rate stands the processor time of
 a decode, measured in the worker around it, which other programs disturb much less. benchmarks/readme.py makes a table
-of the result for docs/datasets.md.
+of the result for docs/datasets.md. JPEG files are also decoded by torchvision and by TorchCodec, where they are
+installed and load.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import statistics
 import time
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +38,45 @@ FORMATS = {
 CODEC = None
 
 
+def _by_torchvision(data: bytes) -> np.ndarray:
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB).permute(1, 2, 0).numpy()
+
+
+def _by_torchcodec(data: bytes) -> np.ndarray:
+    from torchcodec.decoders import VideoDecoder  # a JPEG file is a video of one picture to it
+
+    frame = VideoDecoder(data, dimension_order="NHWC", num_ffmpeg_threads=1)[0]
+    return frame.numpy()
+
+
+# Other decoders of JPEG's files: the package, and what it does.
+DECODERS: dict[str, tuple[str, Callable[[bytes], np.ndarray]]] = {
+    "JPEG, torchvision": ("torchvision", _by_torchvision),
+    "JPEG, TorchCodec": ("torchcodec", _by_torchcodec),
+}
+
+
+def others(jpeg: bytes) -> dict[str, str]:
+    """Those of DECODERS that work here, with their versions."""
+    found = {}
+    for name, (package, decoder) in DECODERS.items():
+        try:
+            importlib.import_module(package)
+            decoder(jpeg)
+            found[name] = version(package)
+        except Exception as error:  # whatever a library raises that does not load
+            print(f"{name}: left out: {str(error).splitlines()[0]}")
+    return found
+
+
 def decode(name: str, data: bytes) -> np.ndarray:
     """uint8 [H, W, 3], on one thread."""
     global CODEC
+    if name in DECODERS:
+        return DECODERS[name][1](data)
     if FORMATS[name] is None:
         CODEC = CODEC or ccm_fast.Codec.load()
         return CODEC.decode(data, threads=1)
@@ -96,7 +136,9 @@ def measure(paths: list[Path], quality: float, rounds: int, count: int, workers:
     photos = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
     pixels = sum(photo.shape[0] * photo.shape[1] for photo in photos)
     ccm_fast.Codec.load().encode(photos[0][:64, :64].copy(), quality)
-    results, loaders = {}, {}
+    results: dict[str, dict] = {}
+    files: dict[str, list[bytes]] = {}
+    loaders: dict[str, DataLoader] = {}
     start = time.process_time()
     own = [encode(".ccm", photo, quality) for photo in photos]
     seconds = time.process_time() - start
@@ -114,8 +156,15 @@ def measure(paths: list[Path], quality: float, rounds: int, count: int, workers:
             "rates": [],
             "decode_seconds": [],
         }
+        files[name] = list(data)
+    versions = others(files["JPEG"][0])
+    for name in versions:
+        psnrs = [psnr(photo, decode(name, data)) for photo, data in zip(photos, files["JPEG"], strict=True)]
+        results[name] = results["JPEG"] | {"psnr": statistics.mean(psnrs), "rates": [], "decode_seconds": []}
+        files[name] = files["JPEG"]
+    for name, some in files.items():
         options = {"batch_size": 4, "num_workers": workers, "persistent_workers": True, "collate_fn": collate}
-        loaders[name] = DataLoader(Files(name, list(data), count), multiprocessing_context="fork", **options)
+        loaders[name] = DataLoader(Files(name, some, count), multiprocessing_context="fork", **options)
     for k in range(rounds + 1):  # the first one is not counted: workers start
         for name, loader in loaders.items():
             start = time.perf_counter()
@@ -126,7 +175,9 @@ def measure(paths: list[Path], quality: float, rounds: int, count: int, workers:
                 results[name]["decode_seconds"] += [s for _, seconds in batches for s in seconds]
     for found in results.values():
         found["decode_seconds"] = statistics.median(found["decode_seconds"])
-    return {"pictures": len(photos), "pixels": pixels, "workers": workers, "formats": results}
+    weights = ccm_fast.Codec.load().fingerprint.hex()
+    found = {"pictures": len(photos), "pixels": pixels, "workers": workers, "weights": weights, "versions": versions}
+    return {**found, "formats": results}
 
 
 def main() -> None:

@@ -521,6 +521,27 @@ def cores(result: dict) -> str:
     return _table(items, columns, below)
 
 
+@_made_of("thumbnails.json")
+def thumbnails(result: dict) -> str:
+    """Reduced decoding beside decoding whole and scaling down."""
+    items = [{"factor": factor, **ways} for factor, ways in result["factors"].items()]
+    columns: dict[str, Column] = {
+        "of the sides": "1/{factor}",
+        "whole, scaled: ms": lambda i: f"{i['whole']['seconds'] * 1e3:.1f}",
+        "reduced: ms": lambda i: f"{i['reduced']['seconds'] * 1e3:.1f}",
+        "of the time": lambda i: f"{100 * i['reduced']['seconds'] / i['whole']['seconds']:.0f} %",
+        "PSNR against the whole one, scaled": lambda i: f"{i['reduced']['close']:.1f}",
+        "PSNR of both against the original, scaled": lambda i: (
+            f"{i['reduced']['psnr']:.1f}, {i['whole']['psnr']:.1f}"
+        ),
+        "JPEG: ms": lambda i: f"{i['jpeg whole']['seconds'] * 1e3:.1f}, {i['jpeg reduced']['seconds'] * 1e3:.1f}",
+        "JPEG: PSNR against the whole one, scaled": lambda i: f"{i['jpeg reduced']['close']:.1f}",
+    }
+    size = f"{result['pixels'] / result['pictures'] / 1e6:.2f} megapixels, quality {result['quality']:g}"
+    below = f"{result['pictures']} photographs of {size}, and JPEG files of the same PSNR; medians of one thread's processor time."
+    return _table(items, columns, f"{below} {_machine(result)}")
+
+
 @_made_of("classifier.json")
 def classifier(result: dict) -> str:
     """What a classifier learns from compressed pictures."""
@@ -634,6 +655,7 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/datasets.md": {"loading": loading, "pays": pays, "cores": cores, "classifier": classifier},
     "docs/effort.md": {"effort": effort},
     "docs/experiments/margins.md": {"margins": margins},
+    "docs/pictures.md": {"thumbnails": thumbnails},
     "docs/use.md": {"looks": looks},
     "docs/model_card.md": {"rates": rates, "card": card},
     "ccm_fast/anchors.py": {"qualities": quality_help},

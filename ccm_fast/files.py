@@ -20,18 +20,19 @@ from .images import (
     from_pillow,
     open_picture,
     output_format,
+    reduced_alpha,
     replace_metadata,
     save_picture,
     strip_metadata,
     to_pillow,
 )
 from .lazy import np
-from .native import NATIVE_EFFORT, PROGRESS_STEPS, Codec, Progress, add_seconds
+from .native import NATIVE_EFFORT, PROGRESS_STEPS, REDUCTIONS, Codec, Progress, add_seconds
 from .psnr import psnr
 from .reading import read_bytes
 from .registry import DEFAULT_MODEL, codec_for, named_model
 from .shipped import is_accelerated
-from .stream.container import parse_container
+from .stream.container import ALPHA, parse_container
 from .stream.limits import MAX_PIXELS, check_limit
 from .stream.packet import Packet, parse_file, peek
 from .stream.quality import quality_code
@@ -48,6 +49,7 @@ __all__ = [
     "decode_file",
     "encode_file",
     "encode_picture",
+    "is_native",
     "model_for",
     "opened",
     "read_bytes",
@@ -61,7 +63,7 @@ def _tensor_files() -> ModuleType:
     return import_with_torch("ccm_fast.tensor_files", "encoding, or decoding with this model and engine,")
 
 
-def _is_native(model: Model, engine: str | None) -> TypeGuard[Codec | str | os.PathLike[str] | None]:
+def is_native(model: Model, engine: str | None) -> TypeGuard[Codec | str | os.PathLike[str] | None]:
     """Whether the codec without torch does what is asked for: on the CPU, with a model that is no module of torch."""
     if engine not in (None, "cpu") or not (model is None or isinstance(model, (Codec, str, os.PathLike))):
         return False
@@ -94,7 +96,7 @@ def opened(
         FileNotFoundError, ModelError: no such model.
         BuildError: it needs torch, which is not there.
     """
-    return codec_for(model) if _is_native(model, engine) else model_for(model)
+    return codec_for(model) if is_native(model, engine) else model_for(model)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -125,7 +127,7 @@ def encode_picture(
     searching = not target_size is target_bpp is target_psnr is None
     attempts = _Attempts(progress) if searching and progress is not None else None
     options["progress"] = progress if attempts is None else attempts.tell
-    if light and _is_native(model, engine) and (codec := codec_for(model)).encodes(effort, tune):
+    if light and is_native(model, engine) and (codec := codec_for(model)).encodes(effort, tune):
         model = codec
 
         def encode(code: int) -> bytes:
@@ -298,22 +300,31 @@ def decode_bytes(
     max_pixels: int | None = MAX_PIXELS,
     depth: int = 8,
     groups: int | str | None = None,
+    reduce: int = 1,
     timings: dict[str, float] | None = None,
     latents: bool = True,
     progress: Progress | None = None,
 ) -> Decoded:
     """Decode the bytes of a .ccm file. Arguments and errors as :func:`decode_file`; latents: whether to keep them."""
+    if reduce not in REDUCTIONS:
+        raise ValueError(f"reduce must be one of {REDUCTIONS}, not {reduce!r}")
     if depth not in (8, 16):
         raise ValueError(f"depth must be 8 or 16 bits, not {depth!r}")
-    if _is_native(model, engine):
+    if is_native(model, engine):
         file = Codec.open_file(data, max_pixels)
         codec = codec_for(model, file.fingerprint)
-        ((samples, values, seconds),) = codec.decode_buffers([file], threads, depth, groups, latents, progress)
+        ((samples, values, seconds),) = codec.decode_buffers(
+            [file], threads, depth, groups, latents, progress, reduce
+        )
         add_seconds(timings, seconds)
         y_hat = None if values is None else np.asarray(values)
-        return Decoded(Picture(samples, file.chunks), y_hat, file.packet, codec.groups)
-    if groups is not None:
-        raise ValueError("previews (groups) are made by the engine 'cpu' of a model's name, a weights file or a Codec")
+        chunks = file.chunks
+        if reduce > 1 and ALPHA in chunks:
+            chunks |= {ALPHA: reduced_alpha(chunks[ALPHA], (file.height, file.width), reduce)}
+        return Decoded(Picture(samples, chunks), y_hat, file.packet, codec.groups)
+    if groups is not None or reduce != 1:
+        what = "previews (groups)" if reduce == 1 else "reduced pictures"
+        raise ValueError(f"{what} are made by the engine 'cpu' of a model's name, a weights file or a Codec")
     container = parse_container(data)
     module = model_for(model, peek(container.packet, max_pixels).fingerprint)
     options: dict[str, Any] = {
@@ -341,6 +352,7 @@ def decode_file(
     depth: int = 8,
     strip: bool = False,
     groups: int | str | None = None,
+    reduce: int = 1,
     progress: Progress | None = None,
     timings: dict[str, float] | None = None,
     **save_options: Any,
@@ -362,6 +374,7 @@ def decode_file(
         strip: leave out EXIF, XMP and IPTC; a picture that EXIF would have turned is turned.
         groups: for a preview: read the first so many groups of latents alone, as :meth:`ccm_fast.Codec.decode` does;
             the file may end after them. "available": as many as are there. None: the whole file.
+        reduce: 2, 4 or 8: a picture of 1/2, 1/4 or 1/8 of the sides, rounded up, in less time, likewise.
         progress: as for :func:`encode_file`; decoding by modules of torch tells nothing.
         timings: if given, seconds are added to its keys ``z``, ``h_s``, ``entropy``, ``g_s``, ``write``.
         save_options: passed on to Pillow's ``save``, such as ``quality=90``. Without it JPEG and WebP are written at 95
@@ -391,6 +404,7 @@ def decode_file(
         "max_pixels": max_pixels,
         "depth": depth,
         "groups": groups,
+        "reduce": reduce,
         "timings": timings,
     }
     picture = decode_bytes(data, model, latents=False, progress=progress, **options).picture

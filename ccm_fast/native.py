@@ -18,7 +18,7 @@ from .stream.limits import MAX_PIXELS, check_limit
 from .stream.packet import groups_available
 from .stream.quality import quality_code
 
-__all__ = ["NATIVE_EFFORT", "PROGRESS_STEPS", "Codec", "Progress", "add_seconds", "thread_count"]
+__all__ = ["NATIVE_EFFORT", "PROGRESS_STEPS", "REDUCTIONS", "Codec", "Progress", "add_seconds", "thread_count"]
 
 #: Told of (steps done, steps in all).
 Progress: TypeAlias = Callable[[int, int], None]
@@ -27,6 +27,8 @@ Progress: TypeAlias = Callable[[int, int], None]
 NATIVE_EFFORT = 3
 #: Steps that the progress of native calls, and of searches, is told in.
 PROGRESS_STEPS = 100
+#: Of the sides, by which pictures can be decoded reduced.
+REDUCTIONS = (1, 2, 4, 8)
 
 
 def thread_count(threads: int | None) -> int:
@@ -264,6 +266,7 @@ class Codec:
         threads: int | None = None,
         max_pixels: int | None = MAX_PIXELS,
         groups: int | str | None = None,
+        reduce: int = 1,
         progress: Progress | None = None,
     ) -> np.ndarray: ...
     @overload
@@ -274,6 +277,7 @@ class Codec:
         threads: int | None = None,
         max_pixels: int | None = MAX_PIXELS,
         groups: int | str | None = None,
+        reduce: int = 1,
         progress: Progress | None = None,
     ) -> list[np.ndarray]: ...
 
@@ -284,6 +288,7 @@ class Codec:
         threads: int | None = None,
         max_pixels: int | None = MAX_PIXELS,
         groups: int | str | None = None,
+        reduce: int = 1,
         progress: Progress | None = None,
     ) -> np.ndarray | list[np.ndarray]:
         """The pictures of .ccm files.
@@ -294,6 +299,8 @@ class Codec:
             max_pixels: larger pictures are refused; None: no limit but the format's.
             groups: read the first so many groups of latents alone, for a preview: the rest, which may be missing, is
                 what the model expects. "available": as many as the bytes hold. None: the whole file, or an error.
+            reduce: 2, 4 or 8: a picture of 1/2, 1/4 or 1/8 of the sides, rounded up, in less time than the whole one:
+                what is finest is neither decoded nor computed (docs/pictures.md).
             progress: as for :meth:`encode`.
 
         Returns:
@@ -305,7 +312,7 @@ class Codec:
         """
         one = isinstance(data, (bytes, bytearray, memoryview))
         files = [self.open_file(d, max_pixels) for d in cast("Sequence[bytes]", [data] if one else data)]
-        options: dict[str, Any] = {"groups": groups, "latents": False, "progress": progress}
+        options: dict[str, Any] = {"groups": groups, "latents": False, "progress": progress, "reduce": reduce}
         if groups == "available":
             pictures = [self.decode_files([file], threads, **options)[0][0] for file in files]
         else:
@@ -332,9 +339,10 @@ class Codec:
         groups: int | str | None = None,
         latents: bool = True,
         progress: Progress | None = None,
+        reduce: int = 1,
     ) -> list[tuple[np.ndarray, np.ndarray | None, dict[str, float]]]:
         """Pixels, latents and seconds of files from :meth:`open_file`: :meth:`decode_buffers` as arrays."""
-        found = self.decode_buffers(files, threads, depth, groups, latents, progress)
+        found = self.decode_buffers(files, threads, depth, groups, latents, progress, reduce)
         return [
             (np.asarray(pixels), None if y_hat is None else np.asarray(y_hat), seconds)
             for pixels, y_hat, seconds in found
@@ -348,6 +356,7 @@ class Codec:
         groups: int | str | None = None,
         latents: bool = True,
         progress: Progress | None = None,
+        reduce: int = 1,
     ) -> list[tuple[memoryview, memoryview | None, dict[str, float]]]:
         """Pixels, latents and seconds of files from :meth:`open_file`, without NumPy.
 
@@ -358,11 +367,12 @@ class Codec:
 
         Raises:
             BitstreamError: as :meth:`decode`.
-            TypeError, ValueError: groups is no number of groups that the model has; "available" of several files.
+            TypeError, ValueError: groups is no number of groups that the model has; "available" of several files;
+                reduce is not 1, 2, 4 or 8, or latents are wanted of a reduced picture.
         """
         decoded: list[tuple[memoryview, memoryview | None, dict[str, float]]]
         read = self._groups_to_read(files, groups)
-        options = (thread_count(threads), depth, read, latents, _by_share(progress))
+        options = (thread_count(threads), depth, read, latents, _by_share(progress), reduce)
         decoded = self._native.decode(list(files), *options)
         if progress is not None:
             progress(PROGRESS_STEPS, PROGRESS_STEPS)

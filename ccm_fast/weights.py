@@ -3,6 +3,7 @@
     tensors   "plan"         uint8: the frozen entropy model (FORMAT.md section 7)
               "shifts"       fp16, optional: what symbols stand for (:mod:`ccm_fast.entropy.centroids`)
               "sensitivities" float32, optional: of g_s (:func:`ccm_fast.effort.distortion.sensitivities`)
+              "reduced.4", "reduced.8"  fp16, optional: of smaller pictures (:mod:`ccm_fast.freezing.reduced`)
               "float.NAME"   fp16: the parameters of the transforms, the gains and the prior of z (buffers of whole
                              numbers, which own transforms may have, keep their type)
     metadata  "format"       "ccm_fast weights 1"
@@ -33,6 +34,7 @@ from ccm_fast.entropy.frozen import FrozenEntropyModel
 from ccm_fast.entropy.plan import Plan
 from ccm_fast.entropy.plan_parts import MAX_CHANNELS
 from ccm_fast.errors import ModelError, NotFrozenError
+from ccm_fast.freezing.reduced import FITTED_OUTPUTS, fitted_inputs
 from ccm_fast.freezing.thaw import thaw
 from ccm_fast.models import CCMConfig, CrossChannelContextModel
 from ccm_fast.models.ccm import weight_counts
@@ -48,6 +50,7 @@ FORMAT = "ccm_fast weights 1"
 _REFUSAL = "is no weights file of this package"
 PREFIX = "float."
 SHIFTS, SENSITIVITIES, TRANSFORMS = "shifts", "sensitivities", "transforms"
+REDUCED = "reduced."
 FROZEN = ("h_s.", "contexts.")  # parameters that the plan holds
 # Of a configuration: what plans may have, and residual blocks at one resolution.
 MAX_KERNEL, MAX_BLOCKS, MAX_QUALITIES = 7, 64, 256
@@ -76,6 +79,8 @@ def save(model: CrossChannelContextModel, path: str | Path, meta: dict[str, Any]
         tensors[SHIFTS] = model.frozen.shifts.contiguous()
     if model.sensitivities is not None:
         tensors[SENSITIVITIES] = model.sensitivities.contiguous()
+    for factor, rows in model.reduced.items():
+        tensors[f"{REDUCED}{factor}"] = rows.contiguous()
     for name, value in model.state_dict().items():
         if name.startswith(FROZEN):
             continue
@@ -168,7 +173,9 @@ def _build(path: Path, g_a: torch.nn.Module | None, g_s: torch.nn.Module | None)
         raise ModelError(f"{path.name}: bad configuration: {error}") from error
     expected = {name: t for name, t in model.state_dict().items() if not name.startswith(FROZEN)}
     found = {name.removeprefix(PREFIX): t for name, t in tensors.items() if name.startswith(PREFIX)}
-    unknown = [name for name in tensors if name not in ("plan", SHIFTS, SENSITIVITIES) and not name.startswith(PREFIX)]
+    reduced = {factor: t for factor in (4, 8) if (t := tensors.get(f"{REDUCED}{factor}")) is not None}
+    others = {"plan", SHIFTS, SENSITIVITIES, *(f"{REDUCED}{factor}" for factor in reduced)}
+    unknown = [name for name in tensors if name not in others and not name.startswith(PREFIX)]
     if unknown or set(found) != set(expected):
         names = sorted({*unknown, *(set(found) ^ set(expected))})
         raise ModelError(f"{path.name}: missing or unknown tensors: {', '.join(names[:5])}")
@@ -195,6 +202,11 @@ def _build(path: Path, g_a: torch.nn.Module | None, g_s: torch.nn.Module | None)
         if h.dtype != torch.float32 or h.shape != shape or not bool((torch.isfinite(h) & (h >= 0)).all()):
             raise ModelError(f"{path.name}: {SENSITIVITIES} must be torch.float32 {shape}, finite and not negative")
     model.sensitivities = h
+    for factor, rows in reduced.items():
+        shape = (FITTED_OUTPUTS, fitted_inputs(model.config, factor))
+        if rows.dtype != torch.float16 or rows.shape != shape or not bool(torch.isfinite(rows).all()):
+            raise ModelError(f"{path.name}: {REDUCED}{factor} must be torch.float16 {shape}, and finite")
+    model.reduced = reduced
     try:
         thaw(model, model.frozen.plan)
     except ValueError as error:

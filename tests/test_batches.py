@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 from PIL import Image, ImageOps
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import ccm_fast
 from ccm_fast import _backend, batches, errors, files, tensor_batches
@@ -155,6 +156,53 @@ def test_arguments(codec):
         native.decode_into([file], [], 1)
 
 
+class Waits(TorchDispatchMode):
+    """Notes what would make the host wait for a GPU, or copy from it, were the tensors there and not on the CPU."""
+
+    # Read a number, or find out how many there are.
+    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique2", "is_nonzero", "equal", "bincount")
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+        self.patches = pytest.MonkeyPatch()
+
+    def __enter__(self):
+        for name in ("cpu", "item", "tolist", "numpy", "__array__", "__bool__", "__int__", "__float__"):
+            self.patches.setattr(torch.Tensor, name, self._noted(name, getattr(torch.Tensor, name)))
+        return super().__enter__()
+
+    def __exit__(self, *why):
+        self.patches.undo()
+        return super().__exit__(*why)
+
+    def _noted(self, name, call):
+        def method(tensor, *arguments, **options):
+            self.seen.append(name)
+            return call(tensor, *arguments, **options)
+
+        return method
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        name = function.overloadpacket.__name__
+        masked = name in ("index", "index_put_") and any(
+            i is not None and i.dtype in (torch.bool, torch.uint8) for i in arguments[1]
+        )
+        if name in self.NAMES or masked:
+            self.seen.append(name)
+        return function(*arguments, **(options or {}))
+
+
+def test_waits_are_noted():
+    """The watch of the next test sees what it is for."""
+    x = torch.arange(6.0)
+    with Waits() as waits:
+        x.add(1).mul_(2)
+        assert waits.seen == []
+        float(x[1]), x[x > 3], x.cpu(), x.numpy(), x.nonzero(), bool(x[0] == 0)
+    assert {"__float__", "index", "cpu", "numpy", "nonzero", "__bool__", "_local_scalar_dense"} <= set(waits.seen)
+
+
 @pytest.mark.slow
 def test_a_batch_of_the_emulated_engine(codec, emulated_ops, monkeypatch):
     """The engine "cuda": damage is found when all is queued, and the errors name their pictures."""
@@ -173,6 +221,15 @@ def test_a_batch_of_the_emulated_engine(codec, emulated_ops, monkeypatch):
     items = [one, damaged_within(one), two, one]
     copies, upload = [], tensors.uploaded
     monkeypatch.setattr(tensors, "uploaded", lambda *arguments: copies.append(1) or upload(*arguments))
+    queue = tensor_batches._queue
+
+    def watched(*arguments):
+        with Waits() as waits:
+            queued = queue(*arguments)
+        assert waits.seen == []
+        return queued
+
+    monkeypatch.setattr(tensor_batches, "_queue", watched)
     with pytest.warns(errors.PictureWarning, match="picture 1: a stream of y"):
         found = ccm_fast.decode_batch(items, engine="cuda", model=tiny.model(), errors="none")
     assert len(copies) == 1  # of both sizes

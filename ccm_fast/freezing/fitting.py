@@ -17,6 +17,7 @@ from torch import Tensor
 from ccm_fast.entropy.centroids import ShiftFit
 from ccm_fast.entropy.frozen import FrozenEntropyModel
 from ccm_fast.entropy.tables import fit_shapes, shaped_rows
+from ccm_fast.freezing.reduced import fit_reduced
 from ccm_fast.tiles import TILE_PIXELS
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["FITTED_CROPS", "Latents", "fit_to_symbols", "symbols"]
 
 # Symbols less their offsets that are counted for shapes; how many symbols there have to be; rounds; crops that the
-# sensitivities of g_s are measured on.
+# sensitivities of g_s are measured on, and short ways to smaller pictures fitted to.
 _COUNTED, _ENOUGH, _ROUNDS = 64, 1 << 20, 2
 _PROBED = 64
 #: Crops that are looked at.
@@ -78,7 +79,7 @@ def fit_to_symbols(model: CrossChannelContextModel, crops: Sequence[Latents]) ->
 
     Args:
         model: with ``frozen``, which is left as the result; ``sensitivities`` are measured, which the default encoder's
-            rounding needs.
+            rounding needs, and the short ways to smaller pictures fitted.
         crops: of varied photographs and all qualities; no more than 480 are taken.
     """
     from ccm_fast.effort.distortion import photographs_sensitivities
@@ -87,6 +88,7 @@ def fit_to_symbols(model: CrossChannelContextModel, crops: Sequence[Latents]) ->
     if sum(c.y_hat.numel() for c in crops) < _ENOUGH:
         return model.frozen
     model.sensitivities = photographs_sensitivities(model, crops[:_PROBED])
+    model.reduced = fit_reduced(model, crops[:_PROBED])
     size = 2 * _COUNTED + 1
     for _ in range(_ROUNDS):
         plan = model.frozen.plan

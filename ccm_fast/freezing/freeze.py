@@ -137,7 +137,7 @@ def freeze(
     if bad:
         raise ValueError(f"weights that are not finite cannot be frozen: {', '.join(bad[:5])}")
     model.eval()
-    model.sensitivities = None  # of other transforms, perhaps
+    model.sensitivities, model.reduced = None, {}  # of other transforms, perhaps
     generator = torch.Generator().manual_seed(seed)
     if steps is None:
         steps = max(n for least, n in FINE_TUNE_STEPS.items() if len(images) >= least)

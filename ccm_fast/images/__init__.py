@@ -8,6 +8,7 @@ means (gAMA, cHRM, CICP) becomes an ICC profile. Other metadata (resolution outs
 What is lost on the way, in or out, is named by a :class:`ccm_fast.errors.PictureWarning`.
 """
 
+from .alpha import reduced_alpha
 from .formats import READ_FORMATS, output_format
 from .metadata import metadata, orientation, replace_metadata
 from .picture import Picture
@@ -23,6 +24,7 @@ __all__ = [
     "open_picture",
     "orientation",
     "output_format",
+    "reduced_alpha",
     "replace_metadata",
     "save_picture",
     "strip_metadata",

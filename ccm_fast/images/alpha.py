@@ -9,7 +9,7 @@ from PIL import Image
 from ..errors import DamagedError
 from ..lazy import np
 
-__all__ = ["decode_alpha", "encode_alpha", "fill_invisible"]
+__all__ = ["decode_alpha", "encode_alpha", "fill_invisible", "reduced_alpha"]
 
 _BAND = 256  # rows that are worked on at a time; even
 
@@ -38,6 +38,17 @@ def decode_alpha(data: bytes, size: tuple[int, int]) -> np.ndarray:
         raise
     except Exception as error:  # Pillow's plugins raise what Python raises on damaged data
         raise DamagedError(f"the alpha channel does not decode: {error}") from error
+
+
+def reduced_alpha(data: bytes, size: tuple[int, int], factor: int) -> bytes:
+    """The PNG of a picture of 1 / factor of the sides, rounded up. Raises as :func:`decode_alpha`.
+
+    Args:
+        data: a PNG.
+        size: (H, W) of its picture.
+        factor: of the sides.
+    """
+    return encode_alpha(np.asarray(Image.fromarray(decode_alpha(data, size)).reduce(factor)))
 
 
 def fill_invisible(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:

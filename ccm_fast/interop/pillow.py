@@ -6,7 +6,8 @@
 >>> Image.open("a.ccm").size  # doctest: +SKIP
 (64, 48)
 
-``Image.open`` reads the header only; pixels are decoded when they are first needed. ``save`` takes ``quality`` (1..8,
+``Image.open`` reads the header only; pixels are decoded when they are first needed; ``draft``, which ``thumbnail``
+calls, has them decoded to 1/2, 1/4 or 1/8 of the sides. ``save`` takes ``quality`` (1..8,
 default 4; numbers above 8 are on JPEG's scale up to 100, see :func:`quality_of`), ``model`` (as
 :func:`ccm_fast.encode_file`), ``lanes``, ``effort``, ``tune``, ``threads``, ``target_size``, ``target_bpp``,
 ``target_psnr``, ``progress``, and ``exif``, ``icc_profile`` and ``xmp`` in place of the image's own (``None`` drops
@@ -30,7 +31,7 @@ from ccm_fast.anchors import QUALITIES
 from ..errors import BitstreamError, DamagedError
 from ..images import from_pillow, metadata, replace_metadata
 from ..lazy import np
-from ..native import Progress
+from ..native import REDUCTIONS, Progress
 from ..stream.container import ALPHA, MAGIC, XMP, parse_container
 from ..stream.limits import max_file_bytes
 from ..stream.packet import guess_groups, peek
@@ -62,6 +63,7 @@ class CcmImageFile(ImageFile.ImageFile):
     model = None
     groups: int | str | None = None
     progress: Progress | None = None
+    _reduce = 1
     _file: bytes | None = None  # what is not decoded yet; unpickled images have nothing left to decode
 
     def _open(self) -> None:
@@ -79,6 +81,33 @@ class CcmImageFile(ImageFile.ImageFile):
         self.info.update(metadata(container.chunks))
         self.info["quality"] = 1 + head.quality_code / 32
 
+    def draft(
+        self, mode: str | None, size: tuple[int, int] | None
+    ) -> tuple[str, tuple[int, int, float, float]] | None:
+        """Decode to 1/2, 1/4 or 1/8 of the sides, the smallest that are no smaller than ``size``, in less time.
+
+        As with Pillow's JPEG plugin the image's size changes at once, ``Image.thumbnail`` calls it by itself, and a
+        second call changes nothing. Modules of torch as ``model`` decode whole pictures only.
+
+        Args:
+            mode: not looked at: the mode stays.
+            size: the least size of interest, pixels.
+
+        Returns:
+            The mode, and what the new pixels show of the picture, in their unit; None where nothing changes.
+        """
+        from ..files import is_native
+
+        if size is None or self._file is None or self._reduce != 1 or not is_native(self.model, None):
+            return None
+        width, height = self.size
+        most = min(width // max(size[0], 1), height // max(size[1], 1))
+        self._reduce = max(factor for factor in REDUCTIONS if factor <= max(most, 1))
+        if self._reduce == 1:
+            return None
+        self._size = -(-width // self._reduce), -(-height // self._reduce)
+        return self.mode, (0, 0, width / self._reduce, height / self._reduce)
+
     def load(self) -> Any:
         """Decode, at the first call."""
         if self._file is not None:
@@ -87,6 +116,7 @@ class CcmImageFile(ImageFile.ImageFile):
 
             groups = "available" if self.groups is None and ImageFile.LOAD_TRUNCATED_IMAGES else self.groups
             options: dict[str, Any] = {"max_pixels": _limit(), "groups": groups, "progress": self.progress}
+            options["reduce"] = self._reduce
             decoded = decode_bytes(self._file, self.model, latents=False, **options)
             image = to_pillow(decoded.picture)
             self._file = None

@@ -85,6 +85,8 @@ class CrossChannelContextModel(nn.Module):
         self.frozen: FrozenEntropyModel | None = None
         #: Of g_s, float32 [2, M], once measured (:func:`ccm_fast.effort.distortion.sensitivities`).
         self.sensitivities: Tensor | None = None
+        #: Short ways to pictures of 1/4 and 1/8 of the sides, once fitted (:mod:`ccm_fast.freezing.reduced`).
+        self.reduced: dict[int, Tensor] = {}
         #: What the weights were trained for, "mse" or "ms-ssim": what an encoder may optimize, too.
         self.metric = "mse"
         for module in (self.g_a, self.g_s):

@@ -103,13 +103,19 @@ Packet Codec::parse(Span packet, int64_t max_pixels, int32_t groups) const {
 }
 
 void Codec::decode(const Packet& packet, const PixelSink& sink, int threads, const DecodeExtras& extras) const {
-  const FloatBuffer values = decode_latents(packet, threads, extras);
+  // Reduced pictures are made of the coarse channels alone.
+  const int32_t groups = entropy_model().groups - (sink.reduce > 1 && file_.config().fine);
+  const FloatBuffer values = decode_groups(packet, groups, threads, extras);
   const Stopwatch watch(extras.times ? &extras.times->synthesis : nullptr);
   const Portion portion(kEntropyEnds, 1.0);
   synthesis_.run(values.data(), packet.h(), packet.w(), packet.quality_code, sink, threads);
 }
 
 FloatBuffer Codec::decode_latents(const Packet& packet, int threads, const DecodeExtras& extras) const {
+  return decode_groups(packet, entropy_model().groups, threads, extras);
+}
+
+FloatBuffer Codec::decode_groups(const Packet& packet, int32_t groups, int threads, const DecodeExtras& extras) const {
   const PackedModel& m = entropy_model();
   const auto h = static_cast<int32_t>(packet.h()), w = static_cast<int32_t>(packet.w());
   const auto hz = static_cast<int32_t>(packet.hz()), wz = static_cast<int32_t>(packet.wz());
@@ -144,7 +150,7 @@ FloatBuffer Codec::decode_latents(const Packet& packet, int threads, const Decod
     job.groups_read = packet.groups_read;
     job.means = means_.data();
     std::vector<DecodeJob> jobs{job};
-    decode_y(m, h, w, threads, jobs);
+    decode_y(m, h, w, threads, jobs, groups);
     check_status(jobs[0].status, "y");
   }
   return values;

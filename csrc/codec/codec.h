@@ -53,7 +53,8 @@ class Codec {
   // rest's means. See parse_preview(). Throws Error, kArgument for more groups than the model has.
   Packet parse(Span packet, int64_t max_pixels, int32_t groups) const;
 
-  // Pixels of a packet of parse(). sink: of the packet's size, one channel for grey pictures, else three.
+  // Pixels of a packet of parse(). sink: of the packet's size over sink.reduce, rounded up; one channel for grey
+  // pictures, else three. Where it is reduced, fine channels are not decoded, nor written to extras.latents.
   // Throws Error: kTruncated, kDamaged.
   void decode(const Packet& packet, const PixelSink& sink, int threads, const DecodeExtras& extras = {}) const;
 
@@ -66,6 +67,8 @@ class Codec {
   FloatBuffer decode_latents(const Packet& packet, int threads, const DecodeExtras& extras = {}) const;
 
  private:
+  // decode_latents() of the first groups alone.
+  FloatBuffer decode_groups(const Packet& packet, int32_t groups, int threads, const DecodeExtras& extras) const;
   const Encoder& encoder(int threads) const;
 
   const WeightsFile file_;

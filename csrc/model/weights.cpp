@@ -45,14 +45,20 @@ WeightsFile::WeightsFile(Bytes file) : file_(std::move(file)) {
   plan_ = plan->second;
 }
 
-std::vector<float> WeightsFile::shifts(int64_t rows, int64_t width) const {
-  const auto found = parts_.tensors.find("shifts");
+std::vector<float> WeightsFile::optional(const std::string& name, const std::vector<int64_t>& shape) const {
+  const auto found = parts_.tensors.find(name);
   if (found == parts_.tensors.end()) return {};
   const TensorView& t = found->second;
-  if (t.dtype != DType::kF16 || t.shape != std::vector<int64_t>{rows, width}) fail("the shape of shifts");
+  if (t.dtype != DType::kF16 || t.shape != shape) fail("the shape of " + name);
   std::vector<float> values = half_to_float(t);
-  if (!all_finite(values)) fail("shifts has values that are not finite");
+  if (!all_finite(values)) fail(name + " has values that are not finite");
   return values;
+}
+
+std::vector<float> WeightsFile::shifts(int64_t rows, int64_t width) const { return optional("shifts", {rows, width}); }
+
+std::vector<float> WeightsFile::reduced(int32_t factor, int64_t outputs, int64_t inputs) const {
+  return optional("reduced." + std::to_string(factor), {outputs, inputs});
 }
 
 std::vector<float> WeightsFile::sensitivities() const {

@@ -28,11 +28,17 @@ class WeightsFile {
   std::vector<float> shifts(int64_t rows, int64_t width) const;
   // Of g_s, [2][M]; empty where the file has none.
   std::vector<float> sensitivities() const;
+  // Of the convolution that makes pictures of 1/4 or 1/8 of the sides, [outputs][inputs], the last input being 1; empty
+  // where the file has none. Throws Error (kModel).
+  std::vector<float> reduced(int32_t factor, int64_t outputs, int64_t inputs) const;
   // A parameter, such as "g_s.0.coarse.0.weight", of exactly this shape and finite. Throws Error (kModel).
   std::vector<float> floats(const std::string& name, const std::vector<int64_t>& shape) const;
   bool has(const std::string& name) const { return parts_.tensors.count("float." + name) != 0; }
 
  private:
+  // A tensor in fp16, or nothing where the file has none of that name.
+  std::vector<float> optional(const std::string& name, const std::vector<int64_t>& shape) const;
+
   Bytes file_;
   Safetensors parts_;
   ModelConfig config_;

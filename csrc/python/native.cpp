@@ -107,28 +107,32 @@ struct Decoding {
   ccm::DecodeTimes times;
 };
 
-Decoding prepare(const ccm::Codec& codec, const File& file, int bits, int groups, bool latents) {
+Decoding prepare(const ccm::Codec& codec, const File& file, int bits, int groups, bool latents, int reduce) {
   Decoding d;
   d.packet = codec.parse(file.container.packet, file.max_pixels, groups);
-  const int64_t height = d.packet.height, width = d.packet.width, channels = d.packet.grey ? 1 : 3;
+  const int64_t height = (d.packet.height + reduce - 1) / reduce, width = (d.packet.width + reduce - 1) / reduce;
+  const int64_t channels = d.packet.grey ? 1 : 3;
   std::vector<int64_t> shape{height, width};
   if (!d.packet.grey) shape.push_back(channels);
   d.pixels = std::make_unique<const Array>(shape, bits == 8 ? "B" : "H");
   const int64_t h = d.packet.h(), w = d.packet.w(), m = codec.entropy_model().latent_channels;
   if (latents) d.latents = std::make_unique<const Array>(std::vector<int64_t>{h, w, m}, "h");
-  d.sink = {d.pixels->data, width * channels * bits / 8, width, height, static_cast<int32_t>(channels), bits,
-            d.packet.grey};
+  d.sink = {
+      d.pixels->data, width * channels * bits / 8, width, height, static_cast<int32_t>(channels), bits, d.packet.grey,
+      reduce};
   return d;
 }
 
 // Pixels, latents (or None) and seconds of every file. Fewer pictures than threads share those that are left over.
-// groups: how many are read of each file; below 0: all.
+// groups: how many are read of each file; below 0: all. reduce: of the sides, 1, 2, 4 or 8; then without latents.
 py::list decode(const ccm::Codec& codec, const std::vector<const File*>& files, int threads, int bits, int groups,
-                bool wanted, const py::object& progress) {
+                bool wanted, const py::object& progress, int reduce) {
   if (threads < 1 || threads > 1024) throw py::value_error("threads must lie in 1..1024");
   if (bits != 8 && bits != 16) throw py::value_error("bits must be 8 or 16");
+  if (reduce != 1 && reduce != 2 && reduce != 4 && reduce != 8) throw py::value_error("reduce must be 1, 2, 4 or 8");
+  if (reduce > 1 && wanted) throw py::value_error("a reduced picture is decoded without latents");
   std::vector<Decoding> all;
-  for (const File* file : files) all.push_back(prepare(codec, *file, bits, groups, wanted));
+  for (const File* file : files) all.push_back(prepare(codec, *file, bits, groups, wanted, reduce));
   std::vector<int16_t*> latents;
   for (Decoding& d : all) latents.push_back(d.latents ? static_cast<int16_t*>(d.latents->data) : nullptr);
   {
@@ -380,6 +384,6 @@ PYBIND11_MODULE(_native, m) {
       .def("encode", &encode, py::arg("pixels"), py::arg("quality_codes"), py::arg("effort"), py::arg("lanes"),
            py::arg("threads"), py::arg("chunks"), py::arg("progress") = py::none())
       .def("decode", &decode, py::arg("files"), py::arg("threads"), py::arg("bits") = 8, py::arg("groups") = -1,
-           py::arg("latents") = true, py::arg("progress") = py::none())
+           py::arg("latents") = true, py::arg("progress") = py::none(), py::arg("reduce") = 1)
       .def("decode_into", &decode_into, py::arg("files"), py::arg("out"), py::arg("threads"));
 }

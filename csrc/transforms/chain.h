@@ -42,6 +42,8 @@ class Chain {
   FloatPlane run(FloatPlane x, int threads, size_t first = 0, size_t last = SIZE_MAX) const;
 
   size_t layers() const { return layers_.size(); }
+  // Of the last convolution, without ".weight".
+  const std::string& last_name() const { return layers_.back().pieces.back().name; }
   // For the receptive field.
   const std::vector<SpanLayer>& span() const { return span_; }
 

@@ -5,21 +5,10 @@
 
 #include "base/interrupt.h"
 #include "base/threads.h"
+#include "transforms/pixels.h"
 
 namespace ccm {
 namespace {
-
-// A latent spans kCells x kCells positions at 1/4 of the picture's sides, and those kCells x kCells pixels each.
-constexpr int64_t kCells = 4;
-constexpr int32_t kColours = 3, kFeatures = kColours * kCells * kCells;
-
-// The nearest integer, of two the even one; below 2^22.
-inline int32_t nearest(float v) {
-  constexpr float kOnes = 12582912;  // 1.5 * 2^23: its last bit counts ones
-  return static_cast<int32_t>((v + kOnes) - kOnes);
-}
-
-inline float unit(float v) { return v > 0 ? (v < 1 ? v : 1.0f) : 0.0f; }  // NaN: 0
 
 // One row of cells to four rows of pixels. z: features [cells][48], fine: the same of a row of latents, or null.
 template <class Sample>
@@ -44,10 +33,9 @@ class Row {
     if (more)
       for (int k = 0; k < kFeatures; ++k) v[k] += more[k];
     for (int k = 0; k < kFeatures; ++k) v[k] = unit(v[k] * 0.25f + 0.5f);
-    constexpr int kPixels = kCells * kCells;
     if (sink_.grey)
-      for (int k = 0; k < kPixels; ++k)
-        v[k] = v[k + kPixels] = v[k + 2 * kPixels] = (v[k] + v[k + kPixels] + v[k + 2 * kPixels]) / 3;
+      for (int k = 0; k < kCellPixels; ++k)
+        v[k] = v[k + kCellPixels] = v[k + 2 * kCellPixels] = (v[k] + v[k + kCellPixels] + v[k + 2 * kCellPixels]) / 3;
     for (int k = 0; k < kFeatures; ++k) level_[k] = nearest(v[k] * most_);
   }
 
@@ -61,7 +49,7 @@ class Row {
       } else {
         const int32_t* from = level_ + kCells * u;
         for (int64_t v = 0; v < columns; ++v, to += kColours)
-          for (int c = 0; c < kColours; ++c) to[c] = static_cast<Sample>(from[c * kCells * kCells + v]);
+          for (int c = 0; c < kColours; ++c) to[c] = static_cast<Sample>(from[c * kCellPixels + v]);
       }
     }
   }
@@ -74,11 +62,10 @@ class Row {
 // A 1x1 convolution to 768 channels, 16 c + s for the sub-pixel s of 4x4, with whole cells one after another instead:
 // the shuffle is then a matter of where they are added.
 ConvolutionWeights cells_of(const ConvolutionWeights& w) {
-  constexpr int32_t kCell = kCells * kCells;
   ConvolutionWeights to = w;
   for (int32_t c = 0; c < kFeatures; ++c)
-    for (int32_t s = 0; s < kCell; ++s)
-      std::copy_n(&w.weight[(static_cast<size_t>(c) * kCell + s) * w.in], w.in,
+    for (int32_t s = 0; s < kCellPixels; ++s)
+      std::copy_n(&w.weight[(static_cast<size_t>(c) * kCellPixels + s) * w.in], w.in,
                   &to.weight[(static_cast<size_t>(s) * kFeatures + c) * w.in]);
   return to;
 }
@@ -115,7 +102,7 @@ Synthesis::Synthesis(const WeightsFile& file, bool int16)
   coarse_.convolution(n4, kFeatures, 3);
   std::vector<SpanLayer> all = coarse_.span();
   all.push_back({1, 1, 0, kCells});
-  const Range needed = input_range(all, {0, kCells * kCells - 1});
+  const Range needed = input_range(all, {0, kLatentSide - 1});
   margin_ = std::max(-needed.first, needed.last);
 }
 
@@ -123,9 +110,10 @@ std::vector<std::function<void()>> Synthesis::packing() {
   std::vector<std::function<void()>> work = coarse_.packing();
   work.push_back(
       [this] { log_gain_ = file_->floats("log_inverse_gain", {config_.qualities, config_.latent_channels()}); });
+  work.push_back([this] { pack_reduced(); });
   if (config_.fine)
     work.push_back([this] {
-      constexpr int32_t kOutputs = kFeatures * kCells * kCells;
+      constexpr int32_t kOutputs = kFeatures * kCellPixels;
       const ConvolutionWeights w =
           read_convolution(*file_, "g_s.0.fine.0", kOutputs, config_.fine_channels(), 1, false);
       fine_ = Convolution(cells_of(w), {}, int16_);
@@ -139,27 +127,35 @@ void Synthesis::run(const float* y, int64_t h, int64_t w, int32_t quality_code, 
   const std::vector<Tile> tiles = plan_tiles(h, w, margin_, kTileLatents);
   for (size_t k = 0; k < tiles.size(); ++k) {
     const Portion portion(static_cast<int64_t>(k), static_cast<int64_t>(tiles.size()));
-    tile(y, w, gain, tiles[k], sink, threads);
+    if (sink.reduce == 1)
+      tile(y, w, gain, tiles[k], sink, threads);
+    else
+      reduced_tile(y, w, gain, tiles[k], sink, threads);
   }
+}
+
+FloatPlane Synthesis::input(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t, int32_t first,
+                            int32_t last) const {
+  FloatPlane x(t.outer_i1 - t.outer_i0, t.outer_j1 - t.outer_j0, last - first);
+  for (int64_t i = 0; i < x.height; ++i)
+    for (int64_t j = 0; j < x.width; ++j) {
+      const float* from = y + ((t.outer_i0 + i) * w + t.outer_j0 + j) * config_.latent_channels();
+      float* to = x.at(i, j);
+      for (int32_t c = first; c < last; ++c) to[c - first] = from[c] * gain[c];
+    }
+  return x;
+}
+
+FloatPlane Synthesis::coarse_input(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t) const {
+  return input(y, w, gain, t, 0, config_.coarse_channels());
 }
 
 Synthesis::Halves Synthesis::halves(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t,
                                     int threads) const {
-  const int32_t coarse = config_.coarse_channels(), all = config_.latent_channels();
-  const int64_t rows = t.outer_i1 - t.outer_i0, columns = t.outer_j1 - t.outer_j0;
-  FloatPlane a(rows, columns, coarse), b;
-  if (config_.fine) b = FloatPlane(rows, columns, all - coarse);
-  for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = 0; j < columns; ++j) {
-      const float* from = y + ((t.outer_i0 + i) * w + t.outer_j0 + j) * all;
-      float* to = a.at(i, j);
-      for (int32_t c = 0; c < coarse; ++c) to[c] = from[c] * gain[c];
-      if (!config_.fine) continue;
-      to = b.at(i, j);
-      for (int32_t c = coarse; c < all; ++c) to[c - coarse] = from[c] * gain[c];
-    }
-  FloatPlane z = coarse_.run(std::move(a), threads);
-  return {std::move(z), config_.fine ? fine_.run(b, threads) : FloatPlane()};
+  FloatPlane z = coarse_.run(coarse_input(y, w, gain, t), threads);
+  if (!config_.fine) return {std::move(z), FloatPlane()};
+  const FloatPlane fine = input(y, w, gain, t, config_.coarse_channels(), config_.latent_channels());
+  return {std::move(z), fine_.run(fine, threads)};
 }
 
 FloatPlane Synthesis::features(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t,

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "model/weights.h"
@@ -14,10 +15,11 @@ namespace ccm {
 struct PixelSink {
   void* data;
   int64_t row_bytes;      // from one row to the next
-  int64_t width, height;  // pixels; at most 16 times the latents
+  int64_t width, height;  // pixels; at most 16 / reduce times the latents
   int32_t channels;       // 3: RGB, 1: the mean of the three alone
   int32_t bits;           // 8 or 16 a sample
   bool grey;              // samples of a pixel are their mean; always with one channel
+  int32_t reduce = 1;     // each pixel is one of reduce x reduce of the picture: 1, 2, 4 or 8
 };
 
 // Gains of a quality, one for each channel: exp of the line between the levels on both sides. log_gain: [qualities][M].
@@ -30,7 +32,9 @@ class Synthesis {
   // The work of packing weights, for several threads; each piece is to be run once, before anything else.
   std::vector<std::function<void()>> packing();
 
-  // The picture of y: float [h][w][M], what g_s reads before gains. quality_code: see packet.h.
+  // The picture of y: float [h][w][M], what g_s reads before gains. quality_code: see packet.h. Reduced pictures are
+  // the means of the pixels that coarse channels alone give: by 2 exactly, by 4 and 8 what a convolution that was
+  // fitted to them makes of features at 1/8 or of latents, where the weights file has it.
   void run(const float* y, int64_t h, int64_t w, int32_t quality_code, const PixelSink& sink, int threads) const;
 
   // The features of a tile's outer rectangle, [4 rows][4 columns][48]: cells of 4x4 pixels, channel 16 c + 4 u + v for
@@ -50,15 +54,28 @@ class Synthesis {
   struct Halves {
     FloatPlane coarse, fine;
   };
+  // Channels [first, last) of y in a tile's outer rectangle, times their gains.
+  FloatPlane input(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t, int32_t first,
+                   int32_t last) const;
+  FloatPlane coarse_input(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t) const;
   Halves halves(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t, int threads) const;
   void tile(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t, const PixelSink& sink,
             int threads) const;
+  void pack_reduced();
+  std::optional<Convolution> fitted(int32_t reduce, int32_t in) const;
+  // Cells of pixels, [colour][row][column], as many a latent as there are and as large as they come.
+  FloatPlane reduced_cells(FloatPlane x, int32_t reduce, int threads) const;
+  void reduced_tile(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t, const PixelSink& sink,
+                    int threads) const;
 
   const WeightsFile* file_;
   ModelConfig config_;
   bool int16_;
   Chain coarse_;
-  Convolution fine_;  // to the 16 cells of 48 channels that a latent spans at 1/4
+  Convolution fine_;            // to the 16 cells of 48 channels that a latent spans at 1/4
+  Convolution half_, quarter_;  // the last layer of coarse_, its pixels averaged by 2x2 and 4x4
+  // From features at 1/8 to 2x2 pixels of 4x4 each, and from coarse latents to 2x2 pixels of 8x8 each.
+  std::optional<Convolution> fitted_quarter_, fitted_eighth_;
   std::vector<float> log_gain_;
   int64_t margin_;
 };

@@ -94,15 +94,15 @@ struct Job {
 
 // One image under way.
 struct Image {
-  Image(const PackedModel& m, const Kernels& k, int32_t h, int32_t w, const Job& j)
-      : job(j), context(k, h, w, m.plane_channels, kLatentZero, true), steps_done(m.groups), busy(m.groups) {
-    for (int32_t g = 0; g < m.groups; ++g) {
+  Image(const PackedModel& m, const Kernels& k, int32_t h, int32_t w, int32_t count, const Job& j)
+      : job(j), context(k, h, w, m.plane_channels, kLatentZero, true), steps_done(count), busy(count) {
+    for (int32_t g = 0; g < count; ++g) {
       groups.emplace_back(m, k, g, h, w);
       if (!j.streams) continue;
       const Segment& s = j.streams[g];
       streams.emplace_back(s.data, static_cast<size_t>(s.size), s.code, rans_vectors(k));
     }
-    symbols.resize(j.streams ? 0 : m.groups);
+    symbols.resize(j.streams ? 0 : count);
     coded.resize(symbols.size());
   }
   const Job job;
@@ -134,20 +134,22 @@ struct Over {
 
 class BatchCoder {
  public:
-  // code: for encoders, as that of encode_stream.
-  BatchCoder(const PackedModel& m, int32_t h, int32_t w, int32_t code, int threads, std::vector<Job> jobs)
+  // code: for encoders, as that of encode_stream. Groups from `groups` on are left out.
+  BatchCoder(const PackedModel& m, int32_t h, int32_t w, int32_t code, int threads, std::vector<Job> jobs,
+             int32_t groups = kMaxGroups)
       : m_(m),
         k_(kernels_of(m)),
         h_(h),
         w_(w),
         code_(code),
+        groups_(std::min(groups, m.groups)),
         threads_(threads),
         rows_per_task_(w < kWide ? kRowsPerTask : 1),
         rows_ahead_(std::max(rows_per_task_, kAheadPositions / w)),
         orders_(step_orders(m, h, w)),
         jobs_(std::move(jobs)),
         shares_(threads > 1 ? static_cast<size_t>(threads) : 0) {
-    for (int32_t g = 0; g < m.groups; ++g) {
+    for (int32_t g = 0; g < groups_; ++g) {
       int32_t longest = 0;
       all_steps_ += orders_[g]->steps() * static_cast<int64_t>(jobs_.size());
       for (int32_t s = 0; s < orders_[g]->steps(); ++s) longest = std::max(longest, orders_[g]->positions(s));
@@ -165,19 +167,21 @@ class BatchCoder {
   // Only as many images are open as there are threads to work on them: an image's buffers are many times its latents.
   void open_images() {
     while (next_ < jobs_.size() && open_ < static_cast<size_t>(threads_)) {
-      images_[next_] = std::make_unique<Image>(m_, k_, h_, w_, jobs_[next_]);
+      images_[next_] = std::make_unique<Image>(m_, k_, h_, w_, groups_, jobs_[next_]);
       ++next_;
       ++open_;
     }
   }
 
-  bool finished(const Image& image) const { return image.failed || image.steps_done.back() == orders_.back()->steps(); }
+  bool finished(const Image& image) const {
+    return image.failed || image.steps_done.back() == orders_[groups_ - 1]->steps();
+  }
 
   // The next thing worth doing, earliest image and group first (they are what others wait for). Under the lock.
   bool pick(Task& task) {
     for (auto& image : images_) {
       if (!image || image->failed) continue;
-      for (int32_t g = 0; g < m_.groups; ++g) {
+      for (int32_t g = 0; g < groups_; ++g) {
         Group& group = image->groups[g];
         const StepOrder& order = *orders_[g];
         const int32_t done = image->steps_done[g];
@@ -195,7 +199,7 @@ class BatchCoder {
           const int32_t columns = w_ < kWide ? w_ : order.needs_columns[last];
           if (g == 0) image->context.clear_to(order.needs_rows[last] + kBorder, columns + kBorder);
           task.read[0] = group.drop_base(order.rows_done[done]);
-          if (g + 1 == m_.groups) task.read[1] = image->context.drop_to(order.rows_done[done] - kBorder);
+          if (g + 1 == groups_) task.read[1] = image->context.drop_to(order.rows_done[done] - kBorder);
         } else {
           const int32_t earlier = g == 0 ? h_ : orders_[g - 1]->rows_done[image->steps_done[g - 1]];
           const int32_t chunk = threads_ == 1 ? rows_ahead_ : rows_per_task_;
@@ -489,6 +493,7 @@ class BatchCoder {
   const PackedModel& m_;
   const Kernels& k_;
   const int32_t h_, w_, code_;
+  const int32_t groups_;  // that are gone through, at least 1
   const int threads_;
   const int32_t rows_per_task_, rows_ahead_;                    // of the dense part
   const std::vector<std::shared_ptr<const StepOrder>> orders_;  // of each group
@@ -508,14 +513,14 @@ class BatchCoder {
 
 }  // namespace
 
-void decode_y(const PackedModel& m, int32_t h, int32_t w, int threads, std::vector<DecodeJob>& jobs) {
+void decode_y(const PackedModel& m, int32_t h, int32_t w, int threads, std::vector<DecodeJob>& jobs, int32_t groups) {
   std::vector<Job> all;
   for (DecodeJob& j : jobs) {
     j.status = kOk;
     all.push_back({j.psi, j.y, j.streams, &j.status, nullptr, nullptr, j.rows, j.offsets, j.values, j.shifts, nullptr,
                    j.groups_read, j.means});
   }
-  BatchCoder(m, h, w, 0, threads, std::move(all)).run();
+  BatchCoder(m, h, w, 0, threads, std::move(all), groups).run();
 }
 
 void encode_y_residual(const PackedModel& m, int32_t h, int32_t w, int32_t code, int threads,

@@ -1,0 +1,115 @@
+// Smaller pictures from g_s: the parts of Synthesis that make one pixel of 2x2, 4x4 or 8x8.
+#include <algorithm>
+#include <functional>
+
+#include "base/threads.h"
+#include "transforms/pixels.h"
+#include "transforms/synthesis.h"
+
+namespace ccm {
+namespace {
+
+constexpr int32_t kKernel = 3, kFittedOutputs = 4 * kColours;
+constexpr ConvolutionShape kShape{1, kKernel / 2};
+
+// A convolution to whole cells of 4x4 pixels, whose pixels are averaged in blocks of `side` x `side`: the layer is
+// linear, so the averages of its weights give the averages of its pixels.
+ConvolutionWeights averaged(const ConvolutionWeights& w, int32_t side) {
+  const int32_t each = kCells / side;  // in a row of the smaller cell
+  const size_t taps = static_cast<size_t>(w.in) * w.kernel * w.kernel;
+  const float part = 1.0f / static_cast<float>(side * side);
+  ConvolutionWeights to{std::vector<float>(taps * kColours * each * each), {}, kColours * each * each, w.in, w.kernel};
+  to.bias.resize(static_cast<size_t>(to.out));
+  for (int32_t k = 0; k < kFeatures; ++k) {
+    const int32_t colour = k / kCellPixels, u = k / kCells % kCells, v = k % kCells;
+    const auto at = static_cast<size_t>((colour * each + u / side) * each + v / side);
+    for (size_t t = 0; t < taps; ++t) to.weight[at * taps + t] += w.weight[static_cast<size_t>(k) * taps + t] * part;
+    to.bias[at] += w.bias[static_cast<size_t>(k)] * part;
+  }
+  return to;
+}
+
+// Means of 2x2 positions.
+FloatPlane halved(const FloatPlane& x) {
+  FloatPlane to(x.height / 2, x.width / 2, x.channels);
+  for (int64_t i = 0; i < to.height; ++i)
+    for (int64_t j = 0; j < to.width; ++j) {
+      const float *a = x.at(2 * i, 2 * j), *b = x.at(2 * i + 1, 2 * j);
+      float* out = to.at(i, j);
+      for (int32_t c = 0; c < x.channels; ++c)
+        out[c] = ((a[c] + a[c + x.channels]) + (b[c] + b[c + x.channels])) * 0.25f;
+    }
+  return to;
+}
+
+// A cell of side x side pixels, [colour][row][column], to its place at (top, left).
+template <class Sample>
+void store(const PixelSink& sink, float most, const float* z, int64_t side, int64_t top, int64_t left) {
+  const int64_t rows = std::min(side, sink.height - top), columns = std::min(side, sink.width - left);
+  for (int64_t u = 0; u < rows; ++u) {
+    auto* to =
+        reinterpret_cast<Sample*>(static_cast<char*>(sink.data) + (top + u) * sink.row_bytes) + left * sink.channels;
+    for (int64_t v = 0; v < columns; ++v, to += sink.channels) {
+      float colour[kColours];
+      for (int64_t c = 0; c < kColours; ++c) colour[c] = unit(z[(c * side + u) * side + v] * 0.25f + 0.5f);
+      if (sink.grey) std::fill_n(colour, kColours, (colour[0] + colour[1] + colour[2]) / 3);
+      for (int32_t c = 0; c < sink.channels; ++c) to[c] = static_cast<Sample>(nearest(colour[c] * most));
+    }
+  }
+}
+
+}  // namespace
+
+void Synthesis::pack_reduced() {
+  const ConvolutionWeights last = read_convolution(*file_, coarse_.last_name(), kFeatures, config_.widths[0], kKernel);
+  half_ = Convolution(averaged(last, 2), kShape, int16_);
+  quarter_ = Convolution(averaged(last, 4), kShape, int16_);
+  fitted_quarter_ = fitted(4, config_.widths[1]);
+  fitted_eighth_ = fitted(8, config_.coarse_channels());
+}
+
+std::optional<Convolution> Synthesis::fitted(int32_t reduce, int32_t in) const {
+  const int64_t inputs = int64_t{in} * kKernel * kKernel;
+  const std::vector<float> rows = file_->reduced(reduce, kFittedOutputs, inputs + 1);
+  if (rows.empty()) return std::nullopt;
+  ConvolutionWeights w{{}, {}, kFittedOutputs, in, kKernel};
+  for (auto row = rows.begin(); row != rows.end(); row += inputs + 1) {
+    w.weight.insert(w.weight.end(), row, row + inputs);
+    w.bias.push_back(row[inputs]);
+  }
+  return Convolution(std::move(w), kShape, int16_);
+}
+
+FloatPlane Synthesis::reduced_cells(FloatPlane x, int32_t reduce, int threads) const {
+  if (reduce == 8 && fitted_eighth_) return fitted_eighth_->run(x, threads);
+  if (reduce == 4 && fitted_quarter_) {
+    const std::vector<int32_t>& blocks = config_.g_s_blocks();
+    const auto to_eighth = static_cast<size_t>(2 + blocks[2] + blocks[1]);
+    return fitted_quarter_->run(coarse_.run(std::move(x), threads, 0, to_eighth), threads);
+  }
+  x = coarse_.run(std::move(x), threads, 0, coarse_.layers() - 1);
+  if (reduce == 2) return half_.run(x, threads);
+  x = quarter_.run(x, threads);
+  return reduce == 4 ? std::move(x) : halved(x);
+}
+
+void Synthesis::reduced_tile(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t,
+                             const PixelSink& sink, int threads) const {
+  FloatPlane x = coarse_input(y, w, gain, t);
+  const int64_t columns = x.width;
+  const FloatPlane z = reduced_cells(std::move(x), sink.reduce, threads);
+  const int64_t cells = z.width / columns, side = kLatentSide / sink.reduce / cells;
+  parallel_for(threads, t.i1 - t.i0, [&](int64_t latent_row) {
+    for (int64_t i = latent_row * cells; i < (latent_row + 1) * cells; ++i)
+      for (int64_t j = 0; j < (t.j1 - t.j0) * cells; ++j) {
+        const float* from = z.at((t.i0 - t.outer_i0) * cells + i, (t.j0 - t.outer_j0) * cells + j);
+        const int64_t top = (t.i0 * cells + i) * side, left = (t.j0 * cells + j) * side;
+        if (sink.bits == 8)
+          store<uint8_t>(sink, 255, from, side, top, left);
+        else
+          store<uint16_t>(sink, 65535, from, side, top, left);
+      }
+  });
+}
+
+}  // namespace ccm
