@@ -531,15 +531,13 @@ def thumbnails(result: dict) -> str:
         "reduced: ms": lambda i: f"{i['reduced']['seconds'] * 1e3:.1f}",
         "of the time": lambda i: f"{100 * i['reduced']['seconds'] / i['whole']['seconds']:.0f} %",
         "PSNR against the whole one, scaled": lambda i: f"{i['reduced']['close']:.1f}",
-        "PSNR of both against the original, scaled": lambda i: (
-            f"{i['reduced']['psnr']:.1f}, {i['whole']['psnr']:.1f}"
-        ),
+        "PSNR of both against the original, scaled": lambda i: f"{i['reduced']['psnr']:.1f}, {i['whole']['psnr']:.1f}",
         "JPEG: ms": lambda i: f"{i['jpeg whole']['seconds'] * 1e3:.1f}, {i['jpeg reduced']['seconds'] * 1e3:.1f}",
         "JPEG: PSNR against the whole one, scaled": lambda i: f"{i['jpeg reduced']['close']:.1f}",
     }
     size = f"{result['pixels'] / result['pictures'] / 1e6:.2f} megapixels, quality {result['quality']:g}"
-    below = f"{result['pictures']} photographs of {size}, and JPEG files of the same PSNR; medians of one thread's processor time."
-    return _table(items, columns, f"{below} {_machine(result)}")
+    below = f"{result['pictures']} photographs of {size}, and JPEG files of the same PSNR; medians of one thread's"
+    return _table(items, columns, f"{below} processor time. {_machine(result)}")
 
 
 @_made_of("classifier.json")

@@ -313,9 +313,7 @@ def decode_bytes(
     if is_native(model, engine):
         file = Codec.open_file(data, max_pixels)
         codec = codec_for(model, file.fingerprint)
-        ((samples, values, seconds),) = codec.decode_buffers(
-            [file], threads, depth, groups, latents, progress, reduce
-        )
+        ((samples, values, seconds),) = codec.decode_buffers([file], threads, depth, groups, latents, progress, reduce)
         add_seconds(timings, seconds)
         y_hat = None if values is None else np.asarray(values)
         chunks = file.chunks

@@ -81,9 +81,7 @@ class CcmImageFile(ImageFile.ImageFile):
         self.info.update(metadata(container.chunks))
         self.info["quality"] = 1 + head.quality_code / 32
 
-    def draft(
-        self, mode: str | None, size: tuple[int, int] | None
-    ) -> tuple[str, tuple[int, int, float, float]] | None:
+    def draft(self, mode: str | None, size: tuple[int, int] | None) -> tuple[str, tuple[int, int, float, float]] | None:
         """Decode to 1/2, 1/4 or 1/8 of the sides, the smallest that are no smaller than ``size``, in less time.
 
         As with Pillow's JPEG plugin the image's size changes at once, ``Image.thumbnail`` calls it by itself, and a
