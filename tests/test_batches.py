@@ -1,6 +1,9 @@
 """decode_batch, decode_arrays and encode_batch."""
 
 import io
+import sys
+import threading
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
@@ -178,7 +181,8 @@ class Waits(TorchDispatchMode):
 
     def _noted(self, name, call):
         def method(tensor, *arguments, **options):
-            self.seen.append(name)
+            caller = sys._getframe(1)
+            self.seen.append(f"{name} in {caller.f_code.co_filename}:{caller.f_lineno}")
             return call(tensor, *arguments, **options)
 
         return method
@@ -200,7 +204,29 @@ def test_waits_are_noted():
         x.add(1).mul_(2)
         assert waits.seen == []
         float(x[1]), x[x > 3], x.cpu(), x.numpy(), x.nonzero(), bool(x[0] == 0)
-    assert {"__float__", "index", "cpu", "numpy", "nonzero", "__bool__", "_local_scalar_dense"} <= set(waits.seen)
+    names = {name.partition(" ")[0] for name in waits.seen}
+    assert {"__float__", "index", "cpu", "numpy", "nonzero", "__bool__", "_local_scalar_dense"} <= names
+
+
+def test_other_threads_run_while_pictures_are_decoded(codec):
+    files = [coded(codec, 512, 768)] * 4
+    ticks, over = [], threading.Event()
+
+    def tick():
+        while not over.wait(0.001):
+            ticks.append(time.perf_counter())
+
+    other = threading.Thread(target=tick)
+    other.start()
+    try:
+        start = time.perf_counter()
+        ccm_fast.decode_arrays(files, model=codec, threads=1)
+        end = time.perf_counter()
+    finally:
+        over.set()
+        other.join()
+    fifth = (end - start) / 5
+    assert any(start + fifth < at < end - fifth for at in ticks)
 
 
 @pytest.mark.slow
@@ -226,7 +252,9 @@ def test_a_batch_of_the_emulated_engine(codec, emulated_ops, monkeypatch):
     def watched(*arguments):
         with Waits() as waits:
             queued = queue(*arguments)
-        assert waits.seen == []
+        # Whether a CPU's fast copy of g_s is still right: inference() hands a GPU's modules back before it looks.
+        seen = [name for name in waits.seen if "models/state.py:" not in name]
+        assert not seen, "\n".join(seen)
         return queued
 
     monkeypatch.setattr(tensor_batches, "_queue", watched)
