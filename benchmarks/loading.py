@@ -46,10 +46,9 @@ def _by_torchvision(data: bytes) -> np.ndarray:
 
 
 def _by_torchcodec(data: bytes) -> np.ndarray:
-    from torchcodec.decoders import VideoDecoder  # a JPEG file is a video of one picture to it
+    from torchcodec.decoders import decode_jpeg
 
-    frame = VideoDecoder(data, dimension_order="NHWC", num_ffmpeg_threads=1)[0]
-    return frame.numpy()
+    return decode_jpeg(data).permute(1, 2, 0).numpy()
 
 
 # Other decoders of JPEG's files: the package, and what it does.

@@ -73,7 +73,7 @@ def by_torch(model, codec, data, factor):
 
 
 def check(found, want, share=2e-3):
-    """Pixels that differ in a last bit, where a float lies next to a half; share: of the samples, more of 16-bit sums."""
+    """Pixels may differ in a last bit, where a float lies next to a half: in so many, with 16-bit sums in more."""
     assert found.shape == want.shape and np.abs(found.astype(int) - want).max() <= 1
     assert np.mean(found != want) < share
 
