@@ -149,6 +149,11 @@ def test_pillow(codec, data, monkeypatch):
     assert image.size == (12, 10)
     want = Image.fromarray(codec.decode(data, reduce=2)).resize((12, 10), box=(0, 0, 45, 37.5), reducing_gap=2)
     assert np.abs(np.asarray(image).astype(int) - np.asarray(want)).max() <= 1
+    image = Image.open(io.BytesIO(data))
+    image.thumbnail((1000, 9))  # as large as (11, 9) would make it, and made of as few pixels
+    assert image.size == (11, 9)
+    want = Image.fromarray(codec.decode(data, reduce=4)).resize((11, 9), box=(0, 0, 22.5, 18.75), reducing_gap=2)
+    assert np.array_equal(np.asarray(image), np.asarray(want))
     monkeypatch.setattr(ccm_fast.interop.pillow.CcmImageFile, "model", tiny.model())
     image = Image.open(io.BytesIO(data))
     assert image.draft(None, (1, 1)) is None and image.size == (90, 75)

@@ -21,6 +21,7 @@ checks the checksums without decoding. Pillow's limits on pixels (``Image.MAX_IM
 from __future__ import annotations
 
 import io
+import math
 import re
 from typing import IO, Any
 
@@ -105,6 +106,18 @@ class CcmImageFile(ImageFile.ImageFile):
             return None
         self._size = -(-width // self._reduce), -(-height // self._reduce)
         return self.mode, (0, 0, width / self._reduce, height / self._reduce)
+
+    def thumbnail(
+        self,
+        size: tuple[float, float],
+        resample: Image.Resampling = Image.Resampling.BICUBIC,
+        reducing_gap: float | None = 2.0,
+    ) -> None:
+        """As Pillow's, which asks :meth:`draft` for the sides that are given: here for those that come of them."""
+        share = min(math.floor(size[0]) / self.width, math.floor(size[1]) / self.height)
+        if 0 < share < 1:
+            size = math.ceil(share * self.width), math.ceil(share * self.height)
+        super().thumbnail(size, resample, reducing_gap)
 
     def load(self) -> Any:
         """Decode, at the first call."""
