@@ -71,8 +71,8 @@ struct SettleJob {
 };
 
 // Decodes a batch of images of one size. Work is cut into runs of steps of one group and rows of its dense part, which
-// threads take as soon as their context is there: groups run behind each other, images beside each other. Only the first
-// `groups` are gone through: the others' results are not written, and their streams not looked at.
+// threads take as soon as their context is there: groups run behind each other, images beside each other. Only the
+// first `groups` are gone through: the others' results are not written, and their streams not looked at.
 void decode_y(const PackedModel& m, int32_t h, int32_t w, int threads, std::vector<DecodeJob>& jobs,
               int32_t groups = kMaxGroups);
 
