@@ -1,6 +1,6 @@
 # make demo         a photograph through the codec      make test           all that CI checks
-# make test-quick   most tests, in two minutes        make test-newest    the same with the newest of every library
-# make docs         the documents as a site
+# make test-quick   most tests, in two minutes        make test-all       every combination of their parameters, too
+# make docs         the documents as a site          make test-newest    tests with the newest of every library
 #
 # All work on a fresh machine: demo and tests each have a virtual environment, made once and kept. Settings:
 #   PYTHON=python3.12       interpreter to make the environments with (>= 3.10)
@@ -11,7 +11,7 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 IMAGE ?=
-PYTEST_ARGS ?= -n auto
+PYTEST_ARGS ?= -n auto --dist worksteal
 VENV_RUN ?= .venv-run
 VENV_TEST ?= .venv-test
 # What the test environment's libraries are; empty: the newest.
@@ -21,7 +21,7 @@ PIP_FLAGS = -q --disable-pip-version-check
 CPP = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 # This Makefile's lines are echoed only where a reader wants to see them.
 .SILENT:
-.PHONY: help demo docs test test-quick test-newest lint format clean manual desktop test-install test-cuda-torch test-machines \
+.PHONY: help demo docs test test-quick test-all test-newest lint format clean manual desktop test-install test-cuda-torch test-machines \
   fuzz test-ray wheel test-wheel viewer test-viewer \
   cuda-check cuda-code cuda-coverage cuda-kodak cuda-layout gpu-check
 .DELETE_ON_ERROR:
@@ -47,6 +47,10 @@ test-quick: export CCM_CUDA ?= 0
 test-quick: lint
 	CCM_WERROR=1 $(VENV_TEST)/bin/python setup.py -q build_ext --inplace
 	$(VENV_TEST)/bin/python -m pytest $(PYTEST_ARGS) -m "not slow"
+
+# What `make test` leaves out of the products of some tests' parameters (the marker `thinned`), too.
+test-all: export CCM_TEST_ALL = 1
+test-all: test
 
 # In an environment of its own, made anew: does the next release of some library break something?
 test-newest:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import thinned
 import tiny
 import torch
 from PIL import Image
@@ -15,6 +16,10 @@ from ccm_fast.entropy import tensors
 # Examples have no deadline: what takes 1 ms takes 300 on a busy machine.
 hypothesis.settings.register_profile("ccm", deadline=None)
 hypothesis.settings.load_profile("ccm")
+
+
+def pytest_collection_modifyitems(config, items):
+    thinned.deselect(config, items)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 
 from ccm_fast import _backend
@@ -119,15 +120,15 @@ def test_tiles_are_given_back(wide):
 
 # What a process was granted (arch_prctl, ARCH_GET_XCOMP_PERM), its instruction sets, and a hash of a golden file.
 CHILD = """
-import ctypes, hashlib, os, sys
-sys.path.insert(0, {tests!r})
+import ctypes, hashlib, os, pathlib, sys
+golden = pathlib.Path({golden!r})
 libc = ctypes.CDLL(None, use_errno=True)
 {before}
-import tiny
 from ccm_fast import _backend, native
+assert "torch" not in sys.modules
 def report():
-    codec = native.Codec.load(tiny.GOLDEN / "tiny.safetensors")
-    picture = codec.decode((tiny.GOLDEN / "colour.ccm").read_bytes())
+    codec = native.Codec.load(golden / "tiny.safetensors")
+    picture = codec.decode((golden / "colour.ccm").read_bytes())
     granted = ctypes.c_uint64()
     libc.syscall(158, 0x1022, ctypes.byref(granted))
     print(granted.value >> 18 & 1, _backend.native().isa_list(), hashlib.sha256(picture.tobytes()).hexdigest())
@@ -137,7 +138,7 @@ report()
 
 
 def child(before="", after="", **environment):
-    code = CHILD.format(tests=str(Path(__file__).parent), before=before, after=after)
+    code = CHILD.format(golden=str(tiny.GOLDEN), before=before, after=after)
     environment = {**os.environ, **environment}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=100)
     assert done.returncode == 0, done.stderr[-2000:]

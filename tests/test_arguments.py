@@ -38,6 +38,7 @@ def test_whole_numbers_of_numpy():
         compress(tiny.model(), x, lanes=1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_the_default_dtype_changes_nothing(dtype):
     x = torch.from_numpy(tiny.photo(48, 64, 1)).permute(2, 0, 1)[None].float() / 255
@@ -55,6 +56,7 @@ def test_the_default_dtype_changes_nothing(dtype):
     assert found.dtype == torch.float32 and torch.equal(found, x_hat)
 
 
+@pytest.mark.slow
 def test_the_default_device_changes_nothing():
     x = torch.from_numpy(tiny.photo(48, 64, 1)).permute(2, 0, 1)[None].float() / 255
     model = load("ccm-small")

@@ -28,6 +28,7 @@ def run(tmp_path_factory):
     return options, train(TrainConfig(out=str(folder / "out"), **options), progress=False)
 
 
+@pytest.mark.slow
 def test_every_part_of_a_file_may_be_damaged(run, tmp_path):
     good = run[1].read_bytes()
     path, rng, refused = tmp_path / "bad.pt", np.random.default_rng(1), 0

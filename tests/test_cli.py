@@ -288,6 +288,9 @@ def test_train_stops_cleanly_and_resumes(tmp_path):
     for k in range(3):
         Image.fromarray(tiny.photo(64, 64, k)).save(tmp_path / f"{k}.png")
     argv = [sys.executable, "-m", "ccm_fast", "train", "--out", tmp_path / "run", "--data", tmp_path, "--threads", "1"]
+    preset = {"preset": "ccm-small", "widths": [8, 8, 8], "groups": [4, 4], "hyper_channels": 4, "psi_channels": 8}
+    (tmp_path / "small.json").write_text(json.dumps(preset | {"name": "small", "blocks": [0, 0, 0]}))
+    argv += ["--preset", tmp_path / "small.json"]
     argv = [*map(str, argv), "--batch", "1", "--crop", "64", "--quiet", "--stages"]
     with subprocess.Popen([*argv, "joint=1h"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         log = tmp_path / "run" / "log.jsonl"

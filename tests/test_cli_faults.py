@@ -80,6 +80,7 @@ def test_formats_that_jump_go_to_standard_output():
         assert done.returncode == 0 and done.stderr == b"" and done.stdout.startswith(start)
 
 
+@pytest.mark.slow
 def test_closed_standard_streams(photo, tmp_path, monkeypatch):
     """A stream that is not there is an error where it is needed, and no file takes its number."""
     done = shell(f"$CCM decode $MODEL $CODED {tmp_path}/o.png 2>&-")

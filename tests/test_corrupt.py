@@ -139,6 +139,7 @@ def mutate(rng, packet):
     return replace(packet, lanes=tuple(lanes), streams=tuple(map(bytes, streams)))
 
 
+@pytest.mark.slow
 def test_damage_under_a_right_checksum(data, model):
     """Behind the checksum the coder itself has to notice: final states and word counts."""
     packet = parse_file(parse_container(data).packet, 3)
@@ -170,6 +171,7 @@ def test_header_flips_under_a_right_checksum(data, model):
         assert kind == "error" or result.packet.y_shape == packet.y_shape
 
 
+@pytest.mark.slow
 def test_alpha_damage_under_a_right_checksum(data, model):
     container = parse_container(data)
     rng = np.random.default_rng(5)

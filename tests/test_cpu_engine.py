@@ -16,6 +16,7 @@ from ccm_fast.models import Schedule
 _backend.load()
 ops = torch.ops.ccm_fast
 ISAS = ops.isa_list().split(",")
+LANES = (0, 1, 4, 32)
 
 # (groups, N, schedule, plane): sizes that are no multiple of anything, several groups, one group, one position.
 CASES = {
@@ -57,11 +58,23 @@ def case(request):
     return plan, torch.frombuffer(bytearray(plan.to_bytes()), dtype=torch.uint8), z, psi, y
 
 
+@pytest.fixture(scope="module")
+def oracle(case):
+    """Offsets and rows of the oracle, and by numbers of lanes its streams of z and of y; y is decoded from the last."""
+    plan, _, z, psi, y = case
+    streams = {
+        lanes: ([reference.encode_z(plan, z, lanes)], reference.encode_y(plan, psi, y, lanes)) for lanes in LANES
+    }
+    assert np.array_equal(reference.decode_y(plan, psi, streams[LANES[-1]][1]), y)
+    return reference.parameters(plan, psi, y), streams
+
+
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("isa", ISAS)
-def test_engine_equals_oracle(case, isa, threads):
-    plan, plan_bytes, z, psi, y = case
+def test_engine_equals_oracle(case, oracle, isa, threads):
+    _, plan_bytes, z, psi, y = case
     h, w, _ = y.shape
+    (expected_offset, expected_row), streams = oracle
     packed = ops.pack_plan(plan_bytes, isa)
     z_t = torch.from_numpy(z.astype(np.int16))[None]
     y_t = torch.from_numpy(y.astype(np.int16))[None]
@@ -69,25 +82,21 @@ def test_engine_equals_oracle(case, isa, threads):
     assert np.array_equal(psi_t[0].numpy(), psi)
 
     offset, row = ops.parameters(packed, psi_t, y_t, threads)
-    expected_offset, expected_row = reference.parameters(plan, psi, y)
     assert np.array_equal(offset[0].numpy(), expected_offset)
     assert np.array_equal(row[0].numpy(), expected_row)
 
-    for lanes in (0, 1, 4, 32):
-        z_streams = [reference.encode_z(plan, z, lanes)]
+    for lanes, (z_streams, y_streams) in streams.items():
         data, segments = ops.encode_z(packed, z_t, lanes, threads)
         assert split(data, segments) == [tuple(s) for s in z_streams]
         decoded, status = ops.decode_z(packed, data, segments, z.shape[0], z.shape[1], threads)
         assert status.tolist() == [0]
         assert torch.equal(decoded, z_t)
 
-        y_streams = reference.encode_y(plan, psi, y, lanes)
         data, segments = ops.encode_y(packed, psi_t, y_t, lanes, threads)
         assert split(data, segments) == [tuple(s) for s in y_streams]
         decoded, status = ops.decode_y(packed, psi_t, data, segments, threads)
         assert status.tolist() == [0]
         assert torch.equal(decoded, y_t)
-    assert np.array_equal(reference.decode_y(plan, psi, y_streams), y)
 
 
 def test_batch_equals_single(case):

@@ -16,6 +16,7 @@ built = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @built
 def test_every_kernel_keeps_the_rules():
     rows = mc.survey(FOLDER)

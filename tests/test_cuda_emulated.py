@@ -122,6 +122,7 @@ def fine(status):
     return status.tolist() == [0] * BATCH
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("lanes", [1, 4, 32])
 def test_z(case, lanes):
     data, segments = case.encode_z(lanes)
@@ -144,6 +145,7 @@ RUNS = [
 ]
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("run", RUNS, ids=lambda r: f"seed{r[0]}-blocks{r[1]}-resident{r[2]}")
 def test_y(case, run):
     seed, blocks, resident, threads, shared, lanes = run
@@ -163,6 +165,7 @@ VERSION_2 = 256  # csrc/format/rans.h
 
 
 # (lanes, seed, blocks, resident, threads, bytes of shared memory)
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("run", [
     (1, 0, 0, 0, 64, -1), (2, 1, 3, 1, 96, 0), (4, 5, 9, 2, 64, -1), (8, 2, 9, 2, 128, 20000), (16, 6, 0, 0, 64, -1),
     (32, 3, 0, 0, 64, -1), (64, 4, 5, 3, 64, -1), (128, 7, 6, 0, 64, 0), (128, 8, 0, 2, 192, -1),
@@ -241,6 +244,7 @@ def test_symbols_that_hardly_vary(lanes, skip):
 
 
 # Steps longer and shorter than a chunk, both kinds of arena.
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("name", [name for name in CASES if not CASES[name][0].get("residual")])
 @pytest.mark.parametrize("shared", [-1, 0])
 def test_what_symbols_stand_for(name, shared):
@@ -262,6 +266,7 @@ def test_what_symbols_stand_for(name, shared):
     assert status[0] == 0 and status[1] != 0 and not restored[1].any()
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("name", ["ccm", "everything", "checkerboard"])
 @pytest.mark.parametrize("lanes", [4, VERSION_2 + 1, VERSION_2 + 8, VERSION_2 + 64])
 def test_damage_gives_the_same_status(name, lanes):

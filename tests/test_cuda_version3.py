@@ -54,6 +54,7 @@ def case(request):
     return Case(request.param, CASES)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("run", RUNS, ids=lambda r: f"lanes{r[0]}-seed{r[1]}")
 def test_equal_to_the_cpu_engine(case, run):
     lanes, seed, blocks, resident, threads, shared = run
@@ -72,6 +73,7 @@ def test_equal_to_the_cpu_engine(case, run):
     assert split(*streams) == split(data, segments)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("shared", [-1, 0])
 def test_what_symbols_stand_for(case, shared):
     """Skipped ones, too; and of a damaged image nothing."""
@@ -93,6 +95,7 @@ def test_what_symbols_stand_for(case, shared):
     assert status[0] == 0 and status[1] != 0 and not restored[1].any()
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("lanes", [8, 64])
 def test_damage_gives_the_same_status(case, lanes):
     """Truncated, flipped and random streams end, in every image of the batch, as they do on the CPU."""

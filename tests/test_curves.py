@@ -116,6 +116,7 @@ def test_codecs_differ_where_their_pictures_do():
     assert crops.differing([original, original, other], 256) == (128, 320)
 
 
+@pytest.mark.slow
 def test_crops_are_made_once(tmp_path):
     Image.fromarray(tiny.photo(300, 600, 2)).save(tmp_path / "a.png")
     (source,) = measure.sources([tmp_path / "a.png"], {".png"})

@@ -195,6 +195,7 @@ def test_more_effort_lowers_the_lagrangian_of_real_files(shipped, quality, quick
         before = found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quality", [2.0, 6.0])
 def test_passes_find_something(shipped, quality):
     """Single steps gain where the default effort ends: too much faith in each alone makes the sum of them a loss."""
@@ -250,7 +251,7 @@ def test_effort_one_is_plain_rounding(shipped):
     assert compress(shipped, x, 5, effort=DEFAULT_EFFORT) == compress(shipped, x, 5) != out
 
 
-@pytest.mark.parametrize("effort", [2, 4, 5])
+@pytest.mark.parametrize("effort", [2, 4, pytest.param(5, marks=pytest.mark.slow)])
 def test_files_of_all_efforts_are_the_same_again_and_decode_by_all_engines(model, effort, quick):
     x = batch(1, 2, height=70, width=53)
     out = compress(model, x, [3.0, 6.5], effort=effort)
@@ -262,7 +263,7 @@ def test_files_of_all_efforts_are_the_same_again_and_decode_by_all_engines(model
     assert torch.equal(fast, slow)
 
 
-@pytest.mark.parametrize("effort", [2, 3, 5])
+@pytest.mark.parametrize("effort", [2, 3, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", ["L", "RGBA", "I;16"])
 def test_other_kinds_of_pictures(model, mode, effort, quick, tmp_path):
     pixels = tiny.photo(37, 45)
@@ -356,6 +357,7 @@ def test_wrong_efforts(model, monkeypatch):
     assert level_for(model, 9, 1000) == LEVELS[9] and level_for(model, 2, 1001) == LEVELS[2]
 
 
+@pytest.mark.slow
 def test_the_command_line(tmp_path, capsys, quick, monkeypatch):
     from ccm_fast.command.main import main
 

@@ -214,6 +214,7 @@ def test_a_failing_encoder_costs_its_setting_and_nothing_else(photos, tmp_path, 
 # The cache
 
 
+@pytest.mark.slow
 def test_a_second_run_takes_up_where_the_first_was_stopped(photos, tmp_path, fake):
     images = measure.sources([photos], {".png"})
     cache = tmp_path / "cache.jsonl"
@@ -275,6 +276,7 @@ def test_images_of_one_name_are_told_apart(tmp_path):
         measure.sources([tmp_path], {".png"})
 
 
+@pytest.mark.slow
 def test_several_processes_measure_the_same(tmp_path):
     for k in range(2):
         Image.fromarray(tiny.photo(40, 50, k)).save(tmp_path / f"{k}.png")

@@ -151,6 +151,7 @@ def test_other_models_do_not_grow(old, images):
         CCMConfig(groups=(8,), fine=True)
 
 
+@pytest.mark.slow
 def test_training_grows_and_starts(tmp_path, images):
     """``--init`` with weights that lack the group, and a start from the block transform."""
     from PIL import Image
@@ -171,6 +172,7 @@ def test_training_grows_and_starts(tmp_path, images):
         assert fine["g_s.0.fine.0.weight"].norm() > 0.5  # directions of length 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float_transforms")
 def test_codes_and_decodes(grown, images):
     """Frozen, the group goes through files like every other, and raises the best quality."""

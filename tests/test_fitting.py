@@ -114,6 +114,7 @@ def fitted():
     return model, plain
 
 
+@pytest.mark.slow
 def test_freezing_fits(fitted):
     model, plain = fitted
     assert plain.frozen.shifts is None and np.array_equal(plain.frozen.plan.y_rows.cdf, typical_rows().cdf)

@@ -78,6 +78,7 @@ def test_fast_network_is_the_oracle(schedule):
 
 
 @pytest.mark.slow
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("groups, cross", [((4, 6), (3, 3)), ((7,), (3, 3)), ((2, 3, 1), ())])
 def test_frozen_codes_like_float(schedule, groups, cross):
@@ -168,6 +169,7 @@ def test_versions_of_an_image():
         assert torch.allclose(c.y_hat + c.rest, y, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_every_group_gets_the_scales_that_suit_it():
     model = tiny()
     with torch.no_grad():  # a unit with a range far beyond the others', in one group
@@ -240,6 +242,7 @@ def test_freezing_is_reproducible():
     assert freeze(model, images, steps=3).fingerprint != freeze(model, images, steps=3, seed=1).fingerprint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_thawed_network_is_the_frozen_one_without_rounding(schedule):
     model, images = tiny(schedule), photographs(5)

@@ -40,6 +40,8 @@ def silent(model):
             p[0] = p[0] * 300 if p.ndim == 4 else -3000
 
 
+@pytest.mark.slow
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("change", [None, large, rare, silent])
 @pytest.mark.parametrize("seed", [0, 2])
 def test_random_nets_can_be_frozen(change, seed):
@@ -56,6 +58,7 @@ def test_random_nets_can_be_frozen(change, seed):
             assert cost.integer_growth < 0.05, str(cost)
 
 
+@pytest.mark.slow
 def test_fine_tuned_nets_too():
     torch.manual_seed(0)
     model = CrossChannelContextModel(tiny.CONFIG)

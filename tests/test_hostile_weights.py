@@ -77,6 +77,7 @@ for path in sys.argv[2:]:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_memory_of_refused_files(tmp_path):
     paths = [str(tmp_path / f"{k}.safetensors") for k in range(len(LARGE))]

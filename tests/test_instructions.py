@@ -8,6 +8,7 @@ import pytest
 WHY = instructions.missing()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(WHY is not None, reason=str(WHY))
 def test_instruction_counts():
     stored = json.loads(instructions.STORED.read_text())

@@ -26,6 +26,7 @@ def last_lines(text):
     return {line.partition(":")[0]: line for line in lines if ":" in line}
 
 
+@pytest.mark.slow
 def test_freezing_shows_its_calibration(capsys):
     torch.manual_seed(0)
     model = CrossChannelContextModel(tiny.CONFIG)

@@ -45,6 +45,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: "-".join(needs(block)))
 def test_recipe(here, block):
     for name in set(OPTIONAL) & set(needs(block)):

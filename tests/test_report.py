@@ -152,6 +152,7 @@ def evaluated(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_it_measured(evaluated):
     out = evaluated / "out"
     result = json.loads((out / "tiny.json").read_text())
@@ -181,6 +182,7 @@ def test_the_command_writes_what_it_measured(evaluated):
     assert {c.name for c in mine} == {"tiny", "jpeg"} and sum(c.model for c in mine) == 1
 
 
+@pytest.mark.slow
 def test_the_report_stands_alone(evaluated):
     page = check_page((evaluated / "out" / "report.html").read_text())
     assert len(page.all("img")) == 3 + 2  # the original, ours, JPEG; two for the slider
@@ -190,6 +192,7 @@ def test_the_report_stands_alone(evaluated):
     assert "tiny against each" in text and "Each against JPEG 4:2:0" in text
 
 
+@pytest.mark.slow
 def test_a_second_command_measures_nothing(evaluated, monkeypatch, capsys):
     monkeypatch.setattr(measure, "measure", lambda *a: pytest.fail("measured again"))
     before = (evaluated / "out" / "tiny.json").read_text()
@@ -234,6 +237,7 @@ return [page, Math.min(...worst)];
 """
 
 
+@pytest.mark.slow
 @pytest.mark.chromium
 def test_the_report_in_chromium(evaluated, browser, tmp_path):
     report_path = Path(os.environ.get("CCM_REPORT", evaluated / "out" / "report.html")).resolve()

@@ -50,6 +50,7 @@ def crops_of(model, count):
     return [c for c, _ in collect(model, images, 96, torch.Generator().manual_seed(0))]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_it_starts_from_the_same_integers():
     model = frozen()

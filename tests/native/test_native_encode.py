@@ -53,6 +53,7 @@ def test_sixteen_bits_lanes_and_chunks(little):
         assert codec.decode(got).shape == pixels.shape
 
 
+@pytest.mark.slow
 def test_more_than_a_tile(little):
     codec, model = little
     pixels = tiny.photo(2703, 3210)
