@@ -36,7 +36,9 @@ p { max-width: 60rem; }
 .swatch.published { border-top-style: dashed; border-top-width: 2px; }
 .table { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+th, td { padding: .2rem .5rem; text-align: right; border-bottom: 1px solid var(--line); }
+td { white-space: nowrap; }
+th { vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; }
 tbody tr:hover { background: var(--band); }
 figcaption { font-size: .85rem; } figcaption b { color: var(--text); }
@@ -78,7 +80,8 @@ CHECKS = (
 
 def _table(table: Table) -> str:
     head, rows = table
-    cells = "".join(f'<th scope="col">{escape(c)}</th>' for c in head)
+    # Heads are broken between words alone: a hyphen there is one that does not break.
+    cells = "".join(f'<th scope="col">{escape(c).replace("-", "&#8209;")}</th>' for c in head)
     body = "\n".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in rows)
     return f'<div class="table"><table><thead><tr>{cells}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
 
