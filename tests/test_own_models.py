@@ -294,6 +294,36 @@ def test_training_by_a_file(photographs, tmp_path, capsys):
     assert model.config.name == "mine" and model.config.schedule == Schedule(pattern=((0, 1),))
 
 
+def test_freezing_by_the_command(photographs, tmp_path, capsys, monkeypatch):
+    """It takes as many images and steps as it is told, and replaces nothing that it is not told to replace."""
+    from ccm_fast.command.main import main
+    from ccm_fast.freezing import freeze as module
+
+    last = train(
+        TrainConfig(str(tmp_path / "run"), [photographs], start="random", stages="joint=1", batch=2, crop=32),
+        progress=False,
+        model=CrossChannelContextModel(tiny.CONFIG),
+    )
+    asked, inner = [], module.freeze
+
+    def counted(model, images, **options):
+        asked.append((len(images), options["steps"]))
+        return inner(model, images, **options)
+
+    monkeypatch.setattr(module, "freeze", counted)
+    (tmp_path / "own.json").write_text("a configuration of that name")
+    options = ["--data", photographs, "--images", "2", "--steps", "1", "--quiet"]
+    assert main(["freeze", str(last), str(tmp_path / "own.safetensors"), *options]) == 1
+    assert "own.json" in capsys.readouterr().err and not (tmp_path / "own.safetensors").exists() and not asked
+    assert (tmp_path / "own.json").read_text() == "a configuration of that name"
+    assert main(["freeze", str(last), str(tmp_path / "own.safetensors"), *options, "--force"]) == 0
+    assert asked == [(2, 1)] and json.loads((tmp_path / "own.json").read_text())["model"] == "own"
+    frozen = (tmp_path / "own.safetensors").read_bytes()
+    assert main(["freeze", str(last), str(tmp_path / "own.safetensors"), *options]) == 1
+    assert (tmp_path / "own.safetensors").read_bytes() == frozen
+    assert ccm_fast.load(tmp_path / "own.safetensors").frozen is not None
+
+
 @pytest.mark.slow
 def test_the_example(tmp_path):
     Image.fromarray(tiny.photo(136, 140)).save(tmp_path / "a.png")
