@@ -31,7 +31,7 @@ from ccm_fast.entropy import reference_streams
 
 
 def ideal_bytes(frozen, strings, shape) -> float:
-    """Code length of all symbols by the integer tables, in bytes, without any header or coder."""
+    """Code length of all coded symbols by the integer tables, in bytes, without any header or coder."""
     packets = parse_packets(frozen, strings, shape)
     z_hat = frozen.decode_z([p.z_stream for p in packets], *packets[0].z_shape)
     psi = frozen.hyper(z_hat, *packets[0].y_shape)
@@ -39,10 +39,18 @@ def ideal_bytes(frozen, strings, shape) -> float:
     offset, row = frozen.parameters(psi, y_hat)
     row = row.numpy().astype(np.int64)
     plan = frozen.plan
-    bits = reference_streams.ideal_bits(plan.y_rows, row.ravel(), (y_hat - offset).numpy().astype(np.int64).ravel())
-    z = z_hat.numpy().astype(np.int64)
-    z_row = np.broadcast_to(np.arange(z.shape[-1]), z.shape)
-    return (bits + reference_streams.ideal_bits(plan.z_rows, z_row.ravel(), z.ravel())) / 8
+    coded = row >= plan.skip_rows
+    bits = code_length(plan.y_rows, row[coded], (y_hat - offset).numpy().astype(np.int64)[coded])
+    z = z_hat.numpy().astype(np.int64)[..., plan.coded_channels]
+    z_row = np.broadcast_to(plan.coded_channels, z.shape)
+    return (bits + code_length(plan.z_rows, z_row.ravel(), z.ravel())) / 8
+
+
+def code_length(rows, row, symbol) -> float:
+    """Bits of symbols by their rows' tables, each pair looked up once."""
+    (row, symbol), counts = np.unique(np.stack([row, symbol]), axis=1, return_counts=True)
+    each = (reference_streams.ideal_bits(rows, r, s) for r, s in zip(row, symbol))
+    return sum(count * bits for count, bits in zip(counts.tolist(), each))
 
 
 def whole_command(path: Path, quality: float, model: str, threads: int) -> dict:
