@@ -91,7 +91,7 @@ def _times_of(result: dict) -> str:
     of = result.get("times_of")
     if of is None:
         return _machine(result)
-    return f"{_machine(of)} Times are of the weights {of['weights']}, of before; rates are of {result['weights']}."
+    return f"{_machine(of)} Times are of weights that shipped before ({of['weights']})."
 
 
 @_made_of("kodak_ccm-small.json")
