@@ -335,7 +335,7 @@ def pieces(found: dict) -> str:
 def offsets(found: dict) -> str:
     """Steps between the starts of two groups."""
     rows = [[size, *(str(v) for v in o.values())] for size, o in found["offsets"].items()]
-    head = ["", "steps of a group", "offset, as it is", "announced every step", "tiles of 4 x 8", "tiles of 4 x 16"]
+    head = ["", "steps of a group", "offset, as it is", "tiles of 4 x 8", "tiles of 4 x 16"]
     return _table(head, rows)
 
 
@@ -380,7 +380,6 @@ def offsets_of(model) -> dict:
         size: {
             "steps": build_order(*SIZES[size]).steps,
             "as it is": offset_in_steps(size, model),
-            "every step": offset_in_steps(size, model, news=1),
             "tiles of 4 x 8": offset_in_steps(size, model, (4, 8)),
             "tiles of 4 x 16": offset_in_steps(size, model, (4, 16)),
         }

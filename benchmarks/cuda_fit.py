@@ -13,7 +13,7 @@ import json
 import math
 from dataclasses import replace
 
-from cuda_model import Costs, Options, microseconds, run
+from cuda_model import MEASURED_NEWS, Costs, Options, microseconds, run
 from cuda_nets import SIZES, Stream, pictures
 from cuda_pieces import BANDS, GPUS, ROOT, SLOW_ROUND
 from cuda_schedule import build_order
@@ -37,7 +37,7 @@ def cycles_of(point: dict, code: dict, scale: float, slow_round: float) -> float
     model = replace(pictures("ccm-small")[0], fine_context=True)  # as its fine group was then
     order = build_order(*SIZES["768x512"], model.shift)
     costs = [
-        Costs(model, gpu, scale, between, Options(), g, Stream(**group), order.tiles, slow_round)
+        Costs(model, gpu, scale, between, Options(news=MEASURED_NEWS), g, Stream(**group), order.tiles, slow_round)
         for g, group in enumerate(point["groups"])
     ]
     return run([costs], order, SIZES["768x512"]).total

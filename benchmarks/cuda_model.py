@@ -35,7 +35,7 @@ from cuda_pieces import (
 )
 from cuda_schedule import Order, Outcome, build_order, chunk_order, simulate
 
-MEASURED_CHUNK = 32  # of the kernel that was measured
+MEASURED_CHUNK, MEASURED_NEWS = 32, 2  # of the kernel that was measured
 
 # --- Costs, in cycles
 
@@ -50,8 +50,6 @@ class Options:
     tile: tuple[int, int] = (TILE_ROWS, TILE_COLUMNS)
     news: int = STEPS_PER_NEWS  # steps between announcements
     one_flag: bool = False  # a claim reads its neighbours' flags at once
-    quiet_news: bool = False  # progress is announced by another warp
-    partial: bool = False  # a layer's weights fill shared memory as far as they go
     by_group: bool = False  # tickets of a batch go group after group over its images
     cluster: int = 1  # multiprocessors that share a group's products and keep all weights in shared memory
 
@@ -88,12 +86,16 @@ class Costs:
         arena += round16(4 * self.tiles) if self.tiles <= MAX_KNOWN else 0
         room = self.gpu.shared - 1024 - arena
         self.in_shared = [0.0] * len(self.layers)
+        if not self.measured:  # channels' numbers, places of the context's products
+            room -= sum(m_tiles * 256 for m_tiles, _ in self.layers) + 32 * self.layers[0][1]
         for k in reversed(range(len(self.layers))):
             m_tiles, k_steps = self.layers[k]
-            size = m_tiles * k_steps * 512 / self.options.cluster
-            share = 1.0 if size <= room else (max(0.0, room) / size if self.options.partial else 0.0)
-            self.in_shared[k] = share
-            room -= share * size
+            size = k_steps * 512 / self.options.cluster  # of a tile
+            tiles = min(m_tiles, int(max(0.0, room) // size)) if size else m_tiles
+            if self.measured and tiles < m_tiles:  # whole layers
+                tiles = 0
+            self.in_shared[k] = tiles / m_tiles
+            room -= tiles * size
 
     @property
     def layers(self) -> list[tuple[int, int]]:
@@ -263,7 +265,7 @@ class Costs:
                 product, rest = self.layer(k, n, begun)
                 t["products"] += product
                 t["requantize"] += rest
-                t["overhead"] += 3 * self.l1  # descriptors of the layer
+                t["overhead"] += 3 * self.l1 if self.measured else 0  # descriptors of the layer
                 t["barriers"] += self.barrier * ((2 if self.measured else 1) if self.options.cluster == 1 else 10)
             t["choose rows"] += self.listing(n)
             # Groups without own context have a row a step, three chunks at 768x512.
@@ -272,12 +274,9 @@ class Costs:
             t["publish"] += self.publishing(n)
             t["barriers"] += 4 * self.barrier
             begun = self.ahead()[1] > 0
-            if count > self.chunk and self.own_context:  # latents enter the plane when all of the step is done
-                each = -(-n // WARPS) * -(-self.model.groups[self.group] // 32)
-                t["publish"] += self.l2 + each * self.of("publish", WARPS // SCHEDULERS)
-                t["barriers"] += 3 * self.barrier
-        t["barriers"] += self.barrier
-        if news and self.own_context and not self.options.quiet_news:  # one thread's fence, then the failure flag
+        if self.measured:
+            t["barriers"] += self.barrier
+        if news and self.own_context and self.measured:  # one thread's fence, then the failure flag
             t["news"] += self.gpu.fence * self.scale + self.l2
         return dict(t)
 
@@ -393,12 +392,12 @@ def microseconds(cycles: float, gpu: Gpu) -> float:
     return cycles / gpu.clock / 1e3
 
 
-def offset_in_steps(size: str, model: Model, tile: tuple[int, int] = (TILE_ROWS, TILE_COLUMNS), news: int = 2) -> int:
+def offset_in_steps(size: str, model: Model, tile: tuple[int, int] = (TILE_ROWS, TILE_COLUMNS)) -> int:
     """How many steps of one group lie between the starts of two, were dense tiles and announcements free."""
     h, w = SIZES[size]
     order = build_order(h, w, model.shift, *tile)
     chain = tuple(k for k, *_ in model.chain(1))
-    free = simulate(order, 2, lambda *a: {"step": 1.0}, lambda *a: 0.0, lambda g: chain, 10**6, news=news)
+    free = simulate(order, 2, lambda *a: {"step": 1.0}, lambda *a: 0.0, lambda g: chain, 10**6)
     return round(free.starts[1] - free.starts[0]) if chain else 0
 
 
@@ -409,10 +408,7 @@ IMPROVEMENTS = {
     "rounds of half the cycles": {"lean_rounds": True},
     "dense tiles of 4 x 8": {"tile": (4, 8)},
     "dense tiles of 4 x 16": {"tile": (4, 16)},
-    "progress announced every step": {"news": 1},
     "one flag a tile and claim": {"one_flag": True},
-    "progress announced by another warp": {"quiet_news": True},
-    "weights fill shared memory partly": {"partial": True},
     "cluster of 4 holds the weights": {"cluster": 4},
     "64 lanes": {"lanes": 64},
     "128 lanes": {"lanes": 128},

@@ -75,6 +75,7 @@ SCHEDULERS = 4
 MAX_KNOWN = _constant("engine_cuda.cpp", "kMaxKnownTiles")
 TRIED = _constant("rans_warp.cuh", "kTried")
 MOST_AHEAD = _constant("latents.h", "kMostAhead")
+LISTED = _constant("steps.cuh", "kListed")
 WORDS_AHEAD = int(re.search(r"kWordsAhead = (\d+)", (CUDA / "latents.h").read_text(encoding="utf-8"))[1])
 QUIET_ROUNDS = _constant("rans_warp.cuh", "kQuietRounds")
 
@@ -94,7 +95,7 @@ def _latency(gpu: Gpu, scale: float, weights_in_shared: bool) -> Callable:
     """Cycles until the result of an instruction of variable duration is there."""
     packed = {_line("product.cuh", "const uint4 packed = *weights;")}
     inputs = {_line("product.cuh", "load_word(at[n] + first)")}
-    spatial = {_line("steps.cuh", "product(m_, c, m_tile, first, end,")}
+    spatial = {_line("steps.cuh", "product(end - first, from,")}
     fetch = _line("sequence.cuh", "CCM_DEVICE void fetch_words(")
     words = range(fetch, fetch + 8)
     # Of symbols beyond their windows' neighbours; the tables are too large for L1.
@@ -134,18 +135,19 @@ def read_machine_code(folder: Path, arch: int) -> dict:
     code = sass.disassemble(sass.compile_kernel(folder, arch), "latents_kernelILb1E")  # all in shared memory
     step = "steps.cuh"
     rans = "rans_warp.cuh"
-    choose = _line(step, "symbols()[place] = {row.key,")
-    skipped = _line(step, "publish(target, choice.row")
+    choose = _line(step, "symbols()[place] = {key[u],")
+    skipped = _line(step, "publish(target, choice[u].row")
     publish = _line(step, "publish(targets()[k]")
     multiplied = {_line(rans, "static_cast<uint64_t>(found.less) * high_")}
     tried = {_line(rans, "static_cast<uint64_t>(freq) * high[k]")}
     # What is no part of a common round: symbols outside their window, escapes, new words.
     cold = set(range(_line(rans, "CCM_DEVICE void slow_round("), _line(rans, "CCM_DEVICE void rounds(")))
-    cold |= {_line(rans, "slow_round(rows, place.to, symbol, found, true", nth) for nth in (0, 1)}
+    cold |= {_line(rans, "slow_round(rows, place, symbol, found, true", nth) for nth in (0, 1)}
     # Of slow rounds: symbols beyond the neighbours, escapes.
     unlikely = set(range(_line(rans, "CCM_DEVICE static uint32_t look_far("), _line(rans, "CCM_DEVICE void rounds(")))
     unlikely |= {_line(rans, "const DeviceRow& whole = "), _line(rans, "damaged |= decode_escapes(")}
-    neighbours = {_line(rans, "rows.neighbours(beside - 1).entry[")}
+    unlikely |= {_line(rans, "rare_round(rows, place.to,")}
+    neighbours = {_line(rans, "rows.neighbours[beside - 1].entry[")}
     failed = {_line(rans, "const Symbol symbol = symbols[done + place.lane];")}
     filled = {_line("sequence.cuh", "staged_ += kWordsAhead;")}
     searched = set(
@@ -153,7 +155,7 @@ def read_machine_code(folder: Path, arch: int) -> dict:
     )
 
     def multiplies(i: sass.Instruction) -> bool:  # a round's multiplication
-        return i.op.startswith("IMAD.WIDE.U32") and i.within(rans, multiplied)
+        return i.op.startswith("IMAD.WIDE.U32") and i.within(rans, multiplied) and not i.within(rans, cold)
 
     def tries(i: sass.Instruction) -> bool:
         return i.op.startswith("IMAD.WIDE.U32") and i.within(rans, tried)
@@ -184,7 +186,7 @@ def read_machine_code(folder: Path, arch: int) -> dict:
             pieces["rans alone"] = sass.shortest_turn(code, body, multiplies, 1, cold, rans)
         elif count["IMMA"] and len(inside) < 200:
             outer = {f for i in inside for f, _ in i.lines}
-            tiles = count["IMMA"] // 2  # two products a turn
+            tiles = count["IMMA"] // 3  # three products a turn
             if "chase.cuh" in outer:
                 pieces.setdefault("dense", []).append(inside)
             else:
@@ -192,8 +194,8 @@ def read_machine_code(folder: Path, arch: int) -> dict:
                 pieces[f"{'conv' if conv else 'rows'} {tiles}"] = inside
         elif any(i.within(step, begun) for i in inside) and count["IMMA"] and not count["BAR"]:
             ahead = body
-        elif 300 < len(inside) < 1600 and count["BAR"] == 1 and count["IMMA"] in (8, 16):
-            network[count["IMMA"] // 8] = body  # of each of two products: two in its loop, two behind it
+        elif 300 < len(inside) < 2400 and count["BAR"] == 1 and count["IMMA"] == 28:
+            network[2] = body  # of each of two kinds of products and two tiles: three in its loop, four behind it
         elif len(inside) < 400:
             for name, line in (("choose", choose), ("publish", publish)):
                 known = pieces.get(name)
@@ -227,16 +229,19 @@ def read_machine_code(folder: Path, arch: int) -> dict:
         "scale": {*range(features, parameters), *means},
     }
     context = _line(step, "CCM_DEVICE void add_context(")
-    begins, adds = _line(step, "const int32_t begun = "), _line(step, "add_context(c, m_tile, max(begun")
+    begins, adds = _line(step, "const int32_t begun = "), _line(step, "add_context(m_tile, max(begun")
     first = {*range(context, context + 32), *range(begins, adds + 1)}
+    told = set(range(_line(step, "CCM_DEVICE void tell("), _line(step, "// Codes the next chunk. After")))
     base = set(range(_line(step, "if (with_base) {"), _line(step, "acc.v[n][2 + k] = sum[8];") + 2))
-    rows = set(range(_line(step, "const uint8_t* in = features() +"), _line(step, "product_rows(c, m_tile") + 1))
-    loops = [set(body) for body in code.loops() if len(body) < 130]
+    rows = set(range(_line(step, "const uint8_t* in = features() +"), _line(step, "product_rows(c.k_steps") + 1))
+    loops = [set(body) for body in code.loops() if len(body) < 160]
     for nt, body in network.items():
         straight = [code.instructions[k] for k in body if not any(k in other for other in loops)]
         for name, other in (("first", rows), ("later", first)):
             for kind, others in epilogue.items():
-                pieces[f"{name} {kind} {nt}"] = [i for i in straight if not i.within(step, other | others | base)]
+                pieces[f"{name} {kind} {nt}"] = [
+                    i for i in straight if not i.within(step, other | others | base | told)
+                ]
     pieces["ahead"] = [code.instructions[k] for k in ahead if not any(k in other for other in loops)]
     if not pieces["ahead"]:
         raise ValueError(f"sm_{arch}: what is added up ahead was not found")
@@ -252,7 +257,7 @@ def machine_cycles(pieces: dict[str, list], gpu: Gpu, scale: float) -> dict[str,
             if not shared and not name.startswith(("conv", "rows", "first", "later", "ahead")):
                 continue
             cost = (sass.cycles if straight else sass.per_round)(trace, _latency(gpu, scale, shared))
-            turns = 2 if name == "rans" else 1
+            turns = {"rans": 2, "choose": LISTED}.get(name, 1)
             if name in ("slow", "staged"):  # of a turn of two rounds, one of which is common, the other done over
                 cost -= 2 * found["rans"]["lone"]
             if name.startswith(("conv", "rows", "dense")):

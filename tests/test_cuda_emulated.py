@@ -186,6 +186,17 @@ def test_streams_of_version_2(case, run):
     assert split(*streams) == split(data, segments)
 
 
+@pytest.mark.parametrize("lanes", [1, VERSION_2 + 64])
+def test_steps_of_a_wavefront_longer_than_a_chunk(lanes):
+    """Taps reach no position of their own step: latents enter the context chunk by chunk."""
+    case = Case("long", {"long": ({"groups": (5, 4)}, (18, 52))})
+    assert np.bincount(case.plan.schedule_of(0).steps(case.h, case.w).ravel()).max() > 16
+    data, segments, y_hat = case.encode_y(lanes)
+    with schedule(seed=lanes, resident=3):
+        y, status = EmulatedEngine(case.plan, 96, 5).decode_y(case.psi, data, segments)
+    assert fine(status) and torch.equal(y, y_hat)
+
+
 @pytest.mark.parametrize("lanes", [1, 4, 32, 128])
 def test_symbols_far_from_their_windows(lanes):
     """Rows with hundreds of entries in a 128th of the range, and escapes beyond them."""

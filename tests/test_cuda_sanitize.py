@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 # Fault -> (flavour, what the report says, resident blocks).
 FAULTS = {
-    1: ("tsan", "data race", 0),  # a missing __syncthreads
+    1: ("tsan", "data race", 0),  # no __syncthreads before progress is announced
     2: ("tsan", "data race", 0),  # a missing release
     3: ("tsan", "data race", 0),  # a missing __syncwarp
     4: ("asan", "AddressSanitizer: ", 0),  # an overrun

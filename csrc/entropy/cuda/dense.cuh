@@ -27,8 +27,11 @@ CCM_DEVICE void dense_product(const DeviceModel& m, const DeviceConv& c, const D
     // Positions outside the plane repeat one inside; nobody looks at their results.
     at[n] = in.at(clamp(p.i, 0, h - 1), clamp(p.j, 0, w - 1));
   }
-  start_from_bias(m, c, m_tile, acc);
-  product(m, c, m_tile, 0, c.k_steps, at, in.row_stride, in.stride, m.at<uint4>(c.weights), acc);
+  const ChannelNumbers* const numbers = m.at<ChannelNumbers>(c.numbers) + m_tile * kTileM + lane / 4;
+  start_from(numbers[0].bias, numbers[8].bias, acc);
+  product(
+      c.k_steps, at, m.at<uint4>(c.weights) + static_cast<int64_t>(m_tile) * c.k_steps * 32, m.at<uint32_t>(c.quads),
+      [&](uint32_t q) { return quad_offset(q, in.row_stride, in.stride); }, acc);
 }
 
 // The whole block: body(m_tile) for every warp's share of the tile.

@@ -31,12 +31,13 @@ cudaError_t current_device(Device& d) {
 }
 
 ArenaLayout arena_layout(const DeviceModel& m, int32_t tiles) {
-  int32_t channels = 0, depth = 0, ahead = 0;
+  int32_t channels = 0, depth = 0, ahead = 0, quads = 0;
   for (int32_t g = 0; g < m.groups; ++g) {
     const DeviceGroup& d = m.group[g];
     channels = std::max(channels, d.channels);
     if (d.spatial.m_tiles <= kMostAhead) ahead = std::max(ahead, d.spatial.m_tiles);
     depth = std::max(depth, d.head.k_steps);
+    quads = std::max(quads, d.spatial.k_steps * 8 + kMoreQuads);
     for (int32_t l = 0; l < d.hidden_layers; ++l) depth = std::max(depth, d.hidden[l].k_steps);
   }
   ArenaLayout l{};
@@ -62,7 +63,8 @@ ArenaLayout arena_layout(const DeviceModel& m, int32_t tiles) {
   l.ahead_steps = take(4 * kMostAhead);
   l.scale_rows = take(kNumScales * sizeof(ScaleRow));
   l.positions = take(4 * kChunk);
-  l.weights = take((kMaxLayers + 2) * sizeof(void*));
+  l.layers = take((kMaxLayers + 2) * kStepLayerBytes);
+  l.offsets = take(4 * quads);
   l.decoders = take(kMostSequences * 32 * kDecoderBytes);
   l.planes = take(kPlanesBytes);
   l.stop = take(4);
@@ -104,12 +106,14 @@ cudaError_t plan_latents(const DeviceModel& m, int32_t batch, int32_t h, int32_t
   const int32_t available = std::min(device.shared - 1024, options.shared >= 0 ? options.shared : device.shared);
   a.arena = arena_layout(m, a.tiles);
   a.arena_in_shared = a.arena.bytes <= available;
-  // What the weights of the largest group take beside the arena.
+  // What the weights and numbers of the largest group take beside the arena.
   int64_t wanted = 0;
   for (int32_t g = 0; g < m.groups; ++g) {
     const DeviceGroup& d = m.group[g];
     int64_t bytes = 0;
-    const auto add = [&](const DeviceConv& c) { bytes += static_cast<int64_t>(c.m_tiles) * c.k_steps * 512; };
+    const auto add = [&](const DeviceConv& c) {
+      bytes += static_cast<int64_t>(c.m_tiles) * (c.k_steps * 512 + kTileM * sizeof(ChannelNumbers));
+    };
     add(d.spatial);
     for (int32_t l = 0; l < d.hidden_layers; ++l) add(d.hidden[l]);
     add(d.head);

@@ -25,8 +25,8 @@ constexpr int32_t kRingWords = kWordRing + 32 * 4;
 // Tiles of 16 channels of a group whose sums of contexts are begun ahead; wider ones' weights take longer than a step.
 constexpr int32_t kMostAhead = 16;
 
-// At least the sizes of WarpDecoder and CoderPlanes, which host code cannot see; steps.cuh checks.
-constexpr int kDecoderBytes = 80, kPlanesBytes = 80;
+// At least the sizes of WarpDecoder, CoderPlanes and StepLayer, which host code cannot see; steps.cuh checks.
+constexpr int kDecoderBytes = 80, kPlanesBytes = 80, kStepLayerBytes = 48;
 
 // Counters of one (image, group), ints in `progress`.
 struct GroupProgress {
@@ -44,7 +44,9 @@ struct ArenaLayout {
   // What other warps than the decoders' have added up for the next chunk: accumulators, Ahead [tiles of 16 channels,
   // kMostAhead of them at most], and for each the products that they hold, -1: nothing (int32 [kMostAhead]).
   int32_t ahead, ahead_steps;
-  int32_t scale_rows, positions, weights, decoders, planes, stop, coded;
+  int32_t layers;   // StepLayer [kMaxLayers + 2]
+  int32_t offsets;  // int32, as many as DeviceConv::quads of the own group's convolution
+  int32_t scale_rows, positions, decoders, planes, stop, coded;
   int32_t known;  // 0: absent, too many tiles
   int32_t bytes;
 };

@@ -32,6 +32,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) latents_kernel(const LatentsAr
       coder.advance();
       continue;
     }
+    if (active) coder.tell();
     // A coder computes what it waits for; a block without a group whatever can be computed.
     const int32_t image = active ? coder.image() : 0, group = active ? coder.group() : 1;
     const Claim claim = claim_task(a, image, active ? image + 1 : a.batch, group, active ? group + 1 : groups);

@@ -21,22 +21,28 @@ constexpr Isa kIsaCuda = static_cast<Isa>(64);
 constexpr int kTileM = 16, kTileN = 8, kTileK = 32;
 constexpr int kMoreQuads = 16;  // behind a convolution's quads: read ahead, and not used
 
+// What turns accumulators of one output channel into values: together, because one load is one wait.
+struct alignas(16) ChannelNumbers {
+  int32_t bias, mult, shift, below;  // bias: where accumulators start; of the own group's 0, it starts from the base
+};
+
 // One convolution. k counts bytes of its input over all taps, padded to whole products of kTileK.
 struct DeviceConv {
   int32_t kernel, upsample, output, is_signed;
   int32_t cout, m_tiles, k_steps, cin_pad;
   // Of the own group's: products of the taps whose symbols are at least two steps old; they lie first.
   int32_t early_steps;
-  int32_t zero, in_zero;             // bytes that stand for 0 in its output and its input
-  int64_t weights;                   // uint4 [m_tiles][k_steps][32]
-  int64_t quads;                     // uint32 [k_steps * 8 + kMoreQuads]: where four consecutive k lie, see quad()
-  int64_t bias, mult, shift, below;  // int32 [m_tiles * 16]
+  int32_t zero, in_zero;  // bytes that stand for 0 in its output and its input
+  int64_t weights;        // uint4 [m_tiles][k_steps][32]
+  int64_t quads;          // uint32 [k_steps * 8 + kMoreQuads]: where four consecutive k lie, see quad()
+  int64_t numbers;        // ChannelNumbers [m_tiles * 16]
 };
 
 struct DeviceGroup {
   int32_t channels, first_channel, plane_channel;
   int32_t base_width, base_pad;
   int32_t stack_layers, has_skip, hidden_layers;
+  int32_t within_step;        // whether a tap reaches positions of its own step, which it must not see
   int32_t radius;             // of everything that reads the earlier groups
   int32_t shift[kMaxLayers];  // of the tiles of each of its layers, see tiles.h
   int64_t base_init;          // int32 [base_pad]

@@ -72,10 +72,14 @@ class DevicePacker {
     return out_.put(std::vector<T>(m_.at<T>(offset), m_.at<T>(offset) + n));
   }
 
-  // Kernels compute the channels that fill up a tile, too: a shift of 0 would be one by -1.
-  int64_t shifts(int64_t offset, size_t n) {
-    std::vector<int32_t> v(m_.at<int32_t>(offset), m_.at<int32_t>(offset) + n);
-    for (int32_t& shift : v) shift = std::max(shift, 1);
+  // Of an own group's (no bias: the base) or a convolution's channels. Kernels compute the channels that fill up a
+  // tile, too: a shift of 0 would be one by -1.
+  template <class Desc>
+  int64_t numbers(const Desc& c, const int32_t* bias, int32_t n) {
+    std::vector<ChannelNumbers> v(n);
+    for (int32_t k = 0; k < n; ++k)
+      v[k] = {bias ? bias[k] : 0, m_.at<int32_t>(c.mult)[k], std::max(m_.at<int32_t>(c.shift)[k], 1),
+              m_.at<int32_t>(c.below)[k]};
     return out_.put(v);
   }
 
@@ -137,19 +141,16 @@ class DevicePacker {
     d.cout = c.cout;
     d.zero = c.zero;
     d.in_zero = c.is_signed ? 128 : c.in_zero;
-    d.bias = copy<int32_t>(c.bias, c.n_pad);
-    d.mult = copy<int32_t>(c.mult, c.n_pad);
-    d.shift = shifts(c.shift, c.n_pad);
-    d.below = c.output == kLeaky8 ? copy<int32_t>(c.below, c.n_pad) : 0;
+    d.numbers = numbers(c, m_.at<int32_t>(c.bias), c.n_pad);
     return d;
   }
 
-  // Whether what a tap reads is never one step old: older, or of no step that is done (its byte then stands for zero).
-  static bool old_enough(const Schedule& s, int32_t di, int32_t dj) {
+  // Whether what a tap reads is, somewhere, `lead` steps old.
+  static bool reaches(const Schedule& s, int32_t di, int32_t dj, int32_t lead) {
     for (int32_t i = 0; i < s.ph; ++i)
       for (int32_t j = 0; j < s.pw; ++j)
-        if (tap_lead(s, i, j, di, dj) == 1) return false;
-    return true;
+        if (tap_lead(s, i, j, di, dj) == lead) return true;
+    return false;
   }
 
   DeviceGroup group(const GroupDesc& g) {
@@ -166,15 +167,17 @@ class DevicePacker {
     std::vector<std::pair<int32_t, int32_t>> taps;
     for (int32_t t = 0; t < g.taps; ++t) taps.emplace_back(g.tap_di[t], g.tap_dj[t]);
     std::vector<bool> early;
-    for (const auto& [di, dj] : taps) early.push_back(old_enough(g.schedule, di, dj));
+    // Early taps read what is older than a step, or of no step that is done: its byte then stands for zero.
+    for (const auto& [di, dj] : taps) {
+      early.push_back(!reaches(g.schedule, di, dj, 1));
+      d.within_step |= reaches(g.schedule, di, dj, 0);
+    }
     d.spatial = product(g.weights, g.base_pad, (g.channels + 3) / 4 * 4, taps, early);
     d.spatial.cout = g.base_width;
     d.spatial.output = g.f_output;
     d.spatial.zero = g.f_zero;
     d.spatial.in_zero = 128;
-    d.spatial.mult = copy<int32_t>(g.mult, g.base_pad);
-    d.spatial.shift = shifts(g.shift, g.base_pad);
-    d.spatial.below = g.f_output == kLeaky8 ? copy<int32_t>(g.below, g.base_pad) : 0;
+    d.spatial.numbers = numbers(g, nullptr, g.base_pad);
     d.hyper = conv(g.hyper);
     for (int32_t l = 0; l < g.stack_layers; ++l) d.stack[l] = conv(g.stack[l]);
     if (g.has_skip) d.skip = conv(g.skip);

@@ -39,39 +39,44 @@ struct Fragments {
 };
 
 // acc += weights * input, in `steps` products; load(fragments, s) fetches what product s takes. Loads run ahead of the
-// products by one: a warp executes in order, and each wait would be the cache's whole latency. Two sets of fragments
+// products by two: a warp executes in order, and each wait would be the cache's whole latency. Three sets of fragments
 // change places: a copy from one to the other would wait for what has just been loaded.
 template <int NT, class Load>
 CCM_DEVICE void products(int32_t steps, Load load, Accumulators<NT>& acc) {
-  Fragments<NT> even, odd;
-  load(even, 0);
-  int32_t s = 1;
+  Fragments<NT> f[3];
+  load(f[0], 0);
+  if (steps > 1) load(f[1], 1);
+  int32_t s = 2;
 #pragma unroll 1
-  for (; s + 1 < steps; s += 2) {
-    load(odd, s);
-    even.multiply(acc);
-    load(even, s + 1);
-    odd.multiply(acc);
+  for (; s + 2 < steps; s += 3) {
+    load(f[2], s);
+    f[0].multiply(acc);
+    load(f[0], s + 1);
+    f[1].multiply(acc);
+    load(f[1], s + 2);
+    f[2].multiply(acc);
   }
-  if (s < steps) load(odd, s);
-  even.multiply(acc);
-  if (s < steps) odd.multiply(acc);
+  if (s < steps) load(f[2], s);
+  f[0].multiply(acc);
+  if (s + 1 < steps) load(f[0], s + 1);
+  if (steps > 1) f[1].multiply(acc);
+  if (s < steps) f[2].multiply(acc);
+  if (s + 1 < steps) f[0].multiply(acc);
 }
 
-// Products first .. end - 1 of a convolution's. `at[n]`: the input bytes of the position that this lane supplies to
-// tile n, position l / 4; `row_stride` and `stride`: bytes between neighbouring rows and columns of the input. Places
-// of quads are loaded two products ahead.
-template <int NT>
-CCM_DEVICE void product(const DeviceModel& m, const DeviceConv& c, int32_t m_tile, int32_t first, int32_t end,
-                        const uint8_t* const (&at)[NT], int32_t row_stride, int32_t stride, const uint4* weights,
-                        Accumulators<NT>& acc) {
-  const int32_t lane = threadIdx.x & 31, steps = end - first;
+// `steps` products of a convolution. `at[n]`: the input bytes of the position that this lane supplies to tile n,
+// position l / 4; `weights`: of the first product and this tile of channels; `places`: of its quads, which are loaded
+// two products ahead; offset(place): bytes from a position to there.
+template <int NT, class Offset>
+CCM_DEVICE void product(int32_t steps, const uint8_t* const (&at)[NT], const uint4* weights, const uint32_t* places,
+                        Offset offset, Accumulators<NT>& acc) {
+  const int32_t lane = threadIdx.x & 31;
   if (steps <= 0) return;  // no spatial context, or all of it is done
-  const uint4* w = weights + (static_cast<int64_t>(m_tile) * c.k_steps + first) * 32 + lane;
-  const uint32_t* quads = m.at<uint32_t>(c.quads) + first * 8 + (lane & 3);
+  const uint4* const w = weights + lane;
+  const uint32_t* const quads = places + (lane & 3);
   uint32_t now[2] = {quads[0], quads[4]}, next[2] = {quads[8], quads[12]};
   const auto load = [&](Fragments<NT>& f, int32_t s) {
-    f.load(w + s * 32, at, quad_offset(now[0], row_stride, stride), quad_offset(now[1], row_stride, stride));
+    f.load(w + s * 32, at, offset(now[0]), offset(now[1]));
     now[0] = next[0], now[1] = next[1];
     next[0] = quads[s * 8 + 16], next[1] = quads[s * 8 + 20];  // kMoreQuads lie behind the last
   };
@@ -80,20 +85,19 @@ CCM_DEVICE void product(const DeviceModel& m, const DeviceConv& c, int32_t m_til
 
 // The same where each position's inputs lie together: the 1x1 layers of a step.
 template <int NT>
-CCM_DEVICE void product_rows(const DeviceConv& c, int32_t m_tile, const uint8_t* const (&at)[NT], const uint4* weights,
+CCM_DEVICE void product_rows(int32_t steps, const uint8_t* const (&at)[NT], const uint4* weights,
                              Accumulators<NT>& acc) {
-  const int32_t lane = threadIdx.x & 31, steps = c.k_steps, first = (lane & 3) * 4;
-  const uint4* w = weights + static_cast<int64_t>(m_tile) * steps * 32 + lane;
+  const int32_t lane = threadIdx.x & 31, first = (lane & 3) * 4;
+  const uint4* const w = weights + lane;
   const auto load = [&](Fragments<NT>& f, int32_t s) {
     f.load(w + s * 32, at, s * kTileK + first, s * kTileK + first + 16);
   };
   products(steps, load, acc);
 }
 
+// `low`, `high`: of the channels that this lane holds.
 template <int NT>
-CCM_DEVICE void start_from_bias(const DeviceModel& m, const DeviceConv& c, int32_t m_tile, Accumulators<NT>& acc) {
-  const int32_t* bias = m.at<int32_t>(c.bias) + m_tile * kTileM + (threadIdx.x & 31) / 4;
-  const int32_t low = bias[0], high = bias[8];
+CCM_DEVICE void start_from(int32_t low, int32_t high, Accumulators<NT>& acc) {
 #pragma unroll
   for (int n = 0; n < NT; ++n) acc.v[n][0] = acc.v[n][1] = low, acc.v[n][2] = acc.v[n][3] = high;
 }
@@ -102,10 +106,7 @@ CCM_DEVICE void start_from_bias(const DeviceModel& m, const DeviceConv& c, int32
 struct Rescale {
   int32_t mult, shift, below;
 
-  CCM_DEVICE static Rescale of(const DeviceModel& m, const DeviceConv& c, int32_t channel) {
-    return {m.at<int32_t>(c.mult)[channel], m.at<int32_t>(c.shift)[channel],
-            c.output == kLeaky8 ? m.at<int32_t>(c.below)[channel] : 0};
-  }
+  CCM_DEVICE static Rescale of(const ChannelNumbers& n) { return {n.mult, n.shift, n.below}; }
   CCM_DEVICE int32_t linear(int32_t acc) const { return requantize(acc, mult, shift); }
   // relu8 and leaky8, as the byte that planes hold.
   CCM_DEVICE uint8_t byte(int32_t acc, int32_t zero) const {
@@ -119,7 +120,8 @@ template <int NT, class Body>
 CCM_DEVICE void for_each_value(const DeviceModel& m, const DeviceConv& c, int32_t m_tile, const Accumulators<NT>& acc,
                                Body body) {
   const int32_t lane = threadIdx.x & 31, first = m_tile * kTileM + lane / 4, channels = c.cout;
-  const Rescale rescale[2] = {Rescale::of(m, c, first), Rescale::of(m, c, first + 8)};  // padded to whole tiles
+  const ChannelNumbers* const numbers = m.at<ChannelNumbers>(c.numbers) + first;  // padded to whole tiles
+  const Rescale rescale[2] = {Rescale::of(numbers[0]), Rescale::of(numbers[8])};
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     if (first + half * 8 >= channels) continue;

@@ -27,11 +27,14 @@ struct RowTables {
   const DeviceModel& m;
   const DeviceRows& rows;
   const RowWindow* windows;
+  const RowNeighbours* neighbours;
 
-  CCM_DEVICE RowTables(const DeviceModel& model, const DeviceRows& r)
-      : m(model), rows(r), windows(model.at<RowWindow>(r.windows)) {}
-  CCM_DEVICE const RowNeighbours& neighbours(uint32_t i) const {
-    return reinterpret_cast<const RowNeighbours*>(windows + rows.count)[i];
+  CCM_DEVICE RowTables(const DeviceModel& model, const DeviceRows& r) : m(model), rows(r) {
+    lie_at(model.at<RowWindow>(r.windows));
+  }
+  CCM_DEVICE void lie_at(const RowWindow* at) {
+    windows = at;
+    neighbours = reinterpret_cast<const RowNeighbours*>(at + rows.count);
   }
   CCM_DEVICE const DeviceRow& row(int32_t i) const { return m.at<DeviceRow>(rows.rows)[i]; }
   CCM_DEVICE uint32_t entry(uint32_t i) const { return m.at<uint32_t>(rows.entries)[i]; }
@@ -109,11 +112,12 @@ class WarpDecoder : public WarpSequence {
     return symbol.value + (place - key_mode_place(symbol.key)) * unit;
   }
 
-  // A round whose symbols lie in their windows, without an escape, and whose words are there. False: it is not one,
-  // nothing has happened yet. `partial`: only lanes for which `active` holds have a symbol.
+  // A round whose symbols are found, without an escape, and whose words are there. False: it is not one, nothing has
+  // happened yet. `partial`: only lanes for which `active` holds have a symbol. `escape`: the escape's number, as the
+  // place of what is found.
   template <bool partial>
-  CCM_DEVICE bool common_round(const Place& place, const Symbol& symbol, const Found& found, bool active, int32_t unit,
-                               const volatile uint16_t* ring) {
+  CCM_DEVICE bool common_round(const Place& place, const Symbol& symbol, const Found& found, int32_t escape,
+                               bool active, int32_t unit, const volatile uint16_t* ring) {
     const uint64_t x = static_cast<uint64_t>(found.less) * high_ + (high_ + low_ - found.start);
     const uint32_t above = static_cast<uint32_t>(x >> kProbBits);
     const bool takes = above < floor_ && (!partial || active);
@@ -123,8 +127,7 @@ class WarpDecoder : public WarpSequence {
     const int32_t read = next_ + __popc(taking), value = value_at(symbol, found.place, unit);
     // Outside of the window; an escape; a value that does not fit (whole latents do: they are their row's small symbols
     // and a mean of 16 bits / 16).
-    const bool odd = (low_ - found.start > found.less) | (found.place == key_escape_place(symbol.key)) |
-                     ((unit > 1) & !symbol_fits(value));
+    const bool odd = (low_ - found.start > found.less) | (found.place == escape) | ((unit > 1) & !symbol_fits(value));
     if (__any_sync(kWarp, odd && (!partial || active)) || read > limit_) return false;
     if (!partial || active) {
       high_ = takes ? static_cast<uint32_t>(x) : above;
@@ -135,43 +138,29 @@ class WarpDecoder : public WarpSequence {
     return true;
   }
 
-  // Any round.
-  CCM_DEVICE void slow_round(const RowTables& rows, Symbol* to, const Symbol& symbol, Found found, bool active,
+  // Any round: like a common one, once what lies outside of its window is found and words are there; else a rare one.
+  CCM_DEVICE void slow_round(const RowTables& rows, const Place& place, const Symbol& symbol, Found found, bool active,
                              int32_t unit, uint16_t* ring) {
-    look_outside(rows, symbol, active, found);
-    const RowWindow& row = rows.windows[key_row(symbol.key)];
-    const bool escaped = active && found.place == static_cast<int32_t>(row.outside >> 16);
-    bool damaged = false;
-    if (active) {
-      advance(found.start, found.less + 1);
-      const int32_t value = value_at(symbol, found.place, unit);
-      damaged = !escaped && !symbol_fits(value);
-      if (!escaped) to->value = value;
-    }
-    refill(active, ring);
-    if (__any_sync(kWarp, escaped)) {
-      const DeviceRow& whole = rows.row(key_row(symbol.key));
-      int32_t v = 0;
-      damaged |= decode_escapes(whole, escaped, v, ring);
-      const int32_t value = symbol.value + (v - row.lo_mode) * unit;
-      damaged |= escaped && !symbol_fits(value);
-      if (escaped) to->value = value;
-    }
-    if (__any_sync(kWarp, damaged) && bad_ == kOk) bad_ = kDamaged;
+    const uint32_t outside = rows.windows[key_row(symbol.key)].outside;
+    look_outside(rows, symbol, outside, active, found);
+    if (next_ + 32 > staged_ && staged_ < total_) stage_words(ring);
+    const auto escape = static_cast<int32_t>(outside >> 16);
+    if (!common_round<true>(place, symbol, found, escape, active, unit, ring))
+      rare_round(rows, place.to, symbol, found, escape, active, unit, ring);
   }
 
   // Finds the symbols that lie outside of their windows: the whole warp looks at the neighbours, one lane's after
   // another.
-  CCM_DEVICE void look_outside(const RowTables& rows, const Symbol& symbol, bool active, Found& found) const {
+  CCM_DEVICE void look_outside(const RowTables& rows, const Symbol& symbol, uint32_t outside, bool active,
+                               Found& found) const {
     unsigned who = __ballot_sync(kWarp, active && low_ - found.start > found.less) & first_threads();
-    if (!who) return;
-    const uint32_t outside = rows.windows[key_row(symbol.key)].outside;
     const uint32_t wanted = low_ << 16 | (symbol.key & kProbMask);
-    for (; who; who &= who - 1) {
-      const int32_t owner = __ffs(static_cast<int>(who)) - 1;
+    while (who) {
+      const int32_t owner = highest_bit(who);
+      who ^= 1u << owner;
       const uint32_t slot_and_row = __shfl_sync(kWarp, wanted, owner), slot = slot_and_row >> 16;
       const uint32_t beside = __shfl_sync(kWarp, outside, owner) & 0xffff;
-      uint32_t entry = beside ? rows.neighbours(beside - 1).entry[lane_here()] : 0;
+      uint32_t entry = beside ? rows.neighbours[beside - 1].entry[lane_here()] : 0;
       const unsigned hit = __ballot_sync(kWarp, slot - (entry >> 16) < (entry & kProbMask));
       int32_t place = 0;
       if (hit) {
@@ -200,6 +189,29 @@ class WarpDecoder : public WarpSequence {
     const int32_t k = highest_bit(below);
     place = static_cast<int32_t>(first - row.first) + k - row.window;
     return __shfl_sync(kWarp, entry, k);
+  }
+
+  // A round with escapes, of no more words, or of damage.
+  CCM_DEVICE void rare_round(const RowTables& rows, Symbol* to, const Symbol& symbol, const Found& found,
+                             int32_t escape, bool active, int32_t unit, uint16_t* ring) {
+    const bool escaped = active && found.place == escape;
+    bool damaged = false;
+    if (active) {
+      advance(found.start, found.less + 1);
+      const int32_t value = value_at(symbol, found.place, unit);
+      damaged = !escaped && !symbol_fits(value);
+      if (!escaped) to->value = value;
+    }
+    refill(active, ring);
+    if (__any_sync(kWarp, escaped)) {
+      const DeviceRow& whole = rows.row(key_row(symbol.key));
+      int32_t v = 0;
+      damaged |= decode_escapes(whole, escaped, v, ring);
+      const int32_t value = symbol.value + (v - rows.windows[key_row(symbol.key)].lo_mode) * unit;
+      damaged |= escaped && !symbol_fits(value);
+      if (escaped) to->value = value;
+    }
+    if (__any_sync(kWarp, damaged) && bad_ == kOk) bad_ = kDamaged;
   }
 
   // Phases two and three of a round; returns whether this thread met an impossible escape.
@@ -235,8 +247,8 @@ class WarpDecoder : public WarpSequence {
                            uint32_t (&entry_of_next)[kWindow]) {
       const Found found = search_window(entry, low_);
       load_window(rows, next.key, entry_of_next);
-      if (!common_round<false>(place, symbol, found, true, unit, ring))
-        slow_round(rows, place.to, symbol, found, true, unit, ring);
+      if (!common_round<false>(place, symbol, found, key_escape_place(symbol.key), true, unit, ring))
+        slow_round(rows, place, symbol, found, true, unit, ring);
       symbol = at[2 * further];
       at += further;
       place.to += place.step;
@@ -256,8 +268,8 @@ class WarpDecoder : public WarpSequence {
       load_window(rows, symbol.key, even_entry);
       __syncwarp();
       const Found found = search_window(even_entry, low_);
-      if (!common_round<true>(place, symbol, found, active, unit, ring))
-        slow_round(rows, place.to, symbol, found, active, unit, ring);
+      if (!common_round<true>(place, symbol, found, key_escape_place(symbol.key), active, unit, ring))
+        slow_round(rows, place, symbol, found, active, unit, ring);
       at += further;
       place.to += place.step;
     }
@@ -316,8 +328,8 @@ class WarpDecoder : public WarpSequence {
       load(done, mode);
       __syncwarp();  // threads of the same lane have read what one of them overwrites
       const Found found = search_window(entry, low_);
-      if (!common_round<false>(place, symbol, found, true, unit, ring))
-        slow_round(rows, place.to, symbol, found, true, unit, ring);
+      if (!common_round<false>(place, symbol, found, key_escape_place(symbol.key), true, unit, ring))
+        slow_round(rows, place, symbol, found, true, unit, ring);
       place.to += place.step;
     }
     return done;

@@ -7,9 +7,8 @@
 
 namespace ccm {
 
-// Steps between two announcements of progress: an announcement costs its thread a fence (about 280 cycles on an H100),
-// a late one keeps the next group waiting.
-constexpr int32_t kStepsPerNews = 2;
+// Steps between two announcements of progress, which a warp makes that has nothing else to do at the time.
+constexpr int32_t kStepsPerNews = 1;
 
 constexpr int kChunkNT = kChunk / kTileN;  // tiles of products
 
@@ -27,7 +26,21 @@ struct alignas(8) Target {
   uint16_t channel;   // of its group
 };
 
-static_assert(sizeof(WarpDecoder) <= kDecoderBytes && sizeof(CoderPlanes) <= kPlanesBytes, "the arena is too small");
+// What a layer of the step's network needs at once, in the arena: descriptors in device memory cost a wait each.
+struct alignas(16) StepLayer {
+  const uint4* near;  // weights of its first tiles, which lie in shared memory
+  const uint4* far;   // of all tiles
+  const ChannelNumbers* numbers;
+  int32_t near_tiles, m_tiles, k_steps, output, zero;
+
+  CCM_DEVICE const uint4* weights(int32_t m_tile) const {
+    return (m_tile < near_tiles ? near : far) + m_tile * k_steps * 32;
+  }
+};
+
+static_assert(sizeof(WarpDecoder) <= kDecoderBytes && sizeof(CoderPlanes) <= kPlanesBytes &&
+                  sizeof(StepLayer) <= kStepLayerBytes,
+              "the arena is too small");
 
 // kInShared: the arena and the tables lie in shared memory, which the compiler then knows; otherwise either may.
 template <bool kInShared>
@@ -50,6 +63,7 @@ class GroupCoder {
     image_ = image;
     group_ = group;
     step_ = at_ = carried_ = 0;
+    untold_ = false;
 #pragma unroll 1
     for (int32_t i = threadIdx.x; known() && i < a_.tiles; i += blockDim.x) known()[i] = 0;
     keep_weights();
@@ -87,11 +101,22 @@ class GroupCoder {
     return true;
   }
 
+  // Announces the steps that are done, if that has not happened yet: the last warp, which has the fewest tiles of the
+  // network. To be called where the coder waits; a step's network calls it otherwise.
+  CCM_DEVICE void tell() {
+    if (untold_ && threadIdx.x == blockDim.x - 32) {
+      announce(a_.counters(image_, group_) + GroupProgress::kStepsDone, step_);
+      if (ld_relaxed(a_.failed(image_))) *stop() = 1;
+    }
+    untold_ = false;
+  }
+
   // Codes the next chunk. After the last one of all, or after a failure, the coder is no longer active.
   CCM_DEVICE void advance() {
     const int32_t first = order().first[step_], count = order().first[step_ + 1] - first;
-    // Taps see the positions of earlier steps only, so a long step's latents enter the plane when all of it is done.
-    const bool to_context = count <= kChunk || d().spatial.k_steps == 0, last = at_ + kChunk >= count;
+    // Taps see the positions of earlier steps only; where they reach others of the same step, its latents enter the
+    // plane when all of it is done.
+    const bool to_context = count <= kChunk || !d().within_step, last = at_ + kChunk >= count;
     const bool fine = chunk(first + at_, min(kChunk, count - at_), last, to_context);
     at_ += kChunk;
     if (fine && !last) return;
@@ -101,19 +126,17 @@ class GroupCoder {
       __syncthreads();
     }
     at_ = carried_ = 0;
-#if CCM_FAULT != 1
-    __syncthreads();
-#endif
     ++step_;
     int32_t* const counters = a_.counters(image_, group_);  // computed here: the kernel is short of registers
     const int32_t steps = order().steps;
     if (fine && step_ < steps) {
-      if (threadIdx.x == 0 && step_ % kStepsPerNews == 0) {
-        announce(counters + GroupProgress::kStepsDone, step_);
-        if (ld_relaxed(a_.failed(image_))) *stop() = 1;
-      }
+      untold_ = step_ % kStepsPerNews == 0;
+#if CCM_FAULT == 1
+      tell();
+#endif
       return;
     }
+    __syncthreads();
     if (threadIdx.x < 32) {
       Status status = fine ? kOk : kDamaged;
       for (int32_t q = 0; q < sequences_ && !a_.encoding; ++q) {
@@ -143,7 +166,8 @@ class GroupCoder {
   CCM_DEVICE uint8_t* scale() const { return part<uint8_t>(a_.arena.scale); }
   CCM_DEVICE ScaleRow* scale_rows() const { return part<ScaleRow>(a_.arena.scale_rows); }
   CCM_DEVICE uint32_t* positions() const { return part<uint32_t>(a_.arena.positions); }
-  CCM_DEVICE const uint4** weights() const { return part<const uint4*>(a_.arena.weights); }  // of each layer
+  CCM_DEVICE StepLayer* step_layers() const { return part<StepLayer>(a_.arena.layers); }
+  CCM_DEVICE uint32_t* offsets() const { return part<uint32_t>(a_.arena.offsets); }  // of the quads of its context
   // Tiles of the base that are known to be there; null: too many of them.
   CCM_DEVICE int32_t* known() const { return a_.arena.known ? part<int32_t>(a_.arena.known) : nullptr; }
   // This thread's part of the decoder of a sequence of the stream.
@@ -171,7 +195,7 @@ class GroupCoder {
 
   CCM_DEVICE RowTables tables() const {
     RowTables rows(m_, m_.y_rows);
-    if (kInShared || a_.tables >= 0) rows.windows = reinterpret_cast<const RowWindow*>(shared_ + a_.tables);
+    if (kInShared || a_.tables >= 0) rows.lie_at(reinterpret_cast<const RowWindow*>(shared_ + a_.tables));
     return rows;
   }
 
@@ -182,19 +206,44 @@ class GroupCoder {
       static_cast<uint4*>(to)[i] = static_cast<const uint4*>(from)[i];
   }
 
-  // Copies weights into shared memory, the last layers first, as long as they fit.
+  // Copies into shared memory, as far as it goes: the channels' numbers, then weights in whole tiles, the last layers
+  // first.
   CCM_DEVICE void keep_weights() {
+    const int32_t depth = layers();
     int64_t at = a_.weights;
-    for (int32_t l = layers() - 1; l >= 0; --l) {
+#pragma unroll 1
+    for (int32_t l = 0; l < depth; ++l) {
       const DeviceConv& c = layer(l);
-      const int64_t bytes = static_cast<int64_t>(c.m_tiles) * c.k_steps * 512;
-      const uint4* from = m_.at<uint4>(c.weights);
-      const bool fits = at + bytes <= a_.shared;
-      if (threadIdx.x == 0) weights()[l] = fits ? reinterpret_cast<const uint4*>(shared_ + at) : from;
-      if (!fits) continue;
-      copy(shared_ + at, from, bytes);
-      at += bytes;
+      const int64_t bytes = static_cast<int64_t>(c.m_tiles) * kTileM * sizeof(ChannelNumbers);
+      const ChannelNumbers* numbers = m_.at<ChannelNumbers>(c.numbers);
+      if (at + bytes <= a_.shared) {
+        copy(shared_ + at, numbers, bytes);
+        numbers = reinterpret_cast<const ChannelNumbers*>(shared_ + at);
+        at += bytes;
+      }
+      if (threadIdx.x == 0) {
+        const uint4* const far = m_.at<uint4>(c.weights);
+        step_layers()[l] = {far, far, numbers, 0, c.m_tiles, c.k_steps, c.output, c.zero};
+      }
     }
+#pragma unroll 1
+    for (int32_t l = depth - 1; l >= 0; --l) {
+      const DeviceConv& c = layer(l);
+      const int64_t tile = static_cast<int64_t>(c.k_steps) * 512;
+      int32_t tiles = 0;
+      while (tiles < c.m_tiles && at + (tiles + 1) * tile <= a_.shared) ++tiles;
+      copy(shared_ + at, m_.at<uint4>(c.weights), tiles * tile);
+      if (threadIdx.x == 0) {
+        step_layers()[l].near = reinterpret_cast<const uint4*>(shared_ + at);
+        step_layers()[l].near_tiles = tiles;
+      }
+      at += tiles * tile;
+    }
+    const DevicePlane context = GroupPlanes(a_, image_, group_).context();
+    const uint32_t* const quads = m_.at<uint32_t>(d().spatial.quads);
+#pragma unroll 1
+    for (int32_t k = threadIdx.x; k < d().spatial.k_steps * 8 + kMoreQuads; k += blockDim.x)
+      offsets()[k] = static_cast<uint32_t>(quad_offset(quads[k], context.row_stride, context.stride));
   }
 
   CCM_DEVICE void open_stream() {
@@ -232,6 +281,7 @@ class GroupCoder {
     CCM_SHARED(bad, int32_t);
     load_positions(first, count);
     network();
+    if (kInShared && threadIdx.x < kMostAhead) ahead_steps()[threadIdx.x] = -1;  // taken
     const int32_t listed = list_symbols(count, carried_, to_context);
     if (threadIdx.x == 0) bad = 0;
     __syncthreads();
@@ -295,14 +345,18 @@ class GroupCoder {
     }
     const int32_t steps = !last ? c.k_steps : (order().gaps ? 0 : c.early_steps);
     const uint32_t* const at = order().positions + p;
+    const int32_t warps = blockDim.x / 32 - sequences_;
+    // The last tiles first, whose weights may lie further away; who has done one of those takes a second one last.
 #pragma unroll 1
-    for (int32_t m_tile = threadIdx.x / 32 - sequences_; m_tile < c.m_tiles; m_tile += blockDim.x / 32 - sequences_) {
+    for (int32_t done = 0, mine = threadIdx.x / 32 - sequences_; done + mine < c.m_tiles; done += warps) {
+      const int32_t m_tile = c.m_tiles - 1 - done - mine;
+      mine = warps - 1 - mine;
       Accumulators<kChunkNT> acc;
-      add_context(c, m_tile, 0, steps, [=](int32_t k) { return at[p + k < end ? k : 0]; }, true, acc);
+      add_context(m_tile, 0, steps, [=](int32_t k) { return at[p + k < end ? k : 0]; }, true, acc);
 #pragma unroll
       for (int n = 0; n < kChunkNT; ++n)
-        ahead(m_tile, n) = {static_cast<unsigned>(acc.v[n][0]), static_cast<unsigned>(acc.v[n][1]),
-                            static_cast<unsigned>(acc.v[n][2]), static_cast<unsigned>(acc.v[n][3])};
+        ahead(m_tile, n, lane) = {static_cast<unsigned>(acc.v[n][0]), static_cast<unsigned>(acc.v[n][1]),
+                                  static_cast<unsigned>(acc.v[n][2]), static_cast<unsigned>(acc.v[n][3])};
       if (lane == 0) ahead_steps()[m_tile] = steps;
     }
   }
@@ -310,7 +364,7 @@ class GroupCoder {
   // Products first .. end - 1 of the own context of chunk positions at(k); `with_base`: what they are added to is
   // loaded.
   template <class At>
-  CCM_DEVICE void add_context(const DeviceConv& c, int32_t m_tile, int32_t first, int32_t end, At at, bool with_base,
+  CCM_DEVICE void add_context(int32_t m_tile, int32_t first, int32_t end, At at, bool with_base,
                               Accumulators<kChunkNT>& acc) const {
     const int32_t lane = lane_here();
     const DevicePlane context = planes()->context;
@@ -332,11 +386,12 @@ class GroupCoder {
           acc.v[n][2 + k] = sum[8];
         }
     }
-    product(m_, c, m_tile, first, end, from, context.row_stride, context.stride, weights()[0], acc);
+    const auto same = [](uint32_t offset) { return static_cast<int32_t>(offset); };
+    product(end - first, from, step_layers()->weights(m_tile) + first * 32, offsets() + first * 8, same, acc);
   }
 
-  CCM_DEVICE uint4& ahead(int32_t m_tile, int32_t n) const {
-    return part<uint4>(a_.arena.ahead)[(m_tile * kChunkNT + n) * 32 + lane_here()];
+  CCM_DEVICE uint4& ahead(int32_t m_tile, int32_t n, int32_t lane) const {
+    return part<uint4>(a_.arena.ahead)[(m_tile * kChunkNT + n) * 32 + lane];
   }
   CCM_DEVICE int32_t* ahead_steps() const { return part<int32_t>(a_.arena.ahead_steps); }
 
@@ -346,42 +401,44 @@ class GroupCoder {
   // channels by all positions.
   CCM_DEVICE void network() {
     const int32_t lane = threadIdx.x & 31, warps = blockDim.x / 32;
-    const int32_t stride = a_.arena.feature_stride, depth = layers();
-    for (int32_t l = 0; l < depth; ++l) {
-      const DeviceConv& c = layer(l);
-      const int32_t m_tiles = c.m_tiles;
+    const int32_t stride = a_.arena.feature_stride;
+    bool more = true;
 #pragma unroll 1
-      for (int32_t m_tile = threadIdx.x / 32; m_tile < m_tiles; m_tile += warps) {
+    for (int32_t l = 0; more; ++l) {
+      const StepLayer c = step_layers()[l];
+      more = c.output != kHead;
+#pragma unroll 1
+      for (int32_t m_tile = threadIdx.x / 32; m_tile < c.m_tiles; m_tile += warps) {
         Accumulators<kChunkNT> acc;
         const int32_t channel = m_tile * kTileM + lane / 4;
-        const Rescale rescale[2] = {Rescale::of(m_, c, channel), Rescale::of(m_, c, channel + 8)};  // early: they wait
+        const ChannelNumbers low = c.numbers[channel], high = c.numbers[channel + 8];
+        const Rescale rescale[2] = {Rescale::of(low), Rescale::of(high)};
         if (l == 0) {
           const int32_t begun = kInShared && m_tile < kMostAhead ? ahead_steps()[m_tile] : -1;
           if (begun >= 0) {
 #pragma unroll
             for (int n = 0; n < kChunkNT; ++n) {
-              const uint4 four = ahead(m_tile, n);
+              const uint4 four = ahead(m_tile, n, lane);
               acc.v[n][0] = static_cast<int>(four.x), acc.v[n][1] = static_cast<int>(four.y);
               acc.v[n][2] = static_cast<int>(four.z), acc.v[n][3] = static_cast<int>(four.w);
             }
-            __syncwarp();
-            if (lane == 0) ahead_steps()[m_tile] = -1;
           }
           const uint32_t* const where = positions();
-          add_context(c, m_tile, max(begun, 0), c.k_steps, [=](int32_t k) { return where[k]; }, begun < 0, acc);
+          add_context(m_tile, max(begun, 0), c.k_steps, [=](int32_t k) { return where[k]; }, begun < 0, acc);
         } else {
           const uint8_t* in = features() + ((l - 1) & 1) * a_.arena.feature_bytes;
           const uint8_t* at[kChunkNT];
 #pragma unroll
           for (int n = 0; n < kChunkNT; ++n) at[n] = in + (n * kTileN + lane / 4) * stride;
-          start_from_bias(m_, c, m_tile, acc);
-          product_rows(c, m_tile, at, weights()[l], acc);
+          start_from(low.bias, high.bias, acc);
+          product_rows(c.k_steps, at, c.weights(m_tile), acc);
         }
-        if (c.output == kHead)
+        if (!more)
           put_parameters(channel, rescale, acc);
         else
           put_features(channel, rescale, c.zero, acc, features() + (l & 1) * a_.arena.feature_bytes);
       }
+      if (l == 0) tell();
       __syncthreads();
     }
   }
@@ -465,27 +522,7 @@ class GroupCoder {
 #pragma unroll 1
     for (int32_t p = warp; p < count; p += warps) {
       int32_t at = carried + __shfl_sync(kWarp, sum - own, p);
-#pragma unroll 1
-      for (int32_t k = 0; k < words; ++k) {
-        const int32_t c = k * 32 + lane, n = p * channels + c;
-        const unsigned mask = skipping ? masks[p * words + k] : kWarp;
-        if (c < channels) {
-          const int32_t mu = mean()[n];
-          const ScaleRow sigma = scale_rows()[scale()[n]];
-          const RowChoice choice = m_.residual ? RowChoice{mu, sigma.first_row} : choose_row(sigma, mu);
-          const Target target{positions()[p], static_cast<int16_t>(choice.offset), static_cast<uint16_t>(c)};
-          if (mask >> lane & 1) {
-            const RowWindow& row = rows[choice.row];
-            const int32_t place = at + __popc(mask & ((1u << lane) - 1)), value = row.lo_mode * unit() + choice.offset;
-            symbols()[place] = {row.key, value};
-            modes()[place] = symbol_fits(value) ? row.mode : kNever;
-            targets()[place] = target;
-          } else {
-            publish(target, choice.row, choice.offset, to_context);
-          }
-        }
-        at += __popc(mask);
-      }
+      for (int32_t k = 0; k < words; k += kListed) at = list_words(rows, p, k, words, at, skipping, to_context);
     }
 #pragma unroll 1
     for (int32_t i = threadIdx.x; i < kMoreSymbols; i += blockDim.x) {
@@ -493,6 +530,49 @@ class GroupCoder {
       modes()[listed + i] = kNever;
     }
     return listed;
+  }
+
+  // The same for kListed words of a position, 32 channels each: what is loaded for all comes before the first store.
+  // `at`: where the list goes on; returned: behind them.
+  static constexpr int kListed = 2;
+  CCM_DEVICE int32_t list_words(const RowWindow* rows, int32_t p, int32_t first, int32_t words, int32_t at,
+                                bool skipping, bool to_context) const {
+    const int32_t lane = lane_here(), channels = d().channels;
+    const uint32_t* const masks = part<uint32_t>(a_.arena.masks) + p * words;
+    const uint32_t position = positions()[p];
+    const bool residual = m_.residual;
+    RowChoice choice[kListed];
+    unsigned mask[kListed];
+    uint32_t key[kListed], mode[kListed];
+    int32_t lo_mode[kListed];
+#pragma unroll
+    for (int u = 0; u < kListed; ++u) {
+      const int32_t k = min(first + u, words - 1), n = p * channels + min(k * 32 + lane, channels - 1);
+      const int32_t mu = mean()[n];
+      const ScaleRow sigma = scale_rows()[scale()[n]];
+      mask[u] = skipping ? masks[k] : kWarp;
+      choice[u] = residual ? RowChoice{mu, sigma.first_row} : choose_row(sigma, mu);
+      const RowWindow& row = rows[choice[u].row];
+      key[u] = row.key, mode[u] = row.mode, lo_mode[u] = row.lo_mode;
+    }
+#pragma unroll
+    for (int u = 0; u < kListed; ++u) {
+      const int32_t c = (first + u) * 32 + lane;
+      if (c < channels) {
+        const Target target{position, static_cast<int16_t>(choice[u].offset), static_cast<uint16_t>(c)};
+        if (mask[u] >> lane & 1) {
+          const int32_t place = at + __popc(mask[u] & ((1u << lane) - 1));
+          const int32_t value = lo_mode[u] * unit() + choice[u].offset;
+          symbols()[place] = {key[u], value};
+          modes()[place] = symbol_fits(value) ? mode[u] : kNever;
+          targets()[place] = target;
+        } else {
+          publish(target, choice[u].row, choice[u].offset, to_context);
+        }
+      }
+      at += __popc(mask[u]);
+    }
+    return at;
   }
 
   // Which symbols of a chunk are coded: bit c % 32 of word c / 32 of a position.
@@ -574,6 +654,7 @@ class GroupCoder {
   int32_t at_ = 0;                             // positions of the step that are done
   // Symbols that the chunk before has left at the front of the list: what did not fill a round of every sequence.
   int32_t carried_ = 0;
+  bool untold_ = false;    // steps are done that have not been announced
   int32_t sequences_ = 1;  // of the stream
 };
 
