@@ -173,8 +173,16 @@ def test_steps_whose_base_comes_late_begin_nothing_ahead():
     assert not all(begun for group, begun in seen if group)
 
 
-def test_a_group_of_one_step_announces_nothing_between_its_chunks():
-    assert "news" not in costs(4).step(16, True) and costs(3).step(16, True)["news"] > 0
+def test_progress_is_announced_beside_the_network():
+    """It takes no time of a step; others see it later."""
+    assert costs(3).step(16, True) == costs(3).step(16, False) and costs(3).news_delay > 0
+
+
+def test_weights_fill_shared_memory_tile_by_tile():
+    """Those of ccm-base do not fit whole beside the tables: then all would come from L2, for two tiles a warp."""
+    first, *others = costs(model=cuda_nets.pictures("ccm-base")[0]).in_shared
+    assert 0.5 < first < 1 and others == [1, 1]
+    assert costs(1).in_shared == [1, 1, 1]
 
 
 @pytest.mark.parametrize("by_group", [False, True])
