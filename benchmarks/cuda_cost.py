@@ -65,6 +65,10 @@ def predicted(nets: list[Model], size: str, code: dict, lanes: int = 0, bands: t
     found: dict = {"lanes": [c.stream.lanes for c in predict(nets[:1], GPU, size, "low", code["low"])[1]]}
     if lanes:
         found["lanes"] = [lanes] * len(nets[0].groups)
+    h, w = SIZES[size]
+    streams = [n.streams(h * w, lanes) for n in nets]
+    # Of each group's stream: what the choice of an engine goes by.
+    found["rounds"] = [round(_mean([s.coded * h * w / s.lanes for s in own])) for own in zip(*streams, strict=True)]
     for band in bands:
         outcomes = [predict([n], GPU, size, band, code[band], Options(lanes=lanes))[0] for n in nets]
         around = [outside(n, GPU, size, band, code[band]) for n in nets]

@@ -50,7 +50,6 @@ class Options:
     tile: tuple[int, int] = (TILE_ROWS, TILE_COLUMNS)
     news: int = STEPS_PER_NEWS  # steps between announcements
     one_flag: bool = False  # a claim reads its neighbours' flags at once
-    by_group: bool = False  # tickets of a batch go group after group over its images
     cluster: int = 1  # multiprocessors that share a group's products and keep all weights in shared memory
 
 
@@ -336,7 +335,7 @@ def run(images: list[list[Costs]], order: Order, size: tuple[int, int]) -> Outco
     outcome = simulate(
         order, len(model.groups), cache(lambda k, g, count, news, begun: images[k][g].step(count, news, begun)),
         cache(last.task), lambda g: tuple(k for k, *_ in model.chain(g)), min(useful, gpu.multiprocessors),
-        last.news_delay, 3 * last.l2 + 90 * gpu.clock, options.news, fine, len(images), options.by_group,
+        last.news_delay, 3 * last.l2 + 90 * gpu.clock, options.news, fine, len(images),
     )  # fmt: skip
     # Tables and weights to shared memory, the stream's start: once a group, while the others start as well.
     begin = sum(s * m * k * 512 for s, (m, k) in zip(last.in_shared, last.layers, strict=True)) / L2_BYTES

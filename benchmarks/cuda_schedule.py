@@ -110,8 +110,9 @@ class Unit:
 class Simulation:
     """Groups behind each other, tile by tile: what latents_kernel does, as events; see simulate()."""
 
-    def __init__(self, order, groups, step_cost, task_cost, chain, blocks, news_delay, notice, news, last_order, images,
-                 by_group):  # fmt: skip
+    def __init__(
+        self, order, groups, step_cost, task_cost, chain, blocks, news_delay, notice, news, last_order, images
+    ):  # fmt: skip
         self.order, self.groups, self.news_delay, self.notice, self.news = order, groups, news_delay, notice, news
         self.step_cost, self.task_cost = step_cost, task_cost
         self.chains = [chain(g) if g else () for g in range(groups)]
@@ -122,9 +123,8 @@ class Simulation:
                 for t in tiles:
                     steps[t].append(s)
         self.units = [self.unit(k, g) for k in range(images) for g in range(groups)]
-        # Tickets: image after image, or group after group over the images.
-        self.tickets = sorted(self.units, key=lambda u: (u.group, u.image)) if by_group else list(self.units)
-        self.tickets.reverse()
+        # Tickets: group after group over the images.
+        self.tickets = sorted(self.units, key=lambda u: (u.group, u.image), reverse=True)
         self.idle = 0  # blocks without a group
         self.open: dict[int, Unit] = {}  # units of which a tile may be ready to be claimed
         self.events: list = []
@@ -133,7 +133,7 @@ class Simulation:
         self.before = cache(self.tiles_before)
         for _ in range(blocks if blocks < len(self.units) else len(self.units)):
             self.take_ticket(0.0)
-        self.idle = max(1, blocks - len(self.units))
+        self.idle = max(0, blocks - len(self.units))
 
     def unit(self, image: int, g: int) -> Unit:
         tiles = self.own[g].tiles_of_step
@@ -280,17 +280,16 @@ class Simulation:
 def simulate(
     order: Order, groups: int, step_cost: Callable, task_cost: Callable, chain: Callable, blocks: int,
     news_delay: float = 0.0, notice: float = 0.0, news: int = STEPS_PER_NEWS, last_order: Order | None = None,
-    images: int = 1, by_group: bool = False,
+    images: int = 1,
 ) -> Outcome:  # fmt: skip
     """What groups of a batch of equal images wait for each other.
 
     ``step_cost(image, group, count, announces?, begun?)`` -> dict of cycles; begun: the step's base was there when the
     step before looked ahead. ``task_cost(group, layer)`` -> cycles, ``chain(group)`` -> kernels of the dense layers.
     ``notice``: from a tile's or a step's being announced to a block's acting on it. ``news``: steps between
-    announcements. ``last_order``: of the last group, where it has its own. ``by_group``: tickets go group after group
-    over the images, not image after image. A block whose group waits computes that group's tiles; at least one more
-    computes those of all.
+    announcements. ``last_order``: of the last group, where it has its own. Tickets go group after group over the
+    images. A block whose group waits computes that group's tiles, one without a group those of all.
     """
     return Simulation(
-        order, groups, step_cost, task_cost, chain, blocks, news_delay, notice, news, last_order, images, by_group
+        order, groups, step_cost, task_cost, chain, blocks, news_delay, notice, news, last_order, images
     ).outcome(blocks)

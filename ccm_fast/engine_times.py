@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ._backend import native
 from .stream.packet import Packet, Stream
@@ -13,15 +16,17 @@ if TYPE_CHECKING:
     import torch
 
     from .entropy.plan import Plan
+    from .entropy.schedule import Schedule
 
-__all__ = ["Gpu", "cpu_seconds", "gpu_of", "gpu_seconds"]
+__all__ = ["Gpu", "cpu_seconds", "gpu_of", "gpu_seconds", "gpu_seconds_of"]
 
 # GPU: predicted for an H100 by the calibrated cost model (docs/cuda.md; tests/test_cuda_cost.py compares). Seconds of
-# everything that happens once, of a step of the longest group and for each byte of weights that a step multiplies, of a
-# round of the longest stream, and, where more images come than run side by side, of a latent position.
-_GPU_ONCE, _GPU_STEP, _GPU_STEP_BYTE = 0.25e-3, 15e-6, 25e-12
+# 16 positions of a step and for each byte of weights that these are multiplied with, of a round of a stream, and, where
+# more images come than run side by side, of a latent position; steps by which a group starts behind the one before it.
+_GPU_CHUNK, _GPU_CHUNK_BYTE = 5e-6, 18e-12
 _GPU_ROUND = 0.135e-6
-_GPU_POSITION = 0.13e-6
+_GPU_POSITION = 0.083e-6
+_GPU_OFFSET = 25
 
 # CPU: the context's products at what kernels reach on one core, and rANS with everything else, a symbol. Measured with
 # ccm-small and mbt2018: avx512vnni (386 Gmac/s), avx2 (69), scalar (2); the others after their width.
@@ -78,21 +83,37 @@ def _coded(plan: Plan, symbols: int, stream: Stream) -> int:
 
 
 def gpu_seconds(plan: Plan, packets: Sequence[Packet], gpu: Gpu) -> float:
-    """Of images of equal size on a GPU.
+    """Of images of equal size on a GPU."""
+    positions = packets[0].y_shape[0] * packets[0].y_shape[1]
+    rounds = [
+        max(_coded(plan, positions * c, s) / s.lanes for s in (Stream(*p.y_streams[g]) for p in packets))
+        for g, c in enumerate(plan.group_channels)
+    ]
+    return gpu_seconds_of(plan, packets[0].y_shape, len(packets), rounds, gpu)
+
+
+@lru_cache(maxsize=64)
+def _chunks(schedule: Schedule, h: int, w: int) -> tuple[int, int]:
+    """Steps, and chunks of 16 positions of them."""
+    counts = np.bincount(schedule.steps(h, w).ravel())
+    return int(np.count_nonzero(counts)), int((-(-counts // 16)).sum())
+
+
+def gpu_seconds_of(plan: Plan, shape: tuple[int, int], images: int, rounds: Sequence[float], gpu: Gpu) -> float:
+    """The same, of images with latents of a shape, whose groups' streams have so many rounds.
 
     A round of rANS takes as long with one lane as with 32, and a stream's rounds and a group's steps follow each other:
     one image takes as long as a few dozen.
     """
-    h, w = packets[0].y_shape
-    schedules = [plan.schedule_of(g) for g in range(len(plan.group_channels))]
-    steps = max(s.row_step * (h - 1) + s.col_step * (w - 1) + max(map(max, s.pattern)) + 1 for s in schedules)
-    rounds = max(
-        _coded(plan, h * w * channels, Stream(*stream)) / Stream(*stream).lanes
-        for packet in packets
-        for channels, stream in zip(plan.group_channels, packet.y_streams, strict=True)
-    )
-    one = _GPU_ONCE + steps * (_GPU_STEP + _sizes(plan)[1] * _GPU_STEP_BYTE) + rounds * _GPU_ROUND
-    all_of_them = len(packets) * h * w * _GPU_POSITION * 132 / gpu.multiprocessors
+    h, w = shape
+    chunk = _GPU_CHUNK + _sizes(plan)[1] * _GPU_CHUNK_BYTE
+    start = one = 0.0
+    for g, own in enumerate(rounds):
+        steps, chunks = _chunks(plan.schedule_of(g), h, w)
+        seconds = chunks * chunk + own * _GPU_ROUND
+        one = max(one, start + seconds)
+        start += min(steps, _GPU_OFFSET) * seconds / steps
+    all_of_them = images * h * w * _GPU_POSITION * 132 / gpu.multiprocessors
     return max(one, all_of_them) / gpu.clock
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import ccm_fast
+from ccm_fast import engine_times
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import cuda_cost
 import cuda_fit
@@ -185,20 +188,31 @@ def test_weights_fill_shared_memory_tile_by_tile():
     assert costs(1).in_shared == [1, 1, 1]
 
 
-@pytest.mark.parametrize("by_group", [False, True])
-def test_a_batch_is_done_by_few_blocks(by_group):
-    """All images' steps and tiles are done whatever the order of tickets; several share a block's time."""
+def test_a_batch_is_done_by_few_blocks():
+    """All images' steps and tiles are done; groups share the blocks' time."""
     order = build_order(5, 9, 2)
     step, task = (lambda *a: {"rans": 100.0}), (lambda *a: 10.0)
     chain = lambda g: (5, 3, 3)  # noqa: E731
     one = simulate(order, 3, step, task, chain, 100)
-    found = {
-        blocks: simulate(order, 3, step, task, chain, blocks, images=8, by_group=by_group) for blocks in (1, 6, 1000)
-    }
+    found = {blocks: simulate(order, 3, step, task, chain, blocks, images=8) for blocks in (1, 6, 1000)}
     assert all(o.tasks == 8 * one.tasks == 8 * 2 * 3 * order.tiles for o in found.values())
     assert found[1000].total == pytest.approx(one.total, rel=0.05)
     assert found[1].total >= 8 * 3 * order.steps * 100
     assert found[1].total / 6 <= found[6].total < found[1].total / 2
+
+
+def test_the_choice_of_an_engine_goes_by_these_predictions():
+    """Within a fourth: lanes as chosen and 32, two sizes, a batch."""
+    plan = ccm_fast.load("ccm-small").frozen.plan
+    found = json.loads(cuda_cost.RESULT.read_text(encoding="utf-8"))
+    rows = [r for r in found["predictions"] if r["model"] == "ccm-small"]
+    assert len(rows) == 3
+    for row in rows:
+        shape = cuda_nets.SIZES[row["size"]]
+        ms = 1000 * engine_times.gpu_seconds_of(plan, shape, 1, row["rounds"], engine_times.Gpu())
+        assert abs(ms / row["fitted"]["ms"] - 1) < 0.25, row["size"]
+    many = 1000 * engine_times.gpu_seconds_of(plan, (32, 48), cuda_cost.BATCH, rows[0]["rounds"], engine_times.Gpu())
+    assert abs(many / found["batch"]["as it is"]["fitted"] - 1) < 0.25
 
 
 def test_document_agrees_with_the_results():

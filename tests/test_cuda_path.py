@@ -192,8 +192,8 @@ PHOTOGRAPH = {
 
 @pytest.mark.parametrize("change, gpu", [
     ({}, True), ({"lanes": 1}, False), ({"images": 64, "lanes": 1}, True), ({"lanes": 1, "isa": "avx2"}, True),
-    ({"images": 8, "threads": 8}, True), ({"images": 64, "threads": 64}, False), ({"size": 200, "lanes": 1}, True),
-    ({"shape": (4, 4), "size": 50}, False), ({"gpu": Gpu(10, 0.4), "images": 16, "threads": 2}, False),
+    ({"images": 8, "threads": 8}, True), ({"images": 256, "threads": 256}, False), ({"size": 200, "lanes": 1}, True),
+    ({"shape": (4, 4), "size": 50}, False), ({"gpu": Gpu(10, 0.4), "images": 16, "threads": 4}, False),
     ({"shape": (68, 120), "lanes": 32, "size": 30000}, True),
 ])  # fmt: skip
 def test_the_engine_that_is_predicted_to_be_faster_is_chosen(monkeypatch, shipped_plan, change, gpu):

@@ -87,6 +87,7 @@ cudaError_t plan_latents(const DeviceModel& m, int32_t batch, int32_t h, int32_t
   if (cudaError_t e = current_device(device)) return e;
   LatentsArgs& a = plan.args;
   a.batch = batch;
+  a.per_image = reciprocal(static_cast<uint32_t>(std::max(1, batch)));
   a.h = h;
   a.w = w;
   a.tiles = tile_count(h + m.most_shift, kDenseRows) * tile_count(w + m.most_shift, kDenseColumns);

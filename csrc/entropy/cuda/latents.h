@@ -55,6 +55,7 @@ struct LatentsArgs {
   const DeviceModel* model;
   OrderView order;
   int32_t batch, h, w;
+  uint64_t per_image;  // reciprocal() of batch
   // Encoding: symbols are given, `coded` is what is to be coded, in coding order; decoding: streams are.
   int32_t encoding;
   const void* given;

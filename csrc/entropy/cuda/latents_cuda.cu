@@ -23,8 +23,9 @@ __global__ void __launch_bounds__(kMaxThreads, 1) latents_kernel(const LatentsAr
       const int32_t index = ticket;
 #endif
       __syncthreads();
-      const int32_t image = quotient(index, a.model->per_group), group = index - image * groups;
-      more = image < a.batch;
+      // Group after group over the batch: a group that follows one which has just begun waits, and holds its block.
+      const int32_t group = quotient(index, a.per_image), image = index - group * a.batch;
+      more = group < groups;
       if (more) coder.begin(image, group);
     }
     const bool active = coder.active();

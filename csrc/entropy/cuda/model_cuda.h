@@ -108,8 +108,8 @@ struct DeviceModel {
   int32_t most_shift;
   int32_t skip_scale;  // symbols of y with a scale index up to this are not coded; -1: all are
   int32_t z_coded;     // channels of z that are coded
-  // reciprocal() of the numbers of groups and of channels of z, and of z_coded (at least 1)
-  uint64_t per_group, per_hyper_channel, per_coded_channel;
+  // reciprocal() of the number of channels of z, and of z_coded (at least 1)
+  uint64_t per_hyper_channel, per_coded_channel;
   Schedule schedule[kMaxGroups];
   int64_t z_channels;                   // int32 [z_coded]: their numbers
   int64_t z_values;                     // int32 [hyper_channels]: what the others are; kCodedChannel

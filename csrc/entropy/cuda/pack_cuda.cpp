@@ -29,7 +29,6 @@ class DevicePacker {
     d.scaled_context = m_.scaled_context;
     d.hs_layers = m_.hs_layers;
     for (int g = 0; g < m_.groups; ++g) d.schedule[g] = m_.group[g].schedule;
-    d.per_group = reciprocal(static_cast<uint32_t>(m_.groups));
     d.per_hyper_channel = reciprocal(static_cast<uint32_t>(m_.hyper_channels));
     if (m_.scaled_context) {
       d.context_mult = copy<int32_t>(m_.context_mult, m_.plane_channels);
