@@ -6,6 +6,8 @@ import math
 import statistics
 from pathlib import Path
 
+from common import wrapped
+
 from ccm_fast.evaluate.curves import Curve, Delta, bd_rate
 from ccm_fast.evaluate.plots import svg_text
 from ccm_fast.evaluate.tables import markdown
@@ -147,12 +149,12 @@ def document(result: dict) -> str:
     lines += [
         claim(result),
         "",
-        f"Entropy models of several kinds on the same frozen latents ({M} channels), each trained from scratch for"
-        f" {budget} (Adam at {setup['lr']:g}, falling along a cosine; weights that read y in units of its power;"
-        f" batches of {setup['batch']} times {h}x{w}"
-        f" positions, drawn from {n // 2} training crops and their mirror images), with the same data order and noise"
-        f" for each seed. Rates are of real `.ccm` files of {result['test_images']} test images that all decode to the"
-        " same pictures; BD-rates are against `spatial` of the same seed; negative: fewer bits. *Float* is the"
+        f"Entropy models of several kinds on the same frozen latents ({M} channels). Each is trained from scratch for"
+        f" {budget}: Adam at {setup['lr']:g}, falling along a cosine, and weights that read y in units of its power."
+        f" Batches have {setup['batch']} times {h}x{w} positions, drawn from {n // 2} training crops and their mirror"
+        " images. Data order and noise are the same for each seed."
+        f" Rates are of real `.ccm` files of {result['test_images']} test images that all decode to the same pictures;"
+        " BD-rates are against `spatial` of the same seed; negative: fewer bits. *Float* is the"
         " code length by the float model, before the integers (calibrated, not fine-tuned).",
         "",
         "- `hyper`: hyperprior only. `spatial`: one group and a masked 5x5 convolution, the paper's baseline."
@@ -170,7 +172,7 @@ def document(result: dict) -> str:
         "",
         f"Machine: {result['environment']['cpu']}, one thread. Transforms: {setup['transforms']}.",
     ]
-    return "\n".join(lines) + "\n"
+    return wrapped("\n".join(lines) + "\n")
 
 
 def write_document(result: dict) -> None:

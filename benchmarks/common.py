@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import statistics
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from ccm_fast.environment import collect
 
-__all__ = ["interleaved", "save"]
+__all__ = ["interleaved", "save", "wrapped"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -33,6 +34,16 @@ def interleaved(candidates: dict[str, Callable[[], object]], repeats: int = 15, 
         q1, middle, q3 = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
         result[name] = {"median": middle, "best": min(values), "spread": (q3 - q1) / middle, "seconds": values}
     return result
+
+
+def wrapped(text: str) -> str:
+    """A document whose lines of prose have at most 120 characters; tables, figures and comments stay as they are."""
+    lines = []
+    for line in text.split("\n"):
+        further = "  " if line.startswith("- ") else ""
+        fits = len(line) <= 120 or line.startswith(("|", "!", "<", "#"))
+        lines += [line] if fits else textwrap.wrap(line, 120, subsequent_indent=further, break_on_hyphens=False)
+    return "\n".join(lines)
 
 
 def save(name: str, payload: dict) -> Path:

@@ -21,6 +21,8 @@ import sys
 import time
 from pathlib import Path
 
+from common import wrapped
+
 from ccm_fast.command import evaluate
 from ccm_fast.evaluate import codecs, curves, report, tables
 
@@ -140,14 +142,14 @@ def document() -> str:
         " wall seconds are upper bounds, processor seconds less so. For HEVC and VVC, which are commands, both hold the"
         " start of a process and its input and output.",
         "",
-        "The other codecs are asked for the least squared error where they have a choice, which is not what their users"
-        " usually get: AVIF with tune=psnr and full chroma, HEVC with tune psnr and full chroma, VVC with qpa 0. Each"
-        " codec's exact options stand above its points.",
+        "The other codecs are asked for the least squared error where they have a choice. Their users usually get"
+        " something else. AVIF has tune=psnr and full chroma, HEVC tune psnr and full chroma, VVC qpa 0. Each codec's"
+        " exact options stand above its points.",
         "",
     ]
     for name in DATA:
         lines += section(name)
-    return "\n".join(lines).rstrip() + "\n"
+    return wrapped("\n".join(lines).rstrip() + "\n")
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import ablation_report
 import figures
+from common import wrapped
 
 from ccm_fast.evaluate.curves import METRICS, TITLES
 
@@ -381,8 +382,8 @@ def looks(result: dict) -> str:
     columns: dict[str, Column] = {"bits against AVIF, tune=iq": "{name}"}
     columns |= {("at equal " if m == "psnr" else "") + TITLES[m]: f"{{{m}}}" for m in METRICS if m in items[0]}
     names = ", ".join(name.removeprefix("kodim") for name in result["images"])
-    which = "The 24" if len(result["images"]) == 24 else f"{len(result['images'])} ({names})"
-    return _table(items, columns, f"{which} photographs of Kodak.")
+    which = "" if len(result["images"]) == 24 else f" ({names})"
+    return _table(items, columns, f"{len(result['images'])} photographs of Kodak{which}.")
 
 
 def speed() -> str:
@@ -667,7 +668,7 @@ def generate(name: str) -> tuple[str, str]:
         pattern = re.compile(rf"(<!-- {section} -->\n).*?(<!-- /{section} -->)", re.DOTALL)
         if not pattern.search(text):
             raise SystemExit(f"{name} has no section {section}")
-        body = make()
+        body = wrapped(make() or "")
         text = pattern.sub(lambda m, body=body: f"{m[1]}{body}\n{m[2]}" if body else m[1] + m[2], text)
     return old, text
 
