@@ -16,7 +16,7 @@ namespace {
 // ---------------------------------------------------------------------------------------------------------------------
 // Kernels to points and back
 
-// Three taps -> values at the points 0, 1, -1, 2, -2, 1/2, -1/2, infinity: the G of transform_pack.cpp.
+// Three taps -> values at the points 0, 1, -1, 2, -2, 1/2, -1/2, infinity: the G of pack_vector.h.
 template <class R>
 inline void taps_to_points(const R (&g)[3], R (&v)[8]) {
   constexpr float k1 = -2. / 9, k2 = 1. / 90, k3 = 8. / 45;
