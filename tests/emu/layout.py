@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ninja_build import CXX
+
 import build
 
 
@@ -21,7 +23,7 @@ def main():
     toolkit = Path("/usr/local/cuda/include")  # cuda_fp16.h and the C++ library
     flags += [f"-I{p}" for p in (toolkit, toolkit / "cccl") if p.is_dir()]
     program = folder / "layout"
-    subprocess.run([*build.CXX, *flags, str(build.HERE / "layout.cpp"), "-o", str(program)], check=True)
+    subprocess.run([*CXX, *flags, str(build.HERE / "layout.cpp"), "-o", str(program)], check=True)
     sys.exit(subprocess.run([str(program)]).returncode)
 
 

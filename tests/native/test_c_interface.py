@@ -5,9 +5,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import ccm_sources
 import numpy as np
 import pytest
+import sanitized
 import tiny
 from PIL import Image
 
@@ -80,16 +80,5 @@ def test_damage(tmp_path):
 
 
 @pytest.mark.slow
-def test_damage_sanitized(tmp_path):
-    flags = ["-std=c++17", "-O1", "-g", "-pthread", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    flags += [f"-I{ROOT / 'csrc'}", '-DCCM_VERSION="test"']
-    isas = ("_avx2",) if ccm_sources.X86 else ()
-    rooms = [room for room in ccm_sources.CORE_ROOMS if room not in ccm_sources.CODEC_WITHOUT]
-    sources = [*ccm_sources.core_sources((*rooms, *ccm_sources.CODEC_ROOMS), isas), ROOT / "tests/cpp/decode_check.cpp"]
-    objects = []
-    for k, source in enumerate(sources):
-        objects.append(tmp_path / f"{k}.o")
-        own = [*ccm_sources.isa_macros(isas), *ccm_sources.isa_flags(source)]
-        subprocess.run([CXX, *flags, *own, "-c", source, "-o", objects[-1]], check=True)
-    subprocess.run([CXX, *flags, *objects, "-o", tmp_path / "decode_check"], check=True)
-    damage(tmp_path / "decode_check", 300)
+def test_damage_sanitized():
+    damage(sanitized.program("decode", "address"), 300)
