@@ -24,7 +24,7 @@ from .stream.container import Container
 from .stream.packet import Packet, parse_file, peek
 from .tiles import TILE_PIXELS
 
-__all__ = ["check_place", "collected", "decode_containers", "from_arrays"]
+__all__ = ["check_place", "collected", "decode_containers", "from_arrays", "placed"]
 
 _SIDE_STREAMS = 8
 
@@ -65,7 +65,8 @@ def _copy_on(model: CrossChannelContextModel, device: torch.device) -> CrossChan
     return copy.deepcopy(model).to(device)
 
 
-def _placed(model: CrossChannelContextModel, device: torch.device | str | None) -> CrossChannelContextModel:
+def placed(model: CrossChannelContextModel, device: torch.device | str | None) -> CrossChannelContextModel:
+    """The model itself if it is on the device, or if that is None; else its copy there, made once."""
     where = next(model.parameters()).device
     wanted = where if device is None else torch.empty(0, device=device).device
     return model if wanted == where else _copy_on(model, wanted)
@@ -106,7 +107,7 @@ def decode_containers(
         if isinstance(file, Exception):
             continue
         try:
-            model = _placed(model_for(peek(file.packet, max_pixels).fingerprint), device)
+            model = placed(model_for(peek(file.packet, max_pixels).fingerprint), device)
             frozen = frozen_of(model)
             packet = parse_file(file.packet, len(frozen.plan.groups), max_pixels)
             check_fingerprint(packet.fingerprint, frozen)

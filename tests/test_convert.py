@@ -10,6 +10,7 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import deadly
 import numpy as np
@@ -302,6 +303,50 @@ def test_arguments(source, tmp_path, capsys):
             pass
     assert convert(source / "a/0.png", tmp_path / "single", "-j", "1") == 0
     assert set(tree(tmp_path / "single")) == {"0.ccm", "manifest.jsonl"}
+
+
+def test_a_recoder_on_another_device(monkeypatch, tmp_path, capsys):
+    """With a processor's module in the place of a GPU's."""
+    from ccm_fast import tensor_batches
+
+    asked = []
+    monkeypatch.setattr(tensor_batches, "placed", lambda model, device: asked.append(device) or model)
+    there, back = (Recoder(to=to, model=str(WEIGHTS), effort=1, measure=True, device="cuda:1") for to in ("ccm", "png"))
+    assert there.settings()["device"] == "cuda:1" and "device" not in Recoder().settings()
+    found = there.recode(picture(1))
+    assert found.psnr == pytest.approx(
+        Recoder(model=str(WEIGHTS), effort=1, measure=True).recode(picture(1)).psnr, abs=0.1
+    )
+    assert back(found.data).startswith(b"\x89PNG") and asked == ["cuda:1"] * 2
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (tmp_path / "a.png").write_bytes(picture(1))
+    for device in ("cuda", "xpu"):
+        assert convert(tmp_path / "a.png", tmp_path / "target", "--device", device) == 1
+        assert "is not available" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device, resource", [("cpu", "CPU"), ("cuda", "GPU")])
+def test_actors_have_a_core_and_a_gpu_where_they_work_on_one(monkeypatch, device, resource):
+    from ccm_fast.convert.on_ray import run_on_ray
+
+    said = {}
+
+    class Rows:
+        def map_batches(self, *_, **options):
+            said.update(options)
+            return self
+
+        def iter_rows(self):
+            return iter([{"line": "{}"}])
+
+    data = SimpleNamespace(
+        DataContext=SimpleNamespace(get_current=SimpleNamespace), from_items=lambda *_, **options: Rows()
+    )
+    there = {"is_initialized": lambda: True, "cluster_resources": lambda: {resource: 3.0}, "data": data}
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(**there))
+    unit = units.Unit("a.png", "a.ccm", "picture")
+    assert list(run_on_ray([unit], "s", "t", Recoder(device=device), None, "auto", None)) == [{}]
+    assert said["concurrency"] == (1, 3) and said["num_cpus"] == 1 and said["num_gpus"] == (resource == "GPU")
 
 
 def test_a_recoder_travels():

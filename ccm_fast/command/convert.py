@@ -42,6 +42,7 @@ def run(args) -> int:
         save_quality=args.save_quality,
         measure=args.psnr,
         max_pixels=args.max_pixels,
+        device=args.device,
     )
     try:
         recoder.check()
@@ -72,7 +73,9 @@ def _lines(todo: list, source: Path, target: Path, recoder, args) -> Iterator[di
         return run_on_ray(todo, *options, args.ray, args.jobs)
     from ccm_fast.convert.local import run_local
 
-    return run_local(todo, *options, min(args.jobs or default_jobs(len(todo)), len(todo)))
+    return run_local(
+        todo, *options, min(args.jobs or (default_jobs(len(todo)) if args.device == "cpu" else 1), len(todo))
+    )
 
 
 def _watched(lines: Iterator[dict], count: int, args) -> Iterator[dict]:

@@ -151,6 +151,7 @@ def build_parser(others: dict[str, argparse.ArgumentParser] | None = None) -> ar
     p.add_argument(
         "--ray", metavar="ADDRESS", help="work on a Ray cluster: its address, or auto; local: one on this machine"
     )
+    p.add_argument("--device", default="cpu", metavar="cpu|cuda", help="where to work; with --ray an actor has a GPU")
     p.add_argument("-f", "--force", action="store_true", help="begin anew where TARGET was made with other settings")
     p.add_argument("--json", action="store_true", help="print the manifest's lines as they come")
     p.add_argument("--quiet", action="store_true", help="no progress bar, no summary")

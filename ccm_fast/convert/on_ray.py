@@ -47,7 +47,7 @@ def run_on_ray(
         recoder: likewise.
         column: likewise.
         address: of the cluster, "auto", or "local" for one that is started here and ends with this.
-        actors: how many, of a core each; None: as many as the cluster has cores.
+        actors: how many, of a core each, and of a GPU where the recoder works on one; None: as many as the cluster has.
 
     Raises:
         ImportError: ray is not installed.
@@ -62,7 +62,8 @@ def run_on_ray(
         ray.init(address=address, log_to_driver=False)
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
-        actors = actors or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        gpus = int(recoder.device != "cpu")
+        actors = actors or max(1, int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1)))
         done = (
             # Blocks of a few units: what a dead actor had begun is little.
             ray.data.from_items([asdict(unit) for unit in units], override_num_blocks=min(len(units), 8 * actors))
@@ -71,6 +72,7 @@ def run_on_ray(
                 fn_constructor_args=(source, target, asdict(recoder), column),
                 batch_size=1,
                 num_cpus=1,
+                num_gpus=gpus,
                 concurrency=(1, actors),
             )
             .iter_rows()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ..files import codec_for, decode_bytes, encode_picture
+from .._backend import import_with_torch
+from ..files import codec_for, decode_bytes, encode_picture, model_for
 from ..images import open_picture, output_format, save_picture
 from ..psnr import psnr
+from ..stream.container import parse_container
 from ..stream.limits import MAX_PIXELS
+from ..stream.packet import peek
 from ..suffixes import IMAGE_SUFFIXES
 
 __all__ = ["Recoded", "Recoder"]
@@ -42,6 +45,8 @@ class Recoder:
         effort: as for :func:`ccm_fast.encode_file`.
         save_quality: the other format's own setting; None: 95 for JPEG and WebP.
         measure: whether .ccm files are decoded again for their PSNR.
+        device: "cpu", or a GPU as torch names it, such as "cuda": then the transforms and the entropy coder run there.
+            Their floats differ in last bits from a processor's, and so may the files; what they decode to is as good.
         max_pixels: larger pictures are errors; None: no limit.
     """
 
@@ -52,6 +57,7 @@ class Recoder:
     save_quality: int | None = None
     measure: bool = False
     max_pixels: int | None = MAX_PIXELS
+    device: str = "cpu"
 
     def takes(self, name: str) -> bool:
         """Whether this is a picture to convert, by the name of its file."""
@@ -59,7 +65,11 @@ class Recoder:
         return suffix in IMAGE_SUFFIXES if self.to == "ccm" else suffix == ".ccm"
 
     def check(self) -> None:
-        """Raises ImageError, FileNotFoundError, ModelError: the format or the model is not usable."""
+        """Raises ImageError, FileNotFoundError, ModelError, ValueError: format, model or device are not usable."""
+        if self.device != "cpu":
+            torch = import_with_torch("torch", "--device")
+            if torch.device(self.device).type != "cuda" or not torch.cuda.is_available():
+                raise ValueError(f"the device {self.device!r} is not available to torch: 'cpu', or a CUDA GPU")
         if self.to != "ccm":
             output_format("." + self.to)
         if self.to == "ccm" or self.model:
@@ -68,6 +78,8 @@ class Recoder:
     def settings(self) -> dict:
         """What the outputs depend on: fields and, where it is known, the model's fingerprint."""
         found = asdict(self)
+        if self.device == "cpu":
+            del found["device"]
         if self.to == "ccm" or self.model:
             found["model"] = codec_for(self.model or "ccm-small").fingerprint.hex()
         return found
@@ -82,15 +94,24 @@ class Recoder:
         if self.to != "ccm":
             return Recoded(self._decoded(data), None)
         picture = open_picture(io.BytesIO(data), self.max_pixels)
-        codec = codec_for(self.model or "ccm-small")
+        codec = codec_for(self.model or "ccm-small") if self.device == "cpu" else self._module(None)
         found = encode_picture(picture, self.quality, codec, effort=self.effort, threads=1)
         if not self.measure:
             return Recoded(found, None)
         again = decode_bytes(found, codec, threads=1, max_pixels=None, latents=False).picture.pixels
         return Recoded(found, min(psnr(picture.pixels, again), _MOST_DB))
 
+    def _module(self, data: bytes | None) -> Any:
+        """The model on the device, to encode with or for a file."""
+        tensors = import_with_torch("ccm_fast.tensor_batches", "--device")
+        if data is None:
+            return tensors.placed(model_for(self.model or "ccm-small"), self.device)
+        fingerprint = peek(parse_container(data).packet, self.max_pixels).fingerprint
+        return tensors.placed(model_for(self.model, fingerprint), self.device)
+
     def _decoded(self, data: bytes) -> bytes:
-        picture = decode_bytes(data, self.model, threads=1, max_pixels=self.max_pixels, latents=False).picture
+        model = self.model if self.device == "cpu" else self._module(data)
+        picture = decode_bytes(data, model, threads=1, max_pixels=self.max_pixels, latents=False).picture
         out = io.BytesIO()
         options = {} if self.save_quality is None else {"quality": self.save_quality}
         save_picture(picture, out, output_format("." + self.to), **options)
