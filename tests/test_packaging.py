@@ -141,6 +141,23 @@ def test_special_instruction_sets_stay_in_their_files():
 
 
 @in_checkout
+@pytest.mark.parametrize(
+    ("room", "others"),
+    [
+        ("base", "format|model|entropy|transforms|container|codec|training|compat|python|torch"),
+        ("format", "model|entropy|transforms|container|codec|training|compat|python|torch"),
+        ("model", "entropy|transforms|container|codec|training|compat|python|torch"),
+        ("entropy/cuda", "entropy/cpu|transforms|container|codec|training|compat|python|torch"),
+    ],
+)
+def test_a_room_includes_nothing_of_those_above_it(room, others):
+    pattern = re.compile(rf'#include ["<]({others})/.*')
+    sources = [path for path in (ROOT / "csrc" / room).iterdir() if path.suffix in (".cpp", ".h", ".cu", ".cuh")]
+    assert sources
+    assert not {path.name: found.group() for path in sources if (found := pattern.search(path.read_text()))}
+
+
+@in_checkout
 def test_build_finds_or_asks_for_torch(monkeypatch, tmp_path, capsys):
     pytest.importorskip("setuptools")
     monkeypatch.syspath_prepend(str(ROOT / "_build_backend"))

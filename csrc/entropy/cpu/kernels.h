@@ -7,20 +7,9 @@
 #pragma once
 #include <cstdint>
 
-namespace ccm {
+#include "model/layout.h"
 
-// Of those that a machine has, the last is the fastest.
-enum Isa : int32_t {
-  kIsaScalar = 0,
-  kIsaAvx2 = 1,
-  kIsaAvxVnni = 2,
-  kIsaAvx512Vnni = 3,
-  kIsaDotProd = 4,
-  kIsaI8mm = 5,
-  kIsaSimd128 = 6,
-  kIsaAvx512Amx = 7,
-  kIsaCount = 8,
-};
+namespace ccm {
 
 // c[m][n] = init[m][n] + sum over taps t, k of a[m][tap_offset[t] + k] * w[t][k][n]
 struct GemmArgs {
@@ -61,12 +50,7 @@ struct FromPointsArgs {
   int32_t n;  // a multiple of 8
 };
 
-struct Kernels {
-  const char* name;
-  Isa isa;
-  int32_t n_block;        // columns of a weight panel
-  int32_t k_block;        // consecutive k values of one column that lie together
-  int32_t element_bytes;  // 2: int16 elements and weights; 1: bytes
+struct Kernels : Layout {
   void (*gemm)(const GemmArgs&);
   void (*relu8)(const RequantizeArgs&, void* out);  // clamp(requantize(acc), 0, 255) as unsigned elements
   // clamp(requantize(acc, acc < 0 ? below : mult), -zero, 255 - zero), plus zero where elements are bytes; below [n]

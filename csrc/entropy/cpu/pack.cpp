@@ -8,9 +8,9 @@
 #include <utility>
 
 #include "base/little_endian.h"
-#include "entropy/cpu/sections.h"
 #include "entropy/cpu/winograd_int.h"
 #include "format/fixed_point.h"
+#include "model/sections.h"
 
 namespace ccm {
 namespace {
@@ -62,9 +62,9 @@ class Reader {
 // column lies k_block apart. `source`: the input channel of each of the in_pad channels of the padded plane, -1 where
 // there is none.
 template <class Element>
-void pack_weights(const Kernels& kernels, const int8_t* w, int32_t out, int32_t taps, int32_t in, int32_t n_pad,
+void pack_weights(const Layout& layout, const int8_t* w, int32_t out, int32_t taps, int32_t in, int32_t n_pad,
                   const std::vector<int32_t>& source, int32_t of_taps, Element* to) {
-  const int32_t kb = kernels.k_block, nb = kernels.n_block, in_pad = static_cast<int32_t>(source.size());
+  const int32_t kb = layout.k_block, nb = layout.n_block, in_pad = static_cast<int32_t>(source.size());
   const int64_t next = static_cast<int64_t>(of_taps) * in;  // from column to column
   for (int32_t first = 0; first < n_pad; first += nb)
     for (int32_t t = 0; t < taps; ++t)
@@ -77,12 +77,12 @@ void pack_weights(const Kernels& kernels, const int8_t* w, int32_t out, int32_t 
         }
 }
 
-void pack_weights(const Kernels& kernels, const int8_t* w, int32_t out, int32_t taps, int32_t in, int32_t n_pad,
+void pack_weights(const Layout& layout, const int8_t* w, int32_t out, int32_t taps, int32_t in, int32_t n_pad,
                   const std::vector<int32_t>& source, int32_t of_taps, uint8_t* to) {
-  if (kernels.element_bytes == 2)
-    pack_weights(kernels, w, out, taps, in, n_pad, source, of_taps, reinterpret_cast<int16_t*>(to));
+  if (layout.element_bytes == 2)
+    pack_weights(layout, w, out, taps, in, n_pad, source, of_taps, reinterpret_cast<int16_t*>(to));
   else
-    pack_weights(kernels, w, out, taps, in, n_pad, source, of_taps, reinterpret_cast<int8_t*>(to));
+    pack_weights(layout, w, out, taps, in, n_pad, source, of_taps, reinterpret_cast<int8_t*>(to));
 }
 
 std::vector<int32_t> in_order(int32_t n) {
@@ -100,12 +100,13 @@ std::vector<int32_t> sources(const std::vector<int32_t>& where, int32_t in_pad) 
 
 class Packer {
  public:
-  Packer(const uint8_t* plan, size_t size, const Kernels& k)
-      : in_(plan, size), size_(size), k_(k), out_(sizeof(PackedModel)) {}
+  // points: whether the kernels have products in the Winograd domain; parts: products of some taps of a context.
+  Packer(const uint8_t* plan, size_t size, const Layout& layout, bool points, bool parts)
+      : in_(plan, size), size_(size), k_(layout), points_(points), parts_(parts), out_(sizeof(PackedModel)) {}
 
   std::vector<uint8_t> run() {
     // 3x3 kernels of words take ten bytes a weight, their weights at Winograd's points among them; others take less.
-    out_.expect(sizeof(PackedModel) + size_ * (k_.to_points ? 11 : k_.element_bytes + 1));
+    out_.expect(sizeof(PackedModel) + size_ * (points_ ? 11 : k_.element_bytes + 1));
     PackedModel m{};
     m.magic = kPackedMagic;
     m.isa = k_.isa;
@@ -229,7 +230,7 @@ class Packer {
   // sizes: the sum of |w| of each output.
   int64_t points(const int8_t* w, int32_t out, int32_t rows, int32_t columns, int32_t in, int32_t n_pad,
                  const std::vector<int32_t>& source, const std::vector<int64_t>& sizes, int64_t max_x) {
-    if (!k_.to_points || *std::max_element(sizes.begin(), sizes.end()) * max_x >= kPointLimit) return 0;
+    if (!points_ || *std::max_element(sizes.begin(), sizes.end()) * max_x >= kPointLimit) return 0;
     const int32_t in_pad = static_cast<int32_t>(source.size());
     const int64_t at = out_.reserve(static_cast<size_t>(point_elements(rows, in_pad, n_pad)) * sizeof(int16_t));
     pack_points(w, out, rows, columns, in, in_pad, n_pad, source.data(), reinterpret_cast<int16_t*>(out_.data() + at));
@@ -442,7 +443,7 @@ class Packer {
     const size_t per = static_cast<size_t>(d.taps) * d.channels;
     const auto* w = reinterpret_cast<const int8_t*>(in_.bytes(per * d.base_width));
     std::vector<int8_t> ordered;
-    if (k_.add) {
+    if (parts_) {
       ordered = order_taps(d, w);
       w = ordered.data();
     } else {
@@ -521,14 +522,19 @@ class Packer {
   int32_t version_ = 1;
   int32_t skipped_ = -1;           // the last scale index of symbols that are not coded
   std::vector<int32_t> z_values_;  // of all channels, if any is not coded
-  const Kernels& k_;
+  const Layout& k_;
+  const bool points_, parts_;
   Sections<64> out_;  // cache lines, vector loads
 };
 
 }  // namespace
 
 std::vector<uint8_t> pack_plan(const uint8_t* plan, size_t size, const Kernels& kernels) {
-  return Packer(plan, size, kernels).run();
+  return Packer(plan, size, kernels, kernels.to_points, kernels.add).run();
+}
+
+std::vector<uint8_t> pack_plan(const uint8_t* plan, size_t size, const Layout& layout) {
+  return Packer(plan, size, layout, false, false).run();
 }
 
 std::vector<int32_t> int8_product(const Kernels& kernels, const uint8_t* x, const int8_t* w, int32_t m, int32_t k,

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "entropy/cpu/kernels.h"
+#include "model/layout.h"
 #include "model/model.h"
 
 namespace ccm {
@@ -152,8 +152,8 @@ constexpr uint32_t kNoEntry = 0xffffffffu;
 // (which it recognises). Exact for every 32-bit n.
 CCM_HD uint64_t reciprocal(uint32_t d) { return d == 1 ? 0 : ~uint64_t{0} / d + 1; }
 
-// The layout that pack_plan has to use for to_device(): it holds no functions.
-const Kernels& cuda_layout();
+// The layout that pack_plan has to use for to_device().
+const Layout& cuda_layout();
 
 // From a model packed for cuda_layout(). Throws PlanError where the kernels' limits are narrower than the format's.
 std::vector<uint8_t> to_device(const PackedModel& m);

@@ -1,9 +1,9 @@
 #include <algorithm>
 #include <numeric>
 
-#include "entropy/cpu/group_cpu.h"
 #include "entropy/cuda/engine_cuda.h"
 #include "entropy/cuda/tiles.h"
+#include "model/step_order.h"
 
 namespace ccm {
 namespace {

@@ -1,10 +1,10 @@
 #include <algorithm>
 #include <cstring>
 
-#include "entropy/cpu/pack.h"
-#include "entropy/cpu/sections.h"
 #include "entropy/cuda/model_cuda.h"
 #include "format/rans.h"
+#include "model/rows.h"
+#include "model/sections.h"
 
 namespace ccm {
 namespace {
@@ -240,9 +240,9 @@ class DevicePacker {
 
 }  // namespace
 
-const Kernels& cuda_layout() {
-  static const Kernels k{"cuda", kIsaCuda, kTileM, 4, 1, nullptr, nullptr, nullptr, nullptr, nullptr};
-  return k;
+const Layout& cuda_layout() {
+  static const Layout layout{"cuda", kIsaCuda, kTileM, 4, 1};
+  return layout;
 }
 
 std::vector<uint8_t> to_device(const PackedModel& m) { return DevicePacker(m).run(); }

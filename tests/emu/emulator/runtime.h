@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>  // whose attribute __noinline__ is a macro from here on
 #include <tuple>
 #include <type_traits>
 #include <utility>
