@@ -133,7 +133,7 @@ fuzz: $(VENV_TEST)/.installed
 	CCM_FUZZ_STRIDE=1 $(VENV_TEST)/bin/python -m pytest -q tests/fuzz/test_out_of_memory.py
 	$(VENV_TEST)/bin/python tests/fuzz/run.py --sanitized build/sanitized --minutes $(MINUTES) $(FUZZ_ARGS)
 
-# Other machines, by cross compilers and qemu-user (docs/machines.md). A machine whose packages are missing is skipped,
+# Other machines, by cross compilers and qemu-user or wine (docs/machines.md). A machine whose packages are missing is skipped,
 # with their names.
 test-machines: export CCM_CUDA ?= 0
 test-machines: $(VENV_TEST)/.installed
