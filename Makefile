@@ -1,5 +1,5 @@
 # make demo         a photograph through the codec      make test           all that CI checks
-# make test-quick   most tests, in two minutes        make test-all       every combination of their parameters, too
+# make test-quick   most tests, the quick ones         make test-all       every combination of their parameters, too
 # make docs         the documents as a site          make test-newest    tests with the newest of every library
 #
 # All work on a fresh machine: demo and tests each have a virtual environment, made once and kept. Settings:
