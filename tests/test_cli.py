@@ -263,6 +263,7 @@ def command(*argv, **options):
     return subprocess.run([sys.executable, "-m", "ccm_fast", *map(str, argv)], cwd=ROOT, capture_output=True, **options)
 
 
+@pytest.mark.slow
 def test_pipes(photos):
     encoded = command("encode", "-", "-", "-m", WEIGHTS, input=(photos / "a.png").read_bytes())
     assert encoded.returncode == 0 and encoded.stderr == b"" and encoded.stdout[:3] == b"CCM"

@@ -64,6 +64,7 @@ def losses(out):
     return [line["loss"] for line in lines if "loss" in line]
 
 
+@pytest.mark.slow
 def test_it_learns_and_ships(tmp_path, folder):
     last = train(config(tmp_path, folder, stages="joint=150", lr=3e-3, valid=[str(folder)]), progress=False)
     first, *_, end = losses(tmp_path)
@@ -132,6 +133,7 @@ def _framed(crop, margin=256):
     return np.pad(crop, ((margin, margin), (margin, margin), (0, 0)), constant_values=128)
 
 
+@pytest.mark.slow
 def test_ssimulacra2():
     """As the package has it, with gradients that lead to better scores."""
     pytest.importorskip("ssimulacra2")
