@@ -136,6 +136,7 @@ def test_freezing_fits(fitted):
     assert length["fitted"] < length["plain"] and error["fitted"] < error["plain"]
 
 
+@pytest.mark.slow
 def test_the_cost_of_integers_is_told_apart(fitted):
     """With rows of the usual shape in the fitted ones' place the code length grows by what shapes had saved."""
     model, _ = fitted

@@ -73,6 +73,7 @@ with torch_threads(int(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads in /proc")
 @pytest.mark.parametrize("threads", [1, 3])
 def test_operators_take_so_many(threads):

@@ -18,6 +18,7 @@ def fresh():
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 def test_compress_and_decompress():
     model, x = ccm_fast.load(WEIGHTS), torch.rand(1, 3, 48, 32)
     coded = ccm_fast.compress(ccm_fast.load(WEIGHTS), x)  # the first calls of `model` itself are compiled ones
@@ -41,6 +42,7 @@ def test_files_and_models():
     assert image == ccm_fast.decode_file(path, model=ccm_fast.load(WEIGHTS))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at it
 def test_compiled_models():
     x = torch.rand(1, 3, 48, 32)

@@ -49,6 +49,7 @@ def test_gradients_reach_the_weights():
     assert not missing
 
 
+@pytest.mark.slow
 def test_only_where_contexts_learn(tmp_path, folder, monkeypatch):  # noqa: F811
     from contextlib import contextmanager
 
