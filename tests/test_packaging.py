@@ -220,6 +220,7 @@ def test_no_extra_replaces_torch():
     assert [line for lines in extras.values() for line in lines if line.startswith("torch>")] == ["torch>=2.10"]
 
 
+@pytest.mark.slow
 @in_checkout
 def test_sdist_is_complete(tmp_path):
     command = [sys.executable, "-W", "ignore", "setup.py", "-q"]

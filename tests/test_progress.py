@@ -37,6 +37,7 @@ def test_freezing_shows_its_calibration(capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_accelerate_shows_what_it_does(capsys):
     ccm_fast.accelerate(nets.make("mbt2018-mean"), nets.photos(1, 64, 64), steps=1, progress=True)
     lines = last_lines(capsys.readouterr().err)

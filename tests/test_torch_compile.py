@@ -55,6 +55,7 @@ def test_compiled_models():
         assert torch.equal(ccm_fast.decompress(model, **coded)["x_hat"], ccm_fast.decompress(plain, **coded)["x_hat"])
 
 
+@pytest.mark.slow
 def test_importing_does_not_import_the_compiler():
     program = "import sys, ccm_fast; ccm_fast.compress, ccm_fast.load, ccm_fast.freeze, ccm_fast.encode_file\n"
     program += "sys.exit('torch._dynamo' in sys.modules)"

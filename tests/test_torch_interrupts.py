@@ -80,6 +80,7 @@ def same(a, b):
     return all(map(same, a, b)) if isinstance(a, tuple | list) and len(a) == len(b) else a == b
 
 
+@pytest.mark.slow
 def test_other_threads_are_left_alone(calls, stopping):
     """Handlers run in the main thread, which is waiting here: the operator of another one ends as it would have."""
     call, found = calls["decode_y"], []
@@ -93,6 +94,7 @@ def test_other_threads_are_left_alone(calls, stopping):
     assert torch.equal(found[0], expected)
 
 
+@pytest.mark.slow
 def test_handlers_that_do_not_raise_end_nothing(calls):
     seen = []
     before = signal.signal(signal.SIGPROF, lambda *_: seen.append(1))
