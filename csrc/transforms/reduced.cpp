@@ -29,6 +29,11 @@ ConvolutionWeights averaged(const ConvolutionWeights& w, int32_t side) {
   return to;
 }
 
+// What a fitted convolution reads: features at 1/8, or coarse latents.
+int32_t fitted_channels(const ModelConfig& config, int32_t reduce) {
+  return reduce == 4 ? config.widths[1] : config.coarse_channels();
+}
+
 // Means of 2x2 positions.
 FloatPlane halved(const FloatPlane& x) {
   FloatPlane to(x.height / 2, x.width / 2, x.channels);
@@ -60,19 +65,26 @@ void store(const PixelSink& sink, float most, const float* z, int64_t side, int6
 
 }  // namespace
 
-void Synthesis::pack_reduced() {
-  const ConvolutionWeights last = read_convolution(*file_, coarse_.last_name(), kFeatures, config_.widths[0], kKernel);
-  half_ = Convolution(averaged(last, 2), kShape, int16_);
-  quarter_ = Convolution(averaged(last, 4), kShape, int16_);
-  fitted_quarter_ = fitted(4, config_.widths[1]);
-  fitted_eighth_ = fitted(8, config_.coarse_channels());
+const Synthesis::Reduced& Synthesis::reduced() const {
+  const std::lock_guard<std::mutex> lock(reduced_mutex_);
+  if (!reduced_) {
+    const ConvolutionWeights w = read_convolution(*file_, coarse_.last_name(), kFeatures, config_.widths[0], kKernel);
+    reduced_ = Reduced{Convolution(averaged(w, 2), kShape, int16_), Convolution(averaged(w, 4), kShape, int16_),
+                       fitted(4), fitted(8)};
+  }
+  return *reduced_;
 }
 
-std::optional<Convolution> Synthesis::fitted(int32_t reduce, int32_t in) const {
-  const int64_t inputs = int64_t{in} * kKernel * kKernel;
-  const std::vector<float> rows = file_->reduced(reduce, kFittedOutputs, inputs + 1);
+// Of each output the weights and the bias; none where the file has none.
+std::vector<float> Synthesis::fitted_rows(int32_t reduce) const {
+  return file_->reduced(reduce, kFittedOutputs, int64_t{fitted_channels(config_, reduce)} * kKernel * kKernel + 1);
+}
+
+std::optional<Convolution> Synthesis::fitted(int32_t reduce) const {
+  const std::vector<float> rows = fitted_rows(reduce);
   if (rows.empty()) return std::nullopt;
-  ConvolutionWeights w{{}, {}, kFittedOutputs, in, kKernel};
+  ConvolutionWeights w{{}, {}, kFittedOutputs, fitted_channels(config_, reduce), kKernel};
+  const auto inputs = static_cast<int64_t>(rows.size()) / kFittedOutputs - 1;
   for (auto row = rows.begin(); row != rows.end(); row += inputs + 1) {
     w.weight.insert(w.weight.end(), row, row + inputs);
     w.bias.push_back(row[inputs]);
@@ -81,15 +93,16 @@ std::optional<Convolution> Synthesis::fitted(int32_t reduce, int32_t in) const {
 }
 
 FloatPlane Synthesis::reduced_cells(FloatPlane x, int32_t reduce, int threads) const {
-  if (reduce == 8 && fitted_eighth_) return fitted_eighth_->run(x, threads);
-  if (reduce == 4 && fitted_quarter_) {
+  const Reduced& layers = reduced();
+  if (reduce == 8 && layers.fitted_eighth) return layers.fitted_eighth->run(x, threads);
+  if (reduce == 4 && layers.fitted_quarter) {
     const std::vector<int32_t>& blocks = config_.g_s_blocks();
     const auto to_eighth = static_cast<size_t>(2 + blocks[2] + blocks[1]);
-    return fitted_quarter_->run(coarse_.run(std::move(x), threads, 0, to_eighth), threads);
+    return layers.fitted_quarter->run(coarse_.run(std::move(x), threads, 0, to_eighth), threads);
   }
   x = coarse_.run(std::move(x), threads, 0, coarse_.layers() - 1);
-  if (reduce == 2) return half_.run(x, threads);
-  x = quarter_.run(x, threads);
+  if (reduce == 2) return layers.half.run(x, threads);
+  x = layers.quarter.run(x, threads);
   return reduce == 4 ? std::move(x) : halved(x);
 }
 

@@ -110,7 +110,10 @@ std::vector<std::function<void()>> Synthesis::packing() {
   std::vector<std::function<void()>> work = coarse_.packing();
   work.push_back(
       [this] { log_gain_ = file_->floats("log_inverse_gain", {config_.qualities, config_.latent_channels()}); });
-  work.push_back([this] { pack_reduced(); });
+  // Packed later, but what is wrong with it is an error of the file's opening.
+  work.push_back([this] {
+    for (int32_t reduce : {4, 8}) fitted_rows(reduce);
+  });
   if (config_.fine)
     work.push_back([this] {
       constexpr int32_t kOutputs = kFeatures * kCellPixels;

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <mutex>
 #include <optional>
 #include <vector>
 
@@ -61,8 +62,15 @@ class Synthesis {
   Halves halves(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t, int threads) const;
   void tile(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t, const PixelSink& sink,
             int threads) const;
-  void pack_reduced();
-  std::optional<Convolution> fitted(int32_t reduce, int32_t in) const;
+  struct Reduced {
+    Convolution half, quarter;  // the last layer of coarse_, its pixels averaged by 2x2 and 4x4
+    // From features at 1/8 to 2x2 pixels of 4x4 each, and from coarse latents to 2x2 pixels of 8x8 each.
+    std::optional<Convolution> fitted_quarter, fitted_eighth;
+  };
+  // Packed for the first picture that is reduced: whole ones need none of it.
+  const Reduced& reduced() const;
+  std::vector<float> fitted_rows(int32_t reduce) const;
+  std::optional<Convolution> fitted(int32_t reduce) const;
   // Cells of pixels, [colour][row][column], as many a latent as there are and as large as they come.
   FloatPlane reduced_cells(FloatPlane x, int32_t reduce, int threads) const;
   void reduced_tile(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t, const PixelSink& sink,
@@ -72,10 +80,9 @@ class Synthesis {
   ModelConfig config_;
   bool int16_;
   Chain coarse_;
-  Convolution fine_;            // to the 16 cells of 48 channels that a latent spans at 1/4
-  Convolution half_, quarter_;  // the last layer of coarse_, its pixels averaged by 2x2 and 4x4
-  // From features at 1/8 to 2x2 pixels of 4x4 each, and from coarse latents to 2x2 pixels of 8x8 each.
-  std::optional<Convolution> fitted_quarter_, fitted_eighth_;
+  Convolution fine_;  // to the 16 cells of 48 channels that a latent spans at 1/4
+  mutable std::mutex reduced_mutex_;
+  mutable std::optional<Reduced> reduced_;
   std::vector<float> log_gain_;
   int64_t margin_;
 };
