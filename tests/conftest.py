@@ -12,6 +12,7 @@ from PIL import Image
 
 from ccm_fast import precision
 from ccm_fast.entropy import tensors
+from ccm_fast.native import Codec
 
 # Examples have no deadline: what takes 1 ms takes 300 on a busy machine.
 hypothesis.settings.register_profile("ccm", deadline=None)
@@ -30,6 +31,12 @@ def photos(tmp_path):
     for k, size in enumerate(((168, 176), (171, 165))):
         Image.fromarray(tiny.photo(*size, k)).save(folder / f"{k}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def codec():
+    """The committed tiny model without torch's modules."""
+    return Codec.load(tiny.GOLDEN / "tiny.safetensors")
 
 
 @pytest.fixture

@@ -26,11 +26,6 @@ WEIGHTS = tiny.GOLDEN / "tiny.safetensors"
 MODELS = [WEIGHTS, "module"]
 
 
-@pytest.fixture(scope="module")
-def codec():
-    return ccm_fast.Codec.load(WEIGHTS)
-
-
 def coded(codec, height=40, width=56, seed=0, grey=False, **chunks):
     pixels = tiny.photo(height, width, seed)
     return codec.encode(pixels[..., 0].copy() if grey else pixels, 4, effort=1, chunks=chunks)

@@ -24,11 +24,6 @@ WEIGHTS = tiny.GOLDEN / "tiny.safetensors"
 
 
 @pytest.fixture(scope="module")
-def codec():
-    return ccm_fast.Codec.load(WEIGHTS)
-
-
-@pytest.fixture(scope="module")
 def data(codec):
     return codec.encode(tiny.photo(75, 90), 5, effort=1, lanes=4)
 

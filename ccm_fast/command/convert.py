@@ -73,9 +73,8 @@ def _lines(todo: list, source: Path, target: Path, recoder, args) -> Iterator[di
         return run_on_ray(todo, *options, args.ray, args.jobs)
     from ccm_fast.convert.local import run_local
 
-    return run_local(
-        todo, *options, min(args.jobs or (default_jobs(len(todo)) if args.device == "cpu" else 1), len(todo))
-    )
+    jobs = args.jobs or (default_jobs(len(todo)) if args.device == "cpu" else 1)  # one process works for a GPU
+    return run_local(todo, *options, min(jobs, len(todo)))
 
 
 def _watched(lines: Iterator[dict], count: int, args) -> Iterator[dict]:
