@@ -21,7 +21,8 @@ def run(args) -> int:
                 raise FileExistsError(errno.EEXIST, "exists (--force replaces it)", str(path))
         from ccm_fast.train.ship import ship
 
-        options = {"steps": args.steps, "skip": args.skip, "progress": not args.quiet and interactive()}
+        options = {"steps": args.steps, "skip": args.skip, "kept": args.keep}
+        options["progress"] = not args.quiet and interactive()
         if args.images is not None:
             options["images"] = args.images
         report = ship(args.checkpoint, args.out, args.data, args.test, **options)

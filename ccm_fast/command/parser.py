@@ -198,6 +198,11 @@ def build_parser(others: dict[str, argparse.ArgumentParser] | None = None) -> ar
         metavar="N",
         help="do not code symbols with a scale index up to N, nor channels of z that never vary (default: code all)",
     )
+    p.add_argument(
+        "--keep",
+        metavar="MODEL",
+        help="keep the integers of this model (a name, or a weights file): for a run of the stage retune from it",
+    )
     p.add_argument("-f", "--force", action="store_true", help="replace existing outputs")
     p.add_argument("--test", nargs="+", default=[], metavar="PATH", help="images to evaluate on; never trained on")
     p.add_argument("--quiet", action="store_true", help="no progress bar")

@@ -108,6 +108,13 @@ class TrainConfig:
             "they will be, where contexts take part: for the last stage before freezing."
         ),
     )
+    saturate: bool = field(
+        default=False,
+        metadata=_about(
+            "let the entropy model's activations end where the bytes of a weights file end: for a run that starts from "
+            "one, whose integers lean on it. The stage retune always does."
+        ),
+    )
     clip: float = field(default=1.0, metadata=_about("limit of the gradient's norm.", 0))
     ema: float = field(
         default=0.999, metadata=_about("decay of the averaged weights, which validation uses and which ship.", 0, 1)

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from .deadline import Deadline
 from .fine import start_fine
 from .klt import fit_synthesis, initialise
 from .loss import psnr, rate_distortion_loss, rate_loss
-from .noise import quantization_noise
+from .noise import quantization_noise, saturation
 from .parallel import Processes
 from .precision import float32_trunk
 from .resident import Replay, ResidentCrops
@@ -211,6 +211,10 @@ class _Run:
                 path, self.model, self.ema, self.optimizer, self.crops, rng, self.progress, asdict(self.cfg)
             )
 
+    def saturates(self, kind: Kind) -> bool:
+        """Whether activations end where those of a weights file do."""
+        return self.cfg.saturate or not kind.entropy
+
     def _quality(self) -> Tensor:
         """Qualities of a batch, stratified: every step sees the whole range."""
         slots = (torch.randperm(self.cfg.batch) + torch.rand(self.cfg.batch)) / self.cfg.batch
@@ -269,13 +273,15 @@ class _Run:
         """One step at a share of the peak rates; returns the loss terms and the gradient's norm."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * share
-        noisy = self.cfg.quantization_noise and kind.contexts and kind.rate
+        noisy = self.cfg.quantization_noise and kind.contexts and kind.rate and kind.entropy
         with ExitStack() as inside:
             inside.enter_context(fast_convolutions(self.model))
             if self.bf16:
                 inside.enter_context(float32_trunk(self.model))
             if noisy:
                 inside.enter_context(quantization_noise(self.model))
+            if self.saturates(kind):
+                inside.enter_context(saturation(self.model))
             if self.resident and kind.transforms:
                 terms = self._resident_terms(kind)
             else:
@@ -293,7 +299,7 @@ class _Run:
         self.optimizer.grad_scale, self.optimizer.found_inf = None, (~torch.isfinite(norm)).float()
         self.optimizer.step()
         with torch.no_grad():
-            for weight in self.hidden:
+            for weight in self.hidden if kind.entropy else ():
                 weight.clamp_(-_HIDDEN_LIMIT, _HIDDEN_LIMIT)
         # Short memory at first: early weights are worth nothing.
         decay = min(self.cfg.ema, (1 + self.progress.step) / (10 + self.progress.step))
@@ -389,13 +395,11 @@ def _stages(
 
     def check(stage: Stage) -> None:
         if valid:
-            note(
-                event="valid",
-                stage=stage.name,
-                **validate(
-                    run.ema, valid, (2.0, 4.0, 6.0, 8.0), cfg.metric, stage.kind.contexts, cfg.rdoq_in(stage.kind)
-                ),
-            )
+            with saturation(run.ema) if run.saturates(stage.kind) else nullcontext():
+                found = validate(
+                    run.ema, valid, metric=cfg.metric, context=stage.kind.contexts, rdoq=cfg.rdoq_in(stage.kind)
+                )
+            note(event="valid", stage=stage.name, **found)
 
     note(event="start", config=asdict(cfg), bf16=run.bf16, processes=run.processes.world)
     if deadline and p.stage < len(stages):  # what the end will take, and what the run starts from
@@ -413,7 +417,8 @@ def _stages(
             run.latents = run.replay = None  # of the transforms as they are now, and of gradients that are no more
             if not stage.kind.transforms and p.stage_step == 0:
                 run.take_averaged_transforms()
-            if stage.kind.contexts and stage.kind.rate and p.stage_step == 0 and (renewed := run.revive_stacks()):
+            learns = stage.kind.contexts and stage.kind.rate and stage.kind.entropy
+            if learns and p.stage_step == 0 and (renewed := run.revive_stacks()):
                 note(event="renewed", groups=renewed)
             run.stream = run.crops.stream(cfg.batch, cfg.workers)
             average: dict[str, Tensor] = {}

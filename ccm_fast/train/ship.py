@@ -110,6 +110,7 @@ def ship(
     images: int = FREEZE_IMAGES,
     steps: int | None = None,
     skip: int | None = None,
+    kept: str | Path | None = None,
 ) -> dict:
     """Freeze a checkpoint, write the weights, load them again, evaluate, and write the evaluation beside them.
 
@@ -125,31 +126,40 @@ def ship(
         images: calibration images at most.
         steps: of fine-tuning; None: by the number of images.
         skip: see :func:`ccm_fast.freeze`.
+        kept: a shipped model's name or a weights file whose integers are kept, for a checkpoint of stage "retune"
+            (:func:`ccm_fast.freezing.freeze.keep`); `steps` and `skip` have no say then.
 
     Returns:
         The evaluation, as written.
+
+    Raises:
+        ModelError: no checkpoint, or one with another entropy model than `kept`.
     """
     from ccm_fast.freezing.cost import integer_cost
-    from ccm_fast.freezing.freeze import freeze
+    from ccm_fast.freezing.freeze import freeze, keep
 
     from ..weights import load, save
 
     model, meta = load_checkpoint(checkpoint)
     found = load_images(list(data))
     chosen = np.random.default_rng(seed).permutation(len(found))[:images]
-    freeze(model, [found[k] for k in chosen], steps=steps, seed=seed, progress=progress, skip=skip)
+    photographs = [found[k] for k in chosen]
+    if kept is None:
+        freeze(model, photographs, steps=steps, seed=seed, progress=progress, skip=skip)
+    else:
+        keep(model, load(kept), photographs, seed=seed, progress=progress)
     out = Path(out)
     save(model, out, meta)
     report = {"model": out.stem, "training": meta, "fingerprint": model.frozen.fingerprint.hex()}
     report["file_bytes"] = out.stat().st_size
     if test:
-        photographs = load_images(list(test))
-        report["images"] = len(photographs)
+        tests = load_images(list(test))
+        report["images"] = len(tests)
         # The float model's latents and likelihoods against the integers', from the same float parameters.
-        costs = integer_cost(model, model.frozen, photographs, cost_qualities)
+        costs = integer_cost(model, model.frozen, tests, cost_qualities)
         report["integer_cost_percent"] = {f"{c.quality:g}": 100 * c.integer_growth for c in costs}
         report["with_shapes_percent"] = {f"{c.quality:g}": 100 * c.growth for c in costs}
-        report["results"] = evaluate(load(out), photographs, qualities, progress)
+        report["results"] = evaluate(load(out), tests, qualities, progress)
     with atomic_write(out.with_suffix(".json")) as file:
         file.write(json.dumps(report, indent=1).encode() + b"\n")
     return report

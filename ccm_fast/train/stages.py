@@ -36,22 +36,26 @@ class Kind(NamedTuple):
         transforms: whether g_s and its gains run and learn; else the entropy model learns on fixed latents.
         contexts: whether what is computed from y_hat takes part; else the hyperprior works alone.
         rate: whether the rate counts; else g_s learns alone to restore images from fixed latents.
+        entropy: whether the decoder's entropy model (h_s, the contexts, the prior of z) learns.
     """
 
     transforms: bool
     contexts: bool
     rate: bool = True
+    entropy: bool = True
 
 
 #: The cheap stages come first: a step of "hyper" costs an eighth of one of "joint" and sees four times the latents.
 #: Alone, the hyperprior has to learn to carry information, which it does not beside contexts. Transforms come when
 #: the rate that they are optimized for means something. "synthesis" spends everything on g_s: what is
-#: coded stays as it is.
+#: coded stays as it is. "retune" lets the transforms and h_a learn for another error and the entropy model that there
+#: is: its integers, and the time that freezing takes, are kept.
 STAGES = {
     "hyper": Kind(transforms=False, contexts=False),
     "transforms": Kind(transforms=True, contexts=False),
     "context": Kind(transforms=False, contexts=True),
     "synthesis": Kind(transforms=True, contexts=True, rate=False),
+    "retune": Kind(transforms=True, contexts=True, entropy=False),
     "joint": Kind(transforms=True, contexts=True),
 }
 #: Parameters whose names begin so belong to the transforms; the others to the entropy model.
@@ -106,6 +110,8 @@ def select(model: CrossChannelContextModel, kind: Kind) -> None:
             p.requires_grad_(name.startswith(SYNTHESIS))
         elif name.startswith(TRANSFORMS):
             p.requires_grad_(kind.transforms)
+        elif not kind.entropy:
+            p.requires_grad_(name.startswith("h_a."))
         else:
             from_y = ".spatial." in name or ".stack." in name or ".skip." in name
             p.requires_grad_(kind.contexts or not from_y)
