@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import ccm_fast
 from ccm_fast.entropy import reference, reference_streams
 from ccm_fast.entropy.network import IntegerNetwork, TableCost
 from ccm_fast.entropy.plan import Plan
@@ -249,12 +250,28 @@ def test_thawed_network_is_the_frozen_one_without_rounding(schedule):
     plan = freeze(model, images, steps=0).plan
     y_hat, z_hat = latents(model, image_tensor(images[0])[None], 4.0)
     thaw(model, plan)
+    model.saturate(None)
     with torch.no_grad():
         mean, index = model.entropy_parameters(y_hat, z_hat)
     smooth = IntegerNetwork(plan, exact=False)
     m, s = smooth.codes(smooth.hyper(z_hat, *y_hat.shape[-2:]), y_hat)
     assert torch.allclose(mean.double(), m / 16, atol=1e-3, rtol=1e-3)
     assert torch.allclose(index.double(), s, atol=1e-2, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_thawed_activations_end_where_their_bytes_end():
+    """Latents of no photograph, by which bytes are full: floats without an end mean something else altogether."""
+    torch.manual_seed(0)
+    model = ccm_fast.load("ccm-small")
+    y_hat, z_hat = (40 * torch.randn(1, 320, 4, 4)).round(), (10 * torch.randn(1, 32, 1, 1)).round()
+    network = IntegerNetwork(model.frozen.plan)
+    codes, _ = network.codes(network.hyper(z_hat, 4, 4), y_hat)
+    ended, _ = model.entropy_parameters(y_hat, z_hat)
+    model.saturate(None)
+    free, _ = model.entropy_parameters(y_hat, z_hat)
+    away = [float((mean - codes / 16).abs().mean()) for mean in (free, ended)]
+    assert away[1] < 0.25 < 2 < away[0]
 
 
 def test_dead_channels_do_not_overflow():

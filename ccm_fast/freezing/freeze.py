@@ -181,7 +181,7 @@ def freeze(
 
 
 # Of a weight that a checkpoint, or its floats in fp16, and a thawed plan have in common.
-_SAME = {"rtol": 2e-3, "atol": 1e-6}
+_SAME = 2e-3
 
 
 @eager
@@ -221,7 +221,7 @@ def keep(
         other = theirs.get(name)
         if other is None or other.shape != p.shape:
             raise ModelError(f"the models differ in their layers: {name}")
-        if name.startswith(("h_s.", "contexts.", "z_prior.")) and not torch.allclose(p, other, **_SAME):
+        if name.startswith(("h_s.", "contexts.", "z_prior.")) and not torch.allclose(p, other, rtol=_SAME, atol=1e-6):
             raise ModelError(f"{name} is another one than in the model whose integers are to be kept: freeze it")
     model.eval()
     thaw(model, plan)

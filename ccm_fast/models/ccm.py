@@ -14,7 +14,7 @@ from ccm_fast.constants import CONTEXT_LIMIT
 from ccm_fast.entropy.likelihood import centroid, logistic_likelihood, scale_from_index
 
 from .config import CCMConfig, find_config
-from .context import GroupContext
+from .context import GroupContext, relu
 from .entropy import FactorizedPrior, ste_round, towards_mean
 from .transforms import AnalysisTransform, HyperAnalysis, HyperSynthesis, SynthesisTransform
 
@@ -89,12 +89,25 @@ class CrossChannelContextModel(nn.Module):
         self.reduced: dict[int, Tensor] = {}
         #: What the weights were trained for, "mse" or "ms-ssim": what an encoder may optimize, too.
         self.metric = "mse"
+        #: See :meth:`saturate`.
+        self.ceiling: float | None = None
         for module in (self.g_a, self.g_s):
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
         if g_a is not None:
             _check_transform("g_a", self.g_a, (1, 3, 64, 64), (1, c.latent_channels, 4, 4))
         if g_s is not None:
             _check_transform("g_s", self.g_s, (1, c.latent_channels, 4, 4), (1, 3, 64, 64))
+
+    def saturate(self, ceiling: float | None) -> None:
+        """Let activations of h_s and the contexts end at a ceiling, as the bytes do that they are when frozen.
+
+        Args:
+            ceiling: the largest activation; None: there is none, as in a new model. Floats that are made of integers
+                have one (:func:`ccm_fast.freezing.thaw.thaw`).
+        """
+        self.ceiling = ceiling
+        for group in cast("Iterable[GroupContext]", self.contexts):
+            group.ceiling = ceiling
 
     @property
     def own_transforms(self) -> dict[str, str]:
@@ -150,7 +163,10 @@ class CrossChannelContextModel(nn.Module):
                 Where symbols may be skipped it is called again with what these are in the context of its choice, which
                 decoders have: once in training, thrice in evaluation, after which hardly any symbol changes.
         """
-        psi = self.h_s(z_hat.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT))[..., : y_hat.shape[-2], : y_hat.shape[-1]]
+        psi = z_hat.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT)
+        for module in self.h_s.children():
+            psi = relu(psi, self.ceiling) if isinstance(module, nn.ReLU) else module(psi)
+        psi = psi[..., : y_hat.shape[-2], : y_hat.shape[-1]]
         known = y_hat.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT)
         means, indexes, start = [], [], 0
         for group in cast("Iterable[GroupContext]", self.contexts):

@@ -14,7 +14,12 @@ from ccm_fast.entropy.schedule import Schedule
 
 from .config import CCMConfig
 
-__all__ = ["GroupContext"]
+__all__ = ["GroupContext", "relu"]
+
+
+def relu(x: Tensor, ceiling: float | None) -> Tensor:
+    """x where it is positive, up to the ceiling, if there is one."""
+    return F.relu(x) if ceiling is None else F.hardtanh(x, 0.0, ceiling)
 
 
 class SpatialContext(nn.Conv2d):
@@ -65,6 +70,8 @@ class GroupContext(nn.Module):
         schedule = config.coding_schedule
         widths = config.parameter_widths
         self.channels = own
+        #: Where activations end (:meth:`CrossChannelContextModel.saturate`).
+        self.ceiling: float | None = None
         self.hyper = nn.Conv2d(config.psi_channels, widths[0], 1)
         self.spatial = None
         if schedule.taps(config.context_kernel) and (config.fine_context or not config.is_fine(index)):
@@ -104,7 +111,7 @@ class GroupContext(nn.Module):
         if earlier is not None and len(self.stack):
             f = earlier
             for conv in self.stack[:-1]:
-                f = F.relu(conv(f))
+                f = relu(conv(f), self.ceiling)
             out = out + self.stack[-1](f)
         if earlier is not None and self.skip is not None:
             out = out + self.skip(earlier)
@@ -112,9 +119,9 @@ class GroupContext(nn.Module):
 
     def parameters_from(self, pre: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and fractional scale index, each [B, C, h, w], from the sum of all contexts."""
-        f = F.relu(pre)
+        f = relu(pre, self.ceiling)
         for conv in self.hidden:
-            f = F.relu(conv(f))
+            f = relu(conv(f), self.ceiling)
         mean, index = self.head(f).chunk(2, dim=1)
         return mean, index * self.INDEX_GAIN
 

@@ -7,13 +7,15 @@ import json
 import math
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
+
+from ccm_fast.freezing.thaw import CEILING
 
 from ..models import CrossChannelContextModel
 from ..models.config import find_config
@@ -25,7 +27,7 @@ from .deadline import Deadline
 from .fine import start_fine
 from .klt import fit_synthesis, initialise
 from .loss import psnr, rate_distortion_loss, rate_loss
-from .noise import quantization_noise, saturation
+from .noise import quantization_noise
 from .parallel import Processes
 from .precision import float32_trunk
 from .resident import Replay, ResidentCrops
@@ -211,9 +213,11 @@ class _Run:
                 path, self.model, self.ema, self.optimizer, self.crops, rng, self.progress, asdict(self.cfg)
             )
 
-    def saturates(self, kind: Kind) -> bool:
-        """Whether activations end where those of a weights file do."""
-        return self.cfg.saturate or not kind.entropy
+    def select(self, kind: Kind) -> None:
+        """Let the parameters of a stage take part, and activations end where those of a weights file do, or nowhere."""
+        select(self.model, kind)
+        for model in (self.model, self.ema):
+            model.saturate(CEILING if self.cfg.saturate or not kind.entropy else None)
 
     def _quality(self) -> Tensor:
         """Qualities of a batch, stratified: every step sees the whole range."""
@@ -280,8 +284,6 @@ class _Run:
                 inside.enter_context(float32_trunk(self.model))
             if noisy:
                 inside.enter_context(quantization_noise(self.model))
-            if self.saturates(kind):
-                inside.enter_context(saturation(self.model))
             if self.resident and kind.transforms:
                 terms = self._resident_terms(kind)
             else:
@@ -395,14 +397,14 @@ def _stages(
 
     def check(stage: Stage) -> None:
         if valid:
-            with saturation(run.ema) if run.saturates(stage.kind) else nullcontext():
-                found = validate(
-                    run.ema, valid, metric=cfg.metric, context=stage.kind.contexts, rdoq=cfg.rdoq_in(stage.kind)
-                )
+            found = validate(
+                run.ema, valid, metric=cfg.metric, context=stage.kind.contexts, rdoq=cfg.rdoq_in(stage.kind)
+            )
             note(event="valid", stage=stage.name, **found)
 
     note(event="start", config=asdict(cfg), bf16=run.bf16, processes=run.processes.world)
     if deadline and p.stage < len(stages):  # what the end will take, and what the run starts from
+        run.select(stages[p.stage].kind)
         before = time.monotonic()
         check(stages[p.stage])
         run.save(last)
@@ -413,7 +415,7 @@ def _stages(
     try:
         while p.stage < len(stages):
             stage = stages[p.stage]
-            select(run.model, stage.kind)
+            run.select(stage.kind)
             run.latents = run.replay = None  # of the transforms as they are now, and of gradients that are no more
             if not stage.kind.transforms and p.stage_step == 0:
                 run.take_averaged_transforms()

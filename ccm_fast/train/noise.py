@@ -1,11 +1,8 @@
-"""Simulates int8 weights and activations, so that a float entropy model trains for freezing, or as if it were frozen.
+"""Simulates int8 weights and activations by uniform noise, so that a float entropy model trains for freezing.
 
 Freezing turns weights and activations of the entropy model into bytes. What a float model is not told of it may lean
 on: weights of one output that differ by a factor of thousands, activations of whose range a thousandth matters. Uniform
 noise of the width of the steps (as for quantized latents, Balle et al. 2017, arXiv 1611.01704) tells it.
-
-Bytes also end at 255, and integers learn to lean on that: floats that were made of them and know no end say means of
-tens where the integers say tenths, once in some hundred crops, and g_s makes a picture of it that is far off.
 """
 
 from __future__ import annotations
@@ -18,12 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from ccm_fast.freezing.layers import WEIGHT_MAX
-from ccm_fast.freezing.thaw import UNIT
 
 from ..models import CrossChannelContextModel
 from .forwards import wrapped
 
-__all__ = ["quantization_noise", "saturation"]
+__all__ = ["quantization_noise"]
 
 
 def _noise(like: Tensor, largest: Tensor, steps: int) -> Tensor:
@@ -60,18 +56,4 @@ def quantization_noise(model: CrossChannelContextModel) -> Iterator[None]:
     :func:`ccm_fast.train.convolutions.fast_convolutions` it has to be the inner one.
     """
     with wrapped((conv, partial(_forward, conv, bytes_in)) for conv, bytes_in in _convolutions(model)):
-        yield
-
-
-def _saturated(inner: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    return inner(x.clamp(max=255 * UNIT))
-
-
-@contextmanager
-def saturation(model: CrossChannelContextModel) -> Iterator[None]:
-    """Inside, activations of the model's h_s and contexts end where their bytes do.
-
-    For entropy models that are those of a weights file, as :func:`ccm_fast.freezing.thaw.thaw` made floats of them.
-    """
-    with wrapped((conv, _saturated) for conv, bytes_in in _convolutions(model) if bytes_in):
         yield

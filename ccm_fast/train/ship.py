@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from ccm_fast.freezing.thaw import CEILING
+
 from ..atomic import atomic_write
 from ..errors import ModelError
 from ..models import CrossChannelContextModel
@@ -53,6 +55,8 @@ def load_checkpoint(
         why = " ".join(str(error).split())
         raise ModelError(f"{path}: weights of other transforms (one's own: g_a, g_s): {why}") from error
     train = state["train"]
+    if train.get("saturate"):
+        model.saturate(CEILING)
     trained_for = train.get("metric", model.metric)
     model.metric = encoder_metric(trained_for)
     meta = {key: state[key] for key in ("step", "hours", "cpu_hours", "gpu_hours", "patches") if key in state}
