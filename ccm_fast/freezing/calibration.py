@@ -1,9 +1,12 @@
-"""Calibration: the scales of activations with the least code length, layer by layer."""
+"""Calibration of our models: the scales of activations with the least code length, layer by layer.
+
+What follows from them is in :mod:`ccm_fast.freezing.scales`.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import NamedTuple
 
 import torch
@@ -13,8 +16,10 @@ from tqdm import tqdm
 
 from ccm_fast.constants import CONTEXT_LIMIT
 from ccm_fast.entropy.likelihood import logistic_likelihood, scale_from_index
-from ccm_fast.freezing.layers import SUM_STEPS, Layer, fill, flat, mean_square, quantize_weight
+from ccm_fast.freezing.floats import FloatGroup, FloatLayer
+from ccm_fast.freezing.layers import Layer, flat, least_error, mean_square
 from ccm_fast.freezing.rounded import Group, Network, hyper_layers
+from ccm_fast.freezing.scales import Choose, Seen, fill_group, fill_layers, not_absurdly_fine
 from ccm_fast.models.ccm import CrossChannelContextModel
 from ccm_fast.models.context import GroupContext
 
@@ -52,19 +57,22 @@ class _Scales(NamedTuple):
 
 
 class _Activations(NamedTuple):
-    """What calibration has to know of feature maps.
+    """What was seen of feature maps (:class:`ccm_fast.freezing.scales.Activations`).
 
     Attributes:
-        square: mean square of every channel.
+        power: mean square of every channel.
         best: of every channel, the range with the least squared error; of feature maps that will be bytes.
     """
 
-    square: Tensor
+    power: Tensor
     best: Tensor | None = None
 
-    def steps(self, unit: Tensor | None) -> Tensor:
+    def square(self, unit: Tensor | None) -> Tensor:
         """The mean squares in steps of ``unit`` [channels] (None: 1)."""
-        return (self.square / unit**2 if unit is not None else self.square) + 1e-6
+        return (self.power / unit**2 if unit is not None else self.power) + 1e-6
+
+    def mean(self, unit: Tensor | None) -> None:
+        """Biases stay as they are."""
 
     def unit(self, way: _Scales) -> Tensor:
         """Units of the bytes, per channel."""
@@ -82,42 +90,51 @@ def _features(batches: list[Tensor], importance: list[float]) -> _Activations:
     samples = zip(batches, importance, strict=True)
     weight = torch.cat([torch.full((b.shape[0] * b.shape[2] * b.shape[3],), k) for b, k in samples])
     top = x.amax(1).clamp(min=1e-6)
-    best, error = top.clone(), torch.full_like(top, math.inf)
-    for share in _CLIPS:
-        unit = top * share / 255
-        e = (torch.round(x / unit[:, None]).clamp(max=255) * unit[:, None] - x).square() @ weight
-        best, error = torch.where(e < error, unit * 255, best), torch.minimum(e, error)
-    # Channels that hardly ever fire would get absurdly fine units, and so would layers that never do: any unit will do.
-    best = torch.maximum(best, best.max() / 1000) if x.max() > 0 else torch.ones_like(best)
+    unit, _ = least_error(x, (top * share / 255 for share in _CLIPS), 0, 255, lambda square: square @ weight)
+    # So would layers that never fire: any unit will do for them.
+    best = not_absurdly_fine(unit * 255) if x.max() > 0 else torch.ones_like(top)
     return _Activations(x.square().mean(1), best)
 
 
-def _within_32_bits(out_unit: Tensor, conv: nn.Conv2d, unit: Tensor | None) -> Tensor:
+def _within_32_bits(out_unit: Tensor, source: FloatLayer, unit: Tensor | None) -> Tensor:
     """Units of a layer's outputs, not so fine that any input could overflow 32 bits in them.
 
     That is so of channels that hardly ever fire and have large weights, as Adam makes them: their range says nothing.
 
     Args:
         out_unit: per channel, by the activations that were seen.
-        conv: the layer.
+        source: the layer.
         unit: of its inputs, bytes, per channel; None: latents.
     """
     largest = 255 * unit[None, :, None, None] if unit is not None else CONTEXT_LIMIT
-    bound = (conv.weight.abs() * largest).sum((1, 2, 3))
-    if conv.bias is not None:
-        bound = bound + conv.bias.abs()
-    return torch.maximum(out_unit, bound / 2**_REACH)
+    bound = (source.weight.abs() * largest).sum((1, 2, 3)) + source.bias.abs()
+    phases = source.upsample**2
+    return torch.maximum(out_unit.repeat_interleave(phases), bound / 2**_REACH).view(-1, phases).amax(1)
 
 
-class _GroupActivations(NamedTuple):
-    """Of one group's float network: its inputs, the sum of contexts, and the layers that give bytes."""
+def _chooser(ways: Iterator[_Scales]) -> Choose:
+    """Units by one of ``ways`` after the other."""
 
-    psi: _Activations
-    earlier: _Activations
-    own: _Activations
-    sum: _Activations
-    stack: list[_Activations]
-    hidden: list[_Activations]
+    def choose(_: Layer, source: FloatLayer, outputs: _Activations, unit: Tensor | None) -> Tensor:
+        return _within_32_bits(outputs.unit(next(ways)), source, unit)
+
+    return choose
+
+
+def _float_layer(conv: nn.Conv2d, upsample: int = 1, slope: float = 0.0) -> FloatLayer:
+    bias = conv.bias if conv.bias is not None else conv.weight.new_zeros(conv.out_channels)
+    return FloatLayer(conv.weight, bias, upsample, slope)
+
+
+def _float_group(context: GroupContext) -> FloatGroup:
+    spatial = context.spatial
+    return FloatGroup(
+        _float_layer(context.hyper),
+        [_float_layer(conv) for conv in context.stack],
+        None if context.skip is None else _float_layer(context.skip),
+        None if spatial is None else spatial.weight * spatial.taps.any(0).any(0),
+        [*(_float_layer(conv) for conv in context.hidden), _float_layer(context.head, slope=1.0)],
+    )
 
 
 @torch.no_grad()
@@ -140,7 +157,7 @@ def _crop(psi: Tensor, y: Tensor) -> Tensor:
 @torch.no_grad()
 def _group_activations(
     context: GroupContext, psi: list[Tensor], earlier: list[Tensor], own: list[Tensor], importance: list[float]
-) -> _GroupActivations:
+) -> Seen:
     """All float activations of a group, computed once for all ways to scale them."""
     pre = [context.base(p, e if e.shape[1] else None) for p, e in zip(psi, earlier, strict=True)]
     if context.spatial is not None:
@@ -154,7 +171,7 @@ def _group_activations(
         return found
 
     f = [F.relu(b) for b in pre]
-    return _GroupActivations(
+    return Seen(
         _latents(psi),
         _latents(earlier),
         _latents(own),
@@ -169,14 +186,8 @@ def _calibrate_hyper(
     network: Network, model: CrossChannelContextModel, found: list[_Activations], way: _Scales
 ) -> Tensor:
     """Set h_s; returns the units of psi."""
-    unit = None
-    for layer, (conv, up), x, y in zip(network.h_s, hyper_layers(model), found, found[1:], strict=False):
-        out_unit = y.unit(way)
-        fine = _within_32_bits(out_unit.repeat_interleave(up * up), conv, unit)
-        out_unit = fine.view(-1, up * up).amax(1)
-        fill(layer, conv.weight, conv.bias, unit, out_unit.repeat_interleave(up * up), x.steps(unit))
-        unit = out_unit
-    return unit
+    sources = [_float_layer(conv, up) for conv, up in hyper_layers(model)]
+    return fill_layers(network.h_s, sources, found[0], None, found[1:], _chooser(repeat(way)))
 
 
 def _activations(group: Group) -> int:
@@ -186,41 +197,13 @@ def _activations(group: Group) -> int:
 
 @torch.no_grad()
 def _calibrate_group(
-    group: Group, context: GroupContext, found: _GroupActivations, psi_unit: Tensor, ways: Sequence[_Scales]
+    group: Group, context: GroupContext, found: Seen, psi_unit: Tensor, ways: Sequence[_Scales]
 ) -> None:
     """Set a group; one of ``ways`` for each of its :func:`_activations`."""
-    ways = iter(ways)
-    f_unit = found.sum.unit(next(ways))
-
-    # The sum of contexts: in units of the spatial weights, or freely chosen without them.
-    sum_unit, value = f_unit / SUM_STEPS, None
-    if context.spatial is not None:
-        weight = context.spatial.weight * context.spatial.taps.any(0).any(0)
-        value, sum_unit = quantize_weight(weight, found.own.steps(None), f_unit / SUM_STEPS)
-    group.set_spatial(value, sum_unit / f_unit)
-
-    def set_layer(layer: Layer, conv: nn.Conv2d, x: _Activations, unit: Tensor | None, out_unit: Tensor) -> None:
-        fill(layer, conv.weight, conv.bias, unit, out_unit, x.steps(unit))
-
-    set_layer(group.hyper, context.hyper, found.psi, psi_unit, sum_unit)
-    x, unit = found.earlier, None
-    for k, (layer, conv) in enumerate(zip(group.stack, context.stack, strict=True)):
-        last = k == len(group.stack) - 1
-        out_unit = sum_unit if last else _within_32_bits(found.stack[k].unit(next(ways)), conv, unit)
-        set_layer(layer, conv, x, unit, out_unit)
-        if not last:
-            x, unit = found.stack[k], out_unit
-    if group.skip is not None:
-        set_layer(group.skip, context.skip, found.earlier, None, sum_unit)
-
-    x, unit = found.sum, f_unit
-    for layer, conv, y in zip(group.hidden, context.hidden, found.hidden, strict=True):
-        out_unit = _within_32_bits(y.unit(next(ways)), conv, unit)
-        set_layer(layer, conv, x, unit, out_unit)
-        x, unit = y, out_unit
-    C = group.channels
-    out_unit = torch.cat([torch.full((C,), 1 / 16), torch.full((C,), 1 / GroupContext.INDEX_GAIN)])
-    set_layer(group.head, context.head, x, unit, out_unit)
+    rest = iter(ways)
+    sum_unit = found.sum.unit(next(rest))
+    end = torch.tensor([1 / 16, 1 / GroupContext.INDEX_GAIN]).repeat_interleave(group.channels)
+    fill_group(group, _float_group(context), found, psi_unit, sum_unit, end, _chooser(rest))
 
 
 def best_calibration(

@@ -23,10 +23,10 @@ from ccm_fast.entropy.schedule import Schedule
 from ccm_fast.errors import ModelError, NotFrozenError
 from ccm_fast.freezing.calibration import best_calibration, code_length
 from ccm_fast.freezing.fitting import FITTED_CROPS, Latents, fit_to_symbols
-from ccm_fast.freezing.layers import fine_tune
 from ccm_fast.freezing.rounded import Group
 from ccm_fast.freezing.skipping import leave_out
 from ccm_fast.freezing.thaw import thaw
+from ccm_fast.freezing.tuning import fine_tune
 from ccm_fast.models.ccm import CrossChannelContextModel
 from ccm_fast.pixels import image_tensor
 

@@ -7,29 +7,24 @@ rounding thresholds with straight-through gradients. What is rounded at the end 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ccm_fast.entropy.plan import ACCUMULATE, LEAKY8, RELU8, IntConv, fixed_point
 from ccm_fast.entropy.plan_checks import SIGNED_MAX, UNSIGNED_MAX
 
 __all__ = [
-    "LEARNING_RATES",
-    "SUM_STEPS",
     "WEIGHT_MAX",
     "Layer",
     "export_sum",
-    "fill",
-    "fine_tune",
     "flat",
     "int32",
+    "least_error",
     "mean_square",
     "quantize_weight",
     "round_ste",
@@ -39,20 +34,12 @@ __all__ = [
 ]
 
 WEIGHT_MAX = 127
-# Steps of the sum of contexts per step of the byte that follows, at most (and where no weights choose it): its rounding
-# is then negligible, and far from overflow.
-SUM_STEPS = 64.0
-# Smallest factor from accumulators to outputs, and room for biases: |bias| / factor stays below 2^28.
-_FACTOR_MIN, _BIAS_END = 2.0**-20, 2.0**28
 # Largest factor that a multiplier and a shift express, and accumulator that 32 bits hold.
 _FACTOR_MAX, _ACCUMULATOR_MAX = 2.0**14 * (1 - 2.0**-20), 2**31 - 1
 # And a sum of layers' outputs, with room for what rounding to coarser steps may add.
 _SUM_MAX = 2.0**31 - 2.0**22
 # Weight ranges tried, as shares of a channel's largest weight.
 _RANGES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
-#: Learning rates: of weights in steps of their integers, of log-factors, of biases in steps of the output, and of the
-#: scales between layers.
-LEARNING_RATES = {"value": 0.1, "log_factor": 1e-3, "bias": 0.05, "log_scale": 3e-3}
 
 
 def round_ste(x: Tensor) -> Tensor:
@@ -82,7 +69,7 @@ class Layer(nn.Module):
         output: RELU8, LEAKY8, ACCUMULATE or HEAD.
         signed: inputs are latents.
         upsample: 2: a pixel shuffle follows.
-        slope: of LEAKY8's negative side; 1: a linear layer. Its zero point is set with :func:`fill`.
+        slope: of LEAKY8's negative side; 1: a linear layer. Calibration sets its zero point.
     """
 
     def __init__(self, output: int, signed: bool, upsample: int = 1, slope: float = 0.0):
@@ -206,6 +193,27 @@ def mean_square(batches: list[Tensor]) -> Tensor:
     return flat(batches).square().mean(1)
 
 
+def least_error(
+    x: Tensor, units: Iterable[Tensor], low: float, high: float, total: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Of the units that are tried, those with the least squared error of rounding to their steps; and that error.
+
+    Args:
+        x: [channels, ...].
+        units: candidates, each [channels]; of equal ones the first is taken.
+        low: the first step.
+        high: the last one.
+        total: of squared errors, of x's shape: those of every channel [channels].
+    """
+    best = error = None
+    for unit in units:
+        step = unit.reshape(-1, *(1,) * (x.dim() - 1))
+        found = total((torch.round(x / step).clamp(low, high) * step - x).square())
+        best = unit if error is None else torch.where(found < error, unit, best)
+        error = found if error is None else torch.minimum(found, error)
+    return best, error
+
+
 def quantize_weight(weight: Tensor, inputs: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
     """The weights in units of the integer weights, and these units, per output channel.
 
@@ -215,81 +223,12 @@ def quantize_weight(weight: Tensor, inputs: Tensor, least: Tensor) -> tuple[Tens
         least: smallest unit allowed, per output channel (dead channels would have absurd ones).
     """
     top = weight.abs().amax((1, 2, 3)).clamp(min=1e-12)
-    best, error = top / WEIGHT_MAX, torch.full_like(top, math.inf)
-    for share in _RANGES:
-        unit = top * share / WEIGHT_MAX
-        q = torch.round(weight / unit[:, None, None, None]).clamp(-WEIGHT_MAX, WEIGHT_MAX) * unit[:, None, None, None]
-        e = ((q - weight).square() * inputs[None, :, None, None]).sum((1, 2, 3))
-        best, error = torch.where(e < error, unit, best), torch.minimum(e, error)
+    best, _ = least_error(
+        weight,
+        (top * share / WEIGHT_MAX for share in _RANGES),
+        -WEIGHT_MAX,
+        WEIGHT_MAX,
+        lambda square: (square * inputs[None, :, None, None]).sum((1, 2, 3)),
+    )
     best = torch.maximum(best, least)
     return weight / best[:, None, None, None], best
-
-
-def fill(
-    layer: Layer, weight: Tensor, bias: Tensor | None, in_unit: Tensor | None, out_unit: Tensor, square: Tensor
-) -> None:
-    """Set a layer from float weights: inputs in units of ``in_unit`` [in] (None: 1), outputs of ``out_unit`` [out].
-
-    ``square`` [in]: mean square of the inputs in these units.
-    """
-    if in_unit is not None:
-        weight = weight * in_unit[None, :, None, None]
-    least = torch.full_like(out_unit, _FACTOR_MIN)
-    if bias is not None:
-        bias = bias / out_unit
-        least = torch.maximum(least, bias.abs() / _BIAS_END)
-    value, unit = quantize_weight(weight, square, least * out_unit)
-    layer.set(value, unit / out_unit, bias)
-
-
-def fine_tune(
-    network: nn.Module,
-    data: Sequence[tuple[Tensor, ...]],
-    loss: Callable[[tuple[Tensor, ...], list[int]], Tensor],
-    steps: int,
-    batch: int,
-    rates: dict[str, float] = LEARNING_RATES,
-    seed: int = 0,
-    progress: bool = False,
-) -> list[float]:
-    """Minimise a loss over the real-valued parameters; returns its value at each step.
-
-    Args:
-        network: made of :class:`Layer`.
-        data: samples, each a tuple of tensors [1, ...]; those of equal first shape are batched together.
-        loss: of a batch (the tuples' tensors, concatenated) and the numbers of its samples.
-        steps: Adam steps, on a cosine schedule.
-        batch: samples per step.
-        rates: see LEARNING_RATES.
-        seed: of the order.
-        progress: show a bar.
-    """
-    shapes: dict[tuple, list[int]] = {}
-    for k, sample in enumerate(data):
-        shapes.setdefault(tuple(sample[0].shape), []).append(k)
-    generator = torch.Generator().manual_seed(seed)
-    groups = {kind: [] for kind in rates}
-    for name, parameter in network.named_parameters():
-        last = name.rpartition(".")[2]
-        kind = "log_scale" if last.startswith("log_scale") else last if last in rates else "value"
-        groups[kind].append(parameter)
-    optimizer = torch.optim.Adam([{"params": p, "lr": rates[k]} for k, p in groups.items()], betas=(0.9, 0.99))
-    base = [group["lr"] for group in optimizer.param_groups]
-    queue: list[list[int]] = []
-    history = []
-    for step in tqdm(range(steps), disable=not progress, unit="step", desc="fine-tuning"):
-        if not queue:
-            for members in shapes.values():
-                order = [members[k] for k in torch.randperm(len(members), generator=generator).tolist()]
-                queue += [order[k : k + batch] for k in range(0, len(order), batch)]
-            queue = [queue[k] for k in torch.randperm(len(queue), generator=generator).tolist()]
-        chosen = queue.pop()
-        for group, lr in zip(optimizer.param_groups, base, strict=True):
-            group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
-        tensors = tuple(torch.cat(parts) for parts in zip(*(data[k] for k in chosen), strict=True))
-        value = loss(tensors, chosen)
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        optimizer.step()
-        history.append(float(value.detach()))
-    return history

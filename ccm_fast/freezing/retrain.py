@@ -22,8 +22,9 @@ from ccm_fast.entropy.plan import NUM_INDEXES, GroupPlan, IntConv, Plan, requant
 from ccm_fast.entropy.schedule import Schedule
 from ccm_fast.entropy.tables import COMPONENTS, fit_shapes
 from ccm_fast.freezing.fitting import Latents, symbols
-from ccm_fast.freezing.layers import Layer, fine_tune
+from ccm_fast.freezing.layers import Layer
 from ccm_fast.freezing.rounded import Group, Network
+from ccm_fast.freezing.tuning import fine_tune
 from ccm_fast.models.ccm import CrossChannelContextModel
 
 # Symbols less their offsets that shapes are fitted by.
@@ -59,7 +60,7 @@ def _assign_group(group: Group, plan: GroupPlan, kernel: int) -> None:
     if group.skip is not None:
         _assign(group.skip, plan.skip)
     spatial = None
-    if group.schedule is not None:
+    if group.usable is not None:
         width, _, channels = plan.weight.shape
         spatial = torch.zeros(width, channels, kernel, kernel)
         for t, (di, dj) in enumerate(plan.taps.tolist()):
@@ -215,7 +216,7 @@ def put_back(model: CrossChannelContextModel, network: Network, group: int) -> N
     Raises:
         OverflowProofError: some input could overflow 32 bits.
     """
-    plan, part = model.frozen.plan, network.groups[group].export(model.config.context_kernel)
+    plan, part = model.frozen.plan, network.groups[group].export()
     schedules = plan.schedules
     if not len(part.taps):
         schedules = [plan.schedule_of(g) for g in range(len(plan.groups))]

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from ccm_fast.errors import ModelError
+from ccm_fast.freezing.floats import FloatLayer
 from ccm_fast.interop.compressai.parts import (
     SUPPORTED,
     EntropyNet,
-    FloatLayer,
     GroupNet,
     gaussian_rows,
     head_layers,

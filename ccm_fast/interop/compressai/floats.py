@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ccm_fast.entropy.likelihood import gaussian_likelihood
-from ccm_fast.interop.compressai.parts import EntropyNet, FloatLayer
+from ccm_fast.freezing.floats import FloatLayer
+from ccm_fast.interop.compressai.parts import EntropyNet
 
 __all__ = ["FloatNet", "Sample", "activate", "conv", "sample"]
 

@@ -7,28 +7,32 @@ a bias would be wrong at the plane's border, where the convolution meets zeros. 
 than 0.01 bit a position. Channel contexts keep all their layers, with the part of the first 1x1 layer that reads them
 as one more: merged into it, the last 5x5 layer would yield that layer's width (12 times its own in elic2022).
 
-Scales come from calibration. Fine-tuning then minimises the divergence of the integer net's Gaussians from the float
-net's, so that an undertrained net gets no better by it: what is measured is the price of integers.
+Scales come from calibration (:mod:`ccm_fast.freezing.scales`). Fine-tuning then minimises the divergence of the integer
+net's Gaussians from the float net's, so that an undertrained net gets no better by it: what is measured is the price of
+integers.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from ccm_fast.constants import CONTEXT_LIMIT
 from ccm_fast.entropy.likelihood import lower_bound
-from ccm_fast.entropy.plan import RELU8, Plan
-from ccm_fast.freezing.layers import SUM_STEPS, WEIGHT_MAX, Layer, fill, flat, mean_square, quantize_weight
-from ccm_fast.freezing.layers import fine_tune as _fine_tune
+from ccm_fast.entropy.plan import Plan
+from ccm_fast.freezing.floats import FloatGroup, FloatLayer
+from ccm_fast.freezing.layers import Layer, flat, least_error, mean_square
+from ccm_fast.freezing.scales import Choose, Seen, fill_group, fill_layers, not_absurdly_fine
+from ccm_fast.freezing.tuning import fine_tune
 from ccm_fast.interop.compressai.floats import Sample, activate, conv
 from ccm_fast.interop.compressai.network import Network
-from ccm_fast.interop.compressai.parts import EntropyNet, FloatLayer
+from ccm_fast.interop.compressai.parts import EntropyNet
 
 __all__ = ["lower"]
 
@@ -45,31 +49,60 @@ _CONTEXT_UNIT_MIN = 1 / 64
 # Calibration
 
 
-def _activation_scale(
-    batches: list[Tensor], layer: FloatLayer, importance: Tensor, saturation: float
-) -> tuple[Tensor, int]:
-    """Units of the bytes of a layer's outputs, per channel, and its zero point: those with the least squared error.
+class _Activations:
+    """Latents that integer layers read; or, with ``importance``, outputs that they give.
 
-    ``importance`` [channels]: how much a squared error of a channel matters.
+    Args:
+        batches: of each image [1, channels, h, w].
+        importance: [channels], how much a squared error of a channel matters; of outputs.
+        last: the largest value that the last channel has, if it must be represented exactly; of outputs.
     """
-    x = flat(batches)
-    x = x[:, torch.linspace(0, x.shape[1] - 1, min(_POSITIONS, x.shape[1])).long()]
-    top, bottom = x.amax(1).clamp(min=1e-6), -x.amin(1).clamp(max=0)
-    found = (math.inf, None, 0)
-    for zero in (0,) if layer.slope == 0.0 else _ZEROS[layer.slope == 1.0]:
-        most = torch.maximum(top / (255 - zero), bottom / max(zero, 0.5))
-        best, error = most.clone(), torch.full_like(top, math.inf)
-        for share in _CLIPS:
-            unit = most * share
-            steps = torch.round(x / unit[:, None]).clamp(-zero, 255 - zero)
-            e = (steps * unit[:, None] - x).square().mean(1)
-            best, error = torch.where(e < error, unit, best), torch.minimum(e, error)
-        total = float((error * importance).sum())
-        if total < found[0]:
-            found = (total, best, zero)
-    _, unit, zero = found
-    # Channels that hardly ever fire would get absurdly fine units.
-    return saturation * torch.maximum(unit, unit.max() / 1000), zero
+
+    def __init__(self, batches: list[Tensor], importance: Tensor | None = None, last: float | None = None):
+        self.batches, self.importance, self.last = batches, importance, last
+
+    def _steps(self, unit: Tensor | None) -> list[Tensor]:
+        return self.batches if unit is None else [x / unit[:, None, None] for x in self.batches]
+
+    def square(self, unit: Tensor | None) -> Tensor:
+        """The mean square of every channel, in steps of ``unit``."""
+        return mean_square(self._steps(unit)) + 1e-6
+
+    def mean(self, unit: Tensor | None) -> Tensor:
+        """The mean of every channel, in steps of ``unit``."""
+        return flat(self._steps(unit)).mean(1)
+
+    def scale(self, slope: float, saturation: float) -> tuple[Tensor, int]:
+        """Units of the bytes of outputs, per channel, and their zero point: those with the least squared error.
+
+        Args:
+            slope: of the leaky ReLU that they come from; 0: ReLU, 1: none.
+            saturation: share of the best range that is taken.
+        """
+        x = flat(self.batches)
+        x = x[:, torch.linspace(0, x.shape[1] - 1, min(_POSITIONS, x.shape[1])).long()]
+        top, bottom = x.amax(1).clamp(min=1e-6), -x.amin(1).clamp(max=0)
+        found = (math.inf, None, 0)
+        for zero in (0,) if slope == 0.0 else _ZEROS[slope == 1.0]:
+            most = torch.maximum(top / (255 - zero), bottom / max(zero, 0.5))
+            units = (most * share for share in _CLIPS)
+            best, error = least_error(x, units, -zero, 255 - zero, lambda square: square.mean(1))
+            total = float((error * self.importance).sum())
+            if total < found[0]:
+                found = (total, best, zero)
+        _, unit, zero = found
+        unit = saturation * not_absurdly_fine(unit)
+        if self.last is not None:
+            unit[-1] = self.last / (255 - zero)
+        return unit, zero
+
+
+def _chooser(saturation: float) -> Choose:
+    def choose(layer: Layer, source: FloatLayer, outputs: _Activations, _: Tensor | None) -> Tensor:
+        unit, layer.zero = outputs.scale(source.slope, saturation)
+        return unit
+
+    return choose
 
 
 def _importance(layer: FloatLayer, rows: Tensor | None = None) -> Tensor:
@@ -78,40 +111,29 @@ def _importance(layer: FloatLayer, rows: Tensor | None = None) -> Tensor:
     return (square if rows is None else square * rows[:, None]).sum(0)
 
 
-def _set(layer: Layer, source: FloatLayer, inputs: list[Tensor], in_unit: Tensor | None, out_unit: Tensor) -> None:
-    """Fill a layer; its bias also takes up what rounding the weights changes on average."""
-    steps = inputs if in_unit is None else [x / in_unit[:, None, None] for x in inputs]
-    fill(layer, source.weight, source.bias, in_unit, out_unit, mean_square(steps) + 1e-6)
-    with torch.no_grad():
-        error = layer.value - torch.round(layer.value.clamp(-WEIGHT_MAX, WEIGHT_MAX))
-        layer.bias += (error.sum((2, 3)) @ flat(steps).mean(1)) * layer.log_factor.exp()
-
-
 @torch.no_grad()
 def _calibrate(net: EntropyNet, data: list[Sample], saturation: float) -> Network:
     network = Network(net)
     model = network.float
-    sizes = [s.y.shape[-2:] for s in data]
-    features = [model.psi(s.z) for s in data]
-    x, unit = [network.z_inputs(s.z) for s in data], None
-    for k, (layer, source) in enumerate(zip(network.h_s, net.h_s, strict=True)):
-        out = [f[k] for f in features]
+    choose = _chooser(saturation)
+    found: list[_Activations] = []
+    for k, out in enumerate(zip(*(model.psi(s.z) for s in data), strict=True)):
         if k + 1 < len(net.h_s):
             importance = _importance(net.h_s[k + 1])
         else:
             importance = sum(_importance(group.from_psi) for group in net.groups)
-        out_unit, layer.zero = _activation_scale(out, source, importance, saturation)
-        if net.marked and all(x.upsample == 1 for x in net.h_s[k + 1 :]):
-            # Its one value is the largest byte, however the others saturate.
-            out_unit[-1] = float(out[0][:, -1].max()) / (255 - layer.zero)
-        if k == 0 and network.constant:
-            extra = network.median_weight[:, None] / network.constant
-            source = FloatLayer(torch.cat([source.weight, extra], 1), source.bias, source.upsample, source.slope)
-        _set(layer, source, x, unit, out_unit.repeat_interleave(source.upsample**2))
-        x, unit = out, out_unit
-    psi = [p[..., : size[0], : size[1]] for p, size in zip(x, sizes, strict=True)]
+        # Of features that mark anchors the last one's one value is the largest byte, however the others saturate.
+        exact = net.marked and all(x.upsample == 1 for x in net.h_s[k + 1 :])
+        found.append(_Activations([*out], importance, float(out[0][:, -1].max()) if exact else None))
+    sources = list(net.h_s)
+    if network.constant:
+        extra = network.median_weight[:, None] / network.constant
+        sources[0] = replace(sources[0], weight=torch.cat([sources[0].weight, extra], 1))
+    z = _Activations([network.z_inputs(s.z) for s in data])
+    unit = fill_layers(network.h_s, sources, z, None, found, choose)
     if network.reads_y:
         _calibrate_context(network, data)
+    psi = [p[..., : s.y.shape[-2], : s.y.shape[-1]] for p, s in zip(found[-1].batches, data, strict=True)]
     for g in range(len(net.groups)):
         _calibrate_group(network, g, data, psi, unit, saturation)
     return network
@@ -121,70 +143,51 @@ def _calibrate_group(
     network: Network, g: int, data: list[Sample], psi: list[Tensor], psi_unit: Tensor, saturation: float
 ) -> None:
     net, model, integer = network.net, network.float, network.groups[g]
-    group = net.groups[g]
-    own = slice(model.start[g], model.start[g] + group.channels)
-    head_unit = torch.full((2 * group.channels,), 1 / 16)
-    head_unit[group.channels :] = network.scale_step
-    # What an error of a mean or a scale costs in code length.
-    rows = flat([1 / (s.scale[:, own].square() + 1 / 12) for s in data]).mean(1).repeat(2)
-    from_psi, mixed = group.from_psi, group.stack[-1] if group.stack else None
-    spatial = model.spatial[g]
-    if group.tail:
-        chain = [*group.tail[:-1], _means_first(group.tail[-1], False)]
-        pre = [model.pre(p, s.y_hat, g) for p, s in zip(psi, data, strict=True)]
-        f = [F.leaky_relu(p, integer.slope) for p in pre]
-        f_unit, zero = _activation_scale(f, from_psi, _importance(chain[0]), saturation)
-        integer.zero = 0 if integer.output == RELU8 else zero
+    group, spatial = net.groups[g], model.spatial[g]
+    start, own = model.start[g], slice(model.start[g], model.start[g] + group.channels)
+    end = torch.full((2 * group.channels,), 1 / 16)
+    end[group.channels :] = network.scale_step
+    context = [network.contexts(s.y_hat) for s in data]
+    hyper, stack, tail = group.from_psi, list(group.stack), list(group.tail)
+    seen = Seen(
+        _Activations(psi),
+        _Activations([c[:, :start] for c in context]),
+        _Activations([c[:, own] for c in context]),
+        None,
+        [],
+        [],
+    )
+
+    outputs = [model.stack(s.y_hat, g)[:-1] for s in data]
+    if tail:
+        tail[-1] = _means_first(tail[-1], False)
+        # What an error of a mean or a scale costs in code length.
+        rows = flat([1 / (s.scale[:, own].square() + 1 / 12) for s in data]).mean(1).repeat(2)
+        x = [F.leaky_relu(model.pre(p, s.y_hat, g), integer.slope) for p, s in zip(psi, data, strict=True)]
+        seen.sum = _Activations(x, _importance(tail[0]))
+        sum_unit, integer.zero = seen.sum.scale(hyper.slope, saturation)
+        for k, source in enumerate(tail[:-1]):
+            x = [activate(conv(b, source), source) for b in x]
+            seen.hidden.append(_Activations(x, _importance(tail[k + 1], rows if k == len(tail) - 2 else None)))
     else:
-        from_psi, f_unit = _means_first(from_psi, net.kind == "scale"), head_unit
-        mixed = None if mixed is None else _means_first(mixed, False)
+        hyper, sum_unit = _means_first(hyper, net.kind == "scale"), end
+        stack[-1:] = [_means_first(source, False) for source in stack[-1:]]
         spatial = None if spatial is None else spatial.roll(group.channels, 0)
-    sum_unit = f_unit / SUM_STEPS
-    if spatial is not None:
-        units = network.context_unit[own]
-        context = [network.contexts(s.y_hat)[:, own] for s in data]
-        value, sum_unit = quantize_weight(spatial * units[None, :, None, None], mean_square(context) + 1e-6, sum_unit)
-        integer.spatial = nn.Parameter(value.contiguous())
-        integer.register_buffer("usable", (spatial != 0).any(0).any(0).float(), persistent=False)
-    integer.log_factor = nn.Parameter((sum_unit / f_unit).log())
-    _set(integer.hyper, from_psi, psi, psi_unit, sum_unit)
-    if group.stack:
-        outputs = [model.stack(s.y_hat, g) for s in data]
-        x, unit = [network.contexts(s.y_hat)[:, : own.start] for s in data], None
-        chain_up = [*group.stack[:-1], mixed]
-        for k, (layer, source) in enumerate(zip(integer.stack, chain_up, strict=True)):
-            if k == 0:
-                units = network.context_unit[: own.start]
-                source = FloatLayer(source.weight * units[None, :, None, None], source.bias, 1, source.slope)
-            if k == len(chain_up) - 1:
-                _set(layer, source, x, unit, sum_unit)
-                break
-            out = [o[k] for o in outputs]
-            out_unit, layer.zero = _activation_scale(out, source, _importance(chain_up[k + 1]), saturation)
-            _set(layer, source, x, unit, out_unit)
-            x, unit = out, out_unit
-    if not group.tail:
-        return
-    x, unit = f, f_unit
-    for k, (layer, source) in enumerate(zip(integer.hidden, chain[:-1], strict=True)):
-        out = [activate(conv(b, source), source) for b in x]
-        importance = _importance(chain[k + 1], rows if k == len(chain) - 2 else None)
-        out_unit, layer.zero = _activation_scale(out, source, importance, saturation)
-        _set(layer, source, x, unit, out_unit)
-        x, unit = out, out_unit
-    _set(integer.head, chain[-1], x, unit, head_unit)
+    seen.stack = [_Activations([*out], _importance(stack[k + 1])) for k, out in enumerate(zip(*outputs, strict=True))]
+    if network.reads_y:
+        units = network.context_unit
+        spatial = None if spatial is None else spatial * units[None, own, None, None]
+        if stack:
+            stack[0] = replace(stack[0], weight=stack[0].weight * units[None, :start, None, None])
+    source = FloatGroup(hyper, stack, None, spatial, tail)
+    fill_group(integer, source, seen, psi_unit, sum_unit, end, _chooser(saturation))
 
 
 def _calibrate_context(network: Network, data: list[Sample]) -> None:
     x = flat([s.y_hat for s in data])
     most = x.abs().amax(1) / CONTEXT_LIMIT
-    best, error = most.clone(), torch.full_like(most, math.inf)
-    for share in _CLIPS:
-        unit = (most * share).clamp(min=_CONTEXT_UNIT_MIN)
-        steps = torch.round(x / unit[:, None]).clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT)
-        e = (steps * unit[:, None] - x).square().mean(1)
-        best, error = torch.where(e < error, unit, best), torch.minimum(e, error)
-    network.context_unit = best
+    units = ((most * share).clamp(min=_CONTEXT_UNIT_MIN) for share in _CLIPS)
+    network.context_unit, _ = least_error(x, units, -CONTEXT_LIMIT, CONTEXT_LIMIT, lambda square: square.mean(1))
 
 
 def _means_first(layer: FloatLayer, scales_only: bool) -> FloatLayer:
@@ -255,7 +258,7 @@ def lower(
 
     if steps:
         with torch.enable_grad():
-            found = _fine_tune(network, tensors, loss, steps, batch, seed=seed, progress=progress)
+            found = fine_tune(network, tensors, loss, steps, batch, seed=seed, progress=progress)
         if history is not None:
             history += [*found, total(network)]
     return network.export()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ccm_fast.constants import CONTEXT_LIMIT
-from ccm_fast.entropy.plan import ACCUMULATE, HEAD, LEAKY8, NUM_INDEXES, RELU8, GroupPlan, Plan, TableRows, fixed_point
-from ccm_fast.freezing.layers import WEIGHT_MAX, Layer, export_sum, round_ste, to_bytes
+from ccm_fast.entropy.plan import ACCUMULATE, HEAD, LEAKY8, NUM_INDEXES, RELU8, Plan, TableRows, fixed_point
+from ccm_fast.freezing.floats import FloatLayer
+from ccm_fast.freezing.groups import Group
+from ccm_fast.freezing.layers import Layer
 from ccm_fast.interop.compressai.floats import FloatNet
-from ccm_fast.interop.compressai.parts import EntropyNet, FloatLayer
+from ccm_fast.interop.compressai.parts import EntropyNet
 
 __all__ = ["Network"]
 
@@ -24,72 +25,23 @@ def _output(layer: FloatLayer) -> int:
     return RELU8 if layer.slope == 0.0 else LEAKY8
 
 
-class Group(nn.Module):
-    """The integer network of a group, with real-valued parameters; see :mod:`ccm_fast.freezing.layers`."""
-
-    def __init__(self, model: FloatNet, g: int):
-        super().__init__()
-        group = model.net.groups[g]
-        self.taps, self.channels = group.taps, group.channels
-        self.hyper = Layer(ACCUMULATE, signed=False)
-        self.stack = nn.ModuleList(
-            Layer(_output(layer), signed=k == 0, slope=layer.slope) for k, layer in enumerate(group.stack[:-1])
-        )
-        if group.stack:
-            self.stack.append(Layer(ACCUMULATE, signed=len(group.stack) == 1))
-        self.spatial = None
-        self.slope, self.zero = group.from_psi.slope, 0
-        self.output = _output(group.from_psi) if group.tail else HEAD
-        self.hidden = nn.ModuleList(Layer(_output(x), signed=False, slope=x.slope) for x in group.tail[:-1])
-        self.head = Layer(HEAD, signed=False) if group.tail else None
-
-    def forward(self, psi: Tensor, earlier: Tensor, own: Tensor, readable: Tensor | None) -> Tensor:
-        """Codes of means and scales [B, 2 C, h, w]; contexts as the integers see them."""
-        pre = self.hyper(psi)
-        if self.stack:
-            x = earlier
-            for layer in self.stack:
-                x = layer(x)
-            pre = pre + x
-        if self.spatial is not None:
-            weight = round_ste(self.spatial.clamp(-WEIGHT_MAX, WEIGHT_MAX)) * self.usable
-            near = F.conv2d(own, weight, padding=weight.shape[-1] // 2)
-            pre = pre + (near if readable is None else near * readable)
-        pre = pre * self.log_factor.exp()[:, None, None]
-        if self.head is None:
-            return round_ste(pre)
-        f = to_bytes(pre, self.output, self.zero, self.slope)
-        for layer in self.hidden:
-            f = layer(f)
-        return self.head(f)
-
-    @torch.no_grad()
-    def export(self) -> GroupPlan:
-        """The integers."""
-        parts = [self.hyper, *self.stack[-1:]]
-        factor = self.log_factor.double().exp().numpy()
-        convs, value, factor = export_sum(parts, self.spatial if self.taps else None, factor)
-        mult, shift = fixed_point(factor)
-        weight = np.zeros((len(mult), len(self.taps), self.channels), np.int8)
-        if self.taps:
-            r = value.shape[-1] // 2
-            for t, (di, dj) in enumerate(self.taps):
-                weight[:, t] = value[:, :, di + r, dj + r]
-        leaky = self.output == LEAKY8
-        return GroupPlan(
-            np.array(self.taps, np.int32).reshape(-1, 2),
-            weight,
-            mult,
-            shift,
-            convs[0],
-            [*(layer.export() for layer in self.stack[:-1]), *convs[1:]],
-            None,
-            [layer.export() for layer in self.hidden],
-            None if self.head is None else self.head.export(),
-            self.output,
-            self.zero if leaky else 0,
-            np.rint(self.slope * mult).astype(np.int32) if leaky else None,
-        )
+def _group(model: FloatNet, g: int) -> Group:
+    group, spatial = model.net.groups[g], model.spatial[g]
+    stack = [Layer(_output(layer), signed=k == 0, slope=layer.slope) for k, layer in enumerate(group.stack[:-1])]
+    if group.stack:
+        stack.append(Layer(ACCUMULATE, signed=not stack))
+    return Group(
+        group.channels,
+        Layer(ACCUMULATE, signed=False),
+        stack,
+        None,
+        [Layer(_output(x), signed=False, slope=x.slope) for x in group.tail[:-1]],
+        Layer(HEAD, signed=False) if group.tail else None,
+        _output(group.from_psi) if group.tail else HEAD,
+        group.from_psi.slope,
+        group.taps,
+        None if spatial is None else (spatial != 0).any(0).any(0).float()[None, None],
+    )
 
 
 class Network(nn.Module):
@@ -102,7 +54,7 @@ class Network(nn.Module):
             Layer(_output(layer), signed=k == 0, upsample=layer.upsample, slope=layer.slope)
             for k, layer in enumerate(net.h_s)
         )
-        self.groups = nn.ModuleList(Group(self.float, g) for g in range(len(net.groups)))
+        self.groups = nn.ModuleList(_group(self.float, g) for g in range(len(net.groups)))
         self.reads_y = any(group.stack or group.taps for group in net.groups)
         # The channel of medians: a constant, as large as makes its weights no larger than the others.
         first = net.h_s[0].weight
@@ -136,7 +88,7 @@ class Network(nn.Module):
         means, scales = [], []
         for g, group in enumerate(self.groups):
             own = self.float.own(context, g)
-            mean, scale = group(psi, context[:, : self.float.start[g]], own, readable).chunk(2, 1)
+            mean, scale = group(psi, context[:, : self.float.start[g]], own, readable)
             means.append(mean)
             scales.append(scale)
         return torch.cat(means, 1) / 16, torch.cat(scales, 1) * self.scale_step

@@ -1,7 +1,8 @@
 """Parts of CompressAI's entropy networks, read by attributes and module types, without importing compressai.
 
-What comes out is plain: stride-1 convolutions with an optional pixel shuffle and a leaky ReLU (:class:`FloatLayer`).
-Nets that are built from latent codecs are taken apart in :mod:`ccm_fast.interop.compressai.codecs`.
+What comes out is plain: stride-1 convolutions with an optional pixel shuffle and a leaky ReLU
+(:class:`ccm_fast.freezing.floats.FloatLayer`). Nets that are built from latent codecs are taken apart in
+:mod:`ccm_fast.interop.compressai.codecs`.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from torch import Tensor, nn
 
 from ccm_fast.entropy.plan import MAX_ENTRIES, NUM_INDEXES, PlanError, TableRows
 from ccm_fast.errors import ModelError, NotFrozenError
+from ccm_fast.freezing.floats import FloatLayer
 from ccm_fast.models.inference import subpixel_weight
 
 __all__ = [
     "SUPPORTED",
     "EntropyNet",
-    "FloatLayer",
     "GroupNet",
     "fold",
     "gaussian_rows",
@@ -36,23 +37,6 @@ SUPPORTED = (
     " (bmshj2018-hyperprior), MeanScaleHyperprior (mbt2018-mean), and of the nets with latent codecs"
     " Cheng2020AnchorCheckerboard, Elic2022Official, Elic2022Chandelier and others of the same parts"
 )
-
-
-@dataclass(eq=False)
-class FloatLayer:
-    """A stride-1 convolution, then a pixel shuffle, then a leaky ReLU.
-
-    Attributes:
-        weight: [out, in, k, k], k odd, padding k // 2.
-        bias: [out].
-        upsample: of the pixel shuffle, 1 or 2.
-        slope: of the leaky ReLU; 0: ReLU, 1: none.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    upsample: int = 1
-    slope: float = 1.0
 
 
 @dataclass(eq=False)
