@@ -147,6 +147,7 @@ def test_special_instruction_sets_stay_in_their_files():
         ("base", "format|model|entropy|transforms|container|codec|training|compat|python|torch"),
         ("format", "model|entropy|transforms|container|codec|training|compat|python|torch"),
         ("model", "entropy|transforms|container|codec|training|compat|python|torch"),
+        ("container", "entropy|transforms|codec|training|compat|python|torch"),
         ("entropy/cuda", "entropy/cpu|transforms|container|codec|training|compat|python|torch"),
     ],
 )

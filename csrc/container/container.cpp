@@ -4,8 +4,8 @@
 #include <cstring>
 #include <string>
 
+#include "base/crc32c.h"
 #include "container/packet.h"
-#include "entropy/cpu/rans_cpu.h"
 
 namespace ccm {
 namespace {

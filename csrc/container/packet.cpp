@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <string>
 
-#include "entropy/cpu/rans_cpu.h"
+#include "base/crc32c.h"
 #include "format/rans.h"
 #include "model/model.h"
 

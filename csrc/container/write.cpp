@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "entropy/cpu/rans_cpu.h"
+#include "base/crc32c.h"
 #include "format/rans.h"
 
 namespace ccm {

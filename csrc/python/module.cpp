@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/cpu.h"
+#include "base/crc32c.h"
 #include "entropy/cpu/rans_cpu.h"
 #include "format/symbol.h"
 #include "model/rows.h"

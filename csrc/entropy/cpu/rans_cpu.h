@@ -91,7 +91,4 @@ std::vector<uint8_t> encode_stream(const Rows& tables, const std::vector<Coded>&
                                    const std::vector<int32_t>& steps, int32_t code, int32_t* code_used,
                                    LaneRule rule = kLanesOfY);
 
-// CRC-32C (Castagnoli) of `size` bytes, continuing from `crc` (0 to start).
-uint32_t crc32c(const uint8_t* data, size_t size, uint32_t crc);
-
 }  // namespace ccm
