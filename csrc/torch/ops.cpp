@@ -10,6 +10,7 @@
 #include "base/memory.h"
 #include "base/threads.h"
 #include "entropy/cpu/context_cpu.h"
+#include "entropy/cpu/int8_product.h"
 #include "entropy/cpu/kernels.h"
 #include "entropy/cpu/pack.h"
 #include "model/model.h"

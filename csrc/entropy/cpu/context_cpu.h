@@ -48,7 +48,7 @@ struct DecodeJob {
   const float* means = nullptr;
 };
 
-// Distances from a symbol's offset that have shifts of their own (ccm_fast/integer/centroids.py).
+// Distances from a symbol's offset that have shifts of their own (ccm_fast/entropy/centroids.py).
 constexpr int32_t kShiftReach = 24;
 
 // One image of a batch for encode_y_residual: latents -> streams, and y as a decoder will have it.

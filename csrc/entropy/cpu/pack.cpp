@@ -2,107 +2,25 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 #include <string>
 #include <tuple>
 #include <utility>
 
 #include "base/little_endian.h"
-#include "entropy/cpu/winograd_int.h"
+#include "entropy/cpu/layer_pack.h"
+#include "entropy/cpu/panels.h"
 #include "format/fixed_point.h"
-#include "model/sections.h"
 
 namespace ccm {
 namespace {
 
-constexpr int32_t kMaxChannels = 4096;
 constexpr int32_t kMaxScaleCodes = 65536;
-constexpr int64_t kInt32Max = 2147483647;
 
-[[noreturn]] void fail(const std::string& what) { throw PlanError("bad entropy model (plan): " + what); }
-
-int32_t round_up(int32_t v, int32_t to) { return (v + to - 1) / to * to; }
-
-class Reader {
- public:
-  Reader(const uint8_t* data, size_t size) : p_(data), left_(size) {}
-
-  const uint8_t* bytes(size_t n) {
-    const size_t padded = (n + 3) / 4 * 4;
-    if (padded > left_ || padded < n) fail("it ends too early");
-    const uint8_t* at = p_;
-    for (size_t i = n; i < padded; ++i)
-      if (at[i]) fail("padding that is not zero");
-    p_ += padded;
-    left_ -= padded;
-    return at;
-  }
-  int32_t number() { return load_i32(bytes(4)); }
-  int32_t number(int32_t lo, int32_t hi, const char* what) {
-    const int32_t v = number();
-    if (v < lo || v > hi)
-      fail(std::string(what) + " is " + std::to_string(v) + ", outside " + std::to_string(lo) + ".." +
-           std::to_string(hi));
-    return v;
-  }
-  std::vector<int32_t> numbers(size_t n) {
-    const uint8_t* at = bytes(n * 4);
-    std::vector<int32_t> v(n);
-    load_all(at, n, v.data(), load_i32);
-    return v;
-  }
-  size_t left() const { return left_; }
-
- private:
-  const uint8_t* p_;
-  size_t left_;
-};
-
-// Weights [out][of_taps][in] (int8), of which `taps` are taken -> panels of n_block columns; element (tap, k) of a
-// column lies k_block apart. `source`: the input channel of each of the in_pad channels of the padded plane, -1 where
-// there is none.
-template <class Element>
-void pack_weights(const Layout& layout, const int8_t* w, int32_t out, int32_t taps, int32_t in, int32_t n_pad,
-                  const std::vector<int32_t>& source, int32_t of_taps, Element* to) {
-  const int32_t kb = layout.k_block, nb = layout.n_block, in_pad = static_cast<int32_t>(source.size());
-  const int64_t next = static_cast<int64_t>(of_taps) * in;  // from column to column
-  for (int32_t first = 0; first < n_pad; first += nb)
-    for (int32_t t = 0; t < taps; ++t)
-      for (int32_t k = 0; k < in_pad; k += kb, to += nb * kb)
-        for (int32_t e = 0; e < kb; ++e) {
-          if (source[k + e] < 0) continue;
-          const int8_t* from = w + first * next + static_cast<int64_t>(t) * in + source[k + e];
-          const int32_t columns = std::min(nb, out - first);
-          for (int32_t n = 0; n < columns; ++n) to[n * kb + e] = from[n * next];
-        }
-}
-
-void pack_weights(const Layout& layout, const int8_t* w, int32_t out, int32_t taps, int32_t in, int32_t n_pad,
-                  const std::vector<int32_t>& source, int32_t of_taps, uint8_t* to) {
-  if (layout.element_bytes == 2)
-    pack_weights(layout, w, out, taps, in, n_pad, source, of_taps, reinterpret_cast<int16_t*>(to));
-  else
-    pack_weights(layout, w, out, taps, in, n_pad, source, of_taps, reinterpret_cast<int8_t*>(to));
-}
-
-std::vector<int32_t> in_order(int32_t n) {
-  std::vector<int32_t> v(n);
-  std::iota(v.begin(), v.end(), 0);
-  return v;
-}
-
-// The input channel of each channel of a padded plane, from the places of the channels in it.
-std::vector<int32_t> sources(const std::vector<int32_t>& where, int32_t in_pad) {
-  std::vector<int32_t> v(in_pad, -1);
-  for (size_t c = 0; c < where.size(); ++c) v[where[c]] = static_cast<int32_t>(c);
-  return v;
-}
-
-class Packer {
+class Packer : LayerPacker {
  public:
   // points: whether the kernels have products in the Winograd domain; parts: products of some taps of a context.
   Packer(const uint8_t* plan, size_t size, const Layout& layout, bool points, bool parts)
-      : in_(plan, size), size_(size), k_(layout), points_(points), parts_(parts), out_(sizeof(PackedModel)) {}
+      : LayerPacker(plan, size, layout, points, sizeof(PackedModel)), size_(size), parts_(parts) {}
 
   std::vector<uint8_t> run() {
     // 3x3 kernels of words take ten bytes a weight, their weights at Winograd's points among them; others take less.
@@ -110,10 +28,10 @@ class Packer {
     PackedModel m{};
     m.magic = kPackedMagic;
     m.isa = k_.isa;
-    if (std::memcmp(in_.bytes(4), "CCMP", 4)) fail("wrong magic");
+    if (std::memcmp(in_.bytes(4), "CCMP", 4)) bad_plan("wrong magic");
     version_ = in_.number();
-    if (version_ < 1 || version_ > 3) fail("unknown version");
-    if (static_cast<uint32_t>(in_.number()) != size_) fail("its length field does not match its length");
+    if (version_ < 1 || version_ > 3) bad_plan("unknown version");
+    if (static_cast<uint32_t>(in_.number()) != size_) bad_plan("its length field does not match its length");
     m.latent_channels = in_.number(1, kMaxChannels, "M");
     m.hyper_channels = in_.number(1, kMaxChannels, "N");
     m.groups = in_.number(1, kMaxGroups, "G");
@@ -126,7 +44,7 @@ class Packer {
       sum += d.channels;
       m.plane_channels += round_up(d.channels, 4);
     }
-    if (sum != m.latent_channels) fail("the groups do not add up to M");
+    if (sum != m.latent_channels) bad_plan("the groups do not add up to M");
     if (version_ >= 2) flags(m);
     z_channels(m);
     if (!m.own_schedules) schedule(m.schedule);
@@ -141,27 +59,27 @@ class Packer {
       channels = m.hs[i].cout / (m.hs[i].upsample * m.hs[i].upsample);
       factor *= m.hs[i].upsample;
     }
-    if (factor != 4) fail("h_s must upsample by 4 in all");
+    if (factor != 4) bad_plan("h_s must upsample by 4 in all");
     m.psi_channels = channels;
     m.uniform_taps = 1;
     for (int g = 0; g < m.groups; ++g) group(m, g);
     m.scale_codes = in_.number(1, kMaxScaleCodes, "the scale table's length");
     const uint8_t* codes = in_.bytes(m.scale_codes);
     std::vector<uint8_t> table(codes, codes + m.scale_codes);
-    if (*std::max_element(table.begin(), table.end()) >= kNumScales) fail("a scale index above 63");
+    if (*std::max_element(table.begin(), table.end()) >= kNumScales) bad_plan("a scale index above 63");
     m.scale_table = out_.put(table);
     const uint8_t* bits = in_.bytes(kNumScales);
     int32_t row = 0;
     for (int i = 0; i < kNumScales; ++i) {
-      if (bits[i] > kMeanBits) fail("more than 4 fraction bits");
-      if (bits[i] && m.residual) fail("fraction bits in a residual model");
+      if (bits[i] > kMeanBits) bad_plan("more than 4 fraction bits");
+      if (bits[i] && m.residual) bad_plan("fraction bits in a residual model");
       m.scale_rows[i] = {row, bits[i]};
       row += 1 << bits[i];
       if (i == skipped_) m.skip_rows = row;
     }
     m.y_rows = rows(row, "rows of y");
     m.z_rows = rows(m.hyper_channels, "rows of z");
-    if (in_.left()) fail("bytes left over");
+    if (in_.left()) bad_plan("bytes left over");
     out_.reserve(64);  // vector loads of a window's tail may look past the last section
     std::vector<uint8_t> blob = out_.take();
     m.bytes = static_cast<int64_t>(blob.size());
@@ -177,7 +95,7 @@ class Packer {
     m.own_schedules = flags >> 4;
     if (m.scaled_context) scaled_context(m);
     if (flags & 4) {
-      if (m.residual) fail("skipped symbols in a residual model");
+      if (m.residual) bad_plan("skipped symbols in a residual model");
       skipped_ = in_.number(0, kNumScales - 2, "the last scale index that is skipped");
     }
     if (flags & 8) z_values_ = in_.numbers(m.hyper_channels);
@@ -188,7 +106,7 @@ class Packer {
     std::vector<int16_t> values(m.hyper_channels);
     for (int32_t c = 0; c < m.hyper_channels; ++c) {
       const int32_t v = z_values_.empty() ? kCodedChannel : z_values_[c];
-      if (v < -32768 || v > 32767) fail("a value of z that does not fit 16 bits");
+      if (v < -32768 || v > 32767) bad_plan("a value of z that does not fit 16 bits");
       if (v == kCodedChannel)
         coded.push_back(static_cast<uint16_t>(c));
       else
@@ -217,24 +135,6 @@ class Packer {
     s.ph = in_.number(1, kMaxPattern, "the pattern's height");
     s.pw = in_.number(1, kMaxPattern, "the pattern's width");
     for (int i = 0; i < s.ph * s.pw; ++i) s.pattern[i] = in_.number(0, 255, "a pattern entry");
-  }
-
-  int64_t weights(const int8_t* w, int32_t out, int32_t taps, int32_t in, int32_t n_pad,
-                  const std::vector<int32_t>& source) {
-    const int64_t at = out_.reserve(static_cast<size_t>(taps) * source.size() * n_pad * k_.element_bytes);
-    pack_weights(k_, w, out, taps, in, n_pad, source, taps, out_.data() + at);
-    return at;
-  }
-
-  // Offset of the weights in the Winograd domain; 0 if their 26-bit bound fails or these kernels have no such path.
-  // sizes: the sum of |w| of each output.
-  int64_t points(const int8_t* w, int32_t out, int32_t rows, int32_t columns, int32_t in, int32_t n_pad,
-                 const std::vector<int32_t>& source, const std::vector<int64_t>& sizes, int64_t max_x) {
-    if (!points_ || *std::max_element(sizes.begin(), sizes.end()) * max_x >= kPointLimit) return 0;
-    const int32_t in_pad = static_cast<int32_t>(source.size());
-    const int64_t at = out_.reserve(static_cast<size_t>(point_elements(rows, in_pad, n_pad)) * sizeof(int16_t));
-    pack_points(w, out, rows, columns, in, in_pad, n_pad, source.data(), reinterpret_cast<int16_t*>(out_.data() + at));
-    return at;
   }
 
   // The part of a context that a tap belongs to.
@@ -300,122 +200,6 @@ class Packer {
                   kContextLimit);
   }
 
-  // Of each output's weights, and of their magnitudes.
-  struct Sums {
-    std::vector<int64_t> plain, absolute;
-
-    Sums(const int8_t* w, int32_t out, size_t per) : plain(out), absolute(out) {
-      for (int32_t n = 0; n < out; ++n) {
-        int32_t sum = 0, size = 0;  // at most 49 * 4096 * 128
-        for (size_t i = 0; i < per; ++i) {
-          const int32_t v = w[n * per + i];
-          sum += v;
-          size += v < 0 ? -v : v;
-        }
-        plain[n] = sum;
-        absolute[n] = size;
-      }
-    }
-  };
-
-  // What planes of biased bytes need: sum w (x + zero) = sum w x + zero sum w.
-  int64_t byte_bias(int64_t sum, int32_t zero) const { return k_.element_bytes == 1 ? -zero * sum : 0; }
-
-  std::vector<int32_t> multipliers(int32_t n) {
-    std::vector<int32_t> mult = in_.numbers(n);
-    for (int32_t v : mult)
-      if (v < 0) fail("a negative multiplier");
-    return mult;
-  }
-
-  std::vector<int32_t> shifts(int32_t n) {
-    std::vector<int32_t> shift = in_.numbers(n);
-    for (int32_t v : shift)
-      if (v < 16 || v > 62) fail("a shift outside 16..62");
-    return shift;
-  }
-
-  // How accumulators become outputs.
-  struct Factors {
-    std::vector<int32_t> mult, shift, below;
-    int32_t zero = 0;
-  };
-
-  Factors factors(int32_t n, int32_t n_pad, int32_t output, int64_t& mult_at, int64_t& shift_at, int64_t& below_at,
-                  int32_t& zero) {
-    Factors f;
-    f.mult = multipliers(n);
-    f.shift = shifts(n);
-    f.below.resize(n, 0);
-    if (output == kLeaky8) {
-      f.zero = in_.number(0, 255, "a zero point");
-      f.below = multipliers(n);
-    }
-    const auto padded = [&](std::vector<int32_t> v, int32_t with) {
-      v.resize(n_pad, with);
-      return out_.put(v);
-    };
-    mult_at = padded(f.mult, 0);
-    shift_at = padded(f.shift, 32);
-    below_at = padded(f.below, 0);
-    zero = f.zero;
-    return f;
-  }
-
-  // The overflow proof for one channel: the accumulator and its requantized value both fit 32 bits.
-  static int64_t bound(int64_t weight_sum, int64_t max_x, int64_t bias, const Factors& f, int32_t n) {
-    const int64_t acc = weight_sum * max_x + std::abs(bias);
-    if (acc > kInt32Max) fail("an accumulator could overflow");
-    const int64_t out = ((acc * std::max(f.mult[n], f.below[n])) >> f.shift[n]) + 1;
-    if (out > kInt32Max) fail("a requantized value could overflow");
-    return out;
-  }
-
-  bool may_be(int32_t found, Output wanted) const {
-    return found == wanted || (found == kLeaky8 && wanted == kRelu8 && version_ >= 2);
-  }
-
-  // `where`: places of the input channels in the plane; empty: in order. `zero`: the byte that stands for 0 in it.
-  // kRelu8 stands for leaky8 too. Returns the largest |requantized| per channel.
-  std::vector<int64_t> conv(ConvDesc& d, std::vector<int32_t> where, int32_t cin, Output output, bool is_signed,
-                            int32_t zero) {
-    d.cin = in_.number(1, kMaxChannels, "input channels");
-    if (d.cin != cin) fail("a layer's input channels do not match what it reads");
-    d.cout = in_.number(1, kMaxChannels, "output channels");
-    d.kernel = in_.number(1, 7, "a kernel");
-    if (d.kernel % 2 == 0) fail("an even kernel");
-    d.upsample = in_.number(1, 2, "an upsampling factor");
-    d.output = in_.number(0, 3, "an output code");
-    d.is_signed = in_.number(0, 1, "the sign of an input");
-    if (!may_be(d.output, output)) fail("an output code that does not fit the layer's place");
-    if (d.is_signed != is_signed) fail("a layer's input sign does not match what it reads");
-    if (d.upsample == 2 && (d.cout % 4 || output != kRelu8)) fail("a layer that cannot upsample");
-    if (where.empty()) where = in_order(cin);
-    d.cin_pad = round_up(where.back() + 1, 4);
-    d.n_pad = round_up(d.cout, k_.n_block);
-    const int32_t taps = d.kernel * d.kernel;
-    const size_t per = static_cast<size_t>(taps) * d.cin;
-    const auto* w = reinterpret_cast<const int8_t*>(in_.bytes(per * d.cout));
-    const std::vector<int32_t> source = sources(where, d.cin_pad);
-    d.weights = weights(w, d.cout, taps, d.cin, d.n_pad, source);
-    d.in_zero = zero;
-    std::vector<int32_t> bias = in_.numbers(d.cout);
-    const Factors f = factors(d.cout, d.n_pad, d.output, d.mult, d.shift, d.below, d.zero);
-    const Sums sums(w, d.cout, per);
-    std::vector<int64_t> limits(d.cout);
-    const int64_t max_x = is_signed ? kContextLimit : std::max(zero, 255 - zero);
-    if (d.kernel == 3 || d.kernel == 5)
-      d.points = points(w, d.cout, d.kernel, d.kernel, d.cin, d.n_pad, source, sums.absolute, max_x);
-    for (int32_t n = 0; n < d.cout; ++n) {
-      // The biased form's intermediate sums may wrap; its result is the true accumulator modulo 2^32.
-      limits[n] = bound(sums.absolute[n], max_x, bias[n], f, n);
-      bias[n] = static_cast<int32_t>(static_cast<uint32_t>(bias[n] + byte_bias(sums.plain[n], zero)));
-    }
-    bias.resize(d.n_pad, 0);
-    d.bias = out_.put(bias);
-    return limits;
-  }
-
   void group(PackedModel& m, int index) {
     GroupDesc& d = m.group[index];
     d.taps = in_.number(0, kMaxTaps, "taps");
@@ -424,7 +208,7 @@ class Packer {
       d.tap_di[t] = in_.number(-kBorder, kBorder, "a tap");
       d.tap_dj[t] = in_.number(-kBorder, kBorder, "a tap");
       if (t > 0 && std::pair(d.tap_di[t], d.tap_dj[t]) <= std::pair(d.tap_di[t - 1], d.tap_dj[t - 1]))
-        fail("taps that are not in raster order");
+        bad_plan("taps that are not in raster order");
       bool any = false;
       for (int a = 0; a < d.schedule.ph; ++a)
         for (int b = 0; b < d.schedule.pw; ++b) {
@@ -432,14 +216,14 @@ class Packer {
           any |= ok;
           if (!ok) d.uniform_taps = m.uniform_taps = 0;
         }
-      if (!any) fail("a tap that the schedule never decodes in time");
+      if (!any) bad_plan("a tap that the schedule never decodes in time");
     }
     d.base_width = in_.number(1, kMaxChannels, "the width of the base");
     d.base_pad = round_up(d.base_width, k_.n_block);
     d.f_output = version_ >= 2 ? in_.number(0, 3, "the output code of a context") : kRelu8;
     const bool direct = d.f_output == kHead;
-    if (!direct && !may_be(d.f_output, kRelu8)) fail("an output code that does not fit the context's place");
-    if (direct && d.base_width != 2 * d.channels) fail("a direct head of the wrong width");
+    if (!direct && !may_be(d.f_output, kRelu8)) bad_plan("an output code that does not fit the context's place");
+    if (direct && d.base_width != 2 * d.channels) bad_plan("a direct head of the wrong width");
     const size_t per = static_cast<size_t>(d.taps) * d.channels;
     const auto* w = reinterpret_cast<const int8_t*>(in_.bytes(per * d.base_width));
     std::vector<int8_t> ordered;
@@ -463,18 +247,18 @@ class Packer {
     for (int g = 0; g < index; ++g)
       for (int c = 0; c < m.group[g].channels; ++c) where.push_back(m.group[g].plane_channel + c);
     d.stack_layers = in_.number(0, kMaxLayers, "stack layers");
-    if (index == 0 && d.stack_layers) fail("a cross-channel stack in the first group");
+    if (index == 0 && d.stack_layers) bad_plan("a cross-channel stack in the first group");
     for (int i = 0; i < d.stack_layers; ++i) {
       const bool last = i + 1 == d.stack_layers;
       const int32_t cin = i == 0 ? d.first_channel : d.stack[i - 1].cout;
       const int32_t zero = i == 0 ? kLatentZero : d.stack[i - 1].zero;
       const auto limits =
           conv(d.stack[i], i == 0 ? where : in_order(cin), cin, last ? kAccumulate : kRelu8, i == 0, zero);
-      if (d.stack[i].upsample != 1) fail("upsampling inside a stack");
+      if (d.stack[i].upsample != 1) bad_plan("upsampling inside a stack");
       if (last) add(total, limits, d.stack[i], d.base_width);
     }
     d.has_skip = in_.number(0, 1, "the skip flag");
-    if (index == 0 && d.has_skip) fail("a skip path in the first group");
+    if (index == 0 && d.has_skip) bad_plan("a skip path in the first group");
     if (d.has_skip)
       add(total, conv(d.skip, where, d.first_channel, kAccumulate, true, kLatentZero), d.skip, d.base_width);
     for (int32_t n = 0; n < d.base_width; ++n) bound(sums.absolute[n], kContextLimit, total[n], f, n);
@@ -484,19 +268,19 @@ class Packer {
     int32_t width = d.base_width, zero = d.f_zero;
     for (int i = 0; i < d.hidden_layers; ++i) {
       conv(d.hidden[i], {}, width, kRelu8, false, zero);
-      if (d.hidden[i].kernel != 1 || d.hidden[i].upsample != 1) fail("a hidden layer that is not 1x1");
+      if (d.hidden[i].kernel != 1 || d.hidden[i].upsample != 1) bad_plan("a hidden layer that is not 1x1");
       width = d.hidden[i].cout;
       zero = d.hidden[i].zero;
     }
     conv(d.head, {}, width, kHead, false, zero);
-    if (d.head.kernel != 1 || d.head.upsample != 1) fail("a head that is not 1x1");
-    if (d.head.cout != 2 * d.channels) fail("a head of the wrong width");
+    if (d.head.kernel != 1 || d.head.upsample != 1) bad_plan("a head that is not 1x1");
+    if (d.head.cout != 2 * d.channels) bad_plan("a head of the wrong width");
   }
 
   static int32_t psi_zero(const PackedModel& m) { return m.hs[m.hs_layers - 1].zero; }
 
   static void check_width(const ConvDesc& d, int32_t width) {
-    if (d.cout != width || d.upsample != 1) fail("a part of the base has the wrong width");
+    if (d.cout != width || d.upsample != 1) bad_plan("a part of the base has the wrong width");
   }
 
   static void add(std::vector<int64_t>& total, const std::vector<int64_t>& part, const ConvDesc& d, int32_t width) {
@@ -506,7 +290,7 @@ class Packer {
 
   PackedRows rows(int32_t expected, const char* what) {
     const int32_t count = in_.number(1, kMaxRowEntries, what);
-    if (count != expected) fail(std::string("wrong number of ") + what);
+    if (count != expected) bad_plan(std::string("wrong number of ") + what);
     const std::vector<int32_t> lo = in_.numbers(count), n = in_.numbers(count);
     const int32_t total = in_.number(2, INT32_MAX / 4, "the length of the tables");
     const uint8_t* values = in_.bytes(static_cast<size_t>(total) * 2);
@@ -517,14 +301,10 @@ class Packer {
             out_.put(rows.below), out_.put(rows.buckets), count};
   }
 
-  Reader in_;
-  size_t size_;
-  int32_t version_ = 1;
+  const size_t size_;
+  const bool parts_;
   int32_t skipped_ = -1;           // the last scale index of symbols that are not coded
   std::vector<int32_t> z_values_;  // of all channels, if any is not coded
-  const Layout& k_;
-  const bool points_, parts_;
-  Sections<64> out_;  // cache lines, vector loads
 };
 
 }  // namespace
@@ -535,37 +315,6 @@ std::vector<uint8_t> pack_plan(const uint8_t* plan, size_t size, const Kernels& 
 
 std::vector<uint8_t> pack_plan(const uint8_t* plan, size_t size, const Layout& layout) {
   return Packer(plan, size, layout, false, false).run();
-}
-
-std::vector<int32_t> int8_product(const Kernels& kernels, const uint8_t* x, const int8_t* w, int32_t m, int32_t k,
-                                  int32_t n, int64_t repeats) {
-  const int32_t n_pad = round_up(n, kernels.n_block);
-  std::vector<uint8_t> packed(static_cast<size_t>(k) * n_pad * kernels.element_bytes);
-  pack_weights(kernels, w, n, 1, k, n_pad, in_order(k), 1, packed.data());
-  std::vector<uint8_t> elements(static_cast<size_t>(m) * k * kernels.element_bytes);
-  for (size_t i = 0; i < static_cast<size_t>(m) * k; ++i)
-    if (kernels.element_bytes == 2)
-      reinterpret_cast<int16_t*>(elements.data())[i] = x[i];
-    else
-      elements[i] = x[i];
-  const std::vector<int32_t> zeros(n_pad);
-  std::vector<int32_t> c(static_cast<size_t>(m) * n_pad), out;
-  constexpr int32_t kRows = 48;  // as a caller with plenty of rows would do it
-  const int32_t zero = 0;
-  const int32_t* inits[kRows];
-  std::fill(inits, inits + kRows, zeros.data());
-  for (int64_t r = 0; r < repeats; ++r)
-    for (int32_t first = 0; first < m; first += kRows) {
-      const int32_t rows = std::min(kRows, m - first);
-      const void* a[kRows];
-      for (int32_t i = 0; i < rows; ++i)
-        a[i] = elements.data() + static_cast<size_t>(first + i) * k * kernels.element_bytes;
-      kernels.gemm(
-          {a, &zero, packed.data(), inits, c.data() + static_cast<size_t>(first) * n_pad, n_pad, rows, 1, k, n_pad});
-    }
-  for (int32_t i = 0; i < m; ++i)
-    out.insert(out.end(), c.begin() + static_cast<size_t>(i) * n_pad, c.begin() + static_cast<size_t>(i) * n_pad + n);
-  return out;
 }
 
 const PackedModel& open_packed(const void* data, size_t size) {

@@ -20,9 +20,4 @@ std::vector<uint8_t> pack_plan(const uint8_t* plan, size_t size, const Layout& l
 // The header of a packed model, or a PlanError when the bytes are not one or need an instruction set that is missing.
 const PackedModel& open_packed(const void* data, size_t size);
 
-// x [m][k] times w [n][k], `repeats` times over: the matrix kernel alone, as a yardstick for what the decoder makes of
-// it.
-std::vector<int32_t> int8_product(const Kernels& kernels, const uint8_t* x, const int8_t* w, int32_t m, int32_t k,
-                                  int32_t n, int64_t repeats);
-
 }  // namespace ccm
