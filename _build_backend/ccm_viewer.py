@@ -2,11 +2,13 @@
 
     python _build_backend/ccm_viewer.py --out build/viewer
 
-The codec is compiled by Emscripten to ccm.wasm, with vectors (SIMD128) and one thread; docs/viewer has the page. The
-weights of a model are copied beside it.
+The codec is compiled by Emscripten to ccm.wasm, with vectors (SIMD128) and one thread; docs/viewer has the page. Models'
+weights are copied beside it, weights/FINGERPRINT.safetensors: a file says by its model's fingerprint which ones it needs.
 """
 
 import argparse
+import hashlib
+import json
 import os
 import shutil
 import sys
@@ -22,6 +24,14 @@ FLAGS = ["-fwasm-exceptions", "-msimd128"]
 LINK = [*FLAGS, "-O3", "-sSTANDALONE_WASM", "--no-entry", "-sALLOW_MEMORY_GROWTH=1", "-sINITIAL_MEMORY=67108864"]
 
 
+def fingerprint(weights):
+    """Of the model in a weights file, 16 hexadecimal digits (FORMAT.md, section 7): of its tensor "plan"."""
+    data = weights.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    begin, end = json.loads(data[8 : 8 + size])["plan"]["data_offsets"]
+    return hashlib.sha256(data[8 + size + begin : 8 + size + end]).hexdigest()[:16]
+
+
 def build(out, weights, emcc="emcc", jobs=None):
     """Makes the folder. Raises subprocess.CalledProcessError where the compiler fails."""
     # Debian's Emscripten runs a JavaScript library that a foreign node does not look for where Debian has it.
@@ -34,13 +44,16 @@ def build(out, weights, emcc="emcc", jobs=None):
     shutil.copyfile(program, out / "ccm.wasm")
     for page in sorted((ROOT / "docs/viewer").iterdir()):
         shutil.copyfile(page, out / page.name)
-    shutil.copyfile(weights, out / "weights.safetensors")
+    (out / "weights").mkdir(exist_ok=True)
+    for file in weights:
+        shutil.copyfile(file, out / "weights" / f"{fingerprint(file)}.safetensors")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "build/viewer")
-    parser.add_argument("--weights", type=Path, default=ROOT / "ccm_fast/weights_data/ccm-small.safetensors")
+    shipped = sorted((ROOT / "ccm_fast/weights_data").glob("*.safetensors"))
+    parser.add_argument("--weights", type=Path, nargs="+", default=shipped, help="default: the models that ship")
     args = parser.parse_args()
     build(args.out, args.weights)
     print(f"{args.out}: ccm.wasm {(args.out / 'ccm.wasm').stat().st_size} bytes")

@@ -64,9 +64,9 @@ def codec_for(model: Codec | str | os.PathLike[str] | None, fingerprint: bytes |
         ModelError: not a weights file, or a damaged one.
         WrongModelError: no shipped model has the fingerprint.
     """
-    if model is None and fingerprint is not None and len(names := available()) == 1:
-        # Opening a model tells its fingerprint, too: the only one need not be read twice.
-        codec = _codec(names[0])
+    if model is None and fingerprint is not None and DEFAULT_MODEL in available():
+        # Opening a model tells its fingerprint, too: the one of most files need not be read twice.
+        codec = _codec(DEFAULT_MODEL)
         if codec.fingerprint == fingerprint:
             return codec
     named: Codec | str | os.PathLike[str] = named_model(model, fingerprint)
@@ -79,10 +79,10 @@ def open_ahead(model: str | None) -> None:
     """Open the codec that :func:`codec_for` is going to be asked for; for a thread beside the imports of a command.
 
     Args:
-        model: as there; None: the model that ships, if there is only one.
+        model: as there; None: the default model, which most files are of.
 
     Raises:
         What :func:`codec_for` raises.
     """
-    if model is not None or len(available()) == 1:
-        _codec(available()[0] if model is None else model)
+    if model is not None or DEFAULT_MODEL in available():
+        _codec(DEFAULT_MODEL if model is None else model)

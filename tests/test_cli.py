@@ -14,7 +14,7 @@ import pytest
 import tiny
 from PIL import Image, ImageCms
 
-from ccm_fast import files
+from ccm_fast import files, weights
 from ccm_fast.command.main import main
 from ccm_fast.shipped import shipped_fingerprints
 
@@ -235,6 +235,20 @@ def test_info_names_the_shipped_model(capsys, monkeypatch):
     finally:
         shipped_fingerprints.cache_clear()
     assert json.loads(capsys.readouterr().out)["model"] == "tiny"
+
+
+def test_files_of_any_shipped_model_decode(tmp_path, monkeypatch):
+    """Of the default one, and of another, which the file names."""
+    (tmp_path / "tiny.safetensors").write_bytes((tiny.GOLDEN / "tiny.safetensors").read_bytes())
+    weights.save(tiny.skipping(), tmp_path / "other.safetensors")
+    monkeypatch.setattr("ccm_fast.shipped.FOLDER", tmp_path)
+    monkeypatch.setattr("ccm_fast.registry.DEFAULT_MODEL", "tiny")
+    shipped_fingerprints.cache_clear()
+    try:
+        for name in ("colour2", "colour3"):
+            assert run("decode", tiny.GOLDEN / f"{name}.ccm", tmp_path / f"{name}.png") == 0
+    finally:
+        shipped_fingerprints.cache_clear()
 
 
 def test_info_of_a_damaged_file(tmp_path, capsys):

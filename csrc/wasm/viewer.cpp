@@ -15,7 +15,15 @@ namespace {
 ccm_model* model = nullptr;
 ccm_info info;
 std::vector<uint8_t> rgba;
-std::string hash;
+std::string hash, fingerprint;
+
+constexpr char kDigits[] = "0123456789abcdef";
+
+std::string hexadecimal(const uint8_t* bytes, size_t size) {
+  std::string text;
+  for (size_t k = 0; k < size; ++k) text += {kDigits[bytes[k] >> 4], kDigits[bytes[k] & 15]};
+  return text;
+}
 
 ccm_options one_thread() {
   ccm_options options;
@@ -33,9 +41,7 @@ ccm_status hash_latents(const void* file, size_t size, const ccm_options& option
   if (status != CCM_OK) return status;
   // WebAssembly is little-endian.
   const auto digest = ccm::sha256(reinterpret_cast<const uint8_t*>(latents.data()), 2 * latents.size());
-  constexpr char kDigits[] = "0123456789abcdef";
-  hash.clear();
-  for (const uint8_t byte : digest) hash += {kDigits[byte >> 4], kDigits[byte & 15]};
+  hash = hexadecimal(digest.data(), digest.size());
   return CCM_OK;
 }
 
@@ -45,9 +51,18 @@ ccm_status hash_latents(const void* file, size_t size, const ccm_options& option
 CCM_WEB void* ccm_web_alloc(size_t size) { return std::malloc(size); }
 CCM_WEB void ccm_web_free(void* data) { std::free(data); }
 
+// A ccm_status; afterwards ccm_web_fingerprint() is that of the model which the file was written with.
+CCM_WEB int ccm_web_model_of(const void* file, size_t size) {
+  ccm_info found;
+  const ccm_status status = ccm_read_info(file, size, one_thread().max_pixels, &found);
+  if (status == CCM_OK) fingerprint = hexadecimal(found.fingerprint, sizeof(found.fingerprint));
+  return status;
+}
+
 // A ccm_status. The bytes are copied.
 CCM_WEB int ccm_web_open(const void* weights, size_t size) {
   ccm_model_close(model);
+  model = nullptr;
   const ccm_options options = one_thread();
   return ccm_model_open_memory(weights, size, &options, &model);
 }
@@ -77,4 +92,5 @@ CCM_WEB int ccm_web_height() { return static_cast<int>(info.height); }
 CCM_WEB double ccm_web_quality() { return info.quality; }
 CCM_WEB const uint8_t* ccm_web_pixels() { return rgba.data(); }
 CCM_WEB const char* ccm_web_latents() { return hash.c_str(); }
+CCM_WEB const char* ccm_web_fingerprint() { return fingerprint.c_str(); }
 CCM_WEB const char* ccm_web_error() { return ccm_last_error(); }

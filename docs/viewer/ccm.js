@@ -1,6 +1,7 @@
 // The codec as a module: ccm.wasm needs nothing of its surroundings but memory.
 //
-//   const codec = await CCM.load(bytesOfWasm, bytesOfWeights);
+//   const codec = await CCM.load(bytesOfWasm);
+//   codec.open(bytesOfWeights);  // of the model codec.modelOf(bytesOfFile), 16 hexadecimal digits
 //   const {width, height, quality, pixels, latents} = codec.decode(bytesOfFile);
 //
 // pixels: Uint8ClampedArray, RGBA; latents: SHA-256 of the file's latents, as hexadecimal digits. Bytes are
@@ -8,7 +9,7 @@
 "use strict";
 
 const CCM = {
-  async load(wasm, weights) {
+  async load(wasm) {
     const module = await WebAssembly.compile(wasm);
     // What the C library would ask an operating system for. Nothing here needs it.
     const imports = {};
@@ -19,9 +20,7 @@ const CCM = {
     }
     const {exports} = await WebAssembly.instantiate(module, imports);
     exports._initialize?.();
-    const codec = new CCM.Codec(exports);
-    codec.call(exports.ccm_web_open, weights);
-    return codec;
+    return new CCM.Codec(exports);
   },
 
   Codec: class {
@@ -40,6 +39,13 @@ const CCM = {
       const status = f(at, bytes.length);
       this.exports.ccm_web_free(at);
       if (status) throw new Error(this.text(this.exports.ccm_web_error()));
+    }
+
+    open(weights) { this.call(this.exports.ccm_web_open, weights); }
+
+    modelOf(file) {
+      this.call(this.exports.ccm_web_model_of, file);
+      return this.text(this.exports.ccm_web_fingerprint());
     }
 
     decode(file) {

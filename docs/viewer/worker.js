@@ -1,4 +1,4 @@
-// Decodes what the page sends, away from the page's own thread. The weights are fetched once, with the first file.
+// Decodes what the page sends, away from the page's own thread. A model's weights are fetched with the first file of it.
 "use strict";
 importScripts("ccm.js");
 
@@ -8,13 +8,35 @@ const fetched = async (name) => {
   return new Uint8Array(await response.arrayBuffer());
 };
 
-let codec;
-const load = async () => CCM.load(await fetched("ccm.wasm"), await fetched("weights.safetensors"));
+// Promises of codecs, each with one model open, by the model's fingerprint; the compiled program is kept by the browser.
+const codecs = new Map();
+
+const opened = async (model) => {
+  const codec = await CCM.load(await program());
+  const weights = await fetched(`weights/${model}.safetensors`).catch((error) => {
+    throw new Error(`written with the model ${model}, which this page does not have (${error.message})`);
+  });
+  codec.open(weights);
+  return codec;
+};
+
+let bytes;
+const program = () => (bytes ??= fetched("ccm.wasm").catch((error) => { bytes = undefined; throw error; }));
+
+// Reads what a file's header says; has no model.
+let reader;
 
 onmessage = async ({data: {id, file}}) => {
   try {
-    codec ??= load().catch((error) => { codec = undefined; throw error; });
-    const picture = (await codec).decode(new Uint8Array(file));
+    const data = new Uint8Array(file);
+    reader ??= await CCM.load(await program());
+    const model = reader.modelOf(data);
+    if (!codecs.has(model)) {
+      const codec = opened(model);
+      codecs.set(model, codec);
+      codec.catch(() => codecs.delete(model));
+    }
+    const picture = (await codecs.get(model)).decode(data);
     postMessage({id, picture}, [picture.pixels.buffer]);
   } catch (error) {
     postMessage({id, error: error.message});

@@ -35,7 +35,8 @@ pytestmark = pytest.mark.skipif(not (SITE / "ccm.wasm").is_file(), reason="no bu
 NODE = """
 const fs = require("fs"), CCM = require(process.argv[1] + "/ccm.js");
 const [site, weights, ...files] = process.argv.slice(1);
-CCM.load(fs.readFileSync(site + "/ccm.wasm"), fs.readFileSync(weights)).then((codec) => {
+CCM.load(fs.readFileSync(site + "/ccm.wasm")).then((codec) => {
+  codec.open(fs.readFileSync(weights));
   const found = files.map((file) => {
     try {
       const {width, height, quality, pixels, latents, milliseconds} = codec.decode(fs.readFileSync(file));
@@ -132,7 +133,10 @@ def page(tmp_path):
         browser = Browser(chromium, driver)
 
         def opened(weights_file):
-            shutil.copyfile(weights_file, tmp_path / "site/weights.safetensors")
+            shutil.rmtree(tmp_path / "site/weights")
+            (tmp_path / "site/weights").mkdir()
+            fingerprint = ccm_fast.Codec.load(weights_file).fingerprint.hex()
+            shutil.copyfile(weights_file, tmp_path / f"site/weights/{fingerprint}.safetensors")
             browser.post("/url", {"url": f"http://127.0.0.1:{server.server_port}/index.html"})
             return browser, server.paths
 
@@ -156,16 +160,25 @@ def shown(browser, path):
 
 
 def test_the_page(page):
-    """The golden files one after another; the weights are fetched once, and damage is said."""
+    """The golden files one after another; the weights are fetched once; damage and another model are said."""
     browser, requests = page(tiny.GOLDEN / "tiny.safetensors")
     for name in FILES:
         found = shown(browser, tiny.GOLDEN / f"{name}.ccm")
         assert found["status"] == "" and found["latents"] == GOLDEN[name]["sha256"]
         assert found["size"] == "{} x {}".format(*GOLDEN[name]["size"])
-    assert requests.count("/weights.safetensors") == 1 == requests.count("/ccm.wasm")
+    assert sum(path.startswith("/weights/") for path in requests) == 1 == requests.count("/ccm.wasm")
     found = shown(browser, tiny.GOLDEN / "golden.json")
     assert "not a .ccm file" in found["status"]
     assert browser.run("return document.getElementById('shown').hidden")
+    (other,) = (name for name, case in GOLDEN.items() if case.get("plan") == 3)
+    assert "which this page does not have" in shown(browser, tiny.GOLDEN / f"{other}.ccm")["status"]
+
+
+def test_the_models_that_ship():
+    """Are beside the page, under the names that it asks for."""
+    found = {path.stem: path.read_bytes() for path in (SITE / "weights").iterdir()}
+    models = {ccm_fast.Codec.load(name).fingerprint.hex(): weights.find(name) for name in weights.available()}
+    assert found == {fingerprint: path.read_bytes() for fingerprint, path in models.items()}
 
 
 def test_the_page_with_a_photograph(page, photograph, tmp_path):
