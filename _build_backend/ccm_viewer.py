@@ -2,8 +2,8 @@
 
     python _build_backend/ccm_viewer.py --out build/viewer
 
-The codec is compiled by Emscripten to ccm.wasm, with vectors (SIMD128) and one thread; docs/viewer has the page. Models'
-weights are copied beside it, weights/FINGERPRINT.safetensors: a file says by its model's fingerprint which ones it needs.
+The codec is compiled by Emscripten to ccm.wasm, with vectors (SIMD128) and one thread; docs/viewer has the page. The
+weights of models are copied beside it, weights/FINGERPRINT.safetensors: a file names its model's fingerprint.
 """
 
 import argparse
