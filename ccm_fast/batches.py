@@ -21,6 +21,7 @@ from .files import Model, encode_picture, model_for
 from .images import Picture, from_pillow, open_picture, orientation, turned
 from .native import Codec, thread_count
 from .reading import read_bytes
+from .region import Region, Wanted, region_of, stored_region
 from .registry import DEFAULT_MODEL, codec_for
 from .stream.container import Container, parse_container
 from .stream.limits import MAX_PIXELS, check_limit
@@ -101,16 +102,34 @@ def _settle(found: list[_T | Exception], items: Sequence[object], errors: str) -
 
 @dataclass
 class _Open:
-    """A file whose header has been read, and how its picture is to be turned (EXIF's numbers)."""
+    """A file whose header has been read; how its picture is to be turned (EXIF's numbers); what of it is decoded."""
 
     file: Any
     turn: int
+    region: Region | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the turned picture."""
+        sides = (self.file.height, self.file.width)
+        return sides if self.turn < 5 else sides[::-1]
+
+    @property
+    def raw_shape(self) -> tuple[int, int, int]:
+        """Of what is decoded."""
+        return (self.file.height, self.file.width, 3) if self.region is None else (*self.region[:1:-1], 3)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of the turned picture."""
-        sides = (self.file.height, self.file.width)
-        return (*(sides if self.turn < 5 else sides[::-1]), 3)
+        """Of that, turned."""
+        height, width, _ = self.raw_shape
+        return (height, width, 3) if self.turn < 5 else (width, height, 3)
+
+    def choose(self, wanted: Wanted) -> None:
+        """Decode a part alone, of the turned picture. Raises TypeError, ValueError."""
+        height, width = self.size
+        if (region := region_of(wanted, width, height)) is not None:
+            self.region = stored_region(region, self.turn, self.file.width, self.file.height)
 
 
 def _read(item: Item, max_pixels: int | None) -> bytes:
@@ -150,6 +169,7 @@ def decode_arrays(
     *,
     errors: str = "raise",
     orient: bool = False,
+    region: Wanted = None,
     threads: int | None = None,
     model: Codec | str | os.PathLike[str] | None = None,
     max_pixels: int | None = MAX_PIXELS,
@@ -169,16 +189,22 @@ def decode_arrays(
     if errors == "raise":
         _raise_first(opened, given)  # before any work is done
     good = {k: one for k, one in enumerate(opened) if isinstance(one, _Open)}
+    for k, one in good.items():
+        try:
+            one.choose(region)
+        except ValueError as why:
+            raise ValueError(f"{_name(k, given[k])}: {why}") from why
     # Pictures of one size are decoded into the array that is returned, unless they are to be turned.
     shapes = {one.shape for one in good.values()}
     whole = np.empty((len(good), *shapes.pop()), np.uint8) if len(shapes) == 1 and errors != "none" else None
     to = dict(zip(good, whole if whole is not None else (np.empty(one.shape, np.uint8) for one in good.values())))
     raw = {}
     for k, one in good.items():
-        raw[k] = to[k] if one.turn == 1 else np.empty((one.file.height, one.file.width, 3), np.uint8)
+        raw[k] = to[k] if one.turn == 1 else np.empty(one.raw_shape, np.uint8)
     found: list[np.ndarray | Exception] = [one if isinstance(one, Exception) else to[k] for k, one in enumerate(opened)]
     for codec, where in places.items():
-        results = codec.decode_into([good[k].file for k in where], [raw[k] for k in where], threads)
+        files, parts = [good[k].file for k in where], [good[k].region for k in where]
+        results = codec.decode_into(files, [raw[k] for k in where], threads, parts)
         for k, error in zip(where, results, strict=True):
             if error is not None:
                 found[k] = error
@@ -198,6 +224,7 @@ def decode_batch(
     orient: bool = False,
     threads: int | None = None,
     *,
+    region: Wanted = None,
     model: Model = None,
     engine: str | None = None,
     max_pixels: int | None = MAX_PIXELS,
@@ -217,6 +244,8 @@ def decode_batch(
             it; "skip": it is left out; "none": None takes its place. The last two name it in a PictureWarning.
         orient: turn pictures as their EXIF orientation asks for.
         threads: in all; None: as many as there are cores.
+        region: a part of each alone, (x, y, width, height) in pixels of the picture, turned if it is; or a function
+            that makes one of its width and height, for crops at random. On the CPU only, and there in less time.
         model: as for :func:`ccm_fast.decode_file`; None: for each file the shipped model that it names.
         engine: "cpu", "cuda" or "reference", of modules; None: by the device.
         max_pixels: larger pictures are errors; None: no limit but the format's.
@@ -239,11 +268,14 @@ def decode_batch(
     if model is None or isinstance(model, (Codec, str, os.PathLike)):
         if engine in (None, "cpu") and torch.device(device or "cpu").type == "cpu":
             options: dict[str, Any] = {"errors": errors, "orient": orient, "threads": threads, "max_pixels": max_pixels}
+            options["region"] = region
             decoded: Tensor | list[Tensor | None]
             decoded = tensors.from_arrays(decode_arrays(items, model=model, **options), dtype)
             return decoded
     else:
         tensors.check_place(model, device)
+    if region is not None:
+        raise ValueError("parts of pictures (region) are decoded on the CPU, with a model's name, a file or a Codec")
     _check_errors(errors)
     check_limit(max_pixels)
     given = _checked(items, "files")

@@ -17,6 +17,7 @@ from .atomic import atomic_write
 from .eager import eager
 from .images import (
     Picture,
+    cropped_alpha,
     from_pillow,
     open_picture,
     output_format,
@@ -30,6 +31,7 @@ from .lazy import np
 from .native import NATIVE_EFFORT, PROGRESS_STEPS, REDUCTIONS, Codec, Progress, add_seconds
 from .psnr import psnr
 from .reading import read_bytes
+from .region import Wanted, region_of
 from .registry import DEFAULT_MODEL, codec_for, named_model
 from .shipped import is_accelerated
 from .stream.container import ALPHA, parse_container
@@ -301,6 +303,7 @@ def decode_bytes(
     depth: int = 8,
     groups: int | str | None = None,
     reduce: int = 1,
+    region: Wanted = None,
     timings: dict[str, float] | None = None,
     latents: bool = True,
     progress: Progress | None = None,
@@ -313,15 +316,20 @@ def decode_bytes(
     if is_native(model, engine):
         file = Codec.open_file(data, max_pixels)
         codec = codec_for(model, file.fingerprint)
-        ((samples, values, seconds),) = codec.decode_buffers([file], threads, depth, groups, latents, progress, reduce)
+        size = -(-file.height // reduce), -(-file.width // reduce)
+        region = region_of(region, *size[::-1])
+        how = (groups, latents, progress, reduce, region)
+        ((samples, values, seconds),) = codec.decode_buffers([file], threads, depth, *how)
         add_seconds(timings, seconds)
         y_hat = None if values is None else np.asarray(values)
         chunks = file.chunks
         if reduce > 1 and ALPHA in chunks:
             chunks |= {ALPHA: reduced_alpha(chunks[ALPHA], (file.height, file.width), reduce)}
+        if region is not None and ALPHA in chunks:
+            chunks |= {ALPHA: cropped_alpha(chunks[ALPHA], size, region)}
         return Decoded(Picture(samples, chunks), y_hat, file.packet, codec.groups)
-    if groups is not None or reduce != 1:
-        what = "previews (groups)" if reduce == 1 else "reduced pictures"
+    if groups is not None or reduce != 1 or region is not None:
+        what = "parts (region)" if region is not None else "previews (groups)" if reduce == 1 else "reduced pictures"
         raise ValueError(f"{what} are made by the engine 'cpu' of a model's name, a weights file or a Codec")
     container = parse_container(data)
     module = model_for(model, peek(container.packet, max_pixels).fingerprint)
@@ -351,6 +359,7 @@ def decode_file(
     strip: bool = False,
     groups: int | str | None = None,
     reduce: int = 1,
+    region: Wanted = None,
     progress: Progress | None = None,
     timings: dict[str, float] | None = None,
     **save_options: Any,
@@ -373,6 +382,8 @@ def decode_file(
         groups: for a preview: read the first so many groups of latents alone, as :meth:`ccm_fast.Codec.decode` does;
             the file may end after them. "available": as many as are there. None: the whole file.
         reduce: 2, 4 or 8: a picture of 1/2, 1/4 or 1/8 of the sides, rounded up, in less time, likewise.
+        region: a part alone, (x, y, width, height), likewise. It counts in pixels as they are stored, before EXIF turns
+            them (:func:`ccm_fast.region.stored_region` translates).
         progress: as for :func:`encode_file`; decoding by modules of torch tells nothing.
         timings: if given, seconds are added to its keys ``z``, ``h_s``, ``entropy``, ``g_s``, ``write``.
         save_options: passed on to Pillow's ``save``, such as ``quality=90``. Without it JPEG and WebP are written at 95
@@ -386,6 +397,7 @@ def decode_file(
         BitstreamError: one of its subclasses says what is wrong with the file.
         ImageError: the format cannot hold the image, or is not known.
         NotFrozenError, FileNotFoundError, ModelError: the model is not usable.
+        TypeError, ValueError: an argument is not as it should be; the region does not lie within the picture.
         OSError: a file cannot be read or written.
     """
     if dst is not None:
@@ -403,6 +415,7 @@ def decode_file(
         "depth": depth,
         "groups": groups,
         "reduce": reduce,
+        "region": region,
         "timings": timings,
     }
     picture = decode_bytes(data, model, latents=False, progress=progress, **options).picture

@@ -13,6 +13,7 @@ from .effort.levels import DEFAULT_EFFORT
 from .errors import LimitError
 from .lazy import np
 from .precision import transform_precision
+from .region import Region, Wanted, region_of
 from .shipped import find
 from .stream.limits import MAX_PIXELS, check_limit
 from .stream.packet import groups_available
@@ -267,6 +268,7 @@ class Codec:
         max_pixels: int | None = MAX_PIXELS,
         groups: int | str | None = None,
         reduce: int = 1,
+        region: Wanted = None,
         progress: Progress | None = None,
     ) -> np.ndarray: ...
     @overload
@@ -278,6 +280,7 @@ class Codec:
         max_pixels: int | None = MAX_PIXELS,
         groups: int | str | None = None,
         reduce: int = 1,
+        region: Wanted = None,
         progress: Progress | None = None,
     ) -> list[np.ndarray]: ...
 
@@ -289,6 +292,7 @@ class Codec:
         max_pixels: int | None = MAX_PIXELS,
         groups: int | str | None = None,
         reduce: int = 1,
+        region: Wanted = None,
         progress: Progress | None = None,
     ) -> np.ndarray | list[np.ndarray]:
         """The pictures of .ccm files.
@@ -301,6 +305,8 @@ class Codec:
                 what the model expects. "available": as many as the bytes hold. None: the whole file, or an error.
             reduce: 2, 4 or 8: a picture of 1/2, 1/4 or 1/8 of the sides, rounded up, in less time than the whole one:
                 what is finest is neither decoded nor computed (docs/pictures.md).
+            region: a part alone, (x, y, width, height) in pixels of the picture, reduced if it is; or a function that
+                makes one of its width and height. Its pixels are those of the whole picture, in less time and memory.
             progress: as for :meth:`encode`.
 
         Returns:
@@ -309,10 +315,12 @@ class Codec:
 
         Raises:
             BitstreamError: one of its subclasses says what is wrong with a file.
+            TypeError, ValueError: an argument is not as it should be; the region does not lie within the picture.
         """
         one = isinstance(data, (bytes, bytearray, memoryview))
         files = [self.open_file(d, max_pixels) for d in cast("Sequence[bytes]", [data] if one else data)]
-        options: dict[str, Any] = {"groups": groups, "latents": False, "progress": progress, "reduce": reduce}
+        options: dict[str, Any] = {"groups": groups, "latents": False, "progress": progress}
+        options |= {"reduce": reduce, "region": region}
         if groups == "available":
             pictures = [self.decode_files([file], threads, **options)[0][0] for file in files]
         else:
@@ -340,9 +348,10 @@ class Codec:
         latents: bool = True,
         progress: Progress | None = None,
         reduce: int = 1,
+        region: Wanted = None,
     ) -> list[tuple[np.ndarray, np.ndarray | None, dict[str, float]]]:
         """Pixels, latents and seconds of files from :meth:`open_file`: :meth:`decode_buffers` as arrays."""
-        found = self.decode_buffers(files, threads, depth, groups, latents, progress, reduce)
+        found = self.decode_buffers(files, threads, depth, groups, latents, progress, reduce, region)
         return [
             (np.asarray(pixels), None if y_hat is None else np.asarray(y_hat), seconds)
             for pixels, y_hat, seconds in found
@@ -357,6 +366,7 @@ class Codec:
         latents: bool = True,
         progress: Progress | None = None,
         reduce: int = 1,
+        region: Wanted = None,
     ) -> list[tuple[memoryview, memoryview | None, dict[str, float]]]:
         """Pixels, latents and seconds of files from :meth:`open_file`, without NumPy.
 
@@ -368,11 +378,14 @@ class Codec:
         Raises:
             BitstreamError: as :meth:`decode`.
             TypeError, ValueError: groups is no number of groups that the model has; "available" of several files;
-                reduce is not 1, 2, 4 or 8, or latents are wanted of a reduced picture.
+                reduce is not 1, 2, 4 or 8, or latents are wanted of a reduced picture; the region is none.
         """
         decoded: list[tuple[memoryview, memoryview | None, dict[str, float]]]
         read = self._groups_to_read(files, groups)
-        options = (thread_count(threads), depth, read, latents, _by_share(progress), reduce)
+        if reduce not in REDUCTIONS:
+            raise ValueError(f"reduce must be one of {REDUCTIONS}, not {reduce!r}")
+        regions = [region_of(region, -(-file.width // reduce), -(-file.height // reduce)) for file in files]
+        options = (thread_count(threads), depth, read, latents, _by_share(progress), reduce, regions)
         decoded = self._native.decode(list(files), *options)
         if progress is not None:
             progress(PROGRESS_STEPS, PROGRESS_STEPS)
@@ -394,7 +407,11 @@ class Codec:
         return number
 
     def decode_into(
-        self, files: Sequence[Any], out: Sequence[np.ndarray], threads: int | None = None
+        self,
+        files: Sequence[Any],
+        out: Sequence[np.ndarray],
+        threads: int | None = None,
+        regions: Sequence[Region | None] = (),
     ) -> list[Exception | None]:
         """Decode files from :meth:`open_file` side by side into arrays of the caller's.
 
@@ -402,9 +419,12 @@ class Codec:
             files: what to decode.
             out: for each a contiguous array, uint8 [H, W, 3]; a grey picture is written into all three channels.
             threads: None: as many as there are cores.
+            regions: for each what of it is decoded, of :func:`ccm_fast.region.region_of`; empty: all of every file.
 
         Returns:
             None for each file that was decoded, the BitstreamError of one that is damaged.
         """
-        errors: list[Exception | None] = self._native.decode_into(list(files), list(out), thread_count(threads))
+        errors: list[Exception | None] = self._native.decode_into(
+            list(files), list(out), thread_count(threads), list(regions)
+        )
         return errors

@@ -64,6 +64,9 @@ typedef struct ccm_options {
   const char* isa;          /* instruction set of the entropy path ("scalar", "avx2", ...); "" or NULL: that of the
                                environment variable CCM_FAST_ISA, which the transforms heed too; else the best */
   int64_t max_pixels;       /* larger pictures are refused; 0: no limit but the format's */
+  /* ccm_decode(): the rectangle of the picture that is wanted, in pixels from its upper left corner. Its pixels are
+     those of the whole picture; what lies far from it is read, but not computed. Width and height 0: all of it. */
+  int64_t crop_x, crop_y, crop_width, crop_height;
 } ccm_options;
 
 CCM_API void ccm_options_init(ccm_options* options);
@@ -106,8 +109,9 @@ CCM_API ccm_status ccm_read_info(const void* data, size_t size, int64_t max_pixe
    points into `data`; null, and CCM_OK, where there is none. */
 CCM_API ccm_status ccm_find_chunk(const void* data, size_t size, char kind, const uint8_t** chunk, size_t* chunk_size);
 
-/* Decodes a file to rows of pixels, `row_bytes` from one to the next. The pixels are of whatever values after a
-   failure. options: threads and max_pixels; NULL: the defaults. */
+/* Decodes a file to rows of pixels, `row_bytes` from one to the next: of the whole picture, or of the rectangle that
+   options name. The pixels are of whatever values after a failure. options: threads, max_pixels and crop_*; NULL: the
+   defaults. CCM_ARGUMENT: the rectangle has no pixels, or does not lie within the picture. */
 CCM_API ccm_status ccm_decode(const ccm_model* model, const void* data, size_t size, ccm_format format, void* pixels,
                               size_t row_bytes, const ccm_options* options);
 

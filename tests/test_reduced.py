@@ -171,7 +171,7 @@ def test_alpha_is_scaled_too(codec, monkeypatch):
 def test_the_command_makes_thumbnails_of_them(data, tmp_path, monkeypatch):
     reductions = []
     decode = ccm_fast.Codec.decode_buffers
-    monkeypatch.setattr(ccm_fast.Codec, "decode_buffers", lambda *given: reductions.append(given[-1]) or decode(*given))
+    monkeypatch.setattr(ccm_fast.Codec, "decode_buffers", lambda *given: reductions.append(given[-2]) or decode(*given))
     path, out = tmp_path / "a.ccm", tmp_path / "out.png"
     path.write_bytes(data)
     assert main(["decode", "--quiet", "-m", str(WEIGHTS), "--thumbnail", "9", str(path), str(out)]) == 0

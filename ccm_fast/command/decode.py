@@ -35,6 +35,8 @@ def _plan(args, suffix: str) -> Plan:
     check_terminal(out, args.force)
     if args.thumbnail is not None and (args.latents or args.groups is not None):
         raise UsageError(f"--{'latents' if args.latents else 'groups'} and --thumbnail do not go together")
+    if args.latents and args.crop is not None:
+        raise UsageError("--latents are of the whole picture: not with --crop")
     if args.latents:
         if len(plan.jobs) != 1 or os.path.isdir(args.inputs[0]):
             raise UsageError("--latents needs exactly one input file")
@@ -58,8 +60,10 @@ def run(args) -> int:
         if args.engine in (None, "cpu") and args.thumbnail is None:
             open_model_ahead(args.model)
         from ccm_fast.files import decode_bytes, opened
-        from ccm_fast.images import output_format, save_picture, strip_metadata
+        from ccm_fast.images import orientation, output_format, save_picture, strip_metadata, to_pillow
         from ccm_fast.reading import read_bytes
+        from ccm_fast.region import region_of, stored_region
+        from ccm_fast.stream.container import parse_container
         from ccm_fast.stream.packet import peek
         from ccm_fast.timing import stage
 
@@ -68,6 +72,15 @@ def run(args) -> int:
         options = {"threads": threads, "engine": args.engine, "max_pixels": args.max_pixels, "depth": args.depth}
         save_options = {} if args.save_quality is None else {"quality": args.save_quality}
 
+        def part(data: bytes) -> tuple[int, int, int, int] | None:
+            if args.crop is None:
+                return None
+            container = parse_container(data)
+            head, turn = peek(container.packet, args.max_pixels), orientation(container.chunks)
+            sides = (head.width, head.height) if turn < 5 else (head.height, head.width)
+            region = region_of(args.crop, *sides)
+            return region and stored_region(region, turn, head.width, head.height)
+
         def thumbnail(data: bytes, target: str, file_format: str, times: StageTimes) -> dict:
             from PIL import Image, ImageOps
 
@@ -75,8 +88,13 @@ def run(args) -> int:
 
             from .info import describe
 
-            image = Image.open(io.BytesIO(data))
-            image.model, report = model, describe(data)
+            report = describe(data)
+            if args.crop is None:
+                image = Image.open(io.BytesIO(data))
+                image.model = model
+            else:
+                part_of = {**options, "depth": 8, "region": part(data), "latents": False}
+                image = to_pillow(decode_bytes(data, model, **part_of).picture)
             image.thumbnail((args.thumbnail, args.thumbnail))
             image = ImageOps.exif_transpose(image)
             whole = io.BytesIO()
@@ -93,7 +111,8 @@ def run(args) -> int:
                 return thumbnail(data, job.target, file_format, times)
             wanted = bool(args.latents)
             watched = {"timings": times, "progress": times.whole}
-            decoded = decode_bytes(data, model, groups=args.groups, latents=wanted, **watched, **options)
+            watched |= {"groups": args.groups, "region": part(data), "latents": wanted}
+            decoded = decode_bytes(data, model, **watched, **options)
             if args.latents:
                 import numpy as np
 

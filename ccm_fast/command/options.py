@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Callable
 
 from .messages import UsageError, complain
@@ -14,6 +15,7 @@ __all__ = [
     "add_json",
     "add_max_pixels",
     "add_quality",
+    "crop",
     "effort",
     "groups",
     "pixels",
@@ -54,6 +56,15 @@ def pixels(text: str) -> int | None:
 def groups(text: str) -> int | str:
     """A number of groups of latents, or "available", for argparse."""
     return text if text == "available" else _hinting(within(int, 0, 32), "or 'available'")(text)
+
+
+def crop(text: str) -> tuple[int, int, int, int]:
+    """A rectangle WxH+X+Y, as jpegtran and ImageMagick write it, for argparse; as (x, y, width, height)."""
+    found = re.fullmatch(r"([1-9]\d{0,9})x([1-9]\d{0,9})\+(\d{1,10})\+(\d{1,10})", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT+X+Y, such as 640x480+100+50, not {text!r}")
+    width, height, x, y = map(int, found.groups())
+    return x, y, width, height
 
 
 def _hinting(parse: Callable[[str], float], hint: str) -> Callable[[str], float]:

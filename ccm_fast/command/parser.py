@@ -9,7 +9,7 @@ from pathlib import Path
 from ccm_fast.anchors import QUALITIES
 from ccm_fast.version import __version__
 
-from .options import Renamed, add_common, add_json, add_max_pixels, add_quality, effort, groups, threads, within
+from .options import Renamed, add_common, add_json, add_max_pixels, add_quality, crop, effort, groups, threads, within
 
 __all__ = ["build_parser", "parse"]
 
@@ -109,6 +109,12 @@ def build_parser(others: dict[str, argparse.ArgumentParser] | None = None) -> ar
         type=within(int, 1, 1 << 20),
         metavar="N",
         help="scale down to N pixels a side at most, and turn upright",
+    )
+    p.add_argument(
+        "--crop",
+        type=crop,
+        metavar="WxH+X+Y",
+        help="decode a part alone, in less time: WxH pixels, X from the left and Y from the top of the upright picture",
     )
     p.add_argument(
         "--groups",

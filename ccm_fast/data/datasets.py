@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from ..batches import decode_arrays
 from ..errors import CcmFastError, PictureWarning
 from ..reading import read_bytes
+from ..region import Wanted
 from ..stream.limits import MAX_PIXELS, check_limit
 from .decoding import worker_threads
 from .sources import Sample, find_sources, is_shard, samples_of
@@ -33,12 +34,14 @@ class _Reader:
         transform: Transform | None,
         model: str | os.PathLike[str] | None,
         orient: bool,
+        region: Wanted,
         threads: int | None,
         max_pixels: int | None,
     ):
         check_limit(max_pixels)
         self.transform, self.threads, self.max_pixels = transform, threads, max_pixels
         self.options: dict[str, Any] = {"model": model, "orient": orient, "max_pixels": max_pixels}
+        self.options["region"] = region
 
     def __call__(self, samples: Sequence[Sample]) -> list[Any]:
         """What the samples hold: ``key``, ``image``, and a shard's other members by extension.
@@ -84,6 +87,7 @@ class CcmDataset(Dataset[Any]):
         transform: called with each sample; its result takes the sample's place.
         model: as for :func:`ccm_fast.decode_batch`; None: the shipped model that a file names.
         orient: turn pictures as their EXIF orientation asks for.
+        region: decode a part of each alone, as for :func:`ccm_fast.decode_batch`.
         threads: None: one in worker processes, elsewhere as many as there are cores.
         max_pixels: larger pictures are errors.
 
@@ -99,10 +103,11 @@ class CcmDataset(Dataset[Any]):
         transform: Transform | None = None,
         model: str | os.PathLike[str] | None = None,
         orient: bool = False,
+        region: Wanted = None,
         threads: int | None = None,
         max_pixels: int | None = MAX_PIXELS,
     ):
-        self._reader = _Reader(transform, model, orient, threads, max_pixels)
+        self._reader = _Reader(transform, model, orient, region, threads, max_pixels)
         self._samples = [sample for source in find_sources(sources) for sample in samples_of(*source)]
 
     def __len__(self) -> int:
@@ -139,6 +144,7 @@ class CcmIterableDataset(IterableDataset[Any]):
         errors: "raise"; "skip": damaged pictures are left out, and the rest of damaged shards, with a PictureWarning.
         model: as for :class:`CcmDataset`.
         orient: likewise.
+        region: likewise.
         threads: likewise.
         max_pixels: likewise.
 
@@ -159,6 +165,7 @@ class CcmIterableDataset(IterableDataset[Any]):
         errors: str = "raise",
         model: str | os.PathLike[str] | None = None,
         orient: bool = False,
+        region: Wanted = None,
         threads: int | None = None,
         max_pixels: int | None = MAX_PIXELS,
     ):
@@ -169,7 +176,7 @@ class CcmIterableDataset(IterableDataset[Any]):
             raise ValueError(f"rank {rank} of {world_size} processes")
         if shuffle < 0:
             raise ValueError(f"shuffle is a number of samples, not {shuffle}")
-        self._reader = _Reader(transform, model, orient, threads, max_pixels)
+        self._reader = _Reader(transform, model, orient, region, threads, max_pixels)
         self._sources = find_sources(sources)
         self._shuffle, self._seed, self._errors = shuffle, seed, errors
         self._place = place

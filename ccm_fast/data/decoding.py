@@ -11,6 +11,7 @@ import numpy as np
 
 from ..batches import decode_arrays
 from ..native import Codec
+from ..region import Wanted
 from ..stream.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def decode_image(
     *,
     model: Codec | str | os.PathLike[str] | None = None,
     orient: bool = False,
+    region: Wanted = None,
     threads: int | None = None,
     max_pixels: int | None = MAX_PIXELS,
 ) -> np.ndarray:
@@ -43,13 +45,14 @@ def decode_image(
         data: the file's bytes.
         model: as for :func:`ccm_fast.decode_arrays`.
         orient: turn it as its EXIF orientation asks for.
+        region: a part alone, as for :func:`ccm_fast.decode_batch`.
         threads: None: one in worker processes, elsewhere as many as there are cores.
         max_pixels: larger pictures are refused.
 
     Raises:
         BitstreamError: one of its subclasses says what is wrong with the file.
     """
-    options = {"model": model, "orient": orient, "threads": threads, "max_pixels": max_pixels}
+    options = {"model": model, "orient": orient, "region": region, "threads": threads, "max_pixels": max_pixels}
     return _picture(data, options)
 
 

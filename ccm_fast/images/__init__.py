@@ -8,7 +8,7 @@ means (gAMA, cHRM, CICP) becomes an ICC profile. Other metadata (resolution outs
 What is lost on the way, in or out, is named by a :class:`ccm_fast.errors.PictureWarning`.
 """
 
-from .alpha import reduced_alpha
+from .alpha import cropped_alpha, reduced_alpha
 from .formats import READ_FORMATS, output_format
 from .metadata import metadata, orientation, replace_metadata
 from .picture import Picture
@@ -19,6 +19,7 @@ from .write import save_picture, to_pillow
 __all__ = [
     "READ_FORMATS",
     "Picture",
+    "cropped_alpha",
     "from_pillow",
     "metadata",
     "open_picture",

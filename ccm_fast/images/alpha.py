@@ -9,7 +9,7 @@ from PIL import Image
 from ..errors import DamagedError
 from ..lazy import np
 
-__all__ = ["decode_alpha", "encode_alpha", "fill_invisible", "reduced_alpha"]
+__all__ = ["cropped_alpha", "decode_alpha", "encode_alpha", "fill_invisible", "reduced_alpha"]
 
 _BAND = 256  # rows that are worked on at a time; even
 
@@ -49,6 +49,18 @@ def reduced_alpha(data: bytes, size: tuple[int, int], factor: int) -> bytes:
         factor: of the sides.
     """
     return encode_alpha(np.asarray(Image.fromarray(decode_alpha(data, size)).reduce(factor)))
+
+
+def cropped_alpha(data: bytes, size: tuple[int, int], region: tuple[int, int, int, int]) -> bytes:
+    """The PNG of a part of a picture. Raises as :func:`decode_alpha`.
+
+    Args:
+        data: a PNG.
+        size: (H, W) of its picture.
+        region: x, y, width, height, within it.
+    """
+    x, y, width, height = region
+    return encode_alpha(decode_alpha(data, size)[y : y + height, x : x + width])
 
 
 def fill_invisible(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:

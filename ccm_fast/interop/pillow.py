@@ -65,6 +65,7 @@ class CcmImageFile(ImageFile.ImageFile):
     groups: int | str | None = None
     progress: Progress | None = None
     _reduce = 1
+    _cropped = False
     _file: bytes | None = None  # what is not decoded yet; unpickled images have nothing left to decode
 
     def _open(self) -> None:
@@ -119,17 +120,33 @@ class CcmImageFile(ImageFile.ImageFile):
             size = math.ceil(share * self.width), math.ceil(share * self.height)
         super().thumbnail(size, resample, reducing_gap)
 
+    def crop(self, box: tuple[float, float, float, float] | None = None) -> Image.Image:
+        """As Pillow's. The first part that is taken of a file is decoded alone; another one needs the whole picture."""
+        from ..files import is_native
+
+        if box is not None and self._file is not None and not self._cropped and is_native(self.model, None):
+            left, top, right, bottom = (round(edge) for edge in box)
+            if 0 <= left < right <= self.width and 0 <= top < bottom <= self.height:
+                self._cropped = True
+                image = self._decoded((left, top, right - left, bottom - top))
+                image.info = self.info.copy()
+                return image
+        return super().crop(box)
+
+    def _decoded(self, region: tuple[int, int, int, int] | None = None) -> Image.Image:
+        from ..files import decode_bytes
+        from ..images import to_pillow
+
+        assert self._file is not None
+        groups = "available" if self.groups is None and ImageFile.LOAD_TRUNCATED_IMAGES else self.groups
+        options: dict[str, Any] = {"max_pixels": _limit(), "groups": groups, "progress": self.progress}
+        options |= {"reduce": self._reduce, "region": region}
+        return to_pillow(decode_bytes(self._file, self.model, latents=False, **options).picture)
+
     def load(self) -> Any:
         """Decode, at the first call."""
         if self._file is not None:
-            from ..files import decode_bytes
-            from ..images import to_pillow
-
-            groups = "available" if self.groups is None and ImageFile.LOAD_TRUNCATED_IMAGES else self.groups
-            options: dict[str, Any] = {"max_pixels": _limit(), "groups": groups, "progress": self.progress}
-            options["reduce"] = self._reduce
-            decoded = decode_bytes(self._file, self.model, latents=False, **options)
-            image = to_pillow(decoded.picture)
+            image = self._decoded()
             self._file = None
             if self.fp and self._exclusive_fp:
                 self.fp.close()

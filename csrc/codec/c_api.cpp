@@ -107,7 +107,7 @@ ccm_status open_model(const ccm_options* options, ccm_model** model, Read read) 
 extern "C" {
 
 void ccm_options_init(ccm_options* options) {
-  if (options) *options = {0, 0, "", CCM_MAX_PIXELS};
+  if (options) *options = {0, 0, "", CCM_MAX_PIXELS, 0, 0, 0, 0};
 }
 
 const char* ccm_version(void) { return CCM_VERSION; }
@@ -173,11 +173,17 @@ ccm_status ccm_decode(const ccm_model* model, const void* data, size_t size, ccm
     const ccm::Packet packet = model->codec.parse(container.packet, o.max_pixels);
     const Layout layout = layout_of(format);
     need(layout.channels == 3 || packet.grey, "a colour picture cannot be decoded to grey");
-    need(row_bytes >= layout.row_bytes(packet.width), "row_bytes is less than a row");
-    model->codec.decode(packet,
-                        {pixels, static_cast<int64_t>(row_bytes), packet.width, packet.height, layout.channels,
-                         layout.bits, packet.grey},
-                        o.threads);
+    const ccm::Region whole{0, 0, packet.width, packet.height};
+    const bool cropped = o.crop_x || o.crop_y || o.crop_width || o.crop_height;
+    const ccm::Region region = cropped ? ccm::Region{o.crop_x, o.crop_y, o.crop_width, o.crop_height} : whole;
+    ccm::check_region(region, packet.width, packet.height);
+    need(row_bytes >= layout.row_bytes(region.width), "row_bytes is less than a row");
+    ccm::PixelSink sink{
+        pixels,     static_cast<int64_t>(row_bytes), region.width, region.height, layout.channels, layout.bits,
+        packet.grey};
+    sink.left = region.x;
+    sink.top = region.y;
+    model->codec.decode(packet, sink, o.threads);
   });
 }
 

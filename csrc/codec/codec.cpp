@@ -59,6 +59,17 @@ Segment segment(const Stream& s) { return {s.data.data, static_cast<int64_t>(s.d
 
 int default_threads() { return static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 1024u)); }
 
+void check_region(const Region& region, int64_t width, int64_t height) {
+  const auto inside = [](int64_t first, int64_t count, int64_t all) {
+    return first >= 0 && count >= 1 && count <= all && first <= all - count;
+  };
+  if (inside(region.x, region.width, width) && inside(region.y, region.height, height)) return;
+  const auto size = [](int64_t w, int64_t h) { return std::to_string(w) + "x" + std::to_string(h); };
+  throw Error(ErrorCode::kArgument, "the region of " + size(region.width, region.height) + " pixels at (" +
+                                        std::to_string(region.x) + ", " + std::to_string(region.y) +
+                                        ") does not lie within the picture of " + size(width, height));
+}
+
 Codec::Codec(Bytes weights, const CodecOptions& options)
     : file_(std::move(weights)), int16_(takes_int16(options)), synthesis_(file_, int16_) {
   const Kernels* kernels = kernels_by_name(options.isa);

@@ -24,6 +24,14 @@ struct CodecOptions {
   const char* isa = "";           // instruction set of the entropy path; "": as CCM_FAST_ISA says, else the best
 };
 
+// A rectangle of a picture, in its pixels.
+struct Region {
+  int64_t x, y, width, height;
+};
+
+// Throws Error, kArgument, unless it has pixels and lies within a picture of that size.
+void check_region(const Region& region, int64_t width, int64_t height);
+
 // Seconds of the stages of decoding.
 struct DecodeTimes {
   double z = 0, hyper = 0, entropy = 0, synthesis = 0;
@@ -53,9 +61,9 @@ class Codec {
   // rest's means. See parse_preview(). Throws Error, kArgument for more groups than the model has.
   Packet parse(Span packet, int64_t max_pixels, int32_t groups) const;
 
-  // Pixels of a packet of parse(). sink: of the packet's size over sink.reduce, rounded up; one channel for grey
-  // pictures, else three. Where it is reduced, fine channels are not decoded, nor written to extras.latents.
-  // Throws Error: kTruncated, kDamaged.
+  // Pixels of a packet of parse(). sink: of the packet's size over sink.reduce, rounded up, or a checked region of
+  // that; one channel for grey pictures, else three. Where it is reduced, fine channels are not decoded, nor written to
+  // extras.latents. Throws Error: kTruncated, kDamaged.
   void decode(const Packet& packet, const PixelSink& sink, int threads, const DecodeExtras& extras = {}) const;
 
   // The bytes of a file of version 2. times: seconds are added, if it is not null. The first call packs the weights of

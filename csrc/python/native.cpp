@@ -4,7 +4,9 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -107,32 +109,59 @@ struct Decoding {
   ccm::DecodeTimes times;
 };
 
-Decoding prepare(const ccm::Codec& codec, const File& file, int bits, int groups, bool latents, int reduce) {
+// (x, y, width, height) of a picture, or none: the whole one.
+using Rectangle = std::optional<std::array<int64_t, 4>>;
+
+// What of a picture of width x height is meant.
+ccm::Region region_of(const Rectangle& wanted, int64_t width, int64_t height) {
+  if (!wanted) return {0, 0, width, height};
+  const auto& [x, y, w, h] = *wanted;
+  const ccm::Region region{x, y, w, h};
+  ccm::check_region(region, width, height);
+  return region;
+}
+
+// The sink's place in its picture.
+void place(ccm::PixelSink& sink, const ccm::Region& region) {
+  sink.width = region.width;
+  sink.height = region.height;
+  sink.left = region.x;
+  sink.top = region.y;
+}
+
+Decoding prepare(const ccm::Codec& codec, const File& file, int bits, int groups, bool latents, int reduce,
+                 const Rectangle& wanted) {
   Decoding d;
   d.packet = codec.parse(file.container.packet, file.max_pixels, groups);
   const int64_t height = (d.packet.height + reduce - 1) / reduce, width = (d.packet.width + reduce - 1) / reduce;
+  const ccm::Region region = region_of(wanted, width, height);
   const int64_t channels = d.packet.grey ? 1 : 3;
-  std::vector<int64_t> shape{height, width};
+  std::vector<int64_t> shape{region.height, region.width};
   if (!d.packet.grey) shape.push_back(channels);
   d.pixels = std::make_unique<const Array>(shape, bits == 8 ? "B" : "H");
   const int64_t h = d.packet.h(), w = d.packet.w(), m = codec.entropy_model().latent_channels;
   if (latents) d.latents = std::make_unique<const Array>(std::vector<int64_t>{h, w, m}, "h");
   d.sink = {
-      d.pixels->data, width * channels * bits / 8, width, height, static_cast<int32_t>(channels), bits, d.packet.grey,
+      d.pixels->data, region.width * channels * bits / 8, 0, 0, static_cast<int32_t>(channels), bits, d.packet.grey,
       reduce};
+  place(d.sink, region);
   return d;
 }
 
 // Pixels, latents (or None) and seconds of every file. Fewer pictures than threads share those that are left over.
 // groups: how many are read of each file; below 0: all. reduce: of the sides, 1, 2, 4 or 8; then without latents.
+// regions: none, or for each file what of its reduced picture is wanted.
 py::list decode(const ccm::Codec& codec, const std::vector<const File*>& files, int threads, int bits, int groups,
-                bool wanted, const py::object& progress, int reduce) {
+                bool wanted, const py::object& progress, int reduce, const std::vector<Rectangle>& regions) {
   if (threads < 1 || threads > 1024) throw py::value_error("threads must lie in 1..1024");
   if (bits != 8 && bits != 16) throw py::value_error("bits must be 8 or 16");
   if (reduce != 1 && reduce != 2 && reduce != 4 && reduce != 8) throw py::value_error("reduce must be 1, 2, 4 or 8");
   if (reduce > 1 && wanted) throw py::value_error("a reduced picture is decoded without latents");
   std::vector<Decoding> all;
-  for (const File* file : files) all.push_back(prepare(codec, *file, bits, groups, wanted, reduce));
+  if (!regions.empty() && regions.size() != files.size())
+    throw py::value_error("a region, or None, is needed for every file");
+  for (size_t k = 0; k < files.size(); ++k)
+    all.push_back(prepare(codec, *files[k], bits, groups, wanted, reduce, regions.empty() ? std::nullopt : regions[k]));
   std::vector<int16_t*> latents;
   for (Decoding& d : all) latents.push_back(d.latents ? static_cast<int16_t*>(d.latents->data) : nullptr);
   {
@@ -203,11 +232,13 @@ bool is_contiguous(const py::buffer_info& info) {
 }
 
 // Decodes every file into an array of its own, uint8 [height, width, 3], grey pictures into all three channels.
-// Returns, for each, None or the exception that it failed with: a damaged file leaves the others alone.
+// regions: as for decode(); arrays are of their sizes. Returns, for each, None or the exception that it failed with: a
+// damaged file leaves the others alone.
 py::list decode_into(const ccm::Codec& codec, const std::vector<const File*>& files, const std::vector<py::buffer>& out,
-                     int threads) {
+                     int threads, const std::vector<Rectangle>& regions) {
   if (threads < 1 || threads > 1024) throw py::value_error("threads must lie in 1..1024");
-  if (files.size() != out.size()) throw py::value_error("an array is needed for every file");
+  if (files.size() != out.size() || (!regions.empty() && regions.size() != files.size()))
+    throw py::value_error("an array, and a region or None, is needed for every file");
   struct Item {
     ccm::Packet packet;
     std::unique_ptr<const py::buffer_info> pixels;
@@ -217,13 +248,15 @@ py::list decode_into(const ccm::Codec& codec, const std::vector<const File*>& fi
   std::vector<Item> items(files.size());
   for (size_t k = 0; k < files.size(); ++k) {
     const ccm::PacketHead& head = files[k]->head;
+    const ccm::Region region = region_of(regions.empty() ? std::nullopt : regions[k], head.width, head.height);
     items[k].pixels = std::make_unique<const py::buffer_info>(out[k].request(true));
     const py::buffer_info& pixels = *items[k].pixels;
     const bool fits = is_samples(pixels, 8) && is_contiguous(pixels) &&
-                      pixels.shape == std::vector<py::ssize_t>{static_cast<py::ssize_t>(head.height),
-                                                               static_cast<py::ssize_t>(head.width), 3};
+                      pixels.shape == std::vector<py::ssize_t>{static_cast<py::ssize_t>(region.height),
+                                                               static_cast<py::ssize_t>(region.width), 3};
     if (!fits) throw py::value_error("arrays must be uint8 [height, width, 3], contiguous");
-    items[k].sink = {pixels.ptr, head.width * 3, head.width, head.height, 3, 8, head.grey};
+    items[k].sink = {pixels.ptr, region.width * 3, 0, 0, 3, 8, head.grey};
+    place(items[k].sink, region);
   }
   const py::object nobody = py::none();
   {
@@ -384,6 +417,8 @@ PYBIND11_MODULE(_native, m) {
       .def("encode", &encode, py::arg("pixels"), py::arg("quality_codes"), py::arg("effort"), py::arg("lanes"),
            py::arg("threads"), py::arg("chunks"), py::arg("progress") = py::none())
       .def("decode", &decode, py::arg("files"), py::arg("threads"), py::arg("bits") = 8, py::arg("groups") = -1,
-           py::arg("latents") = true, py::arg("progress") = py::none(), py::arg("reduce") = 1)
-      .def("decode_into", &decode_into, py::arg("files"), py::arg("out"), py::arg("threads"));
+           py::arg("latents") = true, py::arg("progress") = py::none(), py::arg("reduce") = 1,
+           py::arg("regions") = std::vector<Rectangle>())
+      .def("decode_into", &decode_into, py::arg("files"), py::arg("out"), py::arg("threads"),
+           py::arg("regions") = std::vector<Rectangle>());
 }

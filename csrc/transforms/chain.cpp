@@ -66,13 +66,47 @@ FloatPlane Chain::run(FloatPlane x, int threads, size_t first, size_t last) cons
   for (size_t k = first; k < last; ++k) {
     const Portion portion(static_cast<int64_t>(k - first), static_cast<int64_t>(last - first));
     poll();
-    const std::vector<Convolution>& steps = layers_[k].packed;
-    if (steps.size() == 1) {
-      x = steps[0].run(x, threads);
-    } else {
-      const FloatPlane middle = steps[0].run(x, threads);
-      x = steps[1].run(middle, std::move(x), threads);
-    }
+    x = run_layer(layers_[k], std::move(x), threads);
+  }
+  return x;
+}
+
+FloatPlane Chain::run_layer(const Layer& layer, FloatPlane x, int threads) const {
+  const std::vector<Convolution>& steps = layer.packed;
+  if (steps.size() == 1) return steps[0].run(x, threads);
+  const FloatPlane middle = steps[0].run(x, threads);
+  return steps[1].run(middle, std::move(x), threads);
+}
+
+std::vector<Window> Chain::windows(const Window& wanted, int64_t height, int64_t width, size_t first,
+                                   size_t last) const {
+  int64_t scale = 1;
+  for (size_t k = first; k < last; ++k) scale *= layers_[k].shuffle();
+  std::vector<Window> found(last - first + 1, wanted);
+  for (size_t k = last; k-- > first;) {
+    const Layer& layer = layers_[k];
+    scale /= layer.shuffle();
+    Window w = found[k + 1 - first].over(layer.shuffle());
+    for (auto piece = layer.pieces.rbegin(); piece != layer.pieces.rend(); ++piece)
+      w = inputs_of(w, piece->kernel, height * scale, width * scale);
+    found[k - first] = w;
+  }
+  return found;
+}
+
+Window Chain::inputs(const Window& wanted, int64_t height, int64_t width, size_t first, size_t last) const {
+  return windows(wanted, height, width, first, last).front();
+}
+
+PlanePart Chain::run(PlanePart x, const Window& wanted, int64_t height, int64_t width, int threads, size_t first,
+                     size_t last) const {
+  const std::vector<Window> needed = windows(wanted, height, width, first, last);
+  x = cut(std::move(x), needed.front());
+  for (size_t k = first; k < last; ++k) {
+    const Portion portion(static_cast<int64_t>(k - first), static_cast<int64_t>(last - first));
+    poll();
+    x = {run_layer(layers_[k], std::move(x.values), threads), x.at.times(layers_[k].shuffle())};
+    x = cut(std::move(x), needed[k + 1 - first]);
   }
   return x;
 }

@@ -8,7 +8,7 @@
 
 #include "model/weights.h"
 #include "transforms/convolution.h"
-#include "transforms/tiles.h"
+#include "transforms/window.h"
 
 namespace ccm {
 
@@ -41,6 +41,13 @@ class Chain {
   // The result of layers [first, last) of x, whose memory is given back as soon as it is not needed.
   FloatPlane run(FloatPlane x, int threads, size_t first = 0, size_t last = SIZE_MAX) const;
 
+  // The same of a part of x, of what is wanted of the last layer's result: to the last bit what the whole plane gives.
+  // height, width: of the whole plane. x has at least what inputs() says of the same layers.
+  PlanePart run(PlanePart x, const Window& wanted, int64_t height, int64_t width, int threads, size_t first,
+                size_t last) const;
+  // What run() needs of a plane of height x width.
+  Window inputs(const Window& wanted, int64_t height, int64_t width, size_t first, size_t last) const;
+
   size_t layers() const { return layers_.size(); }
   // Of the last convolution, without ".weight".
   const std::string& last_name() const { return layers_.back().pieces.back().name; }
@@ -56,8 +63,12 @@ class Chain {
   struct Layer {
     std::vector<Piece> pieces;        // one, or the two of a residual block
     std::vector<Convolution> packed;  // as many
+    int64_t shuffle() const { return pieces.back().shape.shuffle; }
   };
   void add(std::vector<Piece> pieces);
+  FloatPlane run_layer(const Layer& layer, FloatPlane x, int threads) const;
+  // What layers [first, last) read, each of its own plane, and what is wanted of the last one's result.
+  std::vector<Window> windows(const Window& wanted, int64_t height, int64_t width, size_t first, size_t last) const;
   std::string next_name() { return prefix_ + "." + std::to_string(index_++); }
 
   const WeightsFile* file_;

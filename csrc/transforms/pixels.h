@@ -1,6 +1,9 @@
 // How the last layer of g_s is laid out, and how its numbers become samples.
 #pragma once
+#include <algorithm>
 #include <cstdint>
+
+#include "transforms/synthesis.h"
 
 namespace ccm {
 
@@ -12,6 +15,20 @@ constexpr int32_t kColours = 3, kCellPixels = kCells * kCells, kFeatures = kColo
 inline int32_t nearest(float v) {
   constexpr float kOnes = 12582912;  // 1.5 * 2^23: its last bit counts ones
   return static_cast<int32_t>((v + kOnes) - kOnes);
+}
+
+// Rows and columns of a square of `side` pixels at (top, left) of the picture that belong to the sink.
+inline Window seen(const PixelSink& sink, int64_t top, int64_t left, int64_t side) {
+  const auto most = [side](int64_t n) { return std::clamp<int64_t>(n, 0, side); };
+  return {most(sink.top - top), most(sink.top + sink.height - top), most(sink.left - left),
+          most(sink.left + sink.width - left)};
+}
+
+// A pixel of the picture in the sink, where it belongs to it.
+template <class Sample>
+inline Sample* pixel(const PixelSink& sink, int64_t row, int64_t column) {
+  char* line = static_cast<char*>(sink.data) + (row - sink.top) * sink.row_bytes;
+  return reinterpret_cast<Sample*>(line) + (column - sink.left) * sink.channels;
 }
 
 inline float unit(float v) { return v > 0 ? (v < 1 ? v : 1.0f) : 0.0f; }  // NaN: 0

@@ -1,6 +1,7 @@
 // Smaller pictures from g_s: the parts of Synthesis that make one pixel of 2x2, 4x4 or 8x8.
 #include <algorithm>
 #include <functional>
+#include <utility>
 
 #include "base/threads.h"
 #include "transforms/pixels.h"
@@ -34,8 +35,9 @@ int32_t fitted_channels(const ModelConfig& config, int32_t reduce) {
   return reduce == 4 ? config.widths[1] : config.coarse_channels();
 }
 
-// Means of 2x2 positions.
-FloatPlane halved(const FloatPlane& x) {
+// Means of 2x2 positions. A part begins at even ones.
+PlanePart halved(const PlanePart& part) {
+  const FloatPlane& x = part.values;
   FloatPlane to(x.height / 2, x.width / 2, x.channels);
   for (int64_t i = 0; i < to.height; ++i)
     for (int64_t j = 0; j < to.width; ++j) {
@@ -44,17 +46,17 @@ FloatPlane halved(const FloatPlane& x) {
       for (int32_t c = 0; c < x.channels; ++c)
         out[c] = ((a[c] + a[c + x.channels]) + (b[c] + b[c + x.channels])) * 0.25f;
     }
-  return to;
+  const int64_t top = part.at.i0 / 2, left = part.at.j0 / 2, bottom = top + to.height, right = left + to.width;
+  return {std::move(to), {top, bottom, left, right}};
 }
 
 // A cell of side x side pixels, [colour][row][column], to its place at (top, left).
 template <class Sample>
 void store(const PixelSink& sink, float most, const float* z, int64_t side, int64_t top, int64_t left) {
-  const int64_t rows = std::min(side, sink.height - top), columns = std::min(side, sink.width - left);
-  for (int64_t u = 0; u < rows; ++u) {
-    auto* to =
-        reinterpret_cast<Sample*>(static_cast<char*>(sink.data) + (top + u) * sink.row_bytes) + left * sink.channels;
-    for (int64_t v = 0; v < columns; ++v, to += sink.channels) {
+  const Window own = seen(sink, top, left, side);
+  for (int64_t u = own.i0; u < own.i1; ++u) {
+    auto* to = pixel<Sample>(sink, top + u, left + own.j0);
+    for (int64_t v = own.j0; v < own.j1; ++v, to += sink.channels) {
       float colour[kColours];
       for (int64_t c = 0; c < kColours; ++c) colour[c] = unit(z[(c * side + u) * side + v] * 0.25f + 0.5f);
       if (sink.grey) std::fill_n(colour, kColours, (colour[0] + colour[1] + colour[2]) / 3);
@@ -92,36 +94,38 @@ std::optional<Convolution> Synthesis::fitted(int32_t reduce) const {
   return Convolution(std::move(w), kShape, int16_);
 }
 
-FloatPlane Synthesis::reduced_cells(FloatPlane x, int32_t reduce, int threads) const {
-  const Reduced& layers = reduced();
-  if (reduce == 8 && layers.fitted_eighth) return layers.fitted_eighth->run(x, threads);
-  if (reduce == 4 && layers.fitted_quarter) {
+Synthesis::Way Synthesis::reduced_way(int32_t reduce) const {
+  const Reduced& last = reduced();
+  if (reduce == 8 && last.fitted_eighth) return {0, &*last.fitted_eighth, 1};
+  if (reduce == 4 && last.fitted_quarter) {
     const std::vector<int32_t>& blocks = config_.g_s_blocks();
-    const auto to_eighth = static_cast<size_t>(2 + blocks[2] + blocks[1]);
-    return layers.fitted_quarter->run(coarse_.run(std::move(x), threads, 0, to_eighth), threads);
+    return {static_cast<size_t>(2 + blocks[2] + blocks[1]), &*last.fitted_quarter, 2};
   }
-  x = coarse_.run(std::move(x), threads, 0, coarse_.layers() - 1);
-  if (reduce == 2) return layers.half.run(x, threads);
-  x = layers.quarter.run(x, threads);
-  return reduce == 4 ? std::move(x) : halved(x);
+  return {coarse_.layers() - 1, reduce == 2 ? &last.half : &last.quarter, kCells};
 }
 
 void Synthesis::reduced_tile(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t,
                              const PixelSink& sink, int threads) const {
-  FloatPlane x = coarse_input(y, w, gain, t);
-  const int64_t columns = x.width;
-  const FloatPlane z = reduced_cells(std::move(x), sink.reduce, threads);
-  const int64_t cells = z.width / columns, side = kLatentSide / sink.reduce / cells;
-  parallel_for(threads, t.i1 - t.i0, [&](int64_t latent_row) {
-    for (int64_t i = latent_row * cells; i < (latent_row + 1) * cells; ++i)
-      for (int64_t j = 0; j < (t.j1 - t.j0) * cells; ++j) {
-        const float* from = z.at((t.i0 - t.outer_i0) * cells + i, (t.j0 - t.outer_j0) * cells + j);
-        const int64_t top = (t.i0 * cells + i) * side, left = (t.j0 * cells + j) * side;
-        if (sink.bits == 8)
-          store<uint8_t>(sink, 255, from, side, top, left);
-        else
-          store<uint16_t>(sink, 65535, from, side, top, left);
-      }
+  const Way way = reduced_way(sink.reduce);
+  const int64_t height = t.height(), width = t.width();
+  const Window features = inputs_of(t.inside().times(way.scale), kKernel, height * way.scale, width * way.scale);
+  const Window needed = coarse_.inputs(features, height, width, 0, way.layers);
+  PlanePart z = coarse_.run(coarse_input(y, w, gain, t, needed), features, height, width, threads, 0, way.layers);
+  z.values = way.last->run(z.values, threads);
+  // Without a fitted layer an eighth is half of a quarter. Cells of pixels are [colour][row][column].
+  const bool halves = sink.reduce == 8 && way.scale > 1;
+  if (halves) z = halved(z);
+  const int64_t cells = halves ? way.scale / 2 : way.scale, side = kLatentSide / sink.reduce / cells;
+  const Window in = t.inside().times(cells);
+  parallel_for(threads, in.height(), [&](int64_t row) {
+    for (int64_t j = in.j0; j < in.j1; ++j) {
+      const float* from = z.from(in.i0 + row, j);
+      const int64_t top = (t.outer_i0 * cells + in.i0 + row) * side, left = (t.outer_j0 * cells + j) * side;
+      if (sink.bits == 8)
+        store<uint8_t>(sink, 255, from, side, top, left);
+      else
+        store<uint16_t>(sink, 65535, from, side, top, left);
+    }
   });
 }
 

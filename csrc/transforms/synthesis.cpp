@@ -18,7 +18,7 @@ class Row {
 
   // Cells [0, count) of a tile's row; their first pixel is at (top, left).
   void put(const float* z, const float* fine, int64_t fine_step, int64_t count, int64_t top, int64_t left) {
-    for (int64_t j = 0; j < count && left + j * kCells < sink_.width; ++j, z += kFeatures) {
+    for (int64_t j = 0; j < count && left + j * kCells < sink_.left + sink_.width; ++j, z += kFeatures) {
       // fine: [latents][4][4][48], of which this row reads four cells a latent.
       const float* more = fine ? fine + j / kCells * fine_step + j % kCells * kFeatures : nullptr;
       cell(z, more);
@@ -40,15 +40,14 @@ class Row {
   }
 
   void store(int64_t top, int64_t left) const {
-    const int64_t rows = std::min(kCells, sink_.height - top), columns = std::min(kCells, sink_.width - left);
-    for (int64_t u = 0; u < rows; ++u) {
-      auto* to = reinterpret_cast<Sample*>(static_cast<char*>(sink_.data) + (top + u) * sink_.row_bytes) +
-                 left * sink_.channels;
+    const Window own = seen(sink_, top, left, kCells);
+    for (int64_t u = own.i0; u < own.i1; ++u) {
+      auto* to = pixel<Sample>(sink_, top + u, left + own.j0);
       if (sink_.channels == 1) {
-        for (int64_t v = 0; v < columns; ++v) to[v] = static_cast<Sample>(level_[kCells * u + v]);
+        for (int64_t v = own.j0; v < own.j1; ++v) *to++ = static_cast<Sample>(level_[kCells * u + v]);
       } else {
         const int32_t* from = level_ + kCells * u;
-        for (int64_t v = 0; v < columns; ++v, to += kColours)
+        for (int64_t v = own.j0; v < own.j1; ++v, to += kColours)
           for (int c = 0; c < kColours; ++c) to[c] = static_cast<Sample>(from[c * kCellPixels + v]);
       }
     }
@@ -68,6 +67,21 @@ ConvolutionWeights cells_of(const ConvolutionWeights& w) {
       std::copy_n(&w.weight[(static_cast<size_t>(c) * kCellPixels + s) * w.in], w.in,
                   &to.weight[(static_cast<size_t>(s) * kFeatures + c) * w.in]);
   return to;
+}
+
+// What of tiles is seen: those that have pixels of the sink, their inner rectangles cut to the latents of these.
+std::vector<Tile> parts_of(const std::vector<Tile>& tiles, const PixelSink& sink) {
+  const Window pixels{sink.top, sink.top + sink.height, sink.left, sink.left + sink.width};
+  const Window wanted = pixels.over(kLatentSide / sink.reduce);
+  std::vector<Tile> parts;
+  for (Tile t : tiles) {
+    t.i0 = std::max(t.i0, wanted.i0);
+    t.i1 = std::min(t.i1, wanted.i1);
+    t.j0 = std::max(t.j0, wanted.j0);
+    t.j1 = std::min(t.j1, wanted.j1);
+    if (t.i0 < t.i1 && t.j0 < t.j1) parts.push_back(t);
+  }
+  return parts;
 }
 
 }  // namespace
@@ -127,7 +141,7 @@ std::vector<std::function<void()>> Synthesis::packing() {
 void Synthesis::run(const float* y, int64_t h, int64_t w, int32_t quality_code, const PixelSink& sink,
                     int threads) const {
   const std::vector<float> gain = this->gain(quality_code);
-  const std::vector<Tile> tiles = plan_tiles(h, w, margin_, kTileLatents);
+  const std::vector<Tile> tiles = parts_of(plan_tiles(h, w, margin_, kTileLatents), sink);
   for (size_t k = 0; k < tiles.size(); ++k) {
     const Portion portion(static_cast<int64_t>(k), static_cast<int64_t>(tiles.size()));
     if (sink.reduce == 1)
@@ -137,38 +151,44 @@ void Synthesis::run(const float* y, int64_t h, int64_t w, int32_t quality_code, 
   }
 }
 
-FloatPlane Synthesis::input(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t, int32_t first,
-                            int32_t last) const {
-  FloatPlane x(t.outer_i1 - t.outer_i0, t.outer_j1 - t.outer_j0, last - first);
+PlanePart Synthesis::input(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t, const Window& at,
+                           int32_t first, int32_t last) const {
+  FloatPlane x(at.height(), at.width(), last - first);
   for (int64_t i = 0; i < x.height; ++i)
     for (int64_t j = 0; j < x.width; ++j) {
-      const float* from = y + ((t.outer_i0 + i) * w + t.outer_j0 + j) * config_.latent_channels();
+      const int64_t place = (t.outer_i0 + at.i0 + i) * w + t.outer_j0 + at.j0 + j;
+      const float* from = y + place * config_.latent_channels();
       float* to = x.at(i, j);
       for (int32_t c = first; c < last; ++c) to[c - first] = from[c] * gain[c];
     }
-  return x;
+  return {std::move(x), at};
 }
 
-FloatPlane Synthesis::coarse_input(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t) const {
-  return input(y, w, gain, t, 0, config_.coarse_channels());
+PlanePart Synthesis::coarse_input(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t,
+                                  const Window& at) const {
+  return input(y, w, gain, t, at, 0, config_.coarse_channels());
 }
 
 Synthesis::Halves Synthesis::halves(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t,
                                     int threads) const {
-  FloatPlane z = coarse_.run(coarse_input(y, w, gain, t), threads);
-  if (!config_.fine) return {std::move(z), FloatPlane()};
-  const FloatPlane fine = input(y, w, gain, t, config_.coarse_channels(), config_.latent_channels());
-  return {std::move(z), fine_.run(fine, threads)};
+  const size_t layers = coarse_.layers();
+  const Window cells = t.inside().times(kCells);
+  const Window needed = coarse_.inputs(cells, t.height(), t.width(), 0, layers);
+  PlanePart z = coarse_.run(coarse_input(y, w, gain, t, needed), cells, t.height(), t.width(), threads, 0, layers);
+  if (!config_.fine) return {std::move(z), {}};
+  const PlanePart fine = input(y, w, gain, t, t.inside(), config_.coarse_channels(), config_.latent_channels());
+  return {std::move(z), {fine_.run(fine.values, threads), fine.at}};
 }
 
 FloatPlane Synthesis::features(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t,
                                int threads) const {
-  Halves found = halves(y, w, gain, t, threads);
-  FloatPlane& z = found.coarse;
+  const Tile outer{t.outer_i0, t.outer_i1, t.outer_j0, t.outer_j1, t.outer_i0, t.outer_i1, t.outer_j0, t.outer_j1};
+  Halves found = halves(y, w, gain, outer, threads);
+  FloatPlane& z = found.coarse.values;
   if (!config_.fine) return std::move(z);
   for (int64_t i = 0; i < z.height; ++i)
     for (int64_t j = 0; j < z.width; ++j) {
-      const float* more = found.fine.at(i / kCells, j / kCells) + (i % kCells * kCells + j % kCells) * kFeatures;
+      const float* more = found.fine.values.at(i / kCells, j / kCells) + (i % kCells * kCells + j % kCells) * kFeatures;
       float* to = z.at(i, j);
       for (int32_t k = 0; k < kFeatures; ++k) to[k] += more[k];
     }
@@ -178,16 +198,14 @@ FloatPlane Synthesis::features(const float* y, int64_t w, const std::vector<floa
 void Synthesis::tile(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t, const PixelSink& sink,
                      int threads) const {
   const Halves found = halves(y, w, gain, t, threads);
-  const int64_t skip_i = (t.i0 - t.outer_i0) * kCells, skip_j = t.j0 - t.outer_j0;
-  const int64_t cell_rows = (t.i1 - t.i0) * kCells, count = (t.j1 - t.j0) * kCells;
-  parallel_for(threads, t.i1 - t.i0, [&](int64_t latent_row) {
+  const Window in = t.inside();
+  parallel_for(threads, in.height(), [&](int64_t latent_row) {
+    const int64_t latent = in.i0 + latent_row;
     const auto put_rows = [&](auto row) {
-      for (int64_t i = latent_row * kCells; i < std::min((latent_row + 1) * kCells, cell_rows); ++i) {
-        const int64_t at = skip_i + i, top = (t.i0 * kCells + i) * kCells;
-        if (top >= sink.height) break;
-        const float* fine =
-            config_.fine ? found.fine.at(at / kCells, skip_j) + at % kCells * kCells * kFeatures : nullptr;
-        row.put(found.coarse.at(at, skip_j * kCells), fine, found.fine.channels, count, top, t.j0 * kCells * kCells);
+      for (int64_t i = latent * kCells; i < (latent + 1) * kCells; ++i) {
+        const float* fine = config_.fine ? found.fine.from(latent, in.j0) + i % kCells * kCells * kFeatures : nullptr;
+        row.put(found.coarse.from(i, in.j0 * kCells), fine, found.fine.values.channels, in.width() * kCells,
+                (t.outer_i0 * kCells + i) * kCells, t.j0 * kLatentSide);
       }
     };
     if (sink.bits == 8)

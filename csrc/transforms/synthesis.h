@@ -12,15 +12,16 @@
 
 namespace ccm {
 
-// Where pixels go: rows of `width` pixels of unsigned samples.
+// Where pixels go: rows of `width` pixels of unsigned samples. They are a picture, or a rectangle of one.
 struct PixelSink {
   void* data;
-  int64_t row_bytes;      // from one row to the next
-  int64_t width, height;  // pixels; at most 16 / reduce times the latents
-  int32_t channels;       // 3: RGB, 1: the mean of the three alone
-  int32_t bits;           // 8 or 16 a sample
-  bool grey;              // samples of a pixel are their mean; always with one channel
-  int32_t reduce = 1;     // each pixel is one of reduce x reduce of the picture: 1, 2, 4 or 8
+  int64_t row_bytes;          // from one row to the next
+  int64_t width, height;      // pixels; at most 16 / reduce times the latents
+  int32_t channels;           // 3: RGB, 1: the mean of the three alone
+  int32_t bits;               // 8 or 16 a sample
+  bool grey;                  // samples of a pixel are their mean; always with one channel
+  int32_t reduce = 1;         // each pixel is one of reduce x reduce of the picture: 1, 2, 4 or 8
+  int64_t left = 0, top = 0;  // the first pixel's place in the picture, which is reduced likewise
 };
 
 // Gains of a quality, one for each channel: exp of the line between the levels on both sides. log_gain: [qualities][M].
@@ -35,7 +36,8 @@ class Synthesis {
 
   // The picture of y: float [h][w][M], what g_s reads before gains. quality_code: see packet.h. Reduced pictures are
   // the means of the pixels that coarse channels alone give: by 2 exactly, by 4 and 8 what a convolution that was
-  // fitted to them makes of features at 1/8 or of latents, where the weights file has it.
+  // fitted to them makes of features at 1/8 or of latents, where the weights file has it. Of a rectangle only what it
+  // depends on is computed, and its pixels are those of the whole picture.
   void run(const float* y, int64_t h, int64_t w, int32_t quality_code, const PixelSink& sink, int threads) const;
 
   // The features of a tile's outer rectangle, [4 rows][4 columns][48]: cells of 4x4 pixels, channel 16 c + 4 u + v for
@@ -51,14 +53,16 @@ class Synthesis {
   int64_t margin() const { return margin_; }
 
  private:
-  // What the coarse channels and the fine ones give; the latter [rows][columns][16 cells of 48].
+  // What the coarse channels and the fine ones give of a tile's inner rectangle at least, in cells and latents of the
+  // outer one; the fine ones [rows][columns][16 cells of 48].
   struct Halves {
-    FloatPlane coarse, fine;
+    PlanePart coarse, fine;
   };
-  // Channels [first, last) of y in a tile's outer rectangle, times their gains.
-  FloatPlane input(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t, int32_t first,
-                   int32_t last) const;
-  FloatPlane coarse_input(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t) const;
+  // Channels [first, last) of y in a window of a tile's outer rectangle, times their gains.
+  PlanePart input(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t, const Window& at,
+                  int32_t first, int32_t last) const;
+  PlanePart coarse_input(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t,
+                         const Window& at) const;
   Halves halves(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t, int threads) const;
   void tile(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t, const PixelSink& sink,
             int threads) const;
@@ -71,8 +75,13 @@ class Synthesis {
   const Reduced& reduced() const;
   std::vector<float> fitted_rows(int32_t reduce) const;
   std::optional<Convolution> fitted(int32_t reduce) const;
-  // Cells of pixels, [colour][row][column], as many a latent as there are and as large as they come.
-  FloatPlane reduced_cells(FloatPlane x, int32_t reduce, int threads) const;
+  // How a reduced picture is made: by these layers of coarse_, then this one, which gives scale x scale cells a latent.
+  struct Way {
+    size_t layers;
+    const Convolution* last;
+    int64_t scale;
+  };
+  Way reduced_way(int32_t reduce) const;
   void reduced_tile(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t, const PixelSink& sink,
                     int threads) const;
 

@@ -9,9 +9,25 @@ namespace ccm {
 // Latents of a tile: 8 Mpixel.
 constexpr int64_t kTileLatents = (int64_t{8} << 20) / 256;
 
+// Rows [i0, i1) and columns [j0, j1) of a plane.
+struct Window {
+  int64_t i0, i1, j0, j1;
+
+  int64_t height() const { return i1 - i0; }
+  int64_t width() const { return j1 - j0; }
+  Window times(int64_t n) const { return {i0 * n, i1 * n, j0 * n, j1 * n}; }
+  // The positions of a plane of 1/n of the sides that have these.
+  Window over(int64_t n) const { return {i0 / n, (i1 + n - 1) / n, j0 / n, (j1 + n - 1) / n}; }
+};
+
 // A rectangle of latents [i0, i1) x [j0, j1), and the larger one that has to be computed for it.
 struct Tile {
   int64_t i0, i1, j0, j1, outer_i0, outer_i1, outer_j0, outer_j1;
+
+  // Of the outer rectangle: its size, and where the inner one lies in it.
+  int64_t height() const { return outer_i1 - outer_i0; }
+  int64_t width() const { return outer_j1 - outer_j0; }
+  Window inside() const { return {i0 - outer_i0, i1 - outer_i0, j0 - outer_j0, j1 - outer_j0}; }
 };
 
 // Cuts h x w latents into tiles whose outer rectangles have at most about `budget`: of all regular grids the one with

@@ -76,6 +76,9 @@ class PackedFloats {
   std::unique_ptr<float[]> data_;
 };
 
+// Outputs of a tile in each direction, in positions of a phase.
+constexpr int kWinogradTile = 6;
+
 // A 3x3 convolution, padding 1, of planes whose pixels are `in_phases` blocks of `in` channels, to `out_phases` blocks
 // of `out` channels. Phases are 1, or 4 for the pixels (0,0), (0,1), (1,0), (1,1) of a plane twice as large each way.
 struct WinogradShape {

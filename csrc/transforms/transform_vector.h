@@ -19,7 +19,7 @@ namespace {
 // ---------------------------------------------------------------------------------------------------------------------
 // Winograd
 
-constexpr int kTile = 6, kSide = 8, kPoints = kSide * kSide;
+constexpr int kTile = kWinogradTile, kSide = kTile + 2, kPoints = kSide * kSide;
 // Tiles of a block, the rows of its products: enough for every weight to be worth its way from the third-level cache or
 // from memory, few enough for points and weights to stay there beside what others keep in it. Few columns have few
 // weights; then the points are to stay in the second-level cache. With 192 channels on Zen 3: 192 columns 181 ms by 72
