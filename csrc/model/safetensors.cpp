@@ -6,7 +6,6 @@
 
 #include "base/error.h"
 #include "base/little_endian.h"
-#include "base/memory.h"
 #include "model/json.h"
 
 namespace ccm {
@@ -99,20 +98,14 @@ Safetensors read_safetensors(const Bytes& file) {
   return out;
 }
 
-std::vector<float> half_to_float(const TensorView& tensor) {
-  if (tensor.dtype != DType::kF16) throw Error(ErrorCode::kModel, "a tensor is not of float16");
-  std::vector<float> out;
-  out.reserve(tensor.size / 2);
-  want_huge_pages(out.data(), tensor.size * 2);
-  out.resize(tensor.size / 2);
+void half_to_float(const uint8_t* from, size_t n, float* to) {
   constexpr size_t kAtOnce = 1024;
   uint16_t halves[kAtOnce];
-  for (size_t first = 0; first < out.size(); first += kAtOnce) {
-    const size_t count = std::min(kAtOnce, out.size() - first);
-    load_all(tensor.data + 2 * first, count, halves, load_u16);
-    for (size_t i = 0; i < count; ++i) out[first + i] = float_of(halves[i]);
+  for (size_t first = 0; first < n; first += kAtOnce) {
+    const size_t count = std::min(kAtOnce, n - first);
+    load_all(from + 2 * first, count, halves, load_u16);
+    for (size_t i = 0; i < count; ++i) to[first + i] = float_of(halves[i]);
   }
-  return out;
 }
 
 }  // namespace ccm

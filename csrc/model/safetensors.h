@@ -29,7 +29,7 @@ struct Safetensors {
 // Throws Error (kModel): not such a file, or one whose parts do not fit each other.
 Safetensors read_safetensors(const Bytes& file);
 
-// Elements of a float16 tensor as floats; exact. Throws Error (kModel): another type.
-std::vector<float> half_to_float(const TensorView& tensor);
+// n numbers of 16 bits, little-endian and of no alignment, as floats; exact.
+void half_to_float(const uint8_t* from, size_t n, float* to);
 
 }  // namespace ccm

@@ -16,13 +16,13 @@ constexpr const char* kFormat = "ccm_fast weights 1";
 [[noreturn]] void fail(const std::string& why) { throw Error(ErrorCode::kModel, why); }
 
 // A sum without branches: 0 * v is no number where v is infinite or none.
-bool all_finite(const std::vector<float>& values) {
+bool all_finite(const float* values, size_t n) {
   constexpr size_t kLanes = 16;
   float sums[kLanes] = {};
-  const size_t whole = values.size() / kLanes * kLanes;
+  const size_t whole = n / kLanes * kLanes;
   for (size_t i = 0; i < whole; i += kLanes)
     for (size_t l = 0; l < kLanes; ++l) sums[l] += 0 * values[i + l];
-  for (size_t i = whole; i < values.size(); ++i) sums[0] += 0 * values[i];
+  for (size_t i = whole; i < n; ++i) sums[0] += 0 * values[i];
   return std::all_of(sums, sums + kLanes, [](float sum) { return sum == 0; });
 }
 
@@ -45,13 +45,18 @@ WeightsFile::WeightsFile(Bytes file) : file_(std::move(file)) {
   plan_ = plan->second;
 }
 
+void Halves::read(size_t first, size_t n, float* to) const {
+  half_to_float(data + first * sizeof(uint16_t), n, to);
+  if (!all_finite(to, n)) fail(name + " has values that are not finite");
+}
+
 std::vector<float> WeightsFile::optional(const std::string& name, const std::vector<int64_t>& shape) const {
   const auto found = parts_.tensors.find(name);
   if (found == parts_.tensors.end()) return {};
   const TensorView& t = found->second;
   if (t.dtype != DType::kF16 || t.shape != shape) fail("the shape of " + name);
-  std::vector<float> values = half_to_float(t);
-  if (!all_finite(values)) fail(name + " has values that are not finite");
+  std::vector<float> values(t.size / sizeof(uint16_t));
+  Halves{t.data, name}.read(0, values.size(), values.data());
   return values;
 }
 
@@ -75,13 +80,20 @@ std::vector<float> WeightsFile::sensitivities() const {
 }
 
 std::vector<float> WeightsFile::floats(const std::string& name, const std::vector<int64_t>& shape) const {
+  const Halves halves = this->halves(name, shape);
+  size_t n = 1;
+  for (int64_t side : shape) n *= static_cast<size_t>(side);
+  std::vector<float> values(n);
+  halves.read(0, n, values.data());
+  return values;
+}
+
+Halves WeightsFile::halves(const std::string& name, const std::vector<int64_t>& shape) const {
   const auto found = parts_.tensors.find("float." + name);
   if (found == parts_.tensors.end()) fail("missing tensor: " + name);
   if (found->second.dtype != DType::kF16 || found->second.shape != shape)
     fail(name + " has another type or shape than the configuration says");
-  std::vector<float> values = half_to_float(found->second);
-  if (!all_finite(values)) fail(name + " has values that are not finite");
-  return values;
+  return {found->second.data, name};
 }
 
 }  // namespace ccm

@@ -14,6 +14,15 @@ namespace ccm {
 // Larger files are no weights of any model.
 constexpr size_t kMaxWeightsBytes = size_t{1} << 30;
 
+// A tensor of numbers of 16 bits, valid as long as its file.
+struct Halves {
+  const uint8_t* data;
+  std::string name;
+
+  // Elements [first, first + n) as floats. Throws Error (kModel): one is not finite.
+  void read(size_t first, size_t n, float* to) const;
+};
+
 class WeightsFile {
  public:
   // Throws Error (kModel).
@@ -33,6 +42,8 @@ class WeightsFile {
   std::vector<float> reduced(int32_t factor, int64_t outputs, int64_t inputs) const;
   // A parameter, such as "g_s.0.coarse.0.weight", of exactly this shape and finite. Throws Error (kModel).
   std::vector<float> floats(const std::string& name, const std::vector<int64_t>& shape) const;
+  // The same, to be read piece by piece.
+  Halves halves(const std::string& name, const std::vector<int64_t>& shape) const;
   bool has(const std::string& name) const { return parts_.tensors.count("float." + name) != 0; }
 
  private:

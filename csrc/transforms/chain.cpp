@@ -9,12 +9,13 @@ namespace ccm {
 
 ConvolutionWeights read_convolution(const WeightsFile& file, const std::string& name, int32_t out, int32_t in,
                                     int32_t kernel, bool biased) {
-  ConvolutionWeights w;
-  w.weight = file.floats(name + ".weight", {out, in, kernel, kernel});
+  ConvolutionWeights w{{}, {}, out, in, kernel};
+  w.weight = [inputs = w.inputs(), halves = file.halves(name + ".weight", {out, in, kernel, kernel})](
+                 int64_t first, int32_t count, float* scratch) {
+    halves.read(static_cast<size_t>(first) * inputs, static_cast<size_t>(count) * inputs, scratch);
+    return scratch;
+  };
   if (biased) w.bias = file.floats(name + ".bias", {out});
-  w.out = out;
-  w.in = in;
-  w.kernel = kernel;
   return w;
 }
 

@@ -15,7 +15,8 @@ namespace ccm {
 // Of the residual blocks.
 constexpr float kBlockSlope = 0.01f;
 
-// Reads NAME.weight and, if wanted, NAME.bias of a weights file.
+// NAME.weight and, if wanted, NAME.bias of a weights file. Weights are converted when they are packed, a panel at a
+// time: all floats of a layer at once are memory fresh from the system. Throws Error (kModel), then too.
 ConvolutionWeights read_convolution(const WeightsFile& file, const std::string& name, int32_t out, int32_t in,
                                     int32_t kernel, bool biased = true);
 

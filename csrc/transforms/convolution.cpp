@@ -17,15 +17,18 @@ constexpr int32_t kPhaseOutputs = 8;
 
 // Channel 4 c + s, sub-pixel s of channel c, to s * channels + c: whole phases one after another.
 ConvolutionWeights phase_major(const ConvolutionWeights& w) {
-  ConvolutionWeights to{std::vector<float>(w.weight.size()), std::vector<float>(w.bias.size()), w.out, w.in, w.kernel};
-  const size_t each = static_cast<size_t>(w.in) * w.kernel * w.kernel;
   const int32_t channels = w.out / 4;
-  for (int32_t c = 0; c < channels; ++c)
-    for (int32_t s = 0; s < 4; ++s) {
-      const size_t from = static_cast<size_t>(4 * c + s), at = static_cast<size_t>(s * channels + c);
-      std::copy_n(&w.weight[from * each], each, &to.weight[at * each]);
-      to.bias[at] = w.bias[from];
+  const auto source = [channels](int64_t output) { return 4 * (output % channels) + output / channels; };
+  ConvolutionWeights to{{}, {}, w.out, w.in, w.kernel};
+  for (int32_t o = 0; o < w.out; ++o) to.bias.push_back(w.bias[static_cast<size_t>(source(o))]);
+  to.weight = [source, inputs = w.inputs(), weight = w.weight](int64_t first, int32_t count, float* scratch) {
+    for (int64_t o = first; o < first + count; ++o) {
+      float* row = scratch + static_cast<size_t>(o - first) * inputs;
+      const float* from = weight(source(o), 1, row);
+      if (from != row) std::copy_n(from, inputs, row);
     }
+    return scratch;
+  };
   return to;
 }
 
@@ -41,6 +44,19 @@ FloatPlane padded_to_even(const FloatPlane& x) {
 }
 
 }  // namespace
+
+std::vector<float> ConvolutionWeights::all() const {
+  std::vector<float> to(static_cast<size_t>(out) * inputs());
+  const float* from = weight(0, out, to.data());
+  if (from != to.data()) std::copy_n(from, to.size(), to.data());
+  return to;
+}
+
+Outputs outputs_of(std::vector<float> weights, size_t inputs) {
+  return [weights = std::move(weights), inputs](int64_t first, int32_t, float*) {
+    return weights.data() + static_cast<size_t>(first) * inputs;
+  };
+}
 
 Convolution::Convolution(ConvolutionWeights w, const ConvolutionShape& shape, bool int16)
     : in_(w.in), out_(w.out), kernel_(w.kernel), stride_(shape.stride), padding_(shape.padding), slope_(shape.slope) {
@@ -64,13 +80,14 @@ Convolution::Convolution(ConvolutionWeights w, const ConvolutionShape& shape, bo
 }
 
 void Convolution::pack_winograd3(const ConvolutionWeights& w) {
-  packed_ = pack_winograd({in_, out_, in_phases_, out_phases_}, w.weight.data(), int16_);
+  packed_ = pack_winograd({in_, out_, in_phases_, out_phases_}, w.weight, int16_);
 }
 
 // A 3x3 or 5x5 convolution of stride 2 is one of 3x3 after a pixel unshuffle: out[i] sums w[u] x[2 i - k / 2 + u], and
 // that pixel is row i + s - 1 of the unshuffled plane a, if it is 2 (i + s - 1) + a.
 void Convolution::pack_strided(const ConvolutionWeights& w) {
   in_phases_ = 4;
+  const std::vector<float> from = w.all();
   std::vector<float> weight(static_cast<size_t>(out_) * 4 * in_ * 9);
   for (int32_t o = 0; o < out_; ++o)
     for (int32_t c = 0; c < in_; ++c)
@@ -79,7 +96,7 @@ void Convolution::pack_strided(const ConvolutionWeights& w) {
           const int32_t y = u - kernel_ / 2 + 2, x = v - kernel_ / 2 + 2;
           const int64_t phase = 2 * (y % 2) + x % 2, tap = 3 * (y / 2) + x / 2;
           weight[static_cast<size_t>(((o * int64_t{4} + phase) * in_ + c) * 9 + tap)] =
-              w.weight[((static_cast<size_t>(o) * in_ + c) * kernel_ + u) * kernel_ + v];
+              from[((static_cast<size_t>(o) * in_ + c) * kernel_ + u) * kernel_ + v];
         }
   packed_ = pack_winograd({in_, out_, in_phases_, out_phases_}, weight.data(), int16_);
 }
@@ -87,11 +104,12 @@ void Convolution::pack_strided(const ConvolutionWeights& w) {
 void Convolution::pack_direct(const ConvolutionWeights& w) {
   const int32_t area = kernel_ * kernel_, rows = area * in_;
   const int32_t depth = int16_ ? int16_depth(rows) : rows;
+  const std::vector<float> weight = w.all();
   std::vector<float> matrix(static_cast<size_t>(depth) * out_);
   for (int32_t o = 0; o < out_; ++o)
     for (int32_t c = 0; c < in_; ++c)
       for (int32_t t = 0; t < area; ++t)
-        matrix[(static_cast<size_t>(t) * in_ + c) * out_ + o] = w.weight[(static_cast<size_t>(o) * in_ + c) * area + t];
+        matrix[(static_cast<size_t>(t) * in_ + c) * out_ + o] = weight[(static_cast<size_t>(o) * in_ + c) * area + t];
   if (int16_) {
     packed_ = PackedFloats(static_cast<size_t>(int16_floats(depth, out_)));
     pack_int16(matrix.data(), depth, out_, int16_chunk(depth), packed_.data());

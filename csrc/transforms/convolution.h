@@ -25,9 +25,18 @@ struct FloatPlane {
 
 // Floats of a convolution as torch keeps them: weight [out][in][kernel][kernel], bias [out] or empty.
 struct ConvolutionWeights {
-  std::vector<float> weight, bias;
+  Outputs weight;
+  std::vector<float> bias;
   int32_t out, in, kernel;
+
+  // Weights of an output.
+  size_t inputs() const { return static_cast<size_t>(in) * kernel * kernel; }
+  // Those of all.
+  std::vector<float> all() const;
 };
+
+// Of weights in memory, so many of an output.
+Outputs outputs_of(std::vector<float> weights, size_t inputs);
 
 struct ConvolutionShape {
   int32_t stride = 1, padding = 0;

@@ -17,16 +17,19 @@ constexpr ConvolutionShape kShape{1, kKernel / 2};
 // linear, so the averages of its weights give the averages of its pixels.
 ConvolutionWeights averaged(const ConvolutionWeights& w, int32_t side) {
   const int32_t each = kCells / side;  // in a row of the smaller cell
-  const size_t taps = static_cast<size_t>(w.in) * w.kernel * w.kernel;
+  const size_t taps = w.inputs();
+  const std::vector<float> from = w.all();
   const float part = 1.0f / static_cast<float>(side * side);
-  ConvolutionWeights to{std::vector<float>(taps * kColours * each * each), {}, kColours * each * each, w.in, w.kernel};
+  ConvolutionWeights to{{}, {}, kColours * each * each, w.in, w.kernel};
+  std::vector<float> weight(static_cast<size_t>(to.out) * taps);
   to.bias.resize(static_cast<size_t>(to.out));
   for (int32_t k = 0; k < kFeatures; ++k) {
     const int32_t colour = k / kCellPixels, u = k / kCells % kCells, v = k % kCells;
     const auto at = static_cast<size_t>((colour * each + u / side) * each + v / side);
-    for (size_t t = 0; t < taps; ++t) to.weight[at * taps + t] += w.weight[static_cast<size_t>(k) * taps + t] * part;
+    for (size_t t = 0; t < taps; ++t) weight[at * taps + t] += from[static_cast<size_t>(k) * taps + t] * part;
     to.bias[at] += w.bias[static_cast<size_t>(k)] * part;
   }
+  to.weight = outputs_of(std::move(weight), taps);
   return to;
 }
 
@@ -86,11 +89,13 @@ std::optional<Convolution> Synthesis::fitted(int32_t reduce) const {
   const std::vector<float> rows = fitted_rows(reduce);
   if (rows.empty()) return std::nullopt;
   ConvolutionWeights w{{}, {}, kFittedOutputs, fitted_channels(config_, reduce), kKernel};
-  const auto inputs = static_cast<int64_t>(rows.size()) / kFittedOutputs - 1;
+  const auto inputs = static_cast<int64_t>(w.inputs());
+  std::vector<float> weight;
   for (auto row = rows.begin(); row != rows.end(); row += inputs + 1) {
-    w.weight.insert(w.weight.end(), row, row + inputs);
+    weight.insert(weight.end(), row, row + inputs);
     w.bias.push_back(row[inputs]);
   }
+  w.weight = outputs_of(std::move(weight), w.inputs());
   return Convolution(std::move(w), kShape, int16_);
 }
 

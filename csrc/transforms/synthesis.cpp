@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "base/interrupt.h"
 #include "base/threads.h"
@@ -61,12 +62,13 @@ class Row {
 // A 1x1 convolution to 768 channels, 16 c + s for the sub-pixel s of 4x4, with whole cells one after another instead:
 // the shuffle is then a matter of where they are added.
 ConvolutionWeights cells_of(const ConvolutionWeights& w) {
-  ConvolutionWeights to = w;
+  const std::vector<float> from = w.all();
+  std::vector<float> to(from.size());
   for (int32_t c = 0; c < kFeatures; ++c)
     for (int32_t s = 0; s < kCellPixels; ++s)
-      std::copy_n(&w.weight[(static_cast<size_t>(c) * kCellPixels + s) * w.in], w.in,
-                  &to.weight[(static_cast<size_t>(s) * kFeatures + c) * w.in]);
-  return to;
+      std::copy_n(&from[(static_cast<size_t>(c) * kCellPixels + s) * w.in], w.in,
+                  &to[(static_cast<size_t>(s) * kFeatures + c) * w.in]);
+  return {outputs_of(std::move(to), w.inputs()), w.bias, w.out, w.in, w.kernel};
 }
 
 // What of tiles is seen: those that have pixels of the sink, their inner rectangles cut to the latents of these.

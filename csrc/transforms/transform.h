@@ -10,6 +10,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "base/memory.h"
@@ -89,6 +90,13 @@ struct WinogradShape {
 // Packed kernel: for every output phase and point the input phases with products that are not zero, then their panels.
 // weight [out_phases * out][in_phases * in][3][3], phase-major. int16: panels of pack_int16.
 PackedFloats pack_winograd(const WinogradShape& s, const float* weight, bool int16);
+
+// Weights of a convolution, [count][inputs][kernel][kernel] of the outputs from `first` on: where they are, or in
+// `scratch`, which has room for them.
+using Outputs = std::function<const float*(int64_t first, int32_t count, float* scratch)>;
+
+// The same of weights that are read a panel at a time.
+PackedFloats pack_winograd(const WinogradShape& s, const Outputs& weights, bool int16);
 
 // Whether `packed` (n floats) is a kernel of that shape.
 bool winograd_fits(const WinogradShape& s, const float* packed, int64_t n, bool int16);

@@ -41,11 +41,25 @@ void pack_panel(const float* from, int32_t k, int32_t rows, int32_t columns, boo
 // or all would fall into the same few lines of the cache.
 int64_t point_step(int64_t in_all) { return (in_all + 1) * kPanel; }
 
-void panel_to_points(const WinogradShape& s, const float* weight, int32_t phase, int32_t k, float* points) {
-  const int64_t in_all = int64_t{s.in_phases} * s.in, output = int64_t{phase} * s.out + int64_t{k} * kPanel;
-  const int32_t columns = std::min(kPanel, s.out - k * kPanel);
-  pack_kernels().to_points(weight + output * in_all * 9, in_all, columns, point_step(in_all), points);
-}
+// Brings the weights of panels to the points.
+class ToPoints {
+ public:
+  ToPoints(const WinogradShape& s, const Outputs& weights)
+      : s_(s), weights_(weights), in_all_(int64_t{s.in_phases} * s.in), scratch_(in_all_ * 9 * kPanel) {}
+
+  // Panel k of an output phase.
+  void operator()(int32_t phase, int32_t k, float* points) {
+    const int32_t columns = std::min(kPanel, s_.out - k * kPanel);
+    const float* from = weights_(int64_t{phase} * s_.out + int64_t{k} * kPanel, columns, scratch_.data());
+    pack_kernels().to_points(from, in_all_, columns, point_step(in_all_), points);
+  }
+
+ private:
+  const WinogradShape& s_;
+  const Outputs& weights_;
+  const int64_t in_all_;
+  FloatBuffer scratch_;
+};
 
 bool is_zero(const float* from, int64_t n) {
   return std::all_of(from, from + n, [](float v) { return v == 0; });
@@ -53,14 +67,14 @@ bool is_zero(const float* from, int64_t n) {
 
 // One input phase, and products at every point, as nearly all kernels have: a panel goes all the way while it is in the
 // cache. False where a point of an output phase has none.
-bool pack_panel_by_panel(const WinogradShape& s, const float* weight, bool int16, PackedFloats& packed) {
+bool pack_panel_by_panel(const WinogradShape& s, ToPoints& to_points, bool int16, PackedFloats& packed) {
   const int64_t each = packed_floats(s.in, s.out, int16), step = point_step(s.in);
   packed = PackedFloats(static_cast<size_t>(masks_of(s) * (1 + each)));
   FloatBuffer points(static_cast<size_t>(kPoints * step));
   for (int32_t o = 0; o < s.out_phases; ++o) {
     bool any[kPoints] = {};
     for (int32_t k = 0; k < panels_of(s.out); ++k) {
-      panel_to_points(s, weight, o, k, points.data());
+      to_points(o, k, points.data());
       for (int32_t p = 0; p < kPoints; ++p) {
         const float* panel = points.data() + p * step;
         any[p] = any[p] || !is_zero(panel, int64_t{s.in} * kPanel);
@@ -92,8 +106,14 @@ void pack_int16(const float* from, int32_t rows, int32_t columns, int32_t chunk,
 }
 
 PackedFloats pack_winograd(const WinogradShape& s, const float* weight, bool int16) {
+  const int64_t each = int64_t{s.in_phases} * s.in * 9;
+  return pack_winograd(s, [=](int64_t first, int32_t, float*) { return weight + first * each; }, int16);
+}
+
+PackedFloats pack_winograd(const WinogradShape& s, const Outputs& weights, bool int16) {
+  ToPoints to_points(s, weights);
   PackedFloats packed;
-  if (s.in_phases == 1 && pack_panel_by_panel(s, weight, int16, packed)) return packed;
+  if (s.in_phases == 1 && pack_panel_by_panel(s, to_points, int16, packed)) return packed;
   const int64_t step = point_step(int64_t{s.in_phases} * s.in), phase = int64_t{s.in} * kPanel;
   const int32_t panels = panels_of(s.out);
   FloatBuffer points(static_cast<size_t>(s.out_phases * panels * kPoints * step));
@@ -103,7 +123,7 @@ PackedFloats pack_winograd(const WinogradShape& s, const float* weight, bool int
   std::vector<int32_t> masks;
   int64_t size = masks_of(s);
   for (int32_t o = 0; o < s.out_phases; ++o) {
-    for (int32_t k = 0; k < panels; ++k) panel_to_points(s, weight, o, k, panel_at(o, k, 0));
+    for (int32_t k = 0; k < panels; ++k) to_points(o, k, panel_at(o, k, 0));
     for (int32_t p = 0; p < kPoints; ++p) {
       // The input phases' blocks that are not zero, moved together. Kernels of fewer than three taps have no products
       // at infinity, or at 0.
