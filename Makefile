@@ -1,6 +1,7 @@
-# make demo         a photograph through the codec      make test           all that CI checks
-# make test-quick   most tests, the quick ones         make test-all       every combination of their parameters, too
-# make docs         the documents as a site          make test-newest    tests with the newest of every library
+# make demo         a photograph through the codec      make test           linters, build, tests
+# make test-quick   most tests, the quick ones         make test-sanitized engines under sanitizers
+# make docs         the documents as a site            make test-all       both, and every combination of parameters
+# make test-newest  tests with the newest of every library
 #
 # All work on a fresh machine: demo and tests each have a virtual environment, made once and kept. Settings:
 #   PYTHON=python3.12       interpreter to make the environments with (>= 3.10)
@@ -18,10 +19,14 @@ VENV_TEST ?= .venv-test
 PINS ?= -c tests/constraints.txt
 
 PIP_FLAGS = -q --disable-pip-version-check
+# Bytecode is compiled when a module is first imported, and kept: of the environments' 20,000 modules tests import a
+# tenth, and all of them would take 45 s of processor time.
+PIP_FLAGS += --no-compile
+unexport PYTHONDONTWRITEBYTECODE
 CPP = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 # This Makefile's lines are echoed only where a reader wants to see them.
 .SILENT:
-.PHONY: help demo docs test test-quick test-all test-newest lint format clean manual desktop test-install test-cuda-torch test-machines \
+.PHONY: help demo docs test test-quick test-all test-sanitized test-newest native checked lint format clean manual desktop test-install test-cuda-torch test-machines \
   fuzz test-ray wheel test-wheel viewer test-viewer \
   cuda-check cuda-code cuda-coverage cuda-kodak cuda-layout gpu-check
 .DELETE_ON_ERROR:
@@ -37,20 +42,36 @@ demo: $(VENV_RUN)/.installed
 
 # CUDA kernels are built too where nvcc is found: for both kinds of tensor-core instruction (7.5 has one of its own). All
 # seven architectures take 2.5 minutes of processor time, these two a third.
-test: export TORCH_CUDA_ARCH_LIST ?= 7.5 9.0
-test: lint
-	CCM_WERROR=1 $(VENV_TEST)/bin/python setup.py -q build_ext --inplace
-	$(VENV_TEST)/bin/python -m pytest $(PYTEST_ARGS)
+test test-sanitized: export TORCH_CUDA_ARCH_LIST ?= 7.5 9.0
+# Tests run in as many processes as there are cores: a second thread of torch in each would only wait for the first.
+test test-quick test-sanitized: export OMP_NUM_THREADS ?= 1
+# The engines with sanitizers take a third of the time of all tests.
+LEFT_OUT = -m "not sanitized"
+test: checked
+	$(VENV_TEST)/bin/python -m pytest $(PYTEST_ARGS) $(LEFT_OUT)
 
 # What is not marked slow; without CUDA kernels, and built again only where sources have changed.
 test-quick: export CCM_CUDA ?= 0
-test-quick: lint
-	CCM_WERROR=1 $(VENV_TEST)/bin/python setup.py -q build_ext --inplace
+test-quick: checked
 	$(VENV_TEST)/bin/python -m pytest $(PYTEST_ARGS) -m "not slow"
 
-# What `make test` leaves out of the products of some tests' parameters (the marker `thinned`), too.
+# C++ engines and emulated CUDA kernels under AddressSanitizer, UBSan and ThreadSanitizer.
+test-sanitized: $(VENV_TEST)/.installed native
+	$(VENV_TEST)/bin/python -m pytest $(PYTEST_ARGS) -m sanitized
+
+# All of that, and what `make test` leaves out of the products of some tests' parameters (the marker `thinned`).
 test-all: export CCM_TEST_ALL = 1
+test-all: LEFT_OUT =
 test-all: test
+
+# Linters beside the compiler: each has one core for most of the time. The package is installed when it is built: that
+# builds nothing then.
+checked: $(VENV_TEST)/.torch
+	$(MAKE) --no-print-directory -j2 lint native
+	$(MAKE) --no-print-directory $(VENV_TEST)/.installed
+
+native: $(VENV_TEST)/.torch
+	CCM_WERROR=1 $(VENV_TEST)/bin/python setup.py -q build_ext --inplace
 
 # In an environment of its own, made anew: does the next release of some library break something?
 test-newest:
@@ -62,27 +83,34 @@ docs: export NO_MKDOCS_2_WARNING = 1
 docs: $(VENV_TEST)/.installed
 	$(VENV_TEST)/bin/python -m mkdocs build -d build/docs
 
-lint: $(VENV_TEST)/.installed
+lint: $(VENV_TEST)/.libraries
 	$(VENV_TEST)/bin/ruff check .
 	$(VENV_TEST)/bin/ruff format --check .
 	$(VENV_TEST)/bin/lint-imports --no-cache --no-logo
 	$(VENV_TEST)/bin/mypy
 	$(VENV_TEST)/bin/clang-format --dry-run -Werror $(CPP)
 
-format: $(VENV_TEST)/.installed
+format: $(VENV_TEST)/.libraries
 	$(VENV_TEST)/bin/ruff check --fix .
 	$(VENV_TEST)/bin/ruff format .
 	$(VENV_TEST)/bin/clang-format -i $(CPP)
 
 # Whatever is already there stays: pip is run again only when the requirements may have changed.
-$(VENV_RUN)/.installed: EXTRAS = demo
-$(VENV_TEST)/.installed: EXTRAS = test,lint,eval,docs,recipes,manual
+$(VENV_RUN)/.libraries: EXTRAS = demo
+$(VENV_TEST)/.libraries: EXTRAS = test lint eval docs recipes manual
 # Without its dependencies: it wants torchvision and with it another torch. Its tests are skipped where it is missing.
-$(VENV_TEST)/.installed: AFTER = compressai
-%/.installed: %/.torch pyproject.toml tests/constraints.txt
-	echo "installing ccm_fast into $* ..."
-	$*/bin/python -m pip install $(PIP_FLAGS) $(PINS) --no-build-isolation -e ".[build,torch,$(EXTRAS)]" \
+$(VENV_TEST)/.libraries: AFTER = compressai
+%/.installed: %/.libraries
+	$*/bin/python -m pip install $(PIP_FLAGS) --no-deps --no-build-isolation -e . \
 	  || { echo "make: ccm_fast could not be installed into $*; the reason is above." >&2; exit 1; }
+	touch $@
+
+.PRECIOUS: %/.torch %/.libraries
+%/.libraries: %/.torch pyproject.toml tests/constraints.txt
+	echo "installing libraries into $* ..."
+	$*/bin/python _build_backend/ccm_requirements.py build torch $(EXTRAS) > $*/requirements.txt
+	$*/bin/python -m pip install $(PIP_FLAGS) $(PINS) -r $*/requirements.txt \
+	  || { echo "make: libraries could not be installed into $*; the reason is above." >&2; exit 1; }
 	if [ -n '$(AFTER)' ]; then $*/bin/python -m pip install $(PIP_FLAGS) $(PINS) --no-deps $(AFTER) \
 	  || echo "make: $(AFTER) could not be installed: its tests will be skipped" >&2; fi
 	touch $@

@@ -221,6 +221,26 @@ def test_no_extra_replaces_torch():
     assert [line for lines in extras.values() for line in lines if line.startswith("torch>")] == ["torch>=2.10"]
 
 
+def test_requirements_of_extras():
+    """Environments of the Makefile get their libraries by it."""
+    script = ROOT / "_build_backend/ccm_requirements.py"
+    done = subprocess.run([sys.executable, script, "train", "recipes"], capture_output=True, text=True, check=True)
+    names = [re.split(r"[^A-Za-z0-9_-]", line)[0] for line in done.stdout.splitlines()]
+    assert {"numpy", "pillow", "torch", "safetensors", "pytorch-msssim", "zarr", "pyarrow"} <= {*names}
+    assert "ccm-fast" not in names and len(names) == len({*names})
+    assert subprocess.run([sys.executable, script, "no-such"], capture_output=True).returncode
+
+
+@in_checkout
+def test_what_one_target_leaves_out_another_runs():
+    """`make test` leaves the marker `sanitized` to a target that CI runs beside it."""
+    recipe = (ROOT / "Makefile").read_text()
+    (left_out,) = re.findall(r'^LEFT_OUT = -m "not (\w+)"$', recipe, re.M)
+    assert recipe.partition("\ntest-sanitized: ")[2].partition("\n\n")[0].endswith(f" -m {left_out}")
+    run = ROOT / ".ci/run"
+    assert not run.exists() or re.search(r"^make test test-sanitized ", run.read_text(), re.M)
+
+
 @pytest.mark.slow
 @in_checkout
 def test_sdist_is_complete(tmp_path):

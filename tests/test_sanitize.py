@@ -11,7 +11,7 @@ from ccm_fast._backend import load
 from ccm_fast.entropy.testing import random_plan, sample_latents
 from ccm_fast.models import Schedule
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.sanitized]
 
 ISAS = load().ops.isa_list().split(",")
 

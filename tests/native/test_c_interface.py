@@ -80,5 +80,6 @@ def test_damage(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.sanitized
 def test_damage_sanitized():
     damage(sanitized.program("decode", "address"), 300)
