@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeGuard, Union
@@ -271,7 +270,6 @@ def _check_target(dst: object) -> None:
 # Decoding
 
 
-@dataclass
 class Decoded:
     """What a .ccm file holds.
 
@@ -282,10 +280,10 @@ class Decoded:
         groups: groups of latents.
     """
 
-    picture: Picture
-    latents: np.ndarray | None
-    packet_bytes: bytes | memoryview
-    groups: int
+    def __init__(self, picture: Picture, latents: np.ndarray | None, packet_bytes: bytes | memoryview, groups: int):
+        """Of what was decoded."""
+        self.picture, self.latents = picture, latents
+        self.packet_bytes, self.groups = packet_bytes, groups
 
     @functools.cached_property
     def packet(self) -> Packet:

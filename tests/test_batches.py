@@ -5,7 +5,6 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -45,7 +44,7 @@ def damaged_within(data):
     """A file whose checksum is right and whose last stream is not."""
     packet = parse_file(parse_container(data).packet, 3)
     stream = bytes(255 - b for b in packet.streams[-1])
-    return write_container(replace(packet, streams=(*packet.streams[:-1], stream)).to_file())
+    return write_container(packet._replace(streams=(*packet.streams[:-1], stream)).to_file())
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7])

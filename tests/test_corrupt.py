@@ -2,7 +2,6 @@
 
 import io
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,7 +38,7 @@ def data(model, request):
     z_hat = frozen.decode_z([p.z_stream], *p.z_shape)
     (z,) = frozen.encode_z(z_hat, lanes=2)
     (y,) = frozen.encode_y(frozen.hyper(z_hat, *p.y_shape), torch.from_numpy(decoded.latents)[None], lanes=2)
-    old = replace(p, streams=tuple(s.data for s in (z, *y)), version=1)
+    old = p._replace(streams=tuple(s.data for s in (z, *y)), version=1)
     return write_container(old.to_file(), parse_container(out.getvalue()).chunks)
 
 
@@ -135,8 +134,8 @@ def mutate(rng, packet):
         streams[k], streams[k - 1], lanes[k], lanes[k - 1] = streams[k - 1], streams[k], lanes[k - 1], lanes[k]
     else:
         size = {"width": int(rng.integers(1, 400)), "height": int(rng.integers(1, 400))}
-        packet = replace(packet, **size, quality_code=int(rng.integers(225)), grey=bool(rng.integers(2)))
-    return replace(packet, lanes=tuple(lanes), streams=tuple(map(bytes, streams)))
+        packet = packet._replace(**size, quality_code=int(rng.integers(225)), grey=bool(rng.integers(2)))
+    return packet._replace(lanes=tuple(lanes), streams=tuple(map(bytes, streams)))
 
 
 @pytest.mark.slow
@@ -191,6 +190,6 @@ def test_alpha_damage_under_a_right_checksum(data, model):
 def test_claims_of_enormous_images_end_fast(data, model):
     packet = parse_file(parse_container(data).packet, 3)
     for width, height in ((13_000, 13_000), (1 << 20, 170), (170, 1 << 20), (1 << 20, 1 << 20)):
-        kind, _ = decode(write_container(replace(packet, width=width, height=height).to_file()), model)
+        kind, _ = decode(write_container(packet._replace(width=width, height=height).to_file()), model)
         assert kind == "error"
     assert decode(data, model, max_pixels=60 * 90 - 1) == ("error", errors.LimitError)

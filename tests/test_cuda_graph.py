@@ -186,7 +186,7 @@ def test_from_streams_to_pixels_the_host_waits_for_nothing(grey, reconstruction,
     model = tiny.make()
     image = torch.from_numpy(tiny.photo(70, 90)).permute(2, 0, 1)[None] / 255
     packets = parse_packets(model.frozen, **codec.compress(model, image))
-    packets[0] = replace(packets[0], grey=grey)
+    packets[0] = packets[0]._replace(grey=grey)
     monkeypatch.setattr(FrozenEntropyModel, "packed_for", lambda *_: None)
     monkeypatch.setattr(_backend, "load", lambda: SimpleNamespace(ops=Shapes()))
     decoder = stages.Decoder.__new__(stages.Decoder)
@@ -252,7 +252,7 @@ def test_decompress_checks_at_its_end(request, reconstruction, monkeypatch):
     packets = parse_packets(model.frozen, **strings)
     data = bytearray(packets[1].streams[2])
     data[-3] ^= 1
-    damaged = replace(packets[1], streams=(*packets[1].streams[:2], bytes(data), *packets[1].streams[3:]))
+    damaged = packets[1]._replace(streams=(*packets[1].streams[:2], bytes(data), *packets[1].streams[3:]))
     strings["strings"] = [list(v) for v in zip(packets[0].to_strings(), damaged.to_strings(), strict=True)]
     with pytest.raises((DamagedError, TruncatedError), match="image 1: a stream of y"):
         codec.decompress(model, **strings, engine="cuda")

@@ -208,7 +208,7 @@ def test_every_effort_codes_what_is_decoded(skipping, effort):
     values = model.frozen.plan.z_values
     z_hat = model.frozen.decode_z([packet.z_stream], *packet.z_shape)
     assert (z_hat.numpy() == values)[..., values != CODED].all()
-    old = replace(packet, version=1, lanes=(1,) * 4, streams=(bytes(5),) * 4)
+    old = packet._replace(version=1, lanes=(1,) * 4, streams=(bytes(5),) * 4)
     with pytest.raises(DamagedError, match="version 1"):
         decompress(model, [[old.to_strings()[0]], [old.to_strings()[1]]])
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from ccm_fast.suffixes import IMAGE_SUFFIXES
 
@@ -19,15 +19,13 @@ _NAMED = 5
 _ENDINGS = IMAGE_SUFFIXES | {".ccm"}
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """One input and where its output goes; "-" is standard input or output, None no output."""
 
     source: str
     target: str | None
 
 
-@dataclass
 class Plan:
     """What is to be done.
 
@@ -38,10 +36,12 @@ class Plan:
         left_out: files in the folders that are not of the command's kind.
     """
 
-    jobs: list[Job] = field(default_factory=list)
-    several: bool = False
-    failures: list[tuple[str, str]] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
+    def __init__(self, jobs: list[Job] | None = None, several: bool = False):
+        """Of jobs that are known already."""
+        self.jobs = [] if jobs is None else jobs
+        self.several = several
+        self.failures: list[tuple[str, str]] = []
+        self.left_out: list[str] = []
 
     def left_out_line(self) -> str | None:
         """One line about what is left out, None if nothing is."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 from .messages import UsageError, complain
 
 __all__ = [
+    "Parser",
     "Renamed",
     "add_common",
     "add_json",
@@ -77,6 +81,26 @@ def _hinting(parse: Callable[[str], float], hint: str) -> Callable[[str], float]
             raise argparse.ArgumentTypeError(f"{error} ({hint})") from None
 
     return parse_or_hint
+
+
+class Help(argparse.HelpFormatter):
+    """Help as wide as the terminal. argparse asks :mod:`shutil`, and a parser makes one for each of its options."""
+
+    def __init__(self, prog: str):
+        columns = 0
+        with suppress(ValueError):
+            columns = int(os.environ.get("COLUMNS", ""))
+        if columns <= 0:
+            with suppress(AttributeError, ValueError, OSError):
+                columns = os.get_terminal_size(sys.__stdout__.fileno()).columns
+        super().__init__(prog, width=(columns if columns > 0 else 80) - 2)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of the command line, or of one of its commands."""
+
+    def __init__(self, **options):
+        super().__init__(formatter_class=Help, **options)
 
 
 class Renamed(argparse.Action):

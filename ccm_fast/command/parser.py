@@ -3,42 +3,36 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ccm_fast.anchors import QUALITIES
 from ccm_fast.version import __version__
 
-from .options import Renamed, add_common, add_json, add_max_pixels, add_quality, crop, effort, groups, threads, within
+from .options import (
+    Parser,
+    Renamed,
+    add_common,
+    add_json,
+    add_max_pixels,
+    add_quality,
+    crop,
+    effort,
+    groups,
+    threads,
+    within,
+)
 
 __all__ = ["build_parser", "parse"]
 
 
-def build_parser(others: dict[str, argparse.ArgumentParser] | None = None) -> argparse.ArgumentParser:
-    """The parser of every command.
+_FILES = (
+    "With one input file, OUT is a file (or an existing folder); with several, or with folders, it is a folder,"
+    " made if needed, in which the inputs' structure is kept. `-` is standard input or output."
+)
 
-    Args:
-        others: the parsers of ``train`` and ``eval``, which know their options only after torch's import; without
-            them, these two are names alone.
-    """
-    parser = argparse.ArgumentParser(
-        prog="ccm-fast",
-        description="Learned image compression with cross-channel context models, decoded bit-exactly on any machine.",
-        epilog="Exit codes: 0 fine, 1 a file failed, 2 wrong usage. `ccm-fast COMMAND --help` says more.",
-    )
-    parser.add_argument("--version", action="version", version=f"ccm-fast {__version__}")
-    commands = parser.add_subparsers(prog=parser.prog, dest="command", metavar="COMMAND", required=True)
 
-    files_epilog = (
-        "With one input file, OUT is a file (or an existing folder); with several, or with folders, it is a folder,"
-        " made if needed, in which the inputs' structure is kept. `-` is standard input or output."
-    )
-    p = commands.add_parser(
-        "encode",
-        help="images to .ccm files",
-        usage="ccm-fast encode [options] IN... OUT\n       ccm-fast encode [options] IN... -o OUT",
-        epilog=f"{files_epilog} {QUALITIES}",
-    )
+def _encode(p: argparse.ArgumentParser) -> None:
     p.add_argument("paths", nargs="+", metavar="PATH", help="images or folders, then the output")
     add_quality(p)
     p.add_argument(
@@ -83,13 +77,8 @@ def build_parser(others: dict[str, argparse.ArgumentParser] | None = None) -> ar
     )
     add_common(p)
 
-    p = commands.add_parser(
-        "decode",
-        help="images of .ccm files",
-        usage="ccm-fast decode [options] IN... OUT\n       ccm-fast decode [options] IN... -o OUT\n"
-        "       ccm-fast decode [options] IN --latents FILE.npy",
-        epilog=files_epilog + " The format follows OUT's suffix, or --format; it is PNG otherwise.",
-    )
+
+def _decode(p: argparse.ArgumentParser) -> None:
     p.add_argument("paths", nargs="+", metavar="PATH", help="files (.ccm) or folders, then the output")
     p.add_argument("--format", metavar="SUFFIX", help="png, jpg, webp, tif, ...: for folders and standard output")
     p.add_argument(
@@ -129,12 +118,8 @@ def build_parser(others: dict[str, argparse.ArgumentParser] | None = None) -> ar
     p.add_argument("--engine", choices=("cpu", "cuda", "reference"), help="reference: plain Python, slow")
     add_common(p)
 
-    p = commands.add_parser(
-        "convert",
-        help="data sets to .ccm, and back",
-        epilog="SOURCE is a file or a folder, whose pictures, tar shards and Parquet tables are converted; other files"
-        " are copied. TARGET/manifest.jsonl says what became of each; the same command again goes on after a stop.",
-    )
+
+def _convert(p: argparse.ArgumentParser) -> None:
     p.add_argument("source", metavar="SOURCE", help="a folder, a picture, a tar archive or a Parquet table")
     p.add_argument("target", metavar="TARGET", help="a folder, made if needed")
     p.add_argument("--to", default="ccm", metavar="SUFFIX", help="ccm, or of .ccm files png, jpg, ... (default: ccm)")
@@ -163,31 +148,31 @@ def build_parser(others: dict[str, argparse.ArgumentParser] | None = None) -> ar
     p.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
     add_max_pixels(p)
 
-    p = commands.add_parser("info", help="what is in .ccm files; needs no model")
+
+def _info(p: argparse.ArgumentParser) -> None:
     p.add_argument("files", nargs="+", metavar="FILE", help="files (.ccm), or folders of them; - is standard input")
     add_json(p, "one JSON object per file")
     add_max_pixels(p)
 
-    p = commands.add_parser("view", help="show .ccm files in the browser")
+
+def _view(p: argparse.ArgumentParser) -> None:
     p.add_argument("files", nargs="+", metavar="FILE", help="files (.ccm), or folders of them; - is standard input")
     p.add_argument("-o", "--output", metavar="FILE.html", help="write the page there, and open nothing")
     p.add_argument("-f", "--force", action="store_true", help="replace an existing page")
     p.add_argument("-m", "--model", metavar="NAME|FILE", help="default: the shipped model that a file names")
     add_max_pixels(p)
 
-    p = commands.add_parser("selftest", help="check that this installation encodes and decodes exactly")
+
+def _selftest(p: argparse.ArgumentParser) -> None:
     p.add_argument("-m", "--model", metavar="NAME|FILE", help="default: every shipped model")
     add_json(p, "one JSON object")
 
-    p = commands.add_parser("env", help="the environment, for bug reports")
+
+def _env(p: argparse.ArgumentParser) -> None:
     add_json(p, "one JSON object")
 
-    for name, what in (("train", "train a model"), ("eval", "rate and distortion against other codecs")):
-        parents = [others[name]] if others else []
-        texts = {"description": parents[0].description, "epilog": parents[0].epilog} if parents else {}
-        commands.add_parser(name, help=what, add_help=False, parents=parents, **texts)
 
-    p = commands.add_parser("freeze", help="a training checkpoint to weights: integers, fp16, evaluation")
+def _freeze(p: argparse.ArgumentParser) -> None:
     p.add_argument("checkpoint", help="last.pt of a training run")
     p.add_argument("out", metavar="OUT.safetensors", help="the weights; an evaluation goes to OUT.json")
     p.add_argument("--data", nargs="+", required=True, metavar="PATH", help="training images, to calibrate on")
@@ -214,9 +199,8 @@ def build_parser(others: dict[str, argparse.ArgumentParser] | None = None) -> ar
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     p.add_argument("-q", dest="quiet", action=Renamed, now="--quiet", flag=True, help=argparse.SUPPRESS)
 
-    p = commands.add_parser(
-        "profile", help="decode latency by stage", epilog="Pictures are encoded first, at quality 4."
-    )
+
+def _profile(p: argparse.ArgumentParser) -> None:
     p.add_argument("files", nargs="+", metavar="FILE", help="files (.ccm), or pictures, which are encoded first")
     p.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu, cuda or cuda:N (default: %(default)s)")
     p.add_argument(
@@ -228,24 +212,95 @@ def build_parser(others: dict[str, argparse.ArgumentParser] | None = None) -> ar
     p.add_argument("-t", "--threads", type=threads, metavar="N", help="CPU threads; 1 lists each group too")
     p.add_argument("-m", "--model", metavar="NAME|FILE", help="default: the shipped model that a file names")
 
-    p = commands.add_parser("bench", help="benchmarks beside peers, in interleaved runs")
+
+def _bench(p: argparse.ArgumentParser) -> None:
     p.add_argument("what", nargs="*", metavar="WHAT", help="dropin, coders, kernels, scaling (default: all)")
     p.add_argument("--out", default="bench_results", metavar="FOLDER", help="for JSON files (default: %(default)s)")
     p.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu, cuda or cuda:N (default: %(default)s)")
     p.add_argument("--quick", action="store_true", help="small sizes and few repeats: does it run, not how fast")
 
-    p = commands.add_parser("demo", help="a photograph through the codec, beside a JPEG of the same size")
+
+def _demo(p: argparse.ArgumentParser) -> None:
     p.add_argument("image", nargs="?", type=Path, help="a picture (default: one that a Python package carries)")
     add_quality(p)
     p.add_argument("-m", "--model", metavar="NAME|FILE", help="default: ccm-small")
     p.add_argument("--out", type=Path, default=Path("demo_out"), metavar="FOLDER", help="default: %(default)s")
+
+
+# What argparse says of each command, and its arguments.
+_COMMANDS: dict[str, tuple[dict[str, str], Callable[[argparse.ArgumentParser], None] | None]] = {
+    "encode": (
+        {
+            "help": "images to .ccm files",
+            "usage": "ccm-fast encode [options] IN... OUT\n       ccm-fast encode [options] IN... -o OUT",
+            "epilog": f"{_FILES} {QUALITIES}",
+        },
+        _encode,
+    ),
+    "decode": (
+        {
+            "help": "images of .ccm files",
+            "usage": "ccm-fast decode [options] IN... OUT\n       ccm-fast decode [options] IN... -o OUT\n"
+            "       ccm-fast decode [options] IN --latents FILE.npy",
+            "epilog": _FILES + " The format follows OUT's suffix, or --format; it is PNG otherwise.",
+        },
+        _decode,
+    ),
+    "convert": (
+        {
+            "help": "data sets to .ccm, and back",
+            "epilog": "SOURCE is a file or a folder, whose pictures, tar shards and Parquet tables are converted; other"
+            " files are copied. TARGET/manifest.jsonl says what became of each; the same command again goes on after"
+            " a stop.",
+        },
+        _convert,
+    ),
+    "info": ({"help": "what is in .ccm files; needs no model"}, _info),
+    "view": ({"help": "show .ccm files in the browser"}, _view),
+    "selftest": ({"help": "check that this installation encodes and decodes exactly"}, _selftest),
+    "env": ({"help": "the environment, for bug reports"}, _env),
+    "train": ({"help": "train a model"}, None),
+    "eval": ({"help": "rate and distortion against other codecs"}, None),
+    "freeze": ({"help": "a training checkpoint to weights: integers, fp16, evaluation"}, _freeze),
+    "profile": ({"help": "decode latency by stage", "epilog": "Pictures are encoded first, at quality 4."}, _profile),
+    "bench": ({"help": "benchmarks beside peers, in interleaved runs"}, _bench),
+    "demo": ({"help": "a photograph through the codec, beside a JPEG of the same size"}, _demo),
+}
+
+
+def build_parser(
+    others: dict[str, argparse.ArgumentParser] | None = None, only: str | None = None
+) -> argparse.ArgumentParser:
+    """The parser of every command.
+
+    Args:
+        others: the parsers of ``train`` and ``eval``, which know their options only after torch's import; without
+            them, these two are names alone.
+        only: the one command that is wanted, if it is known: to announce the arguments of all takes 3 ms.
+    """
+    parser = Parser(
+        prog="ccm-fast",
+        description="Learned image compression with cross-channel context models, decoded bit-exactly on any machine.",
+        epilog="Exit codes: 0 fine, 1 a file failed, 2 wrong usage. `ccm-fast COMMAND --help` says more.",
+    )
+    parser.add_argument("--version", action="version", version=f"ccm-fast {__version__}")
+    commands = parser.add_subparsers(prog=parser.prog, dest="command", metavar="COMMAND", required=True)
+    for name, (texts, add_arguments) in _COMMANDS.items():
+        if only not in (None, name):
+            continue
+        if add_arguments is None:
+            parents = [others[name]] if others else []
+            more = {"description": parents[0].description, "epilog": parents[0].epilog} if parents else {}
+            commands.add_parser(name, add_help=False, parents=parents, **texts, **more)
+            continue
+        add_arguments(commands.add_parser(name, **texts))
     parser.commands = commands.choices
     return parser
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Arguments of a command line; argparse exits on wrong ones, with the usage of the command that they are for."""
-    parser = build_parser()
+    parser = build_parser(only=argv[0] if argv and argv[0] in _COMMANDS else None)
     if not argv or (command := parser.commands.get(argv[0])) is None:
         return parser.parse_args(argv)
     if "--" in argv:  # which argparse does not understand where options stand between paths

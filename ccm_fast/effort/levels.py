@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from numbers import Integral
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from ..models import CrossChannelContextModel
@@ -17,8 +16,7 @@ class EffortWarning(UserWarning):
     """An image is encoded with less effort than was asked for; the message says why."""
 
 
-@dataclass(frozen=True)
-class Level:
+class Level(NamedTuple):
     """Parts of the search; later ones start from what earlier ones found.
 
     Attributes:

@@ -41,6 +41,8 @@ def formats_of(head: bytes) -> tuple[str, ...]:
 
 def output_format(suffix: str) -> str:
     """Pillow's format name of a file suffix. Raises ImageError for unknown ones, and for those it cannot write."""
+    if suffix.lower() == ".png":
+        return "PNG"
     Image.preinit()  # the common ones; all plugins take ten times as long
     name = Image.EXTENSION.get(suffix.lower()) or Image.registered_extensions().get(suffix.lower())
     if name is None or name == "CCM" or name not in Image.SAVE:

@@ -102,7 +102,10 @@ def save_picture(picture: Picture, target: str | os.PathLike | BinaryIO, file_fo
     if "icc_profile" not in image.info:
         ours.pop("icc_profile", None)
     try:
-        image.save(target, name, **{**ours, **options})
+        if name == "PNG":  # told a format instead of a file's name, Pillow imports others, too
+            image.save(_Named(target), **{**ours, **options})
+        else:
+            image.save(target, name, **{**ours, **options})
     except OSError as error:
         if error.errno is None:  # Pillow's own complaint, not the file system's
             raise ImageError(f"cannot be written as {name}: {error}") from error
@@ -111,6 +114,18 @@ def save_picture(picture: Picture, target: str | os.PathLike | BinaryIO, file_fo
         raise
     except Exception as error:  # Pillow's plugins raise what Python raises on values that they do not expect
         raise ImageError(f"cannot be written as {name}: {error}") from error
+
+
+class _Named:
+    """A binary file under the name of a PNG."""
+
+    name = "picture.png"
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+
+    def __getattr__(self, attribute: str) -> object:
+        return getattr(self._file, attribute)
 
 
 def _fitted(picture: Picture, name: str) -> Picture:

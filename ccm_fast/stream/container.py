@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..errors import DamagedError, LimitError, NotCcmError, TruncatedError, UnsupportedVersionError
 from .crc32c import crc32c
@@ -20,8 +20,7 @@ _CHUNKS_FOLLOW = 0x80
 _PACKET_OF_2 = 4  # a packet's flag, see ccm_fast.stream.packet
 
 
-@dataclass(frozen=True)
-class Container:
+class Container(NamedTuple):
     """A parsed file.
 
     Attributes:

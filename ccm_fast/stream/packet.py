@@ -6,7 +6,6 @@ three parts follow each other. Both share the header, whose CRC covers all three
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -82,8 +81,7 @@ def stream_code(lanes: int, version: int) -> int:
     return lanes + VERSION_2 * (version - 1)
 
 
-@dataclass(frozen=True)
-class Packet:
+class Packet(NamedTuple):
     """One image's streams and all that its header says.
 
     Attributes:
@@ -202,8 +200,7 @@ def _crc(header: bytes | memoryview, streams: tuple) -> int:
     return crc
 
 
-@dataclass(frozen=True)
-class Fixed:
+class Fixed(NamedTuple):
     """The part of a header that can be read without knowing the model: see the same fields of :class:`Packet`."""
 
     width: int

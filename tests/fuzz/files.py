@@ -302,7 +302,6 @@ class Files(Target):
 
 def _version_1(model, data: bytes) -> bytes:
     """A file of the tiny model with streams of version 1; of another model the file itself."""
-    from dataclasses import replace
 
     import torch
 
@@ -317,5 +316,5 @@ def _version_1(model, data: bytes) -> bytes:
     psi = model.frozen.hyper(z_hat, *p.y_shape)
     (y,) = model.frozen.encode_y(psi, torch.from_numpy(decoded.latents)[None], lanes=8)
     streams, lanes = tuple(s.data for s in (z, *y)), tuple(s.lanes for s in (z, *y))
-    old = replace(p, streams=streams, lanes=lanes, version=1)
+    old = p._replace(streams=streams, lanes=lanes, version=1)
     return write_container(old.to_file(), parse_container(data).chunks)

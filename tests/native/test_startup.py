@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT)}
 # Modules that cost milliseconds and that a decoding of one file without metadata does not need.
 NOT_NEEDED = {"PIL.ImageCms", "PIL.TiffImagePlugin", "concurrent.futures", "hashlib", "secrets", "tempfile"}
+NOT_NEEDED |= {"PIL.GifImagePlugin", "PIL.JpegImagePlugin", "dataclasses", "inspect", "shutil", "subprocess"}
 PROGRAM = """
 import sys, threading
 from ccm_fast.command.main import main
