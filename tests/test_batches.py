@@ -149,7 +149,7 @@ def test_arguments(codec):
     for array in (np.empty((40, 56), np.uint8), np.empty((40, 56, 3)), np.empty((40, 112, 3), np.uint8)[:, ::2]):
         with pytest.raises(ValueError, match="arrays must be"):
             native.decode_into([file], [array], 1)
-    with pytest.raises(ValueError, match="an array is needed"):
+    with pytest.raises(ValueError, match="an array, and a region or None, is needed"):
         native.decode_into([file], [], 1)
 
 
