@@ -9,12 +9,8 @@
 
 #include "base/interrupt.h"
 #include "base/threads.h"
-#include "entropy/cpu/context_cpu.h"
-#include "entropy/cpu/group_cpu.h"
-#include "entropy/cpu/rans_cpu.h"
-#include "entropy/cpu/share.h"
-#include "format/residual.h"
-#include "format/symbol.h"
+#include "entropy/cpu/batch_image.h"
+#include "entropy/cpu/step_symbols.h"
 
 namespace ccm {
 namespace {
@@ -49,24 +45,6 @@ using Clock = std::chrono::steady_clock;
 // of mbt2018 comes after 30 to 100 us, when the symbols of this one are decoded; what sleeps is late for it.
 constexpr std::chrono::microseconds kLookout{200};
 
-// Buffers of one thread for the symbols of a step.
-struct Buffers {
-  Share* share = nullptr;
-  StepScratch scratch;
-  std::vector<uint16_t> rows;
-  std::vector<int16_t> offsets, symbols, zeros;  // offsets: mean codes in residual models
-  // Of those symbols of the step that are coded: where they are, and the same as above.
-  std::vector<int32_t> places;
-  std::vector<uint16_t> coded_rows;
-  std::vector<int16_t> coded_offsets, coded_symbols;
-
-  void fit(size_t n, bool skips) {
-    if (rows.size() < n) rows.resize(n), offsets.resize(n), symbols.resize(n), zeros.resize(n);
-    if (skips && places.size() < n)
-      places.resize(n), coded_rows.resize(n), coded_offsets.resize(n), coded_symbols.resize(n);
-  }
-};
-
 // Multiply-adds of a position.
 int64_t step_products(const GroupDesc& d) {
   int64_t n = int64_t{d.taps} * d.channels * d.base_pad;
@@ -75,50 +53,8 @@ int64_t step_products(const GroupDesc& d) {
   return n + int64_t{d.head.cin_pad} * d.head.n_pad;
 }
 
-// An image to be decoded or to be encoded: the same steps in the same order.
-struct Job {
-  const uint8_t* psi;
-  int16_t* y;
-  const Segment* streams;  // of a decoder
-  Status* status;
-  const int32_t* latents;    // of an encoder of residuals
-  EncodedStream* encoded;    // of an encoder, if wanted
-  uint16_t* rows = nullptr;  // if wanted
-  int16_t* offsets = nullptr;
-  float* values = nullptr;
-  const float* shifts = nullptr;
-  const int16_t* known = nullptr;    // of any other encoder
-  int32_t groups_read = kMaxGroups;  // of a decoder
-  const float* means = nullptr;
-};
-
-// One image under way.
-struct Image {
-  Image(const PackedModel& m, const Kernels& k, int32_t h, int32_t w, int32_t count, const Job& j)
-      : job(j), context(k, h, w, m.plane_channels, kLatentZero, true), steps_done(count), busy(count) {
-    for (int32_t g = 0; g < count; ++g) {
-      groups.emplace_back(m, k, g, h, w);
-      if (!j.streams) continue;
-      const Segment& s = j.streams[g];
-      streams.emplace_back(s.data, static_cast<size_t>(s.size), s.code, rans_vectors(k));
-    }
-    symbols.resize(j.streams ? 0 : count);
-    coded.resize(symbols.size());
-  }
-  const Job job;
-  Plane context;
-  std::vector<Group> groups;
-  std::vector<StreamDecoder> streams;       // of a decoder
-  std::vector<std::vector<Coded>> symbols;  // of an encoder, in coding order
-  std::vector<std::vector<int32_t>> coded;  // of an encoder, how many of them each step has
-  std::vector<int32_t> steps_done;
-  std::vector<uint8_t> busy;  // a thread is running steps of the group
-  int32_t running = 0;        // tasks under way
-  bool failed = false;
-};
-
 struct Task {
-  Image* image = nullptr;
+  BatchImage* image = nullptr;
   int32_t group = 0;
   int32_t first_step = 0, last_step = 0;  // equal: a task of the dense part
   Group::DenseTask dense{};
@@ -128,14 +64,14 @@ struct Task {
 // What nobody needs after a task.
 struct Over {
   bool some = false;
-  std::unique_ptr<Image> image;
+  std::unique_ptr<BatchImage> image;
   Group::Memory group;
 };
 
 class BatchCoder {
  public:
   // code: for encoders, as that of encode_stream. Groups from `groups` on are left out.
-  BatchCoder(const PackedModel& m, int32_t h, int32_t w, int32_t code, int threads, std::vector<Job> jobs,
+  BatchCoder(const PackedModel& m, int32_t h, int32_t w, int32_t code, int threads, std::vector<BatchJob> jobs,
              int32_t groups = kMaxGroups)
       : m_(m),
         k_(kernels_of(m)),
@@ -167,13 +103,13 @@ class BatchCoder {
   // Only as many images are open as there are threads to work on them: an image's buffers are many times its latents.
   void open_images() {
     while (next_ < jobs_.size() && open_ < static_cast<size_t>(threads_)) {
-      images_[next_] = std::make_unique<Image>(m_, k_, h_, w_, groups_, jobs_[next_]);
+      images_[next_] = std::make_unique<BatchImage>(m_, k_, h_, w_, groups_, jobs_[next_]);
       ++next_;
       ++open_;
     }
   }
 
-  bool finished(const Image& image) const {
+  bool finished(const BatchImage& image) const {
     return image.failed || image.steps_done.back() == orders_[groups_ - 1]->steps();
   }
 
@@ -216,7 +152,7 @@ class BatchCoder {
   }
 
   void work(int thread) {
-    Buffers buffers;
+    StepBuffers buffers;
     if (threads_ > 1) buffers.share = &shares_[thread];
     std::unique_lock<std::mutex> lock(mutex_);
     try {
@@ -237,7 +173,7 @@ class BatchCoder {
   }
 
   // One task; false when there will be none any more.
-  bool step(std::unique_lock<std::mutex>& lock, Buffers& buffers) {
+  bool step(std::unique_lock<std::mutex>& lock, StepBuffers& buffers) {
     Task task;
     while (aborted_ || !pick(task)) {
       if (aborted_ || (open_ == 0 && next_ == jobs_.size())) return false;
@@ -294,7 +230,7 @@ class BatchCoder {
 
   // Rows and offsets of the positions of step s of a run that ends before `end`, and of the own context what is there
   // for steps after it; ask: with the help of others.
-  void step_parameters(Image& image, int32_t g, int32_t s, int32_t end, bool ask, Buffers& b) {
+  void step_parameters(BatchImage& image, int32_t g, int32_t s, int32_t end, bool ask, StepBuffers& b) {
     const StepOrder& order = *orders_[g];
     const int32_t first = order.first[s];
     StepWork work{&image.groups[g], &image.context, &order.row[first], &order.col[first], 0, 0};
@@ -309,7 +245,7 @@ class BatchCoder {
     run_work(work, ask, b);
   }
 
-  void run_work(const StepWork& work, bool ask, Buffers& b) {
+  void run_work(const StepWork& work, bool ask, StepBuffers& b) {
     if (!ask) return work.run(0, work.count, b.scratch);
     b.share->run(work, std::max(1, std::min(threads_, work.count / kSharedPositions)), b.scratch, [this] {
       if (!sleeping_.load(std::memory_order_relaxed)) return;
@@ -318,150 +254,32 @@ class BatchCoder {
     });
   }
 
-  bool run_steps(const Task& task, Buffers& b) {
-    Image& image = *task.image;
+  bool run_steps(const Task& task, StepBuffers& b) {
+    BatchImage& image = *task.image;
     const GroupDesc& d = m_.group[task.group];
     const StepOrder& order = *orders_[task.group];
     HelpGauge& gauge = HelpGauge::of(&m_);
     for (int32_t s = task.first_step; s < task.last_step; ++s) {
       // One thread takes whole groups of a small picture as one task.
       if ((s - task.first_step) % kStepsPerTask == kStepsPerTask - 1) poll();
-      const int32_t first = order.first[s], count = order.positions(s);
-      const size_t n = static_cast<size_t>(count) * d.channels;
-      b.fit(n, m_.skip_rows);
+      const int32_t count = order.positions(s);
+      b.fit(static_cast<size_t>(count) * d.channels, m_.skip_rows);
       const bool long_step = sharing_ && worth_sharing(task.group, count);
       const bool ask = long_step && (gauge.ask() || kAlwaysAsk);
       if (long_step) help_pays_.store(ask, std::memory_order_relaxed);
       const auto begin = long_step ? Clock::now() : Clock::time_point();
       step_parameters(image, task.group, s, task.last_step, ask, b);
-      if (image.job.latents)
-        quantize(image, task.group, first, count, b);
-      else if (image.job.known)
-        settle(image, task.group, first, count, b);
-      else if (task.group >= image.job.groups_read)
-        std::copy_n(b.offsets.data(), n, b.symbols.data());
-      else if (!decode(image.streams[task.group], n, b))
-        return false;
-      for (int32_t p = 0; p < count; ++p) {
-        const int16_t* from = b.symbols.data() + static_cast<size_t>(p) * d.channels;
-        put_y(m_, d, image.context, order.row[first + p], order.col[first + p], from);
-        const int64_t to = place(m_, d, order, first + p, w_);
-        if (image.job.y) std::copy(from, from + d.channels, image.job.y + to);
-        if (image.job.rows) {
-          const size_t at = static_cast<size_t>(p) * d.channels;
-          std::copy_n(&b.rows[at], d.channels, image.job.rows + to);
-          if (!m_.residual) std::copy_n(&b.offsets[at], d.channels, image.job.offsets + to);
-        }
-        if (image.job.values) put_values(image.job, task.group, b, static_cast<size_t>(p) * d.channels, d.channels, to);
-      }
+      if (!code_symbols(m_, order, w_, image, task.group, s, b)) return false;
       if (long_step) gauge.note(std::chrono::duration<double>(Clock::now() - begin).count() / count);
     }
-    if (image.job.encoded && task.last_step == order.steps()) write_stream(image, task.group);
+    if (image.job.encoded && task.last_step == order.steps()) write_stream(m_, image, task.group, code_);
     return true;
-  }
-
-  // What n symbols of a step, from `at` on, stand for.
-  static void put_values(const Job& job, int32_t g, const Buffers& b, size_t at, int32_t n, int64_t to) {
-    const int16_t* y = &b.symbols[at];
-    float* out = job.values + to;
-    for (int32_t c = 0; c < n; ++c) out[c] = y[c];
-    if (g >= job.groups_read) {
-      for (int32_t c = 0; c < n; ++c) out[c] += job.means[b.rows[at + c]];
-      return;
-    }
-    if (!job.shifts) return;
-    for (int32_t c = 0; c < n; ++c) {
-      const int32_t v = std::clamp(y[c] - b.offsets[at + c], -kShiftReach, kShiftReach);
-      out[c] += job.shifts[b.rows[at + c] * (2 * kShiftReach + 1) + kShiftReach + v];
-    }
-  }
-
-  // y of the next n symbols of a stream; false when it is damaged.
-  bool decode(StreamDecoder& stream, size_t n, Buffers& b) const {
-    const int32_t count = static_cast<int32_t>(n);
-    const Rows tables = m_.rows(m_.y_rows);
-    if (m_.skip_rows) return decode_coded(stream, tables, n, b);
-    if (!m_.residual) return stream.decode_step(tables, b.rows.data(), b.offsets.data(), count, b.symbols.data());
-    if (!stream.decode_step(tables, b.rows.data(), b.zeros.data(), count, b.symbols.data())) return false;
-    bool good = true;
-    for (size_t i = 0; i < n; ++i) {
-      const int32_t y = residual_latent(b.symbols[i], b.offsets[i]);
-      good &= symbol_fits(y);
-      b.symbols[i] = static_cast<int16_t>(y);
-    }
-    return good;
-  }
-
-  // The same where some symbols are not coded.
-  bool decode_coded(StreamDecoder& stream, const Rows& tables, size_t n, Buffers& b) const {
-    const uint16_t first_row = static_cast<uint16_t>(m_.skip_rows);
-    constexpr size_t kBlock = 16;  // mostly all or none of so many channels
-    int32_t coded = 0;
-    for (size_t first = 0; first < n; first += kBlock) {
-      const size_t end = std::min(first + kBlock, n);
-      uint16_t most = 0;
-      for (size_t i = first; i < end; ++i) most = std::max(most, b.rows[i]);
-      if (most < first_row) continue;
-      for (size_t i = first; i < end; ++i) {  // without a branch
-        b.places[coded] = static_cast<int32_t>(i);
-        coded += b.rows[i] >= first_row;
-      }
-    }
-    for (int32_t k = 0; k < coded; ++k) {
-      b.coded_rows[k] = b.rows[b.places[k]];
-      b.coded_offsets[k] = b.offsets[b.places[k]];
-    }
-    const bool good =
-        stream.decode_step(tables, b.coded_rows.data(), b.coded_offsets.data(), coded, b.coded_symbols.data());
-    std::copy_n(b.offsets.data(), n, b.symbols.data());
-    for (int32_t k = 0; k < coded; ++k) b.symbols[b.places[k]] = b.coded_symbols[k];
-    return good;
-  }
-
-  // Encoders that know y: what a decoder will have of `count` positions, whose symbols that are not coded are their
-  // offsets, and the symbols that are coded.
-  void settle(Image& image, int32_t g, int32_t first, int32_t count, Buffers& b) const {
-    const GroupDesc& d = m_.group[g];
-    int32_t coded = 0;
-    for (int32_t p = 0; p < count; ++p) {
-      const int16_t* from = image.job.known + place(m_, d, *orders_[g], first + p, w_);
-      for (int32_t c = 0; c < d.channels; ++c) {
-        const size_t i = static_cast<size_t>(p) * d.channels + c;
-        const bool skipped = b.rows[i] < m_.skip_rows;
-        b.symbols[i] = skipped ? b.offsets[i] : from[c];
-        if (skipped || !image.job.encoded) continue;
-        image.symbols[g].push_back({from[c] - b.offsets[i], b.rows[i]});
-        ++coded;
-      }
-    }
-    image.coded[g].push_back(coded);
-  }
-
-  // Residual encoders: symbols and y of `count` positions. Latents are in 1/256, means and y in 1/16.
-  void quantize(Image& image, int32_t g, int32_t first, int32_t count, Buffers& b) const {
-    const GroupDesc& d = m_.group[g];
-    for (int32_t p = 0; p < count; ++p) {
-      const int32_t* from = image.job.latents + place(m_, d, *orders_[g], first + p, w_);
-      for (int32_t c = 0; c < d.channels; ++c) {
-        const size_t i = static_cast<size_t>(p) * d.channels + c;
-        const int32_t v = residual_symbol(from[c], b.offsets[i]);
-        image.symbols[g].push_back({v, b.rows[i]});
-        b.symbols[i] = static_cast<int16_t>(residual_latent(v, b.offsets[i]));
-      }
-    }
-    image.coded[g].push_back(count * d.channels);
-  }
-
-  void write_stream(Image& image, int32_t g) const {
-    EncodedStream& out = image.job.encoded[g];
-    out.bytes = encode_stream(m_.rows(m_.y_rows), image.symbols[g], image.coded[g], code_, &out.code);
-    std::vector<Coded>().swap(image.symbols[g]);
   }
 
   // Under the lock; what is returned is freed without it.
   Over finish(const Task& task, bool good) {
     Over over;
-    Image& image = *task.image;
+    BatchImage& image = *task.image;
     --image.running;
     if (task.last_step > task.first_step) {
       image.busy[task.group] = 0;
@@ -497,8 +315,8 @@ class BatchCoder {
   const int threads_;
   const int32_t rows_per_task_, rows_ahead_;                    // of the dense part
   const std::vector<std::shared_ptr<const StepOrder>> orders_;  // of each group
-  const std::vector<Job> jobs_;
-  std::vector<std::unique_ptr<Image>> images_;
+  const std::vector<BatchJob> jobs_;
+  std::vector<std::unique_ptr<BatchImage>> images_;
   size_t next_ = 0, open_ = 0;
   int64_t steps_ = 0, all_steps_ = 0;  // done, and to be done, of all images
   bool aborted_ = false;
@@ -514,7 +332,7 @@ class BatchCoder {
 }  // namespace
 
 void decode_y(const PackedModel& m, int32_t h, int32_t w, int threads, std::vector<DecodeJob>& jobs, int32_t groups) {
-  std::vector<Job> all;
+  std::vector<BatchJob> all;
   for (DecodeJob& j : jobs) {
     j.status = kOk;
     all.push_back({j.psi, j.y, j.streams, &j.status, nullptr, nullptr, j.rows, j.offsets, j.values, j.shifts, nullptr,
@@ -525,14 +343,14 @@ void decode_y(const PackedModel& m, int32_t h, int32_t w, int threads, std::vect
 
 void encode_y_residual(const PackedModel& m, int32_t h, int32_t w, int32_t code, int threads,
                        const std::vector<ResidualJob>& jobs) {
-  std::vector<Job> all;
+  std::vector<BatchJob> all;
   for (const ResidualJob& j : jobs) all.push_back({j.psi, j.y, nullptr, nullptr, j.latents, j.streams});
   BatchCoder(m, h, w, code, threads, std::move(all)).run();
 }
 
 void settle_y(const PackedModel& m, int32_t h, int32_t w, int32_t code, int threads,
               const std::vector<SettleJob>& jobs) {
-  std::vector<Job> all;
+  std::vector<BatchJob> all;
   for (const SettleJob& j : jobs)
     all.push_back({j.psi, j.y, nullptr, nullptr, nullptr, j.streams, j.rows, j.offsets, nullptr, nullptr, j.known});
   BatchCoder(m, h, w, code, threads, std::move(all)).run();
