@@ -1,0 +1,163 @@
+"""From latents to streams, by every engine."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ccm_fast import _backend
+from ccm_fast.entropy import reference, tensors
+from ccm_fast.entropy.packed import PackedPlan
+from ccm_fast.stream.packet import Stream, stream_code
+
+__all__ = ["StreamEncoding"]
+
+
+class StreamEncoding(PackedPlan):
+    """The half of :class:`ccm_fast.entropy.frozen.FrozenEntropyModel` that encodes."""
+
+    def encode_z(
+        self,
+        z_hat: Tensor,
+        *,
+        lanes: int = 0,
+        version: int = 1,
+        engine: str = "cpu",
+        threads: int | None = None,
+        isa: str | None = None,
+    ) -> list[Stream]:
+        """One stream per image of z_hat int16 [B, hz, wz, N]; lanes 0: chosen by the payload. version: of the streams.
+
+        Raises:
+            ValueError: a wrong lane count, or a value that the format cannot carry (-32768).
+        """
+        z_hat = tensors.codable(
+            tensors.latents(z_hat, self.plan.hyper_channels, "z_hat", engine), lanes, version, "z_hat"
+        )
+        self._check_version(version)
+        if engine == "cuda" and not torch.equal(self.fix_z(z_hat), z_hat):  # others see it themselves
+            raise ValueError("a channel of z_hat that is not coded has another value: see fix_z")
+        if tensors.native(engine):
+            found = _backend.load().ops.encode_z(
+                self.packed_for(engine, isa), z_hat, stream_code(lanes, version), tensors.threads_for(threads)
+            )
+            return [streams[0] for streams in tensors.split(*found)]
+        return [reference.encode_z(self.plan, z, lanes, version) for z in z_hat.numpy()]
+
+    def encode_y(
+        self,
+        psi: Tensor,
+        y_hat: Tensor,
+        *,
+        lanes: int = 0,
+        version: int = 1,
+        engine: str = "cpu",
+        threads: int | None = None,
+        isa: str | None = None,
+    ) -> list[list[Stream]]:
+        """The streams of every image, one per group. Arguments and errors as for :meth:`encode_z`.
+
+        Raises:
+            ValueError: also for residual models, and for y_hat that is not what :meth:`settle` makes of it.
+        """
+        if self.residual:
+            raise ValueError("this model codes residuals: use encode_y_residual")
+        if self.plan.skip >= 0:
+            options = {"lanes": lanes, "version": version, "engine": engine, "threads": threads, "isa": isa}
+            streams, settled = self.encode_settled(psi, y_hat, **options)
+            if not torch.equal(settled, y_hat.to(settled.device)):
+                raise ValueError("a symbol of y_hat that is not coded is not its mean's offset: see settle")
+            return streams
+        psi, y_hat = self._pair(psi, y_hat, engine)
+        tensors.codable(y_hat, lanes, version, "y_hat")
+        self._check_version(version)
+        if tensors.native(engine):
+            found = _backend.load().ops.encode_y(
+                self.packed_for(engine, isa),
+                psi,
+                y_hat,
+                stream_code(lanes, version),
+                tensors.threads_for(threads),
+            )
+            return tensors.split(*found)
+        return [
+            reference.encode_y(self.plan, p, y, lanes, version)
+            for p, y in zip(tensors.wide(psi), y_hat.numpy(), strict=True)
+        ]
+
+    def encode_settled(
+        self,
+        psi: Tensor,
+        y_hat: Tensor,
+        *,
+        lanes: int = 0,
+        version: int = 2,
+        engine: str = "cpu",
+        threads: int | None = None,
+        isa: str | None = None,
+    ) -> tuple[list[list[Stream]], Tensor]:
+        """:meth:`settle` and :meth:`encode_y` at once: the streams of every image, and y_hat as a decoder will have it.
+
+        Raises:
+            ValueError, UnsupportedVersionError: as :meth:`encode_y`.
+        """
+        options = {"engine": engine, "threads": threads, "isa": isa}
+        if self.plan.skip < 0:
+            return self.encode_y(psi, y_hat, lanes=lanes, version=version, **options), y_hat
+        psi, y_hat = self._pair(psi, y_hat, engine)
+        self._check_version(version)
+        tensors.codable(y_hat, lanes, version, "y_hat")
+        if engine == "reference":
+            y_hat = self.settle(psi, y_hat, **options)[0]
+            pairs = zip(tensors.wide(psi), y_hat.numpy(), strict=True)
+            return [reference.encode_y(self.plan, p, y, lanes, version) for p, y in pairs], y_hat
+        code = stream_code(lanes, version)
+        data, segments, y_hat = _backend.load().ops.encode_settled(
+            self.packed_for(engine, isa), psi, y_hat, code, tensors.threads_for(threads)
+        )
+        return tensors.split(data, segments), y_hat
+
+    def encode_y_residual(
+        self,
+        psi: Tensor,
+        y: Tensor,
+        *,
+        lanes: int = 0,
+        version: int = 1,
+        engine: str = "cpu",
+        threads: int | None = None,
+        isa: str | None = None,
+    ) -> tuple[list[list[Stream]], Tensor]:
+        """The streams of every image, one per group, and y_hat as :meth:`decode_y` will give it.
+
+        Each value becomes its mean plus a whole number, the nearest one after rounding to 1/256.
+
+        Args:
+            psi: uint8 [B, h, w, P].
+            y: [B, h, w, M]; floating-point numbers, or int32 in units of 1/256.
+            lanes: as for :meth:`encode_z`.
+            version: as for :meth:`encode_z`.
+            engine: as everywhere.
+            threads: as everywhere.
+            isa: as everywhere.
+
+        Raises:
+            ValueError: the model is not residual, or a value is not finite, or beyond +-2047.4375 (y_hat has
+                16 bits).
+        """
+        if not self.residual:
+            raise ValueError("this model does not code residuals: use encode_y")
+        psi = tensors.features(psi, self.plan.psi_channels, engine)
+        y = tensors.in_256ths(y, self.plan.latent_channels, engine)
+        tensors.check_pair(psi, y, "y")
+        tensors.check_lanes(lanes, version)
+        self._check_version(version)
+        if tensors.native(engine):
+            ops = _backend.load().ops
+            data, segments, y_hat = ops.encode_y_residual(
+                self.packed_for(engine, isa), psi, y, stream_code(lanes, version), tensors.threads_for(threads)
+            )
+            return tensors.split(data, segments), y_hat
+        pairs = zip(tensors.wide(psi), y.numpy(), strict=True)
+        found = [reference.encode_y_residual(self.plan, p, v, lanes, version) for p, v in pairs]
+        return [f[0] for f in found], tensors.stacked([f[1] for f in found], torch.int16)
