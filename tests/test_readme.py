@@ -29,18 +29,20 @@ def test_sections_and_plots_come_with_their_results(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import figures
-    import readme
+    import tables
+    import tables_bench
 
-    monkeypatch.setattr(readme, "RESULTS", tmp_path)
-    sections = (readme.coders, readme.scaling, readme.kernels, readme.limits, readme.plots)
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    made = tables_bench
+    sections = (made.coders, made.scaling, made.kernels, made.limits, made.plots)
     assert [make() for make in sections] == [""] * 5
     assert all(figures.agrees(file, tmp_path, tmp_path) for file in figures.TITLES)
     environment = {"cpu": "C", "cores": 1, "kernels": "avx2,scalar", "torch": "2"}
     result = {"environment": environment, "model": "m", "base_bytes": 10**8}
     result["cases"] = [scaling_case(w, t) for t in (1, 2) for w in (256, 512)]
     (tmp_path / "scaling_cpu.json").write_text(json.dumps(result))
-    assert "| 512x512 | 1 | 2 | 51 | 51 | 195 | 300 | 200 |" in readme.scaling()
-    assert "scaling.svg" in readme.plots() and not figures.agrees("scaling.svg", tmp_path, tmp_path)
+    assert "| 512x512 | 1 | 2 | 51 | 51 | 195 | 300 | 200 |" in made.scaling()
+    assert "scaling.svg" in made.plots() and not figures.agrees("scaling.svg", tmp_path, tmp_path)
     figures.write("scaling.svg", tmp_path, tmp_path)
     assert figures.agrees("scaling.svg", tmp_path, tmp_path)
     result["cases"][0]["entropy"]["median"] = 1.0
