@@ -185,7 +185,7 @@ RansRounds vector_rounds(int32_t lanes) {
 }
 
 SequenceDecoder::SequenceDecoder(const uint8_t* data, size_t size, StreamKind kind, Vectors vectors)
-    : least_state_(kind.version == 2 ? 0 : end_state(kind.lanes)),
+    : least_state_(kind.version == 2 ? kStateFirst : end_state(kind.lanes)),
       plain_(vectors == Vectors::kNone ? plain_rounds_of<false>(kind.lanes) : plain_rounds_of<true>(kind.lanes)),
       vector_(vectors == Vectors::kBest ? vector_rounds(kind.lanes) : nullptr),
       simd_(vectors != Vectors::kNone),
@@ -265,6 +265,10 @@ inline void SequenceDecoder::refill(uint64_t& x) {
     x = x << 16 | next_[0] | static_cast<uint32_t>(next_[1]) << 8;
     next_ += 2;
   } else if (x < least_state_) {
+    if (version_ == 2) {  // without words a state falls or stays, and no end is as low
+      damaged_ = true;
+      return;
+    }
     truncated_ = true;
     x = x << 16;  // anything; it keeps the state from reaching zero
   }
