@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
 
-from cuda_nets import SIZES, Model, Stream, lanes_for_symbols
+from cuda_nets import LANES_OF_Z, SIZES, Model, Stream, lanes_for_symbols
 from cuda_pieces import (
     BANDS,
     BARRIER,
@@ -352,7 +352,7 @@ def outside(model: Model, gpu: Gpu, size: str, band: str, code: dict) -> dict[st
     us = 1e-3 / gpu.clock
     symbols = h * w * model.z.coded
     times = h * w / (SIZES["768x512"][0] * SIZES["768x512"][1])
-    lanes = model.z.lanes if times == 1 else lanes_for_symbols(symbols, symbols * model.z.bits / 8, 100, 10)
+    lanes = model.z.lanes if times == 1 else lanes_for_symbols(symbols, symbols * model.z.bits / 8, LANES_OF_Z)
     costs = Costs(model, gpu, scale, code, Options(), 0, replace(model.z, lanes=lanes), 1)
     # In batches of 1024 symbols; before them the stream's head and the model, byte after byte and one after another.
     batches = -(-symbols // 1024)

@@ -10,16 +10,12 @@ from itertools import pairwise
 
 from cuda_pieces import ROOT
 
+sys.path.insert(0, str(ROOT))
+from ccm_fast.entropy.reference_streams import LANES_OF_Z, lanes_for_symbols
+from ccm_fast.models.config import PRESETS
+
 STREAMS = ROOT / "benchmarks" / "results" / "cuda_streams.json"
 SIZES = {"768x512": (32, 48), "1920x1080": (68, 120), "3840x2160": (135, 240)}
-
-
-def lanes_for_symbols(coded: float, payload: float, rounds: int = 2500, share: int = 200) -> int:
-    """As csrc/format/rans.h; z has 100 rounds and a share of 10."""
-    lanes = 1
-    while lanes < 128 and coded > lanes * rounds and 2 * lanes * 9 * share <= 4 * payload:
-        lanes *= 2
-    return lanes
 
 
 @dataclass(frozen=True)
@@ -110,7 +106,7 @@ def _content(found: dict) -> Content:
 def _z(found: dict, times: int = 1) -> Stream:
     positions, coded = SIZES["768x512"][0] * SIZES["768x512"][1], found["coded"] * times
     payload = found["bytes"] * times
-    lanes = found["lanes"] if times == 1 else lanes_for_symbols(coded, payload, 100, 10)
+    lanes = found["lanes"] if times == 1 else lanes_for_symbols(coded, payload, LANES_OF_Z)
     return Stream(lanes, coded / positions, 8 * payload / max(1, coded), 0.0)
 
 
@@ -120,9 +116,6 @@ def pictures(preset: str, quality: str = "4.0") -> list[Model]:
     ccm-base has no weights: each of its groups is taken for the one of ccm-small with the same place, of as many
     channels, and z for as many times larger as it has channels.
     """
-    sys.path.insert(0, str(ROOT))
-    from ccm_fast.models.config import PRESETS
-
     stored, c, small = _stored(), PRESETS[preset], PRESETS["ccm-small"]
     assert c.groups == small.groups[: len(c.groups)]
     shipped = preset == "ccm-small"  # its fine group came to be decoded in one step after its preset was written

@@ -126,7 +126,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="ccm-small")
-    parser.add_argument("--qualities", type=float, nargs="+", default=[2, 4, 6])
+    parser.add_argument("--qualities", type=float, nargs="+", default=[2.0, 4.0, 6.0])
     parser.add_argument("--images", nargs="*", help="file names; none: all")
     args = parser.parse_args()
     torch.set_num_threads(1)

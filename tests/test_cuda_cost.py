@@ -103,13 +103,6 @@ def test_order_is_that_of_the_engine():
     assert sorted(order.sequence) == list(range(order.tiles)) and order.sequence[0] == 0
 
 
-def test_lanes_are_those_of_the_encoder():
-    chosen = [cuda_nets.lanes_for_symbols(n, 10**6) for n in (0, 2500, 2501, 5001, 40001, 10**6)]
-    assert chosen == [1, 1, 2, 4, 32, 128]
-    assert [cuda_nets.lanes_for_symbols(10**6, n) for n in (899, 900, 1800, 14400)] == [1, 2, 4, 32]
-    assert cuda_nets.lanes_for_symbols(384, 95, 100, 10) == 4
-
-
 def test_the_model_fits_what_was_measured():
     """Twelve points, three numbers: no confirmation, but a change of the model must not lose it."""
     found = json.loads(cuda_cost.RESULT.read_text(encoding="utf-8"))["calibration"]

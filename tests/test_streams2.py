@@ -238,6 +238,26 @@ def test_lanes_follow_the_symbols():
     assert found[-1] >= 16
 
 
+def test_many_symbols_of_few_bits_have_more_lanes():
+    """A GPU would wait for their stream; they may cost one byte in 70."""
+    rng = np.random.default_rng(2)
+    rows = np.full(60000, int(np.argmin(ROWS.n)))
+    mode = int(ROWS.lo[rows[0]] + np.argmax(np.diff(ROWS.row(rows[0]))))
+    symbols = np.where(rng.random(len(rows)) < 0.01, draw(rng, rows), mode)
+    data, lanes = encode(symbols, rows)
+    assert len(symbols) / lanes <= 12000
+    assert 1 / 220 < 2.25 * lanes / len(data) <= 1 / 70
+    assert lanes == reference_streams.lanes_for_symbols(len(symbols), len(data))
+
+
+def test_limits_of_lanes():
+    choose = reference_streams.lanes_for_symbols
+    assert [choose(n, 10**6) for n in (0, 2500, 2501, 5001, 40001, 10**6)] == [1, 1, 2, 4, 32, 128]
+    assert [choose(6000, n) for n in (989, 990, 1979, 1980)] == [1, 2, 2, 4]  # by the usual limit
+    assert [choose(10**6, n) for n in (314, 315, 630, 5040)] == [1, 2, 4, 32]  # by that of many rounds
+    assert [choose(384, 95, reference_streams.LANES_OF_Z), choose(384, 5, reference_streams.LANES_OF_Z)] == [4, 1]
+
+
 def test_z_has_lanes_of_its_own():
     """A photograph's z: some hundred bytes, for which everything else waits."""
     plan = random_plan(np.random.default_rng(5), groups=(3,), hyper_channels=8)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -347,14 +347,18 @@ def choose_lanes(payload_bytes: int) -> int:
     return lanes
 
 
-#: Rounds, and the share of the payload: enough lanes for so many rounds, if they cost at most one byte in ``share``.
-LANES_OF_Y, LANES_OF_Z = (2500, 200), (100, 10)
+#: Rounds, and a share of the payload: enough lanes for so many rounds, if they cost at most one byte in ``share``.
+LaneRule: TypeAlias = tuple[tuple[int, int], ...]
+LANES_OF_Y: LaneRule = ((2500, 220), (6000, 70))
+LANES_OF_Z: LaneRule = ((100, 10),)
 
 
-def lanes_for_symbols(symbols: int, payload_bytes: int, rule: tuple[int, int] = LANES_OF_Y) -> int:
-    """The same in version 2, at 9/4 bytes a lane."""
-    (rounds, share), lanes = rule, 1
-    while lanes < MOST_LANES[-1] and symbols > rounds * lanes and 2 * lanes * 9 * share <= 4 * payload_bytes:
+def lanes_for_symbols(symbols: int, payload_bytes: int, rule: LaneRule = LANES_OF_Y) -> int:
+    """The same in version 2, at 9/4 bytes a lane: as many as any limit of ``rule`` allows."""
+    lanes = 1
+    while lanes < MOST_LANES[-1] and any(
+        symbols > rounds * lanes and 2 * lanes * 9 * share <= 4 * payload_bytes for rounds, share in rule
+    ):
         lanes *= 2
     return lanes
 
@@ -364,7 +368,7 @@ def encode(
     steps: list[tuple[np.ndarray, np.ndarray]],
     lanes: int,
     version: int = 1,
-    rule: tuple[int, int] = LANES_OF_Y,
+    rule: LaneRule = LANES_OF_Y,
 ) -> Stream:
     """The same as a :class:`Stream`; lanes 0: chosen from the payload. Raises ValueError for another number."""
     if lanes == 0:

@@ -91,21 +91,28 @@ CCM_HD int32_t lanes_for_payload(int64_t payload) {
   return lanes;
 }
 
-// How an encoder of version 2 chooses lanes: enough for so many rounds, as long as they cost at most one byte in
-// `share` of the payload, at 9/4 bytes each. A GPU's decoder waits for z before anything else, and z is a small share
-// of a file: four lanes are 0.02 % of a photograph's.
-struct LaneRule {
+// Enough lanes for so many rounds, as long as they cost at most one byte in `share` of the payload, at 9/4 bytes each.
+struct LaneLimit {
   int32_t rounds, share;
 };
-constexpr LaneRule kLanesOfY{2500, 200}, kLanesOfZ{100, 10};
+
+// How an encoder of version 2 chooses lanes: as many as either limit allows. The second one is for streams of many
+// symbols of few bits, which everything else would wait for on a GPU: their lanes may cost more. z has one limit: a GPU
+// waits for z before anything else, and z is a small share of a file (four lanes are 0.02 % of a photograph's).
+struct LaneRule {
+  LaneLimit usual, most_rounds;
+};
+constexpr LaneRule kLanesOfY{{2500, 220}, {6000, 70}}, kLanesOfZ{{100, 10}, {100, 10}};
 
 // payload: bytes, coded with one lane. Not part of the format.
 CCM_HD int32_t lanes_for_symbols(int64_t coded, int64_t payload, LaneRule rule) {
   constexpr int32_t kLaneBytes = 9;  // in quarters
   int32_t lanes = 1;
-  while (lanes < kMostLanes && coded > static_cast<int64_t>(lanes) * rule.rounds &&
-         static_cast<int64_t>(2 * lanes) * kLaneBytes * rule.share <= 4 * payload)
-    lanes *= 2;
+  const auto more = [&](LaneLimit limit) {
+    return coded > static_cast<int64_t>(lanes) * limit.rounds &&
+           static_cast<int64_t>(2 * lanes) * kLaneBytes * limit.share <= 4 * payload;
+  };
+  while (lanes < kMostLanes && (more(rule.usual) || more(rule.most_rounds))) lanes *= 2;
   return lanes;
 }
 
