@@ -148,7 +148,12 @@ def test_special_instruction_sets_stay_in_their_files():
         ("format", "model|entropy|transforms|container|codec|training|compat|python|torch"),
         ("model", "entropy|transforms|container|codec|training|compat|python|torch"),
         ("container", "entropy|transforms|codec|training|compat|python|torch"),
+        ("entropy/cpu", "entropy/cuda|transforms|container|codec|training|compat|python|torch"),
         ("entropy/cuda", "entropy/cpu|transforms|container|codec|training|compat|python|torch"),
+        ("transforms", "entropy|container|codec|training|compat|python|torch"),
+        ("codec", "entropy/cuda|training|compat|python|torch"),
+        ("training", "entropy|container|codec|compat|python|torch"),
+        ("compat", "model|entropy|transforms|container|codec|training|python|torch"),
     ],
 )
 def test_a_room_includes_nothing_of_those_above_it(room, others):
