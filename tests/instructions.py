@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT / "_build_backend"))
 from ccm_sources import CSRC, isa_flags, isa_macros  # noqa: E402
 
 CPU = ("kernels", "kernels_scalar", "kernels_avx2", "rans_cpu", "rans_encode", "rans_avx2", "winograd_int")
-SOURCES = ("base/cpu", "base/memory", "model/rows", *(f"entropy/cpu/{name}" for name in CPU))
+SOURCES = ("base/cpu", "base/crc32c", "base/memory", "model/rows", *(f"entropy/cpu/{name}" for name in CPU))
 
 
 def compiler() -> str:

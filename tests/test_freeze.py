@@ -15,6 +15,7 @@ from ccm_fast.entropy.testing import random_plan, sample_latents
 from ccm_fast.freezing import calibration
 from ccm_fast.freezing.cost import integer_cost, latents
 from ccm_fast.freezing.freeze import freeze
+from ccm_fast.freezing.layers import least_error
 from ccm_fast.freezing.rounded import Network
 from ccm_fast.freezing.thaw import thaw
 from ccm_fast.models import CCMConfig, CrossChannelContextModel
@@ -202,6 +203,18 @@ def test_every_group_gets_the_scales_that_suit_it():
             singly.append(length(network))
     best = calibration.best_calibration(model, data, expected)
     assert length(best) < min(singly) - 1e-6  # no single way is best for all layers
+
+
+def test_units_are_those_with_the_least_error_of_rounding():
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.gamma(0.5, 2.0, (3, 2, 50)).astype(np.float32))
+    tried = [torch.from_numpy(rng.uniform(0.005, 0.05, 3).astype(np.float32)) for _ in range(9)]
+    unit, error = least_error(x, tried, 0, 255, lambda square: square.sum((1, 2)))
+    for c in range(3):
+        errors = [float(((x[c] / u[c]).round().clamp(0, 255) * u[c] - x[c]).square().sum()) for u in tried]
+        assert unit[c] == tried[int(np.argmin(errors))][c]
+        assert float(error[c]) == pytest.approx(min(errors), rel=1e-5)
+    assert any(not torch.equal(unit, u) for u in tried)  # channels are chosen for one by one
 
 
 def test_scales_between_layers_change_nothing_but_rounding():

@@ -10,6 +10,7 @@
 
 #include <valgrind/callgrind.h>
 
+#include "base/crc32c.h"
 #include "entropy/cpu/kernels.h"
 #include "entropy/cpu/rans_cpu.h"
 #include "format/rans.h"
