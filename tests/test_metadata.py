@@ -2,6 +2,7 @@
 
 import io
 import struct
+import warnings
 
 import numpy as np
 import pytest
@@ -219,6 +220,32 @@ def test_info_names_the_chunks():
         io.BytesIO(saved({XMP: b"<x/>", IPTC: b"\x1c\x02\x78\0\1a"}, "PNG")), out := io.BytesIO(), model=tiny.model()
     )
     assert describe(out.getvalue())["chunks"] == {"xmp": 4, "iptc": 6}
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "GIF", "PNG"])
+def test_comments_and_texts_are_named(file_format):
+    """What no chunk holds; not what programs write into every file, nor what is carried."""
+
+    def read(comment, text=()):
+        info = PngImagePlugin.PngInfo()
+        for name, value in text:
+            info.add_text(name, value)
+        options = {"pnginfo": info} if file_format == "PNG" else {"comment": comment}
+        out = io.BytesIO()
+        Image.fromarray(PIXELS).save(out, file_format, **options)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            images.open_picture(out, None)
+        return [str(one.message) for one in caught if one.category is errors.PictureWarning]
+
+    if file_format == "PNG":
+        text = [("Title", "Anna"), ("Software", "GIMP"), ("date:create", "2020"), ("Author", "B"), ("Warning", "")]
+        assert read("", text) == ["PNG text (Title, Author) cannot be kept and is left out"]
+        assert read("", text[1:3]) == [] and len(read("", [(f"{k}", "x") for k in range(20)])[0]) < 100
+    else:
+        assert read(b"Anna, 3 years old\0") == ["the comment 'Anna, 3 years old' cannot be kept and is left out"]
+        assert read(b"x" * 300)[0].count("x") == 40
+        assert read(b"") == read(b"Created with GIMP") == read(b"\0 ") == []
 
 
 def test_long_metadata_in_jpeg():

@@ -3,7 +3,8 @@
 Taken: still images of the formats in ``READ_FORMATS`` in a grey, RGB, palette, CMYK or YCbCr mode, with or without
 transparency. 8-bit and 16-bit RGB and grey are coded as they are. Alpha is kept losslessly with 8 bits; colours under
 fully transparent pixels are not kept. EXIF, ICC profile, XMP and IPTC travel along; colour that a file states by other
-means (gAMA, cHRM, CICP) becomes an ICC profile. Other metadata (resolution outside EXIF, comments, PNG text) does not.
+means (gAMA, cHRM, CICP) becomes an ICC profile. Comments and PNG text do not, and are named; resolution outside EXIF
+does not.
 
 What is lost on the way, in or out, is named by a :class:`ccm_fast.errors.PictureWarning`.
 """

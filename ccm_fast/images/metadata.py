@@ -26,6 +26,10 @@ __all__ = [
 ]
 
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:\s*=\s*["\']|>)([1-8])')
+# Texts of PNG files that are carried otherwise, or tell of programs and files alone.
+_KNOWN_TEXT = re.compile(r"XML:com\.adobe\.xmp|Raw profile type .*|Software|(date|exif|png|tiff|icc|xmp|photoshop):.*")
+# Comments that programs leave in every file that they write.
+_PROGRAMS = (b"CREATOR: gd-jpeg", b"Created ", b"File written by Adobe", b"LEAD Tech", b"Lavc", b"Optimized by ")
 _IPTC_RESOURCE = 0x0404  # of Photoshop's image resources
 _IPTC_TAG, _PHOTOSHOP_TAG = 33723, 34377
 
@@ -35,6 +39,7 @@ def read_metadata(image: Image.Image) -> dict[str, bytes]:
     chunks = {EXIF: _exif(image), XMP: _xmp(image), IPTC: _iptc(image)}
     if orientation_of(chunks[EXIF]) is None and (found := _XMP_ORIENTATION.search(chunks[XMP])):
         set_orientation(chunks, int(found[1]))
+    _name_texts(image)
     return {kind: data for kind, data in chunks.items() if data}
 
 
@@ -48,6 +53,21 @@ def _exif(image: Image.Image) -> bytes:
     tags.add(image.getexif(), PICTURE_TAGS)
     name_lost(tags)
     return tags.block()
+
+
+def _name_texts(image: Image.Image) -> None:
+    """A PictureWarning about comments and PNG's texts, which no chunk holds."""
+    lost = []
+    comment = image.info.get("comment") or b""
+    comment = comment.encode() if isinstance(comment, str) else comment
+    if isinstance(comment, bytes) and (comment := comment.strip(b"\0 \r\n")) and not comment.startswith(_PROGRAMS):
+        lost.append(f"the comment {comment[:40].decode('latin-1')!r}{'...' if len(comment) > 40 else ''}")
+    if isinstance(image, PngImagePlugin.PngImageFile):
+        names = [name for name, text in image.text.items() if text and not _KNOWN_TEXT.fullmatch(name)]
+        if names:
+            lost.append(f"PNG text ({', '.join(names[:8])}{', ...' if len(names) > 8 else ''})")
+    if lost:
+        note(f"{' and '.join(lost)} cannot be kept and is left out")
 
 
 def checked_exif(block: bytes) -> bytes:
