@@ -116,17 +116,19 @@ Packet Codec::parse(Span packet, int64_t max_pixels, int32_t groups) const {
 void Codec::decode(const Packet& packet, const PixelSink& sink, int threads, const DecodeExtras& extras) const {
   // Reduced pictures are made of the coarse channels alone.
   const int32_t groups = entropy_model().groups - (sink.reduce > 1 && file_.config().fine);
-  const FloatBuffer values = decode_groups(packet, groups, threads, extras);
+  const Window read = synthesis_.latents(packet.h(), packet.w(), sink);
+  const FloatBuffer values = decode_groups(packet, groups, read, threads, extras);
   const Stopwatch watch(extras.times ? &extras.times->synthesis : nullptr);
   const Portion portion(kEntropyEnds, 1.0);
-  synthesis_.run(values.data(), packet.h(), packet.w(), packet.quality_code, sink, threads);
+  synthesis_.run({values.data(), packet.h(), packet.w(), read}, packet.quality_code, sink, threads);
 }
 
 FloatBuffer Codec::decode_latents(const Packet& packet, int threads, const DecodeExtras& extras) const {
-  return decode_groups(packet, entropy_model().groups, threads, extras);
+  return decode_groups(packet, entropy_model().groups, {0, packet.h(), 0, packet.w()}, threads, extras);
 }
 
-FloatBuffer Codec::decode_groups(const Packet& packet, int32_t groups, int threads, const DecodeExtras& extras) const {
+FloatBuffer Codec::decode_groups(const Packet& packet, int32_t groups, const Window& wanted, int threads,
+                                 const DecodeExtras& extras) const {
   const PackedModel& m = entropy_model();
   const auto h = static_cast<int32_t>(packet.h()), w = static_cast<int32_t>(packet.w());
   const auto hz = static_cast<int32_t>(packet.hz()), wz = static_cast<int32_t>(packet.wz());
@@ -149,7 +151,7 @@ FloatBuffer Codec::decode_groups(const Packet& packet, int32_t groups, int threa
     const Portion portion(0.0, kHyperEnds);
     hyper(m, z.get(), hz, wz, h, w, threads, psi.get());
   }
-  FloatBuffer values(static_cast<size_t>(plane * m.latent_channels));
+  FloatBuffer values(static_cast<size_t>(wanted.height() * wanted.width() * m.latent_channels));
   {
     const Stopwatch watch(&times.entropy);
     const Portion portion(kHyperEnds, kEntropyEnds);
@@ -157,6 +159,8 @@ FloatBuffer Codec::decode_groups(const Packet& packet, int32_t groups, int threa
     for (int32_t g = 0; g < m.groups; ++g) streams.push_back(segment(packet.streams[g + 1]));
     DecodeJob job{psi.get(), streams.data(), extras.latents, kOk};
     job.values = values.data();
+    job.wanted = {static_cast<int32_t>(wanted.i0), static_cast<int32_t>(wanted.j0),
+                  static_cast<int32_t>(wanted.height()), static_cast<int32_t>(wanted.width())};
     job.shifts = shifts_.empty() ? nullptr : shifts_.data();
     job.groups_read = packet.groups_read;
     job.means = means_.data();

@@ -75,8 +75,9 @@ class Codec {
   FloatBuffer decode_latents(const Packet& packet, int threads, const DecodeExtras& extras = {}) const;
 
  private:
-  // decode_latents() of the first groups alone.
-  FloatBuffer decode_groups(const Packet& packet, int32_t groups, int threads, const DecodeExtras& extras) const;
+  // decode_latents() of the first groups, and of them what is wanted: [rows][columns][M].
+  FloatBuffer decode_groups(const Packet& packet, int32_t groups, const Window& wanted, int threads,
+                            const DecodeExtras& extras) const;
   const Encoder& encoder(int threads) const;
 
   const WeightsFile file_;

@@ -218,7 +218,7 @@ void Encoder::correct(Latents& l, const PixelSource& pixels, const EncodeOptions
     const Tile& t = tiles[k];
     constexpr int64_t kSide = kLatentCells * kCellSide;
     const FloatPlane again =
-        analysis_.run(seen(synthesis_.features(v.values.data(), l.w, inverse, t, threads),
+        analysis_.run(seen(synthesis_.features({v.values.data(), l.h, l.w, {0, l.h, 0, l.w}}, inverse, t, threads),
                            pixels.height - t.outer_i0 * kSide, pixels.width - t.outer_j0 * kSide, pixels.channels == 1),
                       threads);
     for (int64_t i = t.i0; i < t.i1; ++i)

@@ -109,13 +109,18 @@ Synthesis::Way Synthesis::reduced_way(int32_t reduce) const {
   return {coarse_.layers() - 1, reduce == 2 ? &last.half : &last.quarter, kCells};
 }
 
-void Synthesis::reduced_tile(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t,
-                             const PixelSink& sink, int threads) const {
-  const Way way = reduced_way(sink.reduce);
+Synthesis::Needs Synthesis::needs(const Tile& t, const Way& way) const {
   const int64_t height = t.height(), width = t.width();
   const Window features = inputs_of(t.inside().times(way.scale), kKernel, height * way.scale, width * way.scale);
-  const Window needed = coarse_.inputs(features, height, width, 0, way.layers);
-  PlanePart z = coarse_.run(coarse_input(y, w, gain, t, needed), features, height, width, threads, 0, way.layers);
+  return {features, coarse_.inputs(features, height, width, 0, way.layers)};
+}
+
+void Synthesis::reduced_tile(const LatentPlane& y, const std::vector<float>& gain, const Tile& t, const PixelSink& sink,
+                             int threads) const {
+  const Way way = reduced_way(sink.reduce);
+  const Needs needed = needs(t, way);
+  PlanePart z = coarse_.run(coarse_input(y, gain, t, needed.latents), needed.features, t.height(), t.width(), threads,
+                            0, way.layers);
   z.values = way.last->run(z.values, threads);
   // Without a fitted layer an eighth is half of a quarter. Cells of pixels are [colour][row][column].
   const bool halves = sink.reduce == 8 && way.scale > 1;

@@ -140,52 +140,64 @@ std::vector<std::function<void()>> Synthesis::packing() {
   return work;
 }
 
-void Synthesis::run(const float* y, int64_t h, int64_t w, int32_t quality_code, const PixelSink& sink,
-                    int threads) const {
+Window Synthesis::latents(int64_t h, int64_t w, const PixelSink& sink) const {
+  Window all{h, 0, w, 0};
+  for (const Tile& t : parts_of(plan_tiles(h, w, margin_, kTileLatents), sink)) {
+    const Window cells = t.inside().times(kCells);
+    const Window read = sink.reduce > 1 ? needs(t, reduced_way(sink.reduce)).latents
+                                        : coarse_.inputs(cells, t.height(), t.width(), 0, coarse_.layers());
+    all.i0 = std::min(all.i0, t.outer_i0 + read.i0);
+    all.i1 = std::max(all.i1, t.outer_i0 + read.i1);
+    all.j0 = std::min(all.j0, t.outer_j0 + read.j0);
+    all.j1 = std::max(all.j1, t.outer_j0 + read.j1);
+  }
+  return all;
+}
+
+void Synthesis::run(const LatentPlane& y, int32_t quality_code, const PixelSink& sink, int threads) const {
   const std::vector<float> gain = this->gain(quality_code);
-  const std::vector<Tile> tiles = parts_of(plan_tiles(h, w, margin_, kTileLatents), sink);
+  const std::vector<Tile> tiles = parts_of(plan_tiles(y.height, y.width, margin_, kTileLatents), sink);
   for (size_t k = 0; k < tiles.size(); ++k) {
     const Portion portion(static_cast<int64_t>(k), static_cast<int64_t>(tiles.size()));
     if (sink.reduce == 1)
-      tile(y, w, gain, tiles[k], sink, threads);
+      tile(y, gain, tiles[k], sink, threads);
     else
-      reduced_tile(y, w, gain, tiles[k], sink, threads);
+      reduced_tile(y, gain, tiles[k], sink, threads);
   }
 }
 
-PlanePart Synthesis::input(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t, const Window& at,
+PlanePart Synthesis::input(const LatentPlane& y, const std::vector<float>& gain, const Tile& t, const Window& at,
                            int32_t first, int32_t last) const {
   FloatPlane x(at.height(), at.width(), last - first);
   for (int64_t i = 0; i < x.height; ++i)
     for (int64_t j = 0; j < x.width; ++j) {
-      const int64_t place = (t.outer_i0 + at.i0 + i) * w + t.outer_j0 + at.j0 + j;
-      const float* from = y + place * config_.latent_channels();
+      const int64_t row = t.outer_i0 + at.i0 + i - y.at.i0, column = t.outer_j0 + at.j0 + j - y.at.j0;
+      const float* from = y.values + (row * y.at.width() + column) * config_.latent_channels();
       float* to = x.at(i, j);
       for (int32_t c = first; c < last; ++c) to[c - first] = from[c] * gain[c];
     }
   return {std::move(x), at};
 }
 
-PlanePart Synthesis::coarse_input(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t,
+PlanePart Synthesis::coarse_input(const LatentPlane& y, const std::vector<float>& gain, const Tile& t,
                                   const Window& at) const {
-  return input(y, w, gain, t, at, 0, config_.coarse_channels());
+  return input(y, gain, t, at, 0, config_.coarse_channels());
 }
 
-Synthesis::Halves Synthesis::halves(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t,
+Synthesis::Halves Synthesis::halves(const LatentPlane& y, const std::vector<float>& gain, const Tile& t,
                                     int threads) const {
   const size_t layers = coarse_.layers();
   const Window cells = t.inside().times(kCells);
   const Window needed = coarse_.inputs(cells, t.height(), t.width(), 0, layers);
-  PlanePart z = coarse_.run(coarse_input(y, w, gain, t, needed), cells, t.height(), t.width(), threads, 0, layers);
+  PlanePart z = coarse_.run(coarse_input(y, gain, t, needed), cells, t.height(), t.width(), threads, 0, layers);
   if (!config_.fine) return {std::move(z), {}};
-  const PlanePart fine = input(y, w, gain, t, t.inside(), config_.coarse_channels(), config_.latent_channels());
+  const PlanePart fine = input(y, gain, t, t.inside(), config_.coarse_channels(), config_.latent_channels());
   return {std::move(z), {fine_.run(fine.values, threads), fine.at}};
 }
 
-FloatPlane Synthesis::features(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t,
-                               int threads) const {
+FloatPlane Synthesis::features(const LatentPlane& y, const std::vector<float>& gain, const Tile& t, int threads) const {
   const Tile outer{t.outer_i0, t.outer_i1, t.outer_j0, t.outer_j1, t.outer_i0, t.outer_i1, t.outer_j0, t.outer_j1};
-  Halves found = halves(y, w, gain, outer, threads);
+  Halves found = halves(y, gain, outer, threads);
   FloatPlane& z = found.coarse.values;
   if (!config_.fine) return std::move(z);
   for (int64_t i = 0; i < z.height; ++i)
@@ -197,9 +209,9 @@ FloatPlane Synthesis::features(const float* y, int64_t w, const std::vector<floa
   return std::move(z);
 }
 
-void Synthesis::tile(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t, const PixelSink& sink,
+void Synthesis::tile(const LatentPlane& y, const std::vector<float>& gain, const Tile& t, const PixelSink& sink,
                      int threads) const {
-  const Halves found = halves(y, w, gain, t, threads);
+  const Halves found = halves(y, gain, t, threads);
   const Window in = t.inside();
   parallel_for(threads, in.height(), [&](int64_t latent_row) {
     const int64_t latent = in.i0 + latent_row;

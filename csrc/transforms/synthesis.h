@@ -24,6 +24,13 @@ struct PixelSink {
   int64_t left = 0, top = 0;  // the first pixel's place in the picture, which is reduced likewise
 };
 
+// Latents as g_s reads them before gains: of a plane of height x width what lies in a window, [rows][columns][M].
+struct LatentPlane {
+  const float* values;
+  int64_t height, width;
+  Window at;
+};
+
 // Gains of a quality, one for each channel: exp of the line between the levels on both sides. log_gain: [qualities][M].
 std::vector<float> gain_vector(const std::vector<float>& log_gain, int32_t qualities, int32_t quality_code);
 
@@ -34,15 +41,18 @@ class Synthesis {
   // The work of packing weights, for several threads; each piece is to be run once, before anything else.
   std::vector<std::function<void()>> packing();
 
-  // The picture of y: float [h][w][M], what g_s reads before gains. quality_code: see packet.h. Reduced pictures are
+  // What of a plane of h x w latents run() reads, for all or a rectangle of the picture.
+  Window latents(int64_t h, int64_t w, const PixelSink& sink) const;
+
+  // The picture of y, which has latents(). quality_code: see packet.h. Reduced pictures are
   // the means of the pixels that coarse channels alone give: by 2 exactly, by 4 and 8 what a convolution that was
   // fitted to them makes of features at 1/8 or of latents, where the weights file has it. Of a rectangle only what it
   // depends on is computed, and its pixels are those of the whole picture.
-  void run(const float* y, int64_t h, int64_t w, int32_t quality_code, const PixelSink& sink, int threads) const;
+  void run(const LatentPlane& y, int32_t quality_code, const PixelSink& sink, int threads) const;
 
   // The features of a tile's outer rectangle, [4 rows][4 columns][48]: cells of 4x4 pixels, channel 16 c + 4 u + v for
-  // colour c at row u and column v; a pixel's value is a quarter of it, plus 1/2. y and gain as the quality's.
-  FloatPlane features(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t, int threads) const;
+  // colour c at row u and column v; a pixel's value is a quarter of it, plus 1/2. y: all of it; gain: the quality's.
+  FloatPlane features(const LatentPlane& y, const std::vector<float>& gain, const Tile& t, int threads) const;
 
   // Gains of a quality, one for each channel.
   std::vector<float> gain(int32_t quality_code) const {
@@ -59,12 +69,11 @@ class Synthesis {
     PlanePart coarse, fine;
   };
   // Channels [first, last) of y in a window of a tile's outer rectangle, times their gains.
-  PlanePart input(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t, const Window& at,
-                  int32_t first, int32_t last) const;
-  PlanePart coarse_input(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t,
-                         const Window& at) const;
-  Halves halves(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t, int threads) const;
-  void tile(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t, const PixelSink& sink,
+  PlanePart input(const LatentPlane& y, const std::vector<float>& gain, const Tile& t, const Window& at, int32_t first,
+                  int32_t last) const;
+  PlanePart coarse_input(const LatentPlane& y, const std::vector<float>& gain, const Tile& t, const Window& at) const;
+  Halves halves(const LatentPlane& y, const std::vector<float>& gain, const Tile& t, int threads) const;
+  void tile(const LatentPlane& y, const std::vector<float>& gain, const Tile& t, const PixelSink& sink,
             int threads) const;
   struct Reduced {
     Convolution half, quarter;  // the last layer of coarse_, its pixels averaged by 2x2 and 4x4
@@ -82,7 +91,12 @@ class Synthesis {
     int64_t scale;
   };
   Way reduced_way(int32_t reduce) const;
-  void reduced_tile(const float* y, int64_t w, const std::vector<float>& gain, const Tile& t, const PixelSink& sink,
+  // What coarse_ has to give the last layer, and what it reads for that, in positions of a tile's outer rectangle.
+  struct Needs {
+    Window features, latents;
+  };
+  Needs needs(const Tile& t, const Way& way) const;
+  void reduced_tile(const LatentPlane& y, const std::vector<float>& gain, const Tile& t, const PixelSink& sink,
                     int threads) const;
 
   const WeightsFile* file_;

@@ -336,7 +336,7 @@ void decode_y(const PackedModel& m, int32_t h, int32_t w, int threads, std::vect
   for (DecodeJob& j : jobs) {
     j.status = kOk;
     all.push_back({j.psi, j.y, j.streams, &j.status, nullptr, nullptr, j.rows, j.offsets, j.values, j.shifts, nullptr,
-                   j.groups_read, j.means});
+                   j.groups_read, j.means, j.wanted.height ? j.wanted : Area{0, 0, h, w}});
   }
   BatchCoder(m, h, w, 0, threads, std::move(all), groups).run();
 }

@@ -44,6 +44,7 @@ struct BatchJob {
   const int16_t* known = nullptr;    // of any other encoder
   int32_t groups_read = kMaxGroups;  // of a decoder
   const float* means = nullptr;
+  Area wanted{};  // of values
 };
 
 // One image under way.

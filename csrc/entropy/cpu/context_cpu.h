@@ -29,6 +29,11 @@ EncodedStream encode_z(const PackedModel& m, const int16_t* z, int32_t hz, int32
 void hyper(const PackedModel& m, const int16_t* z, int32_t hz, int32_t wz, int32_t h, int32_t w, int threads,
            uint8_t* psi);
 
+// A rectangle of a plane of latents.
+struct Area {
+  int32_t top, left, height, width;
+};
+
 // One image of a batch for decode_y: streams -> y (in 1/16 in residual models).
 struct DecodeJob {
   const uint8_t* psi;      // [h][w][P]
@@ -41,6 +46,8 @@ struct DecodeJob {
   // What a synthesis transform reads, [h][w][M]: y plus the shift of each symbol's row and distance from its offset, or
   // y alone where there are no shifts. A result, or null where it is not wanted.
   float* values = nullptr;
+  // What of the plane `values` is of, [height][width][M]; without a height: all of it.
+  Area wanted{};
   const float* shifts = nullptr;  // [rows][2 kShiftReach + 1]; distances beyond kShiftReach share the last one's
   // Previews: of groups from this one on nothing is read. Their y are their offsets, and stand for these means, [rows],
   // more.

@@ -8,10 +8,16 @@
 namespace ccm {
 namespace {
 
+// Where the values of a group's position go, of a plane of so many channels; null where they are not wanted.
+float* value_place(const BatchJob& job, const GroupDesc& d, int32_t row, int32_t column, int32_t channels) {
+  const int32_t i = row - job.wanted.top, j = column - job.wanted.left;
+  if (!job.values || i < 0 || i >= job.wanted.height || j < 0 || j >= job.wanted.width) return nullptr;
+  return job.values + (int64_t{i} * job.wanted.width + j) * channels + d.first_channel;
+}
+
 // What n symbols of a step, from `at` on, stand for.
-void put_values(const BatchJob& job, int32_t g, const StepBuffers& b, size_t at, int32_t n, int64_t to) {
+void put_values(const BatchJob& job, int32_t g, const StepBuffers& b, size_t at, int32_t n, float* out) {
   const int16_t* y = &b.symbols[at];
-  float* out = job.values + to;
   for (int32_t c = 0; c < n; ++c) out[c] = y[c];
   if (g >= job.groups_read) {
     for (int32_t c = 0; c < n; ++c) out[c] += job.means[b.rows[at + c]];
@@ -127,7 +133,8 @@ bool code_symbols(const PackedModel& m, const StepOrder& order, int32_t w, Batch
       std::copy_n(&b.rows[at], d.channels, image.job.rows + to);
       if (!m.residual) std::copy_n(&b.offsets[at], d.channels, image.job.offsets + to);
     }
-    if (image.job.values) put_values(image.job, g, b, static_cast<size_t>(p) * d.channels, d.channels, to);
+    if (float* out = value_place(image.job, d, order.row[first + p], order.col[first + p], m.latent_channels))
+      put_values(image.job, g, b, static_cast<size_t>(p) * d.channels, d.channels, out);
   }
   return true;
 }
