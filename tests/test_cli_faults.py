@@ -398,6 +398,8 @@ def test_an_output_by_its_option(photos, tmp_path):
 def test_unknown_options_show_their_commands_usage(capsys):
     assert run("encode", "a.png", "b.ccm", "--losless") == 2
     assert "usage: ccm-fast encode" in capsys.readouterr().err
+    assert run("encode", "a.png", "b.ccm", "--lossless") == 2
+    assert "there is no lossless mode: use PNG, lossless WebP or JPEG XL" in capsys.readouterr().err
 
 
 def test_the_default_effort_in_help_is_the_default(capsys):

@@ -1,6 +1,7 @@
 """Pictures into .ccm files and back: modes, metadata, formats, and what is refused."""
 
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -118,6 +119,22 @@ def test_exif_and_icc_survive(model, tmp_path, suffix):
             # Pillow, alone among readers, turns TIFF files upright while it loads them.
             assert found.get(0x0112, 1) == (1 if suffix == ".tif" else 6)
             assert image.size == ((30, 20) if suffix != ".tif" and target != ".tif" else (20, 30))
+
+
+def test_formats_of_plugins(tmp_path, monkeypatch):
+    """A plugin is imported when its suffix is asked for; without it the error has the package's name."""
+    Image.init()
+    monkeypatch.setattr(Image, "EXTENSION", {k: v for k, v in Image.EXTENSION.items() if k != ".jxl"})
+    monkeypatch.setattr(Image, "SAVE", dict(Image.SAVE))
+    monkeypatch.setitem(sys.modules, "pillow_jxl", None)  # an import that fails
+    with pytest.raises(errors.ImageError, match=r"'.JXL'; it needs the package pillow-jxl-plugin"):
+        images.output_format(".JXL")
+    monkeypatch.delitem(sys.modules, "pillow_jxl")
+    teach = "from PIL import Image\nImage.register_extension('JXL', '.jxl')\nImage.register_save('JXL', print)\n"
+    (tmp_path / "pillow_jxl.py").write_text(teach)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert images.output_format(".jxl") == "JXL"
+    del sys.modules["pillow_jxl"]
 
 
 def test_output_formats(model, tmp_path):

@@ -135,6 +135,12 @@ def test_quality_on_the_scale_of_jpeg(image):
     assert Image.open(out).info["quality"] == pytest.approx(plugin.quality_of(75), abs=1 / 32)
 
 
+def test_there_is_no_lossless_mode(image):
+    with pytest.raises(ValueError, match="use PNG, lossless WebP or JPEG XL"):
+        image.save(io.BytesIO(), "CCM", lossless=True)
+    image.save(io.BytesIO(), "CCM", lossless=False)
+
+
 def test_registering_again_is_harmless(image):
     plugin.register()
     assert Image.registered_extensions()[".ccm"] == "CCM"

@@ -14,6 +14,7 @@ from .messages import UsageError, complain
 
 __all__ = [
     "Parser",
+    "Refused",
     "Renamed",
     "add_common",
     "add_json",
@@ -114,6 +115,18 @@ class Renamed(argparse.Action):
         """Note the value."""
         complain(None, f"{option_string} is now {self.now}; the old spelling will go")
         setattr(namespace, self.dest, True if self.flag else values)
+
+
+class Refused(argparse.Action):
+    """An option that people know from elsewhere, and that is answered by a sentence."""
+
+    def __init__(self, option_strings, dest, why: str, **options):
+        self.why = why
+        super().__init__(option_strings, dest, nargs=0, help=argparse.SUPPRESS, **options)
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        """End with the usage and the sentence."""
+        parser.error(f"{option_string}: {self.why}")
 
 
 def add_quality(parser: argparse.ArgumentParser) -> None:

@@ -6,11 +6,12 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ccm_fast.anchors import QUALITIES
+from ccm_fast.anchors import NOT_LOSSLESS, QUALITIES
 from ccm_fast.version import __version__
 
 from .options import (
     Parser,
+    Refused,
     Renamed,
     add_common,
     add_json,
@@ -68,6 +69,7 @@ def _encode(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--exif", metavar="FILE", help="an EXIF block in place of the picture's own")
     p.add_argument("--icc", metavar="FILE", help="an ICC profile in place of the picture's own")
+    p.add_argument("--lossless", action=Refused, why=NOT_LOSSLESS)
     p.add_argument(
         "--lanes",
         type=int,

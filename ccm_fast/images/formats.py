@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib
+from contextlib import suppress
 
 from PIL import Image
 
@@ -39,14 +41,28 @@ def formats_of(head: bytes) -> tuple[str, ...]:
     return readable()
 
 
+# Plugins that teach Pillow a format when they are imported, and the packages that they come with.
+_PLUGINS = {".jxl": ("pillow_jxl", "pillow-jxl-plugin")}
+_PLUGINS |= dict.fromkeys((".heic", ".heif"), ("pillow_heif.HeifImagePlugin", "pillow-heif"))
+
+
 def output_format(suffix: str) -> str:
-    """Pillow's format name of a file suffix. Raises ImageError for unknown ones, and for those it cannot write."""
+    """Pillow's format name of a file suffix, where its plugins are installed of theirs, too.
+
+    Raises:
+        ImageError: it is not known, or cannot be written.
+    """
     if suffix.lower() == ".png":
         return "PNG"
     Image.preinit()  # the common ones; all plugins take ten times as long
+    plugin, package = _PLUGINS.get(suffix.lower(), ("", ""))
+    if plugin:
+        with suppress(ImportError):
+            importlib.import_module(plugin)
     name = Image.EXTENSION.get(suffix.lower()) or Image.registered_extensions().get(suffix.lower())
     if name is None or name == "CCM" or name not in Image.SAVE:
-        raise ImageError(f"no format to write for the suffix {suffix!r}; .png, .jpg, .webp, .tif and others are known")
+        known = f"it needs the package {package}" if plugin else ".png, .jpg, .webp, .tif and others are known"
+        raise ImageError(f"no format to write for the suffix {suffix!r}; {known}")
     return name
 
 

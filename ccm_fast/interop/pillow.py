@@ -27,7 +27,7 @@ from typing import IO, Any
 
 from PIL import Image, ImageFile
 
-from ccm_fast.anchors import QUALITIES
+from ccm_fast.anchors import NOT_LOSSLESS, QUALITIES
 
 from ..errors import BitstreamError, DamagedError
 from ..images import from_pillow, metadata, replace_metadata
@@ -177,6 +177,8 @@ def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     from ..registry import DEFAULT_MODEL
 
     given = image.encoderinfo
+    if given.get("lossless"):
+        raise ValueError(NOT_LOSSLESS)
     exif = given.get("exif", ...)
     if isinstance(exif, Image.Exif):
         exif = exif.tobytes()
