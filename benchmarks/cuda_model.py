@@ -18,6 +18,7 @@ from cuda_pieces import (
     GENERIC,
     L2_BYTES,
     LAUNCH,
+    LISTED,
     MAX_KNOWN,
     MOST_AHEAD,
     QUIET_ROUNDS,
@@ -66,7 +67,9 @@ class Costs:
     stream: Stream
     tiles: int
     slow_round: float = SLOW_ROUND  # of the kernel that was measured
+    longest: int = 0  # positions of the longest step of groups with own context
     in_shared: list[float] = field(default_factory=list)  # share of each layer's weights
+    two_lists: bool = False  # a chunk's list is written while the one before is decoded
 
     def __post_init__(self) -> None:
         m, round16 = self.model, lambda n: -(-n // 16) * 16
@@ -75,15 +78,20 @@ class Costs:
         c, chunk = max(m.groups), self.chunk
         depth = max(-(-n // 32) for n in (m.width, *m.hidden))
         arena = 2 * round16(chunk * (depth * 32 + 16)) + sum(round16(k * chunk * c) for k in (2, 1))
-        list_of = chunk * c + 127
-        arena += 8 * (2 * list_of + 288) + 4 * chunk * -(-c // 32)  # symbols, targets, masks
+        list_of = chunk * (c if self.measured else m.groups[self.group]) + 127
+        one_list = 8 * (2 * list_of + 288) + (0 if self.measured else 4 * (list_of + 288))  # symbols, targets, modes
+        arena += one_list + 4 * chunk * -(-c // 32)  # and masks
         arena += 64 * 8 + 4 * chunk + 80 + 128 * 64 + 80 + 32
         if not self.measured:
             arena += max(t for t in (0, *self.tiles_ahead) if t <= MOST_AHEAD) * 1024  # accumulators begun ahead
-            # Most probable entries, words, larger decoders, windows and neighbours.
-            arena += 4 * (list_of + 288) + 4 * 512 + 128 * 16 + m.row_tables
+            arena += 4 * 512 + 128 * 16 + m.row_tables  # words, larger decoders, windows and neighbours
         arena += round16(4 * self.tiles) if self.tiles <= MAX_KNOWN else 0
         room = self.gpu.shared - 1024 - arena
+        # Behind its own list a group has a second one, where it can be of use.
+        tiles = self.layers[0][0]
+        of_use = not self.own_context or (self.longest > chunk and tiles < WARPS)
+        room -= one_list if not self.measured and of_use else 0
+        self.two_lists = not self.measured and of_use and (not self.own_context or tiles <= self.beside)
         self.in_shared = [0.0] * len(self.layers)
         if not self.measured:  # channels' numbers, places of the context's products
             room -= sum(m_tiles * 256 for m_tiles, _ in self.layers) + 32 * self.layers[0][1]
@@ -129,7 +137,7 @@ class Costs:
         if "ahead" not in self.code or m_tiles > MOST_AHEAD:
             return 0, 0.0
         early = min(k_steps, self.context_steps(self.model.taps - 2))
-        warps = WARPS - max(1, self.stream.lanes // 32)
+        warps = self.beside
         turns, busy = -(-m_tiles // warps), -(-min(m_tiles, warps) // SCHEDULERS)
         share = self.in_shared[0]
         products = max(
@@ -162,15 +170,20 @@ class Costs:
     def barrier(self) -> float:
         return BARRIER * self.scale
 
-    def layer(self, k: int, count: int, begun: bool) -> tuple[float, float]:
-        """Products, and everything else of a layer for a chunk; ``begun``: by the warps that looked ahead."""
+    @property
+    def beside(self) -> int:
+        """Warps that do not decode."""
+        return WARPS - max(1, self.stream.lanes // 32)
+
+    def layer(self, k: int, count: int, begun: bool, team: int = WARPS) -> tuple[float, float]:
+        """Products, and everything else of a layer for a chunk, by so many warps; ``begun``: by those that looked ahead."""
         m_tiles, k_steps = self.layers[k]
         if k == 0 and begun:
             k_steps -= self.ahead()[0]
         m_tiles = -(-m_tiles // self.options.cluster)
         nt = 1 if self.measured and count <= 8 else 2
         units = m_tiles * (1 if count <= 16 else 2)
-        turns, busy = -(-units // WARPS), min(units, WARPS)
+        turns, busy = -(-units // team), min(units, team)
         warps, share = -(-busy // SCHEDULERS), self.in_shared[k]
         once = self.mixed(f"{'rows' if k else 'conv'} {nt}", warps, share)
         streamed = (1 - share) * units * k_steps * 512 / L2_BYTES
@@ -228,19 +241,21 @@ class Costs:
         behind = max(0.0, self.of("rans alone") - self.of("rans"))
         return start + tried * self.round(True) + (paired - tried + alone) * self.round() + alone * behind
 
-    def listing(self, n: int) -> float:
-        """Rows of a chunk's symbols, and the list of those that are coded."""
-        symbols_of_warp = -(-n // WARPS) * -(-self.model.groups[self.group] // 32)
-        cost = 2 * self.l1 + symbols_of_warp * self.of("choose", WARPS // SCHEDULERS)
+    def listing(self, n: int, team: int = WARPS) -> float:
+        """Rows of a chunk's symbols, and the list of those that are coded, by so many warps."""
+        channels, busy = self.model.groups[self.group], -(-team // SCHEDULERS)
         if self.measured:
-            return cost
-        # Sums over positions: five steps of a scan and two looks at it, whose results go to the next one.
-        cost += 7 * SHUFFLE * self.scale + 40
-        if self.model.skips:  # ballots, their barrier and population counts; skipped symbols are published here
-            cost += symbols_of_warp * (self.shared + SHUFFLE * self.scale) + self.barrier
-            cost += self.shared + UNUSUAL * self.scale
-            if self.stream.coded < self.model.groups[self.group]:
-                cost += symbols_of_warp * self.of("publish", WARPS // SCHEDULERS)
+            return 2 * self.l1 + -(-n // WARPS) * -(-channels // 32) * self.of("choose", busy)
+        words = -(-n * channels // 32)
+        own = -(-words // team)  # of a warp, LISTED at once
+        turns = -(-own // LISTED) * LISTED
+        cost = 2 * self.l1 + turns * self.of("choose", busy) + 10 * own  # its first word without a division
+        if self.model.skips:
+            # Ballots, their barrier; population counts of all words and five steps of two sums.
+            cost += own * (self.shared + SHUFFLE * self.scale) + self.barrier
+            cost += -(-words // 32) * (self.shared + UNUSUAL * self.scale + 10) + 5 * SHUFFLE * self.scale + 40
+            if self.stream.coded < channels:  # skipped symbols are published here
+                cost += turns * self.of("publish", busy)
         return cost + self.shared + 20  # what lies behind the list
 
     def publishing(self, n: int) -> float:
@@ -251,28 +266,51 @@ class Costs:
             turns = -(-n * self.stream.coded // (32 * WARPS))
         return turns * self.of("publish", WARPS // SCHEDULERS)
 
+    def written(self, n: int, begun: bool, team: int = WARPS) -> Counter[str]:
+        """The list of a chunk, by part: its positions' network, and what follows from it."""
+        t: Counter[str] = Counter()
+        t["overhead"] += 2 * self.l1 + self.shared + 40  # descriptors, positions
+        for k in range(len(self.layers)):
+            product, rest = self.layer(k, n, begun, team)
+            t["products"] += product
+            t["requantize"] += rest
+            t["overhead"] += 3 * self.l1 if self.measured else 0  # descriptors of the layer
+            t["barriers"] += self.barrier * ((2 if self.measured else 1) if self.options.cluster == 1 else 10)
+        t["choose rows"] += self.listing(n, team)
+        t["barriers"] += self.barrier
+        return t
+
     def step(self, count: int, news: bool, begun: bool = True) -> dict[str, float]:
-        """A step, by part; ``begun``: its base was there when the step before looked ahead."""
-        t: Counter = Counter()
+        """A step, by part; ``begun``: its base was there when the step before looked ahead.
+
+        A list that is written beside the decoders takes the time by which it is longer than they are.
+        """
+        t: Counter[str] = Counter()
+        ready: Counter[str] = Counter()
         if self.group and any(self.model.stacks):  # two looks at the positions, the known tiles
-            t["ready"] += 3 * self.l1 + 3 * self.shared + 2 * self.barrier + 60
-        begun = begun and self.ahead()[1] > 0
+            ready["ready"] += 3 * self.l1 + 3 * self.shared + 2 * self.barrier + 60
+        before = 0.0  # what the chunk before is decoded in; of a group without own context: one like this
         for at in range(0, count, self.chunk):
             n = min(self.chunk, count - at)
-            t["overhead"] += 2 * self.l1 + self.shared + 40  # descriptors, positions
-            for k in range(len(self.layers)):
-                product, rest = self.layer(k, n, begun)
-                t["products"] += product
-                t["requantize"] += rest
-                t["overhead"] += 3 * self.l1 if self.measured else 0  # descriptors of the layer
-                t["barriers"] += self.barrier * ((2 if self.measured else 1) if self.options.cluster == 1 else 10)
-            t["choose rows"] += self.listing(n)
             # Groups without own context have a row a step, three chunks at 768x512.
             ends = float(at + n == count) if self.own_context else 1 / 3
-            t["rans"] += max(self.rans(n, ends), self.ahead()[1])
+            decoded = self.rans(n, ends)
+            if not self.two_lists or (self.own_context and at + n == count):  # what the other warps do
+                decoded = max(decoded, self.ahead()[1])
+            if self.two_lists and (at or (begun and not self.own_context)):
+                beside = self.written(n, False, self.beside)  # nothing was begun: instead of that, all of it is done
+                # Its base is looked for by one warp.
+                beside["ready"] += 2 * self.l1 + 4 * self.shared + 2 * self.barrier + 40
+                longer = max(0.0, 1 - (before if at else decoded) / sum(beside.values()))
+                t.update({k: v * longer for k, v in beside.items()})
+            else:
+                t.update(self.written(n, bool(begun or at) and self.ahead()[1] > 0))
+                t.update(ready if not (at and self.measured) else {})
+                t["barriers"] += self.barrier
+            t["rans"] += decoded
             t["publish"] += self.publishing(n)
-            t["barriers"] += 4 * self.barrier
-            begun = self.ahead()[1] > 0
+            t["barriers"] += 2 * self.barrier
+            before = decoded
         if self.measured:
             t["barriers"] += self.barrier
         if news and self.own_context and self.measured:  # one thread's fence, then the failure flag
@@ -312,7 +350,7 @@ def costs_of(
     """Of the groups of an image."""
     h, w = SIZES[size]
     return [
-        Costs(model, gpu, BANDS[band], code, options, g, s, order.tiles)
+        Costs(model, gpu, BANDS[band], code, options, g, s, order.tiles, longest=max(order.counts))
         for g, s in enumerate(model.streams(h * w, options.lanes))
     ]
 

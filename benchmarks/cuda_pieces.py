@@ -75,7 +75,7 @@ SCHEDULERS = 4
 MAX_KNOWN = _constant("engine_cuda.cpp", "kMaxKnownTiles")
 TRIED = _constant("rans_warp.cuh", "kTried")
 MOST_AHEAD = _constant("latents.h", "kMostAhead")
-LISTED = _constant("steps.cuh", "kListed")
+LISTED = _constant("step_list.cuh", "kListed")
 WORDS_AHEAD = int(re.search(r"kWordsAhead = (\d+)", (CUDA / "latents.h").read_text(encoding="utf-8"))[1])
 QUIET_ROUNDS = _constant("rans_warp.cuh", "kQuietRounds")
 
@@ -95,13 +95,13 @@ def _latency(gpu: Gpu, scale: float, weights_in_shared: bool) -> Callable:
     """Cycles until the result of an instruction of variable duration is there."""
     packed = {_line("product.cuh", "const uint4 packed = *weights;")}
     inputs = {_line("product.cuh", "load_word(at[n] + first)")}
-    spatial = {_line("steps.cuh", "product(end - first, from,")}
+    spatial = {_line("step_network.cuh", "product(end - first, from,")}
     fetch = _line("sequence.cuh", "CCM_DEVICE void fetch_words(")
     words = range(fetch, fetch + 8)
     # Of symbols beyond their windows' neighbours; the tables are too large for L1.
     far = _line("rans_warp.cuh", "CCM_DEVICE static uint32_t look_far(")
     tables = range(far, far + 18)
-    base = {_line("steps.cuh", f"= sum[{k}]") for k in (0, 8)}
+    base = {_line("step_network.cuh", f"= sum[{k}]") for k in (0, 8)}
     shared = gpu.shared_load + GENERIC
 
     def mixed(miss: float) -> float:
@@ -119,9 +119,9 @@ def _latency(gpu: Gpu, scale: float, weights_in_shared: bool) -> Callable:
             n = SHUFFLE
         elif i.within("product.cuh", packed):
             n = mixed(DENSE_MISS) if dense else (shared if weights_in_shared else gpu.l2)
-        elif i.within("product.cuh", inputs) and (dense or i.within("steps.cuh", spatial)):
+        elif i.within("product.cuh", inputs) and (dense or i.within("step_network.cuh", spatial)):
             n = mixed(DENSE_MISS if dense else CONTEXT_MISS) + (0 if op.startswith("LDG") else GENERIC)
-        elif i.within("sequence.cuh", words) or i.within("rans_warp.cuh", tables) or i.within("steps.cuh", base):
+        elif i.within("sequence.cuh", words) or i.within("rans_warp.cuh", tables) or i.within("step_network.cuh", base):
             n = gpu.l2
         else:
             n = gpu.l1 if op.startswith("LDG") else shared
@@ -133,11 +133,11 @@ def _latency(gpu: Gpu, scale: float, weights_in_shared: bool) -> Callable:
 def read_machine_code(folder: Path, arch: int) -> dict:
     """Traces of the kernel's pieces."""
     code = sass.disassemble(sass.compile_kernel(folder, arch), "latents_kernelILb1E")  # all in shared memory
-    step = "steps.cuh"
+    step, net, listing = "steps.cuh", "step_network.cuh", "step_list.cuh"
     rans = "rans_warp.cuh"
-    choose = _line(step, "symbols()[place] = {key[u],")
-    skipped = _line(step, "publish(target, choice[u].row")
-    publish = _line(step, "publish(targets()[k]")
+    choose = (listing, {_line(listing, "list.symbols[place] = {key[u],")})
+    skipped = _line(listing, "publish(target, choice[u].row")
+    publish = (step, {_line(step, "this->publish(done.targets[k]")})
     multiplied = {_line(rans, "static_cast<uint64_t>(found.less) * high_")}
     tried = {_line(rans, "static_cast<uint64_t>(freq) * high[k]")}
     # What is no part of a common round: symbols outside their window, escapes, new words.
@@ -166,7 +166,7 @@ def read_machine_code(folder: Path, arch: int) -> dict:
     def fills(i: sass.Instruction) -> bool:
         return i.within("sequence.cuh", filled)
 
-    begun = {_line(step, "if (lane == 0) ahead_steps()[m_tile] = steps;")}
+    begun = {_line(net, "if (lane == 0) ahead_steps()[m_tile] = steps;")}
 
     pieces: dict[str, list] = {}
     network: dict[int, range] = {}
@@ -192,14 +192,14 @@ def read_machine_code(folder: Path, arch: int) -> dict:
             else:
                 conv = any(i.within("product.cuh", {_line("product.cuh", "next[0] = quads[")}) for i in inside)
                 pieces[f"{'conv' if conv else 'rows'} {tiles}"] = inside
-        elif any(i.within(step, begun) for i in inside) and count["IMMA"] and not count["BAR"]:
+        elif any(i.within(net, begun) for i in inside) and count["IMMA"] and not count["BAR"]:
             ahead = body
         elif 300 < len(inside) < 2400 and count["BAR"] == 1 and count["IMMA"] == 28:
             network[2] = body  # of each of two kinds of products and two tiles: three in its loop, four behind it
         elif len(inside) < 400:
-            for name, line in (("choose", choose), ("publish", publish)):
+            for name, where in (("choose", choose), ("publish", publish)):
                 known = pieces.get(name)
-                if any(i.within(step, {line}) for i in inside) and (known is None or len(inside) < len(known)):
+                if any(i.within(*where) for i in inside) and (known is None or len(inside) < len(known)):
                     pieces[name] = inside
     wanted = {
         "choose",
@@ -217,30 +217,32 @@ def read_machine_code(folder: Path, arch: int) -> dict:
     if missing := sorted(wanted - set(pieces)) or not network:
         raise ValueError(f"sm_{arch}: pieces of the kernel were not found: {missing}")
     # Symbols that are coded, in models that scale no context.
-    rescaled = {_line(step, "value = requantize(value, m_.at<int32_t>(m_.context_mult)")}
-    pieces["choose"] = [i for i in pieces["choose"] if not i.within(step, {skipped})]
-    pieces["publish"] = [i for i in pieces["publish"] if not i.within(step, rescaled)]
+    rescaled = {_line(listing, "value = requantize(value, m_.template at<int32_t>(m_.context_mult)")}
+    pieces["choose"] = [i for i in pieces["choose"] if not i.within(listing, {skipped})]
+    pieces["publish"] = [i for i in pieces["publish"] if not i.within(listing, rescaled)]
     pieces["dense"] = max(pieces["dense"], key=lambda p: sum(i.op == "LDG.E" for i in p))
-    features, parameters = _line(step, "CCM_DEVICE void put_features("), _line(step, "CCM_DEVICE void put_parameters(")
-    after = _line(step, "// Lists those symbols of a chunk that are coded")
-    means = range(_line(step, "int16_t* to = mean() +"), _line(step, "} else if (of < 2 * channels) {"))
+    features, parameters = _line(net, "CCM_DEVICE void put_features("), _line(net, "CCM_DEVICE void put_parameters(")
+    after = _line(net, "CCM_DEVICE uint4& ahead(")
+    means = range(_line(net, "int16_t* to = mean() +"), _line(net, "} else if (of < 2 * channels) {"))
     epilogue = {  # lines that belong to others
         "bytes": set(range(parameters, after)),
         "scale": {*range(features, parameters), *means},
     }
-    context = _line(step, "CCM_DEVICE void add_context(")
-    begins, adds = _line(step, "const int32_t begun = "), _line(step, "add_context(m_tile, max(begun")
+    context = _line(net, "CCM_DEVICE void add_context(")
+    begins, adds = _line(net, "const int32_t begun = "), _line(net, "add_context(m_tile, max(begun")
     first = {*range(context, context + 32), *range(begins, adds + 1)}
-    told = set(range(_line(step, "CCM_DEVICE void tell("), _line(step, "// Codes the next chunk. After")))
-    base = set(range(_line(step, "if (with_base) {"), _line(step, "acc.v[n][2 + k] = sum[8];") + 2))
-    rows = set(range(_line(step, "const uint8_t* in = features() +"), _line(step, "product_rows(c.k_steps") + 1))
+    told = set(
+        range(_line(step, "CCM_DEVICE void tell("), _line(step, "// Writes the list of the present chunk, or codes it"))
+    )
+    base = set(range(_line(net, "if (with_base) {"), _line(net, "acc.v[n][2 + k] = sum[8];") + 2))
+    rows = set(range(_line(net, "const uint8_t* in = features() +"), _line(net, "product_rows(c.k_steps") + 1))
     loops = [set(body) for body in code.loops() if len(body) < 160]
     for nt, body in network.items():
         straight = [code.instructions[k] for k in body if not any(k in other for other in loops)]
         for name, other in (("first", rows), ("later", first)):
             for kind, others in epilogue.items():
                 pieces[f"{name} {kind} {nt}"] = [
-                    i for i in straight if not i.within(step, other | others | base | told)
+                    i for i in straight if not i.within(net, other | others | base) and not i.within(step, told)
                 ]
     pieces["ahead"] = [code.instructions[k] for k in ahead if not any(k in other for other in loops)]
     if not pieces["ahead"]:

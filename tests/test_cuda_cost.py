@@ -116,13 +116,14 @@ def test_the_model_fits_what_was_measured():
     assert all(abs(out) < 10 for out in stored["left_out_percent"])
 
 
-def costs(group=1, options=None, model=None, **change):
+def costs(group=1, options=None, model=None, longest=0, **change):
     """Of a group of ccm-small as it is fitted, with a stream of 8 lanes."""
     stored = json.loads(cuda_cost.RESULT.read_text(encoding="utf-8"))["cycles"]["H100"]["fitted"]
     stream = replace(cuda_nets.Stream(8, 40.0, 1.0, 0.0), **change)
     model = model or cuda_nets.pictures("ccm-small")[0]
     return cuda_model.Costs(
-        model, cuda_cost.GPU, 1.5, stored, options or cuda_model.Options(), group, stream, 408
+        model, cuda_cost.GPU, 1.5, stored, options or cuda_model.Options(), group, stream, 408,
+        longest=longest,
     )  # fmt: skip
 
 
@@ -137,7 +138,7 @@ def test_each_group_costs_what_it_has():
     assert cost(slow=0.2)["rans"] > 1.3 * cost()["rans"]
     assert cost(slow=0.2, far=0.5)["rans"] > cost(slow=0.2)["rans"]
     assert cost(lanes=64)["rans"] < cost(lanes=32)["rans"]
-    assert cost(group=4)["choose rows"] > 1.5 * cost()["choose rows"]
+    assert costs(group=4).listing(16) > 1.5 * costs().listing(16)
     # Rounds of most probable symbols alone are quick where few take words, and only there.
     calm = cost(bits=0.1, calm=0.99)["rans"]
     assert calm < 0.25 * cost(bits=0.1, calm=0.1)["rans"] and cost(calm=0.99)["rans"] == cost()["rans"]
@@ -156,7 +157,7 @@ def test_taps_are_rounded_up_to_words_and_products():
 def test_steps_whose_base_comes_late_begin_nothing_ahead():
     own = costs()
     begun, late = own.step(16, False, True), own.step(16, False, False)
-    assert late["products"] > 4 * begun["products"] and late["requantize"] > begun["requantize"]
+    assert late["products"] > 3 * begun["products"] and late["requantize"] > begun["requantize"]
     seen = []
 
     def step(image, group, count, announces, begun):
@@ -167,6 +168,22 @@ def test_steps_whose_base_comes_late_begin_nothing_ahead():
     simulate(order, 2, step, lambda *a: 50.0, lambda g: (5, 3, 3), 10**6)
     assert all(begun for group, begun in seen[1:] if group == 0) and not seen[0][1]
     assert not all(begun for group, begun in seen if group)
+
+
+def test_lists_are_written_beside_the_decoders():
+    """Of chunks that need nothing of what is decoded; what lasts longer decides."""
+    fine, wide = costs(4), costs(model=cuda_nets.pictures("ccm-base")[0], longest=40)
+    assert fine.two_lists and not costs(1).two_lists and costs(1, longest=40).two_lists
+    assert not wide.two_lists  # twelve tiles of sums for eleven warps
+    begun, late = fine.step(16, False, True), fine.step(16, False, False)
+    assert begun["rans"] == late["rans"] and sum(begun.values()) < 0.7 * sum(late.values())
+    quick = costs(4, lanes=32, coded=2.0)
+    written = sum(quick.written(16, False, quick.beside).values())
+    begun, late = (sum(quick.step(16, False, b).values()) for b in (True, False))
+    assert quick.rans(16) < written < begun < late
+    one, three = (sum(costs(1, longest=40).step(n, False).values()) for n in (16, 48))
+    apart = sum(costs(1).step(48, False).values())
+    assert one + 2 * costs(1).rans(16, 0.0) < three < apart
 
 
 def test_progress_is_announced_beside_the_network():

@@ -22,7 +22,7 @@ TORCH_TARGET = "0x020a000000000000"  # as in setup.py
 CUDA = CSRC / "entropy/cuda"
 ENGINE_ROOMS = ("base", "model", "entropy/cpu")  # what the engines and the check of one against the other need
 CORE_ISAS = ("_avx2",) if X86 else ()
-FAULTS = range(9)  # CCM_FAULT: 0 is the real thing
+FAULTS = range(10)  # CCM_FAULT: 0 is the real thing
 FLAVOURS = {
     "plain": ["-O3", "-g1"],
     # Of UBSan what a GPU minds; all of it takes minutes to compile. With -O1 ASan's kernels take four times as long.

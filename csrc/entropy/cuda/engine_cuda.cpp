@@ -30,6 +30,14 @@ cudaError_t current_device(Device& d) {
   return cudaSuccess;
 }
 
+// At least as many positions as the longest step of a plane.
+int64_t longest_step(const Schedule& s, int32_t h, int32_t w) {
+  if (s.row_step <= 0 || s.col_step <= 0) return static_cast<int64_t>(h) * w;
+  const int64_t rows = (w - 1) * static_cast<int64_t>(s.col_step) / s.row_step + 1;
+  const int64_t columns = (h - 1) * static_cast<int64_t>(s.row_step) / s.col_step + 1;
+  return s.ph * s.pw * std::min({rows, columns, static_cast<int64_t>(h), static_cast<int64_t>(w)});
+}
+
 ArenaLayout arena_layout(const DeviceModel& m, int32_t tiles) {
   int32_t channels = 0, depth = 0, ahead = 0, quads = 0;
   for (int32_t g = 0; g < m.groups; ++g) {
@@ -54,10 +62,8 @@ ArenaLayout arena_layout(const DeviceModel& m, int32_t tiles) {
   const int64_t symbols = static_cast<int64_t>(kChunk) * channels;
   l.mean = take(2 * symbols);
   l.scale = take(symbols);
-  l.symbols = take(8 * (symbols + kMostCarried + kMoreSymbols));
-  l.targets = take(8 * (symbols + kMostCarried));
-  l.modes = take(4 * (symbols + kMostCarried + kMoreSymbols));
-  l.masks = take(4 * kChunk * ((channels + 31) / 32));
+  l.listed = take(4 * 3);
+  l.masks = take(4 * ((symbols + 31) / 32));
   l.words = take(kMostSequences * kRingWords * 2);
   l.ahead = take(ahead * 32 * kChunk / kTileN * 16);
   l.ahead_steps = take(4 * kMostAhead);
@@ -68,6 +74,7 @@ ArenaLayout arena_layout(const DeviceModel& m, int32_t tiles) {
   l.decoders = take(kMostSequences * 32 * kDecoderBytes);
   l.planes = take(kPlanesBytes);
   l.stop = take(4);
+  l.bad = take(4);
   l.coded = take(4);
   l.known = tiles <= kMaxKnownTiles ? take(4 * tiles) : 0;
   l.bytes = at;
@@ -106,26 +113,32 @@ cudaError_t plan_latents(const DeviceModel& m, int32_t batch, int32_t h, int32_t
   plan.threads = options.threads ? options.threads : kMaxThreads;
   const int32_t available = std::min(device.shared - 1024, options.shared >= 0 ? options.shared : device.shared);
   a.arena = arena_layout(m, a.tiles);
-  a.arena_in_shared = a.arena.bytes <= available;
-  // What the weights and numbers of the largest group take beside the arena.
-  int64_t wanted = 0;
+  int32_t list = 0;
+  for (int32_t g = 0; g < m.groups; ++g) list = std::max(list, ListLayout::of(m.group[g].channels).bytes);
+  a.arena_in_shared = a.arena.bytes + list <= available;
+  const int64_t tables = m.y_rows.window_bytes();
+  a.tables = a.arena_in_shared && a.arena.bytes + tables + list <= available ? a.arena.bytes : -1;
+  a.lists = a.arena.bytes + (a.tables >= 0 ? static_cast<int32_t>(tables) : 0);
+  a.arena_bytes = a.arena.bytes + list;
+  int64_t wanted = 0;  // with all of the weights and numbers of any group
   for (int32_t g = 0; g < m.groups; ++g) {
     const DeviceGroup& d = m.group[g];
-    int64_t bytes = 0;
+    const int32_t bytes = ListLayout::of(d.channels).bytes;
+    // Writing a list while the one before is decoded: in groups without own context, and in steps of several chunks, if
+    // beside the decoder a warp is there for each tile of the sums of contexts.
+    const bool many = longest_step(m.schedule[g], h, w) > kChunk && d.spatial.m_tiles < plan.threads / 32;
+    const bool beside = d.spatial.k_steps == 0 || many;
+    if (beside && a.tables >= 0 && a.lists + 2 * bytes <= available) a.two_lists |= 1u << g;
+    int64_t all = a.arena_in_shared ? a.lists + bytes * (a.two_lists >> g & 1 ? 2 : 1) : 0;
     const auto add = [&](const DeviceConv& c) {
-      bytes += static_cast<int64_t>(c.m_tiles) * (c.k_steps * 512 + kTileM * sizeof(ChannelNumbers));
+      all += static_cast<int64_t>(c.m_tiles) * (c.k_steps * 512 + kTileM * sizeof(ChannelNumbers));
     };
     add(d.spatial);
     for (int32_t l = 0; l < d.hidden_layers; ++l) add(d.hidden[l]);
     add(d.head);
-    wanted = std::max(wanted, bytes);
+    wanted = std::max(wanted, all);
   }
-  a.weights = a.arena_in_shared ? a.arena.bytes : 0;
-  const int64_t tables = m.y_rows.window_bytes();
-  const bool tables_in_shared = a.arena_in_shared && a.weights + tables <= available;
-  a.tables = tables_in_shared ? a.weights : -1;
-  if (tables_in_shared) a.weights += static_cast<int32_t>(tables);
-  a.shared = static_cast<int32_t>(std::min<int64_t>(available, wanted + a.weights));
+  a.shared = static_cast<int32_t>(std::min<int64_t>(available, wanted));
   int32_t resident = 0;
   if (cudaError_t e = latents_occupancy(a, plan.threads, &resident)) return e;
   // A block for every group, and for the dense part as many as fit beside them.
@@ -145,7 +158,7 @@ cudaError_t plan_latents(const DeviceModel& m, int32_t batch, int32_t h, int32_t
   a.base = reinterpret_cast<int32_t*>(take(batch * a.base_count * 4));
   a.progress =
       reinterpret_cast<int32_t*>(take(4 * (1 + batch + static_cast<int64_t>(batch) * m.groups * a.progress_stride)));
-  a.arenas = take(a.arena_in_shared ? 0 : static_cast<int64_t>(plan.blocks) * a.arena.bytes);
+  a.arenas = take(a.arena_in_shared ? 0 : static_cast<int64_t>(plan.blocks) * a.arena_bytes);
   plan.scratch = at;
   return cudaSuccess;
 }

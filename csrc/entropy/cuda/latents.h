@@ -26,7 +26,7 @@ constexpr int32_t kRingWords = kWordRing + 32 * 4;
 constexpr int32_t kMostAhead = 16;
 
 // At least the sizes of WarpDecoder, CoderPlanes and StepLayer, which host code cannot see; steps.cuh checks.
-constexpr int kDecoderBytes = 80, kPlanesBytes = 80, kStepLayerBytes = 48;
+constexpr int kDecoderBytes = 80, kPlanesBytes = 96, kStepLayerBytes = 48;
 
 // Counters of one (image, group), ints in `progress`.
 struct GroupProgress {
@@ -37,18 +37,27 @@ struct GroupProgress {
 struct ArenaLayout {
   int32_t features, feature_stride, feature_bytes;  // two times bytes [kChunk][feature_stride]
   int32_t mean, scale;                              // int16, uint8 [chunk * channels]
-  // The list of coded symbols: Symbol and Target [chunk * channels + kMostCarried], and kMoreSymbols behind the former.
-  int32_t symbols, targets, modes;  // modes: uint32, as many as symbols
-  int32_t masks;                    // uint32 [kChunk][channels / 32, rounded up]: which symbols of a position are coded
-  int32_t words;                    // uint16 [kMostSequences][kRingWords]
+  int32_t listed;  // int32 [3]: symbols of each list; whether the next chunk's base is there
+  int32_t masks;   // uint32 [kChunk * channels / 32, rounded up]: which symbols of a chunk are coded
+  int32_t words;   // uint16 [kMostSequences][kRingWords]
   // What other warps than the decoders' have added up for the next chunk: accumulators, Ahead [tiles of 16 channels,
   // kMostAhead of them at most], and for each the products that they hold, -1: nothing (int32 [kMostAhead]).
   int32_t ahead, ahead_steps;
   int32_t layers;   // StepLayer [kMaxLayers + 2]
   int32_t offsets;  // int32, as many as DeviceConv::quads of the own group's convolution
-  int32_t scale_rows, positions, decoders, planes, stop, coded;
+  int32_t scale_rows, positions, decoders, planes, stop, bad, coded;
   int32_t known;  // 0: absent, too many tiles
-  int32_t bytes;
+  int32_t bytes;  // of all this; lists are elsewhere
+};
+
+// The list of a chunk's coded symbols, in bytes from its beginning: symbols come first.
+struct ListLayout {
+  int32_t targets, modes, bytes;
+
+  CCM_HD static ListLayout of(int32_t channels) {
+    const int32_t places = kChunk * channels + kMostCarried, symbols = places + kMoreSymbols;
+    return {8 * symbols, 8 * (symbols + places), (8 * (symbols + places) + 4 * symbols + 15) / 16 * 16};
+  }
 };
 
 struct LatentsArgs {
@@ -75,12 +84,14 @@ struct LatentsArgs {
   uint8_t* features;  // [batch]: outputs of every group's stack but its last
   int32_t* base;      // [batch]: of every group
   int32_t* progress;  // [1 + batch + batch * groups * progress_stride]: ticket, failures, counters
-  uint8_t* arenas;    // [blocks], where shared memory is too small
+  uint8_t* arenas;    // [blocks], arena_bytes each, where shared memory is too small
+  int32_t arena_bytes;
   int64_t context_bytes, psi_bytes, features_bytes, base_count;  // of an image
   int32_t psi_stride, progress_stride, tiles;
   int32_t arena_in_shared, shared;  // shared: bytes of dynamic shared memory
   int32_t tables;                   // where windows and neighbours of y's rows lie in it; -1: they do not
-  int32_t weights;                  // from where on it holds weights
+  int32_t lists;       // where lists begin, from the arena's beginning; a group's weights lie behind its own
+  uint32_t two_lists;  // bit g: group g has a second list, of the chunk behind
   ArenaLayout arena;
 
   CCM_HD int32_t* failed(int32_t image) const { return progress + 1 + image; }

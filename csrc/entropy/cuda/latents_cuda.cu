@@ -9,7 +9,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) latents_kernel(const LatentsAr
   CCM_DYN_SHARED(shared);
   CCM_SHARED(ticket, int32_t);
   const int32_t groups = a.model->groups;
-  unsigned char* arena = a.arena_in_shared ? shared : a.arenas + static_cast<int64_t>(blockIdx.x) * a.arena.bytes;
+  unsigned char* arena = a.arena_in_shared ? shared : a.arenas + static_cast<int64_t>(blockIdx.x) * a.arena_bytes;
   GroupCoder<kInShared> coder(a, shared, arena);
   bool more = true;  // groups that no block has taken
   for (;;) {

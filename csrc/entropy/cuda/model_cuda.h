@@ -40,6 +40,7 @@ struct DeviceConv {
 
 struct DeviceGroup {
   int32_t channels, first_channel, plane_channel;
+  uint64_t per_channel;  // reciprocal() of channels
   int32_t base_width, base_pad;
   int32_t stack_layers, has_skip, hidden_layers;
   int32_t within_step;        // whether a tap reaches positions of its own step, which it must not see

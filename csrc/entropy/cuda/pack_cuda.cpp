@@ -155,6 +155,7 @@ class DevicePacker {
   DeviceGroup group(const GroupDesc& g) {
     DeviceGroup d{};
     d.channels = g.channels;
+    d.per_channel = reciprocal(static_cast<uint32_t>(g.channels));
     d.first_channel = g.first_channel;
     d.plane_channel = g.plane_channel;
     d.base_width = g.base_width;

@@ -1,0 +1,239 @@
+// The entropy network of a chunk of positions: from the sum of contexts to means and scales.
+#pragma once
+#include "entropy/cuda/step_arena.cuh"
+
+namespace ccm {
+
+template <bool kInShared>
+class StepNetwork : public StepArena<kInShared> {
+ protected:
+  using StepArena<kInShared>::StepArena;
+  using StepArena<kInShared>::a_;
+  using StepArena<kInShared>::m_;
+  using StepArena<kInShared>::shared_;
+  using StepArena<kInShared>::image_;
+  using StepArena<kInShared>::group_;
+  using StepArena<kInShared>::copy;
+  using StepArena<kInShared>::d;
+  using StepArena<kInShared>::features;
+  using StepArena<kInShared>::layer;
+  using StepArena<kInShared>::layers;
+  using StepArena<kInShared>::mean;
+  using StepArena<kInShared>::offsets;
+  using StepArena<kInShared>::order;
+  using StepArena<kInShared>::planes;
+  using StepArena<kInShared>::positions;
+  using StepArena<kInShared>::scale;
+  using StepArena<kInShared>::step_layers;
+  using StepArena<kInShared>::tile_of;
+  using StepArena<kInShared>::two_lists;
+
+  // Copies into shared memory, as far as it goes: the channels' numbers, then weights in whole tiles, the last layers
+  // first.
+  CCM_DEVICE void keep_weights() {
+    const int32_t depth = layers();
+    int64_t at = 0;
+    if (kInShared || a_.arena_in_shared) at = a_.lists + ListLayout::of(d().channels).bytes * (two_lists() ? 2 : 1);
+#pragma unroll 1
+    for (int32_t l = 0; l < depth; ++l) {
+      const DeviceConv& c = layer(l);
+      const int64_t bytes = static_cast<int64_t>(c.m_tiles) * kTileM * sizeof(ChannelNumbers);
+      const ChannelNumbers* numbers = m_.template at<ChannelNumbers>(c.numbers);
+      if (at + bytes <= a_.shared) {
+        copy(shared_ + at, numbers, bytes);
+        numbers = reinterpret_cast<const ChannelNumbers*>(shared_ + at);
+        at += bytes;
+      }
+      if (threadIdx.x == 0) {
+        const uint4* const far = m_.template at<uint4>(c.weights);
+        step_layers()[l] = {far, far, numbers, 0, c.m_tiles, c.k_steps, c.output, c.zero};
+      }
+    }
+#pragma unroll 1
+    for (int32_t l = depth - 1; l >= 0; --l) {
+      const DeviceConv& c = layer(l);
+      const int64_t tile = static_cast<int64_t>(c.k_steps) * 512;
+      int32_t tiles = 0;
+      while (tiles < c.m_tiles && at + (tiles + 1) * tile <= a_.shared) ++tiles;
+      copy(shared_ + at, m_.template at<uint4>(c.weights), tiles * tile);
+      if (threadIdx.x == 0) {
+        step_layers()[l].near = reinterpret_cast<const uint4*>(shared_ + at);
+        step_layers()[l].near_tiles = tiles;
+      }
+      at += tiles * tile;
+    }
+    const DevicePlane context = GroupPlanes(a_, image_, group_).context();
+    const uint32_t* const quads = m_.template at<uint32_t>(d().spatial.quads);
+#pragma unroll 1
+    for (int32_t k = threadIdx.x; k < d().spatial.k_steps * 8 + kMoreQuads; k += blockDim.x)
+      offsets()[k] = static_cast<uint32_t>(quad_offset(quads[k], context.row_stride, context.stride));
+  }
+
+  // Of positions p .. end - 1, which come after the present chunk (`last`: of its step): base and those taps that see
+  // no latent of the present step, as accumulators. Each warp of the team only if the base is there.
+  CCM_DEVICE void look_ahead(const Team& team, int32_t p, int32_t end, bool last) {
+    const DeviceConv& c = d().spatial;
+    if (c.m_tiles > kMostAhead) return;
+    const int32_t lane = lane_here();
+    const GroupPlanes planes(a_, image_, group_);
+    if (const int32_t layer = chasing_layers(d()) - 1; layer >= 0) {
+      const int32_t* const flag = lane < end - p ? planes.flag(layer, tile_of(p + lane)) : nullptr;
+      if (!__all_sync(kWarp, !flag || ld_relaxed(flag))) return;
+      if (flag) ld_acquire(flag);
+      __syncwarp();
+    }
+    const int32_t steps = !last ? c.k_steps : (order().gaps ? 0 : c.early_steps);
+    const uint32_t* const at = order().positions + p;
+    const int32_t warps = team.warps();
+    // The last tiles first, whose weights may lie further away; who has done one of those takes a second one last.
+#pragma unroll 1
+    for (int32_t done = 0, mine = team.warp(); done + mine < c.m_tiles; done += warps) {
+      const int32_t m_tile = c.m_tiles - 1 - done - mine;
+      mine = warps - 1 - mine;
+      Accumulators<kChunkNT> acc;
+      add_context(m_tile, 0, steps, [=](int32_t k) { return at[p + k < end ? k : 0]; }, true, acc);
+#pragma unroll
+      for (int n = 0; n < kChunkNT; ++n)
+        ahead(m_tile, n, lane) = {static_cast<unsigned>(acc.v[n][0]), static_cast<unsigned>(acc.v[n][1]),
+                                  static_cast<unsigned>(acc.v[n][2]), static_cast<unsigned>(acc.v[n][3])};
+      if (lane == 0) ahead_steps()[m_tile] = steps;
+    }
+  }
+
+  // Products first .. end - 1 of the own context of chunk positions at(k); `with_base`: what they are added to is
+  // loaded.
+  template <class At>
+  CCM_DEVICE void add_context(int32_t m_tile, int32_t first, int32_t end, At at, bool with_base,
+                              Accumulators<kChunkNT>& acc) const {
+    const int32_t lane = lane_here();
+    const DevicePlane context = planes()->context;
+    const Base base = planes()->base;
+    const uint8_t* from[kChunkNT];
+#pragma unroll
+    for (int n = 0; n < kChunkNT; ++n) {
+      const uint32_t p = at(n * kTileN + lane / 4);
+      from[n] = context.at(p >> 16, p & 0xffff) + d().plane_channel;
+    }
+    if (with_base) {
+#pragma unroll
+      for (int n = 0; n < kChunkNT; ++n)
+#pragma unroll
+        for (int k = 0; k < 2; ++k) {
+          const uint32_t q = at(n * kTileN + (lane & 3) * 2 + k);
+          const int32_t* sum = base.at(q >> 16, q & 0xffff) + m_tile * kTileM + lane / 4;
+          acc.v[n][k] = sum[0];
+          acc.v[n][2 + k] = sum[8];
+        }
+    }
+    const auto same = [](uint32_t offset) { return static_cast<int32_t>(offset); };
+    product(end - first, from, step_layers()->weights(m_tile) + first * 32, offsets() + first * 8, same, acc);
+  }
+
+  // Parameters of a chunk's positions, which are loaded. A warp's unit of work is a tile of channels by all positions;
+  // `after_first` is called behind the first layer.
+  template <class AfterFirst>
+  CCM_DEVICE void network(const Team& team, AfterFirst after_first) {
+    const int32_t lane = threadIdx.x & 31, warps = team.warps();
+    const int32_t stride = a_.arena.feature_stride;
+    bool more = true;
+#pragma unroll 1
+    for (int32_t l = 0; more; ++l) {
+      const StepLayer c = step_layers()[l];
+      more = c.output != kHead;
+#pragma unroll 1
+      for (int32_t m_tile = team.warp(); m_tile < c.m_tiles; m_tile += warps) {
+        Accumulators<kChunkNT> acc;
+        const int32_t channel = m_tile * kTileM + lane / 4;
+        const ChannelNumbers low = c.numbers[channel], high = c.numbers[channel + 8];
+        const Rescale rescale[2] = {Rescale::of(low), Rescale::of(high)};
+        if (l == 0) {
+          const int32_t begun = kInShared && m_tile < kMostAhead ? ahead_steps()[m_tile] : -1;
+          if (begun >= 0) {
+#pragma unroll
+            for (int n = 0; n < kChunkNT; ++n) {
+              const uint4 four = ahead(m_tile, n, lane);
+              acc.v[n][0] = static_cast<int>(four.x), acc.v[n][1] = static_cast<int>(four.y);
+              acc.v[n][2] = static_cast<int>(four.z), acc.v[n][3] = static_cast<int>(four.w);
+            }
+          }
+          const uint32_t* const where = positions();
+          add_context(m_tile, max(begun, 0), c.k_steps, [=](int32_t k) { return where[k]; }, begun < 0, acc);
+        } else {
+          const uint8_t* in = features() + ((l - 1) & 1) * a_.arena.feature_bytes;
+          const uint8_t* at[kChunkNT];
+#pragma unroll
+          for (int n = 0; n < kChunkNT; ++n) at[n] = in + (n * kTileN + lane / 4) * stride;
+          start_from(low.bias, high.bias, acc);
+          product_rows(c.k_steps, at, c.weights(m_tile), acc);
+        }
+        if (!more)
+          put_parameters(channel, rescale, acc);
+        else
+          put_features(channel, rescale, c.zero, acc, features() + (l & 1) * a_.arena.feature_bytes);
+      }
+      if (l == 0) after_first();
+      team.sync();
+    }
+    // What was begun is taken.
+    if (kInShared && team.thread() < kMostAhead) ahead_steps()[team.thread()] = -1;
+  }
+
+  // Results of this lane: of `channel` and `channel` + 8. There is room for those of positions that the step does not
+  // have and of channels that the layer does not have; nobody looks at them. All are computed before the first is
+  // stored, side by side.
+  CCM_DEVICE void put_features(int32_t channel, const Rescale (&rescale)[2], int32_t zero,
+                               const Accumulators<kChunkNT>& acc, uint8_t* out) const {
+    const int32_t stride = a_.arena.feature_stride;
+    uint8_t byte[kChunkNT][4];
+#pragma unroll
+    for (int n = 0; n < kChunkNT; ++n)
+#pragma unroll
+      for (int k = 0; k < 4; ++k) byte[n][k] = rescale[k / 2].byte(acc.v[n][k], zero);
+    out += (threadIdx.x & 3) * 2 * stride + channel;
+#pragma unroll
+    for (int n = 0; n < kChunkNT; ++n)
+#pragma unroll
+      for (int k = 0; k < 4; ++k) out[(n * kTileN + k % 2) * stride + k / 2 * 8] = byte[n][k];
+  }
+
+  CCM_DEVICE void put_parameters(int32_t channel, const Rescale (&rescale)[2],
+                                 const Accumulators<kChunkNT>& acc) const {
+    const int32_t channels = d().channels, last = m_.scale_codes - 1, position = (threadIdx.x & 3) * 2;
+    const uint8_t* table = m_.template at<uint8_t>(m_.scale_table);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int32_t of = channel + half * 8;
+      int32_t value[kChunkNT][2];
+#pragma unroll
+      for (int n = 0; n < kChunkNT; ++n)
+#pragma unroll
+        for (int k = 0; k < 2; ++k) value[n][k] = rescale[half].linear(acc.v[n][half * 2 + k]);
+      if (of < channels) {
+        int16_t* to = mean() + position * channels + of;
+#pragma unroll
+        for (int n = 0; n < kChunkNT; ++n)
+#pragma unroll
+          for (int k = 0; k < 2; ++k)
+            to[(n * kTileN + k) * channels] = static_cast<int16_t>(clamp(value[n][k], -32768, 32767));
+      } else if (of < 2 * channels) {
+        uint8_t* to = scale() + position * channels + of - channels;
+        uint8_t index[kChunkNT][2];
+#pragma unroll
+        for (int n = 0; n < kChunkNT; ++n)
+#pragma unroll
+          for (int k = 0; k < 2; ++k) index[n][k] = table[clamp(value[n][k], 0, last)];
+#pragma unroll
+        for (int n = 0; n < kChunkNT; ++n)
+#pragma unroll
+          for (int k = 0; k < 2; ++k) to[(n * kTileN + k) * channels] = index[n][k];
+      }
+    }
+  }
+
+  CCM_DEVICE uint4& ahead(int32_t m_tile, int32_t n, int32_t lane) const {
+    return this->template part<uint4>(a_.arena.ahead)[(m_tile * kChunkNT + n) * 32 + lane];
+  }
+  CCM_DEVICE int32_t* ahead_steps() const { return this->template part<int32_t>(a_.arena.ahead_steps); }
+};
+
+}  // namespace ccm
