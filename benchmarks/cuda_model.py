@@ -176,7 +176,7 @@ class Costs:
         return WARPS - max(1, self.stream.lanes // 32)
 
     def layer(self, k: int, count: int, begun: bool, team: int = WARPS) -> tuple[float, float]:
-        """Products, and everything else of a layer for a chunk, by so many warps; ``begun``: by those that looked ahead."""
+        """Products, and everything else of a layer for a chunk, by so many warps; ``begun``: others looked ahead."""
         m_tiles, k_steps = self.layers[k]
         if k == 0 and begun:
             k_steps -= self.ahead()[0]
