@@ -1,4 +1,4 @@
-"""Sections about data sets and thumbnails: loading, converting, learning from them."""
+"""Sections about data sets, thumbnails and parts of pictures: loading, converting, learning from them."""
 
 from __future__ import annotations
 
@@ -83,6 +83,19 @@ def thumbnails(result: dict) -> str:
     size = f"{result['pixels'] / result['pictures'] / 1e6:.2f} megapixels, quality {result['quality']:g}"
     below = f"{result['pictures']} photographs of {size}, and JPEG files of the same PSNR; medians of one thread's"
     return table(items, columns, f"{below} processor time. {machine(result)}")
+
+
+@made_of("parts.json")
+def parts(result: dict) -> str:
+    """Parts of large pictures beside whole ones."""
+    columns: dict[str, Column] = {
+        "megapixels": lambda i: f"{i['width'] * i['height'] / 1e6:.0f}",
+        "part": lambda i: f"{i['side']}x{i['side']}" if i["side"] else "all",
+        "processor time, s": lambda i: f"{i['seconds']:.1f}",
+        "peak memory, MB": lambda i: f"{i['memory']:,.0f}",
+    }
+    below = f"Mosaics of {result['pictures']} photographs, quality {result['quality']:g}, by the command to PPM."
+    return table(result["parts"], columns, f"{below} {machine(result)}")
 
 
 @made_of("classifier.json")

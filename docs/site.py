@@ -18,11 +18,11 @@ Every public name. `import ccm_fast` imports nothing else; each name is loaded a
 
 
 def reference() -> str:
-    """The page of the Python interface: every name that the package exports, and the rANS coder."""
+    """The page of the Python interface: every name that the package exports, the rANS coder, and rectangles."""
     from ccm_fast import _EXPORTS
 
     names = [f"::: {module}.{name}" for name, module in _EXPORTS.items()]
-    return "\n\n".join([_REFERENCE, *names, "::: ccm_fast.rans", ""])
+    return "\n\n".join([_REFERENCE, *names, "::: ccm_fast.rans", "::: ccm_fast.region", ""])
 
 
 def relinked(markdown: str, source: Path) -> str:

@@ -84,6 +84,15 @@ def test_failures_do_not_stop_the_others(photos, tmp_path, capsys):
     assert [("error" in r) for r in reports] == [True, False] and reports[0]["type"].endswith("Error")
 
 
+def test_the_same_remark_about_many_files(tmp_path, capsys):
+    for k in range(7):
+        Image.fromarray(tiny.photo(8, 9, k)).save(tmp_path / f"{k}.jpg", comment="Anna")
+    assert run("encode", tmp_path, tmp_path / "coded", "-m", WEIGHTS) == 0
+    *lines, rest, _ = capsys.readouterr().err.splitlines()
+    assert [Path(line.split(": ")[1]).stem for line in lines] == list("01234")
+    assert rest == "ccm-fast: the comment 'Anna' cannot be kept and is left out: 2 more files"
+
+
 def test_metadata_is_left_out_or_replaced(tmp_path, capsys):
     exif, profile = Image.Exif(), ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     exif[0x0112], exif[0x010F] = 6, "maker"

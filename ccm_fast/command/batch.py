@@ -18,7 +18,7 @@ from .streams import same_file, taken
 
 __all__ = ["StageTimes", "run_plan"]
 
-# Of existing outputs, so many are named one by one.
+# Of existing outputs, and of files with the same remark, so many are named one by one.
 _NAMED = 5
 
 
@@ -80,6 +80,7 @@ class Batch:
     def __init__(self, plan: Plan, args, verb: str):
         self.plan, self.args, self.verb = plan, args, verb
         self.failed = self.skipped = self.done = self.before = self.after = 0
+        self._notes: dict[str, int] = {}
 
     def fail(self, job: Job, why: str, kind: str, quiet: bool = False) -> None:
         """One file could not be worked on."""
@@ -123,7 +124,9 @@ class Batch:
     def finish(self, job: Job, report: dict) -> None:
         """Say what became of a file."""
         for note in report.pop("notes", ()):
-            complain("standard input" if job.source == "-" else job.source, note)
+            self._notes[note] = self._notes.get(note, 0) + 1
+            if self._notes[note] <= _NAMED:
+                complain("standard input" if job.source == "-" else job.source, note)
         if "error" in report:
             self.fail(job, report["error"], report["type"])
             return
@@ -143,6 +146,9 @@ class Batch:
 
     def close(self) -> int:
         """Say what was left out, and the sums; returns the exit code."""
+        for note, count in self._notes.items():
+            if count > _NAMED:
+                complain(None, f"{note}: {count - _NAMED} more files")
         for name, why in self.plan.failures:
             complain(name, why)
         self.failed += len(self.plan.failures)
