@@ -1,5 +1,6 @@
 #include "base/memory.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <mutex>
@@ -19,6 +20,10 @@ struct Pool {
   std::mutex mutex;
   std::multimap<size_t, float*> free;
   size_t floats = 0;  // in `free`
+  // The array that lasting floats are taken of, as long as some of them are in use.
+  std::weak_ptr<float> array;
+  float* next = nullptr;
+  size_t left = 0;
 };
 
 Pool& pool() {
@@ -70,6 +75,31 @@ void give_floats(float* data, size_t n) {
     }
   }
   delete[] data;
+}
+
+std::shared_ptr<float> take_lasting_floats(size_t n) {
+#if defined(__linux__)
+  constexpr size_t kHuge = size_t{2} << 20, kArray = size_t{32} << 20, kLine = 64 / sizeof(float);
+  const size_t wanted = (n + kLine - 1) / kLine * kLine, bytes = (wanted * sizeof(float) + kHuge - 1) / kHuge * kHuge;
+  Pool& p = pool();
+  std::lock_guard<std::mutex> lock(p.mutex);
+  std::shared_ptr<float> array = p.array.lock();
+  if (!array || p.left < wanted) {
+    const size_t size = std::max(bytes, kArray);
+    const auto free = [](float* data) { ::operator delete[](data, std::align_val_t{kHuge}); };
+    array.reset(static_cast<float*>(::operator new[](size, std::align_val_t{kHuge})), free);
+    want_huge_pages(array.get(), size);
+    p.array = array;
+    p.next = array.get();
+    p.left = size / sizeof(float);
+  }
+  float* const data = p.next;
+  p.next += wanted;
+  p.left -= wanted;
+  return {array, data};
+#else
+  return std::shared_ptr<float>(new float[n], std::default_delete<float[]>());
+#endif
 }
 
 void give_back([[maybe_unused]] const Pages& pages) {

@@ -1,6 +1,7 @@
 // Memory that costs little to take.
 #pragma once
 #include <cstddef>
+#include <memory>
 
 namespace ccm {
 
@@ -9,6 +10,11 @@ namespace ccm {
 // floats and writes back how many; give_floats takes them back.
 float* take_floats(size_t& n);
 void give_floats(float* data, size_t n);
+
+// n floats, of whatever values, for what stays and is written at once, such as packed weights. They lie beside each
+// other in arrays of large pages, which one alone would rarely fill; an array is given back with the last of its
+// floats.
+std::shared_ptr<float> take_lasting_floats(size_t n);
 
 // Asks for large pages behind memory that is about to be written for the first time: a plane of 75 MB has 18,000 small
 // ones, and their faults take a tenth of a convolution's time. No more than a hint.

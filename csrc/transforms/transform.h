@@ -64,9 +64,9 @@ inline int32_t int16_chunk(int32_t in) {
 class PackedFloats {
  public:
   PackedFloats() = default;
-  explicit PackedFloats(size_t size) : size_(size), data_(new float[size]) {
-    want_huge_pages(data_.get(), size * sizeof(float));
-  }
+  explicit PackedFloats(size_t size) : size_(size), data_(take_lasting_floats(size)) {}
+  PackedFloats(PackedFloats&&) = default;
+  PackedFloats& operator=(PackedFloats&&) = default;
 
   size_t size() const { return size_; }
   float* data() { return data_.get(); }
@@ -74,7 +74,7 @@ class PackedFloats {
 
  private:
   size_t size_ = 0;
-  std::unique_ptr<float[]> data_;
+  std::shared_ptr<float> data_;
 };
 
 // Outputs of a tile in each direction, in positions of a phase.

@@ -132,6 +132,17 @@ def test_an_unknown_instruction_set():
         opened(tiny.GOLDEN / "tiny.safetensors", isa="no-such")
 
 
+def test_models_that_are_closed_leave_others_whole():
+    data = (tiny.GOLDEN / "colour.ccm").read_bytes()
+    first, second = (ccm_fast.Codec.load(tiny.GOLDEN / "tiny.safetensors") for _ in range(2))
+    wanted = first.decode(data)
+    for _ in range(3):  # a later one may lie where an earlier one was, beside those that stay
+        del first
+        first = ccm_fast.Codec.load(tiny.GOLDEN / "tiny.safetensors")
+        assert np.array_equal(second.decode(data), wanted) and np.array_equal(first.decode(data), wanted)
+        first, second = second, first
+
+
 def test_fingerprints(small, little):
     for codec, model in (small, little):
         assert codec.fingerprint == model.frozen.fingerprint
