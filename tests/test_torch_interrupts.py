@@ -58,6 +58,7 @@ def stopping():
 
 
 @pytest.mark.slow
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", NAMES)
 def test_signals_end_operators(calls, stopping, name, threads):

@@ -7,8 +7,8 @@ import run
 import target
 
 CORPUS = Path(__file__).with_name("corpus")
-#: Cases of each kind: about two seconds of processor time. Every run of the suite takes the same ones.
-CASES = {"files": 40, "plans": 60, "weights": 100, "pictures": 100, "strings": 100, "coder": 500}
+#: Cases of each kind: two to four seconds of processor time. Every run of the suite takes the same ones.
+CASES = {"files": 20, "plans": 60, "weights": 100, "pictures": 100, "strings": 50, "coder": 500}
 FEW = {"files": 6, "plans": 10, "weights": 10, "pictures": 20, "coder": 50}
 
 
