@@ -84,7 +84,7 @@ Status decode_z(const PackedModel& m, const Segment& stream, int32_t hz, int32_t
   StreamDecoder decoder(stream.data, static_cast<size_t>(stream.size), stream.code, rans_vectors(kernels_of(m)));
   const int16_t* values = m.at<int16_t>(m.z_values);
   const uint16_t* channels = m.at<uint16_t>(m.z_channels);
-  for (int64_t first = 0; first < positions && !decoder.truncated(); first += kPiece) {
+  for (int64_t first = 0; first < positions && !decoder.over(); first += kPiece) {
     poll();
     const int64_t count = std::min(positions - first, kPiece);
     decoder.decode(m.rows(m.z_rows), rows.data(), nullptr, static_cast<int32_t>(count * m.z_coded), symbols.data());

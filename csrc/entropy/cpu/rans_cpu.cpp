@@ -435,9 +435,9 @@ Status StreamDecoder::finish() const {
   return status;
 }
 
-bool StreamDecoder::truncated() const {
+bool StreamDecoder::over() const {
   return status_ == kTruncated ||
-         std::all_of(sequences_.begin(), sequences_.end(), [](const SequenceDecoder& s) { return s.truncated(); });
+         std::all_of(sequences_.begin(), sequences_.end(), [](const SequenceDecoder& s) { return s.over(); });
 }
 
 }  // namespace ccm

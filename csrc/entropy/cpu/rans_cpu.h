@@ -22,7 +22,7 @@ class SequenceDecoder {
   bool decode(const Rows& tables, const uint16_t* rows, const int16_t* offsets, int32_t n, int16_t* out);
   void end_step();
   Status finish() const;
-  bool truncated() const { return truncated_; }
+  bool over() const { return truncated_ || (version_ == 2 && damaged_); }
 
  private:
   void read_states(const uint8_t* data, size_t size);
@@ -67,8 +67,8 @@ class StreamDecoder {
 
   // After the last step: whether everything was as it must be.
   Status finish() const;
-  // Whether finish() will be kTruncated, whatever is decoded yet.
-  bool truncated() const;
+  // Whether it is known already that, and how, finish() will not be kOk.
+  bool over() const;
 
  private:
   std::vector<SequenceDecoder> sequences_;
