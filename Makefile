@@ -180,6 +180,7 @@ test-viewer: viewer $(VENV_TEST)/.installed
 # or its download: cuda-code (seven architectures), cuda-coverage, cuda-layout, cuda-kodak. KODAK=FOLDER names the
 # photographs.
 KODAK ?= ../shared/data/kodak
+cuda-check: export CCM_TEST_ALL = 1
 cuda-check: lint cuda-code
 	$(VENV_TEST)/bin/python -m pytest $(PYTEST_ARGS) tests/test_emu.py tests/test_gpu_check.py tests/test_cuda_*.py
 	$(MAKE) cuda-coverage cuda-layout

@@ -145,7 +145,7 @@ RUNS = [
 ]
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize("run", RUNS, ids=lambda r: f"seed{r[0]}-blocks{r[1]}-resident{r[2]}")
 def test_y(case, run):
     seed, blocks, resident, threads, shared, lanes = run
@@ -165,7 +165,7 @@ VERSION_2 = 256  # csrc/format/rans.h
 
 
 # (lanes, seed, blocks, resident, threads, bytes of shared memory)
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize("run", [
     (1, 0, 0, 0, 64, -1), (2, 1, 3, 1, 96, 0), (4, 5, 9, 2, 64, -1), (8, 2, 9, 2, 128, 20000), (16, 6, 0, 0, 64, -1),
     (32, 3, 0, 0, 64, -1), (64, 4, 5, 3, 64, -1), (128, 7, 6, 0, 64, 0), (128, 8, 0, 2, 192, -1),

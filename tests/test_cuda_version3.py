@@ -54,7 +54,7 @@ def case(request):
     return Case(request.param, CASES)
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize("run", RUNS, ids=lambda r: f"lanes{r[0]}-seed{r[1]}")
 def test_equal_to_the_cpu_engine(case, run):
     lanes, seed, blocks, resident, threads, shared = run
