@@ -136,8 +136,8 @@ def read_machine_code(folder: Path, arch: int) -> dict:
     step, net, listing = "steps.cuh", "step_network.cuh", "step_list.cuh"
     rans = "rans_warp.cuh"
     choose = (listing, {_line(listing, "list.symbols[place] = {key[u],")})
-    skipped = _line(listing, "publish(target, choice[u].row")
-    publish = (step, {_line(step, "this->publish(done.targets[k]")})
+    skipped = _line(listing, "to.publish(target, choice[u].row")
+    publish = (step, {_line(step, "to.publish(done.targets[k]")})
     multiplied = {_line(rans, "static_cast<uint64_t>(found.less) * high_")}
     tried = {_line(rans, "static_cast<uint64_t>(freq) * high[k]")}
     # What is no part of a common round: symbols outside their window, escapes, new words.
@@ -217,7 +217,7 @@ def read_machine_code(folder: Path, arch: int) -> dict:
     if missing := sorted(wanted - set(pieces)) or not network:
         raise ValueError(f"sm_{arch}: pieces of the kernel were not found: {missing}")
     # Symbols that are coded, in models that scale no context.
-    rescaled = {_line(listing, "value = requantize(value, m_.template at<int32_t>(m_.context_mult)")}
+    rescaled = {_line(listing, "if (mult) value = requantize(value, mult[channel]")}
     pieces["choose"] = [i for i in pieces["choose"] if not i.within(listing, {skipped})]
     pieces["publish"] = [i for i in pieces["publish"] if not i.within(listing, rescaled)]
     pieces["dense"] = max(pieces["dense"], key=lambda p: sum(i.op == "LDG.E" for i in p))

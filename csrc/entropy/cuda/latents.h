@@ -25,7 +25,7 @@ constexpr int32_t kRingWords = kWordRing + 32 * 4;
 // Tiles of 16 channels of a group whose sums of contexts are begun ahead; wider ones' weights take longer than a step.
 constexpr int32_t kMostAhead = 16;
 
-// At least the sizes of WarpDecoder, CoderPlanes and StepLayer, which host code cannot see; steps.cuh checks.
+// At least the sizes of WarpDecoder, CoderPlanes and StepLayer, which host code cannot see; step_arena.cuh checks.
 constexpr int kDecoderBytes = 80, kPlanesBytes = 96, kStepLayerBytes = 48;
 
 // Counters of one (image, group), ints in `progress`.

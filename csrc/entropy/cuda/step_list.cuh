@@ -4,6 +4,37 @@
 
 namespace ccm {
 
+// Where latents of a group go: to y, with the place of what they stand for if that is wanted, and into the context
+// plane. What does not depend on the latent is looked up once: stores may alias anything, and nothing else would be
+// kept.
+struct Publisher {
+  int16_t* y;       // of the group's first channel
+  int32_t* places;  // null: not wanted
+  int32_t reach, w, channels;
+  uint8_t* context;  // of the group's first channel; null: it is not shown yet
+  int32_t row_stride, stride;
+  const int32_t *mult, *shift;  // mult null: the context is not scaled
+
+  CCM_DEVICE void publish(const Target& target, int32_t row, int32_t value) const {
+    const auto position =
+        static_cast<int32_t>((target.position >> 16) * static_cast<uint32_t>(w) + (target.position & 0xffff));
+    int64_t at = static_cast<int64_t>(position) * channels + target.channel;
+#if CCM_FAULT == 4
+    ++at;
+#endif
+    y[at] = static_cast<int16_t>(value);
+    if (places) places[at] = row * (2 * reach + 1) + clamp(value - target.offset, -reach, reach) + reach;
+    if (context) show(target.position, target.channel, value);
+  }
+
+  CCM_DEVICE void show(uint32_t position, int32_t channel, int32_t value) const {
+    if (mult) value = requantize(value, mult[channel], shift[channel]);
+    const DevicePlane plane{context, row_stride, stride};
+    plane.at(static_cast<int32_t>(position >> 16), static_cast<int32_t>(position & 0xffff))[channel] =
+        static_cast<uint8_t>(clamp_context(value) + 128);
+  }
+};
+
 template <bool kInShared>
 class StepList : public StepNetwork<kInShared> {
  protected:
@@ -51,8 +82,9 @@ class StepList : public StepNetwork<kInShared> {
       }
     }
     int32_t at = carried + before;
+    const Publisher to = publisher(to_context);
 #pragma unroll 1
-    for (int32_t k = first; k < end; k += kListed) at = list_words(list, rows, k, end, total, at, skipping, to_context);
+    for (int32_t k = first; k < end; k += kListed) at = list_words(list, to, rows, k, end, total, at, skipping);
     const int32_t listed = carried + all;
 #pragma unroll 1
     for (int32_t i = team.thread(); i < kMoreSymbols; i += team.threads()) {
@@ -65,8 +97,8 @@ class StepList : public StepNetwork<kInShared> {
   // The same for kListed words from `first` on, of those before `end`: what is loaded for all comes before the first
   // store. `at`: where the list goes on; returned: behind them.
   static constexpr int kListed = 2;
-  CCM_DEVICE int32_t list_words(const SymbolList& list, const RowWindow* rows, int32_t first, int32_t end,
-                                int32_t total, int32_t at, bool skipping, bool to_context) const {
+  CCM_DEVICE int32_t list_words(const SymbolList& list, const Publisher& to, const RowWindow* rows, int32_t first,
+                                int32_t end, int32_t total, int32_t at, bool skipping) const {
     const int32_t lane = lane_here(), channels = d().channels;
     const bool residual = m_.residual;
     RowChoice choice[kListed];
@@ -97,7 +129,7 @@ class StepList : public StepNetwork<kInShared> {
           list.modes[place] = symbol_fits(value) ? mode[u] : kNever;
           list.targets[place] = target;
         } else {
-          publish(target, choice[u].row, choice[u].offset, to_context);
+          to.publish(target, choice[u].row, choice[u].offset);
         }
       }
       at += __popc(mask[u]);
@@ -130,32 +162,30 @@ class StepList : public StepNetwork<kInShared> {
     return (row * a_.w + (position & 0xffff)) * m_.latent_channels + d().first_channel + channel;
   }
 
-  // A latent to y, with the place of what it stands for if that is wanted, and into the context plane.
-  CCM_DEVICE void publish(const Target& target, int32_t row, int32_t value, bool to_context) const {
-    int16_t* y = a_.y + place_in_y(target.position, target.channel);
-#if CCM_FAULT == 4
-    ++y;
-#endif
-    *y = static_cast<int16_t>(value);
-    if (a_.places)
-      a_.places[y - a_.y] = row * (2 * a_.reach + 1) + clamp(value - target.offset, -a_.reach, a_.reach) + a_.reach;
-    if (to_context) show(target.position, target.channel, value);
-  }
-
-  CCM_DEVICE void show(uint32_t position, int32_t channel, int32_t value) const {
-    const int32_t at = d().plane_channel + channel;
-    if (m_.scaled_context)
-      value = requantize(value, m_.template at<int32_t>(m_.context_mult)[at],
-                         m_.template at<int32_t>(m_.context_shift)[at]);
-    planes()->context.at(position >> 16, position & 0xffff)[at] = static_cast<uint8_t>(clamp_context(value) + 128);
+  CCM_DEVICE Publisher publisher(bool to_context) const {
+    const DevicePlane context = planes()->context;
+    const int64_t first = place_in_y(0, 0);
+    Publisher to{};
+    to.y = a_.y + first;
+    to.places = a_.places ? a_.places + first : nullptr;
+    to.reach = a_.reach;
+    to.w = a_.w;
+    to.channels = m_.latent_channels;
+    to.context = to_context ? context.data + d().plane_channel : nullptr;
+    to.row_stride = context.row_stride;
+    to.stride = context.stride;
+    to.mult = m_.scaled_context ? m_.template at<int32_t>(m_.context_mult) + d().plane_channel : nullptr;
+    to.shift = m_.template at<int32_t>(m_.context_shift) + d().plane_channel;
+    return to;
   }
 
   // Latents of loaded positions from y into the context plane.
   CCM_DEVICE void show_latents(int32_t count) const {
+    const Publisher to = publisher(true);
 #pragma unroll 1
     for (int32_t p = threadIdx.x / 32; p < count; p += blockDim.x / 32)
       for (int32_t c = threadIdx.x & 31; c < d().channels; c += 32)
-        show(positions()[p], c, a_.y[place_in_y(positions()[p], c)]);
+        to.show(positions()[p], c, a_.y[place_in_y(positions()[p], c)]);
   }
 };
 

@@ -124,11 +124,12 @@ class GroupCoder : StepList<kInShared> {
       a_.ends[static_cast<int64_t>(image_ * m_.groups + group_) * a_.h * a_.w + step_] = *coded();
     }
     const bool to_context = enters_context(now);
+    const Publisher to = this->publisher(to_context);
     const SymbolList done = list(which_);
 #pragma unroll 1
     for (int32_t k = threadIdx.x; fine && k < decoded_; k += blockDim.x) {
       const Symbol symbol = done.symbols[k];
-      this->publish(done.targets[k], key_row(symbol.key), symbol.value, to_context);
+      to.publish(done.targets[k], key_row(symbol.key), symbol.value);
     }
     written_ = beside && *base_is_there();
     which_ ^= written_;
