@@ -54,10 +54,15 @@ def test_intrinsics(seed):
     check(run("plain", "intrinsics", CCM_EMU_SEED=seed))
 
 
-def test_products():
+def flavoured(flavour, *values):
+    """Values of a test's parameters; what wants the emulator compiled with a sanitizer is left to those tests."""
+    return pytest.param(*values, marks=[] if flavour == "plain" else [pytest.mark.slow, pytest.mark.sanitized])
+
+
+@pytest.mark.parametrize("flavour, seed", [("plain", 7), flavoured("asan", "asan", 8)])
+def test_products(flavour, seed):
     """Both tensor-core shapes and the decomposition of one into the other, all signs, against plain loops."""
-    check(run("plain", "products", 7))
-    check(run("asan", "products", 8))
+    check(run(flavour, "products", seed))
 
 
 @pytest.mark.parametrize("resident", [0, 1, 3])
@@ -66,13 +71,13 @@ def test_pipeline(seed, resident):
     check(run("plain", "pipeline", 0, CCM_EMU_SEED=seed, CCM_EMU_RESIDENT=resident))
 
 
-@pytest.mark.parametrize("flavour", ["asan", "tsan"])
+@pytest.mark.parametrize("flavour", [flavoured(flavour, flavour) for flavour in ("asan", "tsan")])
 def test_sound_pipeline_is_clean(flavour):
     check(run(flavour, "pipeline", 0, CCM_EMU_SEED=1))
     check(run(flavour, "pipeline", 0, CCM_EMU_RESIDENT=2))
 
 
-@pytest.mark.parametrize("fault", SEEN)
+@pytest.mark.parametrize("fault", [flavoured(SEEN[fault][0], fault) for fault in SEEN])
 def test_faults_are_seen(fault):
     flavour, message = SEEN[fault]
     done = run(flavour, "pipeline", fault, **({"CCM_EMU_RESIDENT": 2} if fault == 5 else {}))

@@ -9,7 +9,7 @@ import tiny
 
 from ccm_fast.native import Codec
 
-SIDE = 5000
+SIDE = 3500
 
 
 class Stop(Exception):
