@@ -4,8 +4,11 @@
 //   decode_check WEIGHTS FILE.ccm FLIPS
 //
 // Decodes the file whole, every truncation of it, and FLIPS copies with a few flipped bits; then opens FLIPS damaged
-// copies of the weights, and decodes with those that open. Encodes noise between both.
+// copies of the weights, and decodes with those that open. Encodes noise between both, and decodes parts of the file.
 #include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
@@ -41,6 +44,55 @@ ccm_status decode(const ccm_model* model, const Bytes& data) {
   const size_t row = static_cast<size_t>(info.width) * 3;
   Bytes pixels(row * static_cast<size_t>(info.height));
   return ccm_decode(model, data.data(), data.size(), CCM_RGB8, pixels.data(), row, &options);
+}
+
+// Parts, at edges too and in rows that are longer than they, are those of the whole picture; others are refused.
+void crop(const ccm_model* model, const Bytes& data) {
+  ccm_options options;
+  ccm_options_init(&options);
+  options.threads = 2;
+  ccm_info info;
+  require(ccm_read_info(data.data(), data.size(), 0, &info) == CCM_OK, ccm_last_error());
+  const auto decode_part = [&](Bytes& pixels, size_t row) {
+    return ccm_decode(model, data.data(), data.size(), CCM_RGB8, pixels.data(), row, &options);
+  };
+  const size_t whole_row = static_cast<size_t>(info.width) * 3;
+  Bytes whole(whole_row * static_cast<size_t>(info.height));
+  require(decode_part(whole, whole_row) == CCM_OK, ccm_last_error());
+  std::mt19937_64 random(3);
+  const auto below = [&random](int64_t n) { return static_cast<int64_t>(random() % static_cast<uint64_t>(n)); };
+  for (int k = 0; k < 100; ++k) {
+    options.crop_width = 1 + below(info.width);
+    options.crop_height = 1 + below(info.height);
+    options.crop_x = below(info.width - options.crop_width + 1);
+    options.crop_y = below(info.height - options.crop_height + 1);
+    const size_t bytes = static_cast<size_t>(options.crop_width) * 3, row = bytes + static_cast<size_t>(below(5));
+    Bytes part(row * static_cast<size_t>(options.crop_height - 1) + bytes);
+    require(decode_part(part, row) == CCM_OK, ccm_last_error());
+    for (int64_t i = 0; i < options.crop_height; ++i) {
+      const auto from = whole.begin() + (options.crop_y + i) * info.width * 3 + options.crop_x * 3;
+      require(std::equal(from, from + static_cast<std::ptrdiff_t>(bytes),
+                         part.begin() + i * static_cast<std::ptrdiff_t>(row)),
+              "a part is not the whole picture's");
+    }
+  }
+  constexpr int64_t kMost = INT64_MAX;
+  for (const auto& [x, y, w, h] : std::vector<std::array<int64_t, 4>>{{-1, 0, 1, 1},
+                                                                      {0, 0, info.width + 1, 1},
+                                                                      {info.width, 0, 1, 1},
+                                                                      {0, info.height, 1, 1},
+                                                                      {1, 1, 0, 0},
+                                                                      {0, 0, 1, -1},
+                                                                      {kMost, kMost, kMost, kMost},
+                                                                      {-kMost, 0, kMost, 1},
+                                                                      {INT64_MIN, INT64_MIN, INT64_MIN, INT64_MIN}}) {
+    options.crop_x = x;
+    options.crop_y = y;
+    options.crop_width = w;
+    options.crop_height = h;
+    Bytes none(1);
+    require(decode_part(none, 1 << 20) == CCM_ARGUMENT, "a part outside of the picture");
+  }
 }
 
 void flip(Bytes& data, std::mt19937& random, int most) {
@@ -101,6 +153,7 @@ int main(int argc, char** argv) {
     if (bad != file) require(of_streams(count(decode(model, bad))), "a damaged file");
   }
   encode(model);
+  crop(model, file);
   ccm_model_close(model);
   for (int k = 0; k < flips; ++k) {
     Bytes bad = weights;
