@@ -10,7 +10,7 @@ for docs/pictures.md of it.
 from __future__ import annotations
 
 import argparse
-import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -21,6 +21,14 @@ from PIL import Image
 
 import ccm_fast
 
+# Runs a command and prints its processor seconds and its peak memory in KiB. A small process does so, since a new one's
+# peak begins with the memory of the one that makes it.
+RUN = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime, used.ru_maxrss)
+"""
 SIDES = (None, 1024, 256)  # of parts; None: all of the picture
 
 
@@ -38,11 +46,10 @@ def mosaic(photos: list[np.ndarray], pixels: int) -> np.ndarray:
 
 def run(arguments: list[str]) -> tuple[float, float]:
     """Processor seconds and peak megabytes of a command."""
-    child = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-m", "ccm_fast", *arguments])
-    _, status, used = os.wait4(child, 0)
-    if status:
-        raise SystemExit(f"ccm-fast {' '.join(arguments)} failed")
-    return used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e6
+    command = [sys.executable, "-m", "ccm_fast", *arguments]
+    done = subprocess.run([sys.executable, "-c", RUN, *command], check=True, capture_output=True, text=True)
+    seconds, kilobytes = map(float, done.stdout.split())
+    return seconds, kilobytes * 1024 / 1e6
 
 
 def measure(paths: list[Path], megapixels: list[float], quality: float, rounds: int) -> dict:

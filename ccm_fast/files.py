@@ -60,8 +60,8 @@ __all__ = [
 Model: TypeAlias = Union["CrossChannelContextModel", "AcceleratedNet", Codec, str, "os.PathLike[str]", None]
 
 
-def _tensor_files() -> ModuleType:
-    return import_with_torch("ccm_fast.tensor_files", "encoding, or decoding with this model and engine,")
+def _tensor_files(what: str = "encoding, or decoding with this model and engine,") -> ModuleType:
+    return import_with_torch("ccm_fast.tensor_files", what)
 
 
 def is_native(model: Model, engine: str | None) -> TypeGuard[Codec | str | os.PathLike[str] | None]:
@@ -134,9 +134,12 @@ def encode_picture(
         def encode(code: int) -> bytes:
             return codec.encode(picture.samples, 1 + code / 32, chunks=picture.chunks, **options)
     else:
+        tensors = _tensor_files(
+            "encoding with this model and engine" if not is_native(model, engine) else "this effort or tuning"
+        )
         model = model_for(model)
         options |= {"engine": engine, "tune": tune}
-        encode = _tensor_files().encoder(picture, model, **options)
+        encode = tensors.encoder(picture, model, **options)
 
     def quality_of(data: bytes) -> float:
         decoded = decode_bytes(data, model, threads=threads, engine=engine, max_pixels=None, latents=False)
