@@ -92,7 +92,8 @@ class CrossChannelContextModel(nn.Module):
         #: See :meth:`saturate`.
         self.ceiling: float | None = None
         for module in (self.g_a, self.g_s):
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+            # Before 2.14 torch's stubs lack it.
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
         if g_a is not None:
             _check_transform("g_a", self.g_a, (1, 3, 64, 64), (1, c.latent_channels, 4, 4))
         if g_s is not None:
