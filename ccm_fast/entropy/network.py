@@ -136,7 +136,8 @@ class _Group:
         windows = [(..., slice(r + di, r + di + h), slice(r + dj, r + dj + w)) for di, dj in taps]
         if (h, w) not in self.readable:
             step = torch.from_numpy(self.plan.steps(h, w, self.g))
-            steps = F.pad(step, (r, r, r, r), value=torch.iinfo(torch.int64).max)
+            # Later than every step; pad() takes a double, which the largest int64 is not.
+            steps = F.pad(step, (r, r, r, r), value=1 << 62)
             self.readable[h, w] = [(steps[window] < step).double().to(self.device) for window in windows]
         padded = F.pad(own, (r, r, r, r))
         out = own.new_zeros(own.shape[0], len(self.weight), h, w)
