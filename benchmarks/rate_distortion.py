@@ -4,6 +4,7 @@ The other codecs' results are committed, so that after a training only our model
 
     python benchmarks/rate_distortion.py --kodak DIR --clic DIR --reference DIR --threads 1 --crops 0
     python benchmarks/rate_distortion.py --kodak DIR --reference DIR --effort default 9   two curves of our model
+    python benchmarks/rate_distortion.py --kodak DIR --models ccm-small-msssim            another of our models
     python benchmarks/rate_distortion.py --kodak DIR --models --codecs vvc                one codec, no model
     python benchmarks/rate_distortion.py --kodak DIR --clic DIR --reference DIR --codecs all   everything: hours
     python benchmarks/rate_distortion.py                                                  the document alone
@@ -39,13 +40,19 @@ DATA = {
 }
 
 
+def _model_of(path: Path) -> str | None:
+    """The model that a file of results is of, if it is of one; an effort is written after the label's comma."""
+    result = json.loads(path.read_text(encoding="utf-8"))
+    return result["name"].split(",")[0] if result["model"] else None
+
+
 def measure(name: str, folder: Path, args) -> None:
     """One data set: measure what is missing, keep results and figures."""
     out = ROOT / "runs" / "rd" / name
     earlier = [p for p in sorted(RESULTS.glob(f"rd_{name}_*.json")) if p.name != f"rd_{name}_bd.json"]
-    # Models measured now replace all earlier ones: results of other weights, or of an effort that is no longer asked
+    # Models measured now replace their earlier results: those of other weights, or of an effort that is no longer asked
     # for, must not stay behind under their names.
-    stale = [p for p in earlier if args.models and json.loads(p.read_text(encoding="utf-8"))["model"]]
+    stale = [p for p in earlier if _model_of(p) in {Path(model).stem for model in args.models}]
     earlier = [p for p in earlier if p not in stale]
     # Published curves are of Kodak.
     published = [args.reference, PUBLISHED] if args.reference and name == "kodak" else []

@@ -43,8 +43,8 @@ UNITS = {
 DISTANCES = frozenset({"butteraugli"})  # the less the better: curves hold them with the sign turned
 LOOKS = ("ssimulacra2", "butteraugli")  # measured where they are installed, and not in decibels
 
-# What is shown of a folder of published results: those optimized for squared error, one of each. File pattern ->
-# (name of the family, label). The order is that of the tables.
+# What is shown of a folder of published results: those optimized for squared error, one of each, and one that was
+# optimized for MS-SSIM. File pattern -> (name of the family, label). The order is that of the tables.
 PUBLISHED = {
     "jpeg.json": ("jpeg", "JPEG"),
     "jpeg2000.json": ("jpeg2000", "JPEG 2000"),
@@ -56,6 +56,7 @@ PUBLISHED = {
     "compressai-bmshj2018-hyperprior_mse_cpu.json": ("bmshj2018", "bmshj2018-hyperprior"),
     "compressai-mbt2018-mean_mse_cpu.json": ("mbt2018-mean", "mbt2018-mean"),
     "compressai-mbt2018_mse_cpu.json": ("mbt2018", "mbt2018"),
+    "compressai-mbt2018_ms-ssim_cpu.json": ("mbt2018-ms-ssim", "mbt2018 for MS-SSIM"),
     "compressai-cheng2020-anchor_mse_cpu.json": ("cheng2020", "cheng2020-anchor"),
     "compressai-cheng2020-attn_mse_cpu.json": ("cheng2020-attn", "cheng2020-attn"),
     "paper-elic2022_mse.json": ("elic2022", "ELIC 2022"),
