@@ -58,7 +58,7 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/experiments/margins.md": {"margins": tables_bench.margins},
     "docs/pictures.md": {"thumbnails": tables_data.thumbnails, "parts": tables_data.parts},
     "docs/use.md": {"looks": tables_codec.looks},
-    "docs/model_card.md": {"rates": tables_codec.rates, "card": tables_codec.card},
+    "docs/model_card.md": {"rates": tables_codec.rates, "card": tables_codec.card, "card-eye": tables_codec.card_eye},
     "ccm_fast/anchors.py": {"qualities": tables_codec.quality_help},
 }
 
