@@ -74,9 +74,8 @@ def measure(name: str, folder: Path, args) -> None:
     for codec in rates.pop("measured"):
         shutil.copy(out / f"{codec}.json", RESULTS / f"rd_{name}_{codec}.json")
     (RESULTS / f"rd_{name}_bd.json").write_text(json.dumps(rates, indent=1) + "\n", encoding="utf-8")
-    for metric in curves.METRICS:
-        if (out / f"rd_{metric}.svg").is_file():  # not of a metric that nothing has been measured in
-            shutil.copy(out / f"rd_{metric}.svg", DOCS / f"rd_{name}_{metric}.svg")
+    for metric in ("psnr", "ms-ssim"):  # what all codecs were measured by, and the document shows
+        shutil.copy(out / f"rd_{metric}.svg", DOCS / f"rd_{name}_{metric}.svg")
 
 
 def times(found: list[curves.Curve], entries: list[dict]) -> list[str]:
@@ -103,6 +102,7 @@ def section(name: str) -> list[str]:
     if not path.is_file():
         return []
     rates = json.loads(path.read_text(encoding="utf-8"))
+    rates["models"] = dict(sorted(rates["models"].items()))
     files = sorted(p for p in RESULTS.glob(f"rd_{name}_*.json") if p != path)
     found = curves.load_curves(files)
     absent = [name for name in codecs.CODECS if name not in {c.name for c in found}]

@@ -123,7 +123,7 @@ def rates() -> str:
     cells: dict[str, dict[str, str]] = {}
     for title, result in found.items():
         for e in result["models"]["ccm-small"] if result else ():
-            if not e["anchor"].endswith("*"):  # published curves
+            if not e["anchor"].endswith("*") and e["anchor"] not in result["models"]:  # published curves; our own
                 cells.setdefault(e["anchor_label"], {})[title] = f"{e['psnr']['percent']:+.1f} %"
     columns: dict[str, Column] = {"against": "{name}"}
     columns |= {title: lambda i, title=title: i.get(title, "-") for title in found}
