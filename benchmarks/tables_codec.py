@@ -145,8 +145,8 @@ def looks(result: dict) -> str:
     columns["ahead in SSIMULACRA2"] = "{ahead}"
     names = ", ".join(name.removeprefix("kodim") for name in result["images"])
     which = "" if len(result["images"]) == 24 else f" ({names})"
-    note = f"{len(result['images'])} photographs of Kodak{which}. Ahead: of their pictures at quality 2, 4 and 6, how"
-    return table(items, columns, f"{note} many have a higher SSIMULACRA2 than AVIF's of the same size.")
+    note = f"{len(result['images'])} photographs of Kodak{which}. Ahead: of their pictures at quality 2, 4 and 6,"
+    return table(items, columns, f"{note} against AVIF's of that size.")
 
 
 def speed() -> str:
