@@ -10,7 +10,7 @@ from .errors import ModelError, WrongModelError
 from .locks import ForkSafeLock
 from .native import Codec
 from .precision import transform_precision
-from .shipped import available, is_accelerated, shipped_fingerprints
+from .shipped import available, hinted, is_accelerated, shipped_fingerprints
 
 __all__ = ["DEFAULT_MODEL", "codec_for", "named_model", "open_ahead"]
 
@@ -64,9 +64,9 @@ def codec_for(model: Codec | str | os.PathLike[str] | None, fingerprint: bytes |
         ModelError: not a weights file, or a damaged one.
         WrongModelError: no shipped model has the fingerprint.
     """
-    if model is None and fingerprint is not None and DEFAULT_MODEL in available():
-        # Opening a model tells its fingerprint, too: the one of most files need not be read twice.
-        codec = _codec(DEFAULT_MODEL)
+    if model is None and fingerprint is not None and (likely := _likely(fingerprint)):
+        # Opening a model tells its fingerprint, too: it need not be read twice, nor the others.
+        codec = _codec(likely)
         if codec.fingerprint == fingerprint:
             return codec
     named: Codec | str | os.PathLike[str] = named_model(model, fingerprint)
@@ -75,14 +75,21 @@ def codec_for(model: Codec | str | os.PathLike[str] | None, fingerprint: bytes |
     return named if isinstance(named, Codec) else _codec(os.fspath(named))
 
 
-def open_ahead(model: str | None) -> None:
+def _likely(head: bytes) -> str | None:
+    """The shipped model that a file with these first bytes is probably of: what they hint at, or the default one."""
+    return hinted(head) or (DEFAULT_MODEL if DEFAULT_MODEL in available() else None)
+
+
+def open_ahead(model: str | None, head: bytes = b"") -> None:
     """Open the codec that :func:`codec_for` is going to be asked for; for a thread beside the imports of a command.
 
     Args:
-        model: as there; None: the default model, which most files are of.
+        model: as there; None: the one that the file is probably of, or the default one.
+        head: the first bytes of a file to decode, if there is one.
 
     Raises:
         What :func:`codec_for` raises.
     """
-    if model is not None or DEFAULT_MODEL in available():
-        _codec(DEFAULT_MODEL if model is None else model)
+    name = model or _likely(head)
+    if name is not None:
+        _codec(name)

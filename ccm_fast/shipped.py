@@ -8,7 +8,7 @@ from pathlib import Path
 
 from . import _backend
 
-__all__ = ["available", "find", "is_accelerated", "shipped_fingerprints"]
+__all__ = ["available", "find", "hinted", "is_accelerated", "shipped_fingerprints"]
 
 FOLDER = Path(__file__).resolve().parent / "weights_data"
 
@@ -45,6 +45,25 @@ def shipped_fingerprints() -> dict[bytes, tuple[str, int]]:
         groups = int.from_bytes(plan[20:24], "little")  # FORMAT.md, section 7
         found[hashlib.sha256(plan).digest()[:8]] = name, groups
     return found
+
+
+@functools.cache
+def _noted(folder: Path) -> dict[bytes, str]:
+    """Fingerprint -> name, as the evaluations beside the weights give them (NAME.json)."""
+    found = {}
+    for path in folder.glob("*.json"):
+        _, _, rest = path.read_text(encoding="utf-8").partition('"fingerprint": "')
+        found[bytes.fromhex(rest[:16])] = path.stem
+    return found
+
+
+def hinted(head: bytes) -> str | None:
+    """The shipped model whose fingerprint seems to be among the first bytes of a file, or None.
+
+    A hint, without reading any weights: the model that is opened tells its fingerprint.
+    """
+    names = (name for fingerprint, name in _noted(FOLDER).items() if fingerprint in head)
+    return next((name for name in names if name in available()), None)
 
 
 # No header of a weights file is longer.

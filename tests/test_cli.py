@@ -14,7 +14,7 @@ import pytest
 import tiny
 from PIL import Image, ImageCms
 
-from ccm_fast import files, weights
+from ccm_fast import files, registry, shipped, weights
 from ccm_fast.command.main import main
 from ccm_fast.shipped import shipped_fingerprints
 
@@ -258,6 +258,18 @@ def test_files_of_any_shipped_model_decode(tmp_path, monkeypatch):
             assert run("decode", tiny.GOLDEN / f"{name}.ccm", tmp_path / f"{name}.png") == 0
     finally:
         shipped_fingerprints.cache_clear()
+
+
+def test_a_model_is_found_by_what_lies_beside_its_weights(monkeypatch):
+    """No weights but the file's own are read; what is noted wrongly is found out."""
+    monkeypatch.setattr("ccm_fast.registry.shipped_fingerprints", lambda: pytest.fail("all weights were read"))
+    for name in shipped.available():
+        fingerprint = bytes.fromhex(json.loads((shipped.FOLDER / f"{name}.json").read_text())["fingerprint"])
+        assert registry.codec_for(None, fingerprint).fingerprint == fingerprint
+        assert shipped.hinted(b"CCM\2\6" + fingerprint + b"rest") == name
+    monkeypatch.undo()
+    monkeypatch.setattr("ccm_fast.shipped._noted", lambda _: {fingerprint: shipped.available()[0]})
+    assert registry.codec_for(None, fingerprint).fingerprint == fingerprint
 
 
 def test_info_of_a_damaged_file(tmp_path, capsys):

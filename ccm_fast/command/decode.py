@@ -58,7 +58,7 @@ def run(args) -> int:
 
     def start(threads: int | None) -> Callable[[Job, StageTimes], dict]:
         if args.engine in (None, "cpu") and args.thumbnail is None:
-            open_model_ahead(args.model)
+            open_model_ahead(args.model, args.inputs[0])
         from ccm_fast.files import decode_bytes, opened
         from ccm_fast.images import orientation, output_format, save_picture, strip_metadata, to_pillow
         from ccm_fast.reading import read_bytes
