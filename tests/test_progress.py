@@ -76,7 +76,8 @@ class Told(list):
     def check(self, several=True):
         """It rises, and ends at the end; work that takes long is told of on the way."""
         assert self == sorted(self) and self[-1] == 1
-        assert not several or len([share for share in self if 0 < share < 1]) >= 2
+        # At most every 50 ms, and between tiles alone: how often depends on the machine.
+        assert not several or any(0 < share < 1 for share in self)
         self.clear()
 
 
