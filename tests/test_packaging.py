@@ -237,6 +237,15 @@ def test_requirements_of_extras():
 
 
 @in_checkout
+def test_pip_takes_the_options_that_a_wheel_is_made_with():
+    """It refuses `--no-compile` there, which the other targets install with."""
+    alone = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
+    said = subprocess.run(["make", "-n", "wheel"], cwd=ROOT, env=alone, capture_output=True, text=True, check=True)
+    (options,) = re.findall(r"-m pip wheel (.*) -w build/wheel \.$", said.stdout, re.M)
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options.split(), "--help"], capture_output=True, check=True)
+
+
+@in_checkout
 def test_what_one_target_leaves_out_another_runs():
     """`make test` leaves the marker `sanitized` to a target that CI runs beside it."""
     recipe = (ROOT / "Makefile").read_text()
