@@ -8,14 +8,12 @@ Every file is as large as that of `ccm-small` at quality 2, or up to 7 % smaller
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-import ccm_fast
-from ccm_fast.evaluate import codecs
+from ccm_fast.evaluate import codecs, crops
 
 # Photograph, and (left, top) of its crop: hair, skin with paint, feathers, trees. Crops are this wide and high.
 CROPS = [("kodim04", (180, 130)), ("kodim15", (300, 130)), ("kodim23", (430, 60)), ("kodim13", (300, 20))]
@@ -25,36 +23,14 @@ QUALITY = 2.0
 KEPT = 92
 
 
-def at_most(encode: Callable[[float], bytes], settings: list[float], size: int) -> bytes:
-    """The largest file of at most so many bytes, of settings in order of rate."""
-    low, high = 0, len(settings)
-    best = encode(settings[0])
-    while high - low > 1:
-        middle = (low + high) // 2
-        data = encode(settings[middle])
-        if len(data) <= size:
-            low, best = middle, data
-        else:
-            high = middle
-    return best
-
-
 def row(pixels: np.ndarray, left: int, top: int) -> list[np.ndarray]:
     """The crops of one photograph."""
-    ours = [ccm_fast.Codec.load(name) for name in ("ccm-small", "ccm-small-msssim")]
-    avif = codecs.classical("avif-iq")
-    first = ours[0].encode(pixels, quality=QUALITY)
-    files = {
-        "AVIF": at_most(lambda q: avif.encode(pixels, q), [float(q) for q in range(1, 80)], len(first)),
-        "looks": at_most(lambda q: ours[1].encode(pixels, quality=q), [1 + k / 32 for k in range(225)], len(first)),
-    }
-    print({name: round(len(data) / len(first), 3) for name, data in files.items()}, flush=True)
-    shown = [
-        pixels,
-        avif.decode(files["AVIF"], pixels.shape[:2]),
-        ours[0].decode(first),
-        ours[1].decode(files["looks"]),
-    ]
+    ours, looks, avif = (*map(codecs.model_codec, ("ccm-small", "ccm-small-msssim")), codecs.classical("avif-iq"))
+    first = ours.encode(pixels, QUALITY)
+    others = {codec: crops.fit(codec, pixels, len(first))[1] for codec in (avif, looks)}
+    print({codec.name: round(len(data) / len(first), 3) for codec, data in others.items()}, flush=True)
+    files = {avif: others[avif], ours: first, looks: others[looks]}
+    shown = [pixels, *(codec.decode(data, pixels.shape[:2]) for codec, data in files.items())]
     return [picture[top : top + HEIGHT, left : left + WIDTH] for picture in shown]
 
 

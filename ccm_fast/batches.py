@@ -21,7 +21,7 @@ from .files import Model, encode_picture, model_for
 from .images import Picture, from_pillow, open_picture, orientation, turned
 from .native import Codec, thread_count
 from .reading import read_bytes
-from .region import Region, Wanted, region_of, stored_region
+from .region import Region, Wanted, turned_region_of
 from .registry import DEFAULT_MODEL, codec_for
 from .stream.container import Container, parse_container
 from .stream.limits import MAX_PIXELS, check_limit
@@ -109,12 +109,6 @@ class _Open:
     region: Region | None = None
 
     @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of the turned picture."""
-        sides = (self.file.height, self.file.width)
-        return sides if self.turn < 5 else sides[::-1]
-
-    @property
     def raw_shape(self) -> tuple[int, int, int]:
         """Of what is decoded."""
         return (self.file.height, self.file.width, 3) if self.region is None else (*self.region[:1:-1], 3)
@@ -127,9 +121,7 @@ class _Open:
 
     def choose(self, wanted: Wanted) -> None:
         """Decode a part alone, of the turned picture. Raises TypeError, ValueError."""
-        height, width = self.size
-        if (region := region_of(wanted, width, height)) is not None:
-            self.region = stored_region(region, self.turn, self.file.width, self.file.height)
+        self.region = turned_region_of(wanted, self.turn, self.file.width, self.file.height)
 
 
 def _read(item: Item, max_pixels: int | None) -> bytes:

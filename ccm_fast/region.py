@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-__all__ = ["Region", "Wanted", "region_of", "stored_region"]
+__all__ = ["Region", "Wanted", "region_of", "stored_region", "turned_region_of"]
 
 #: x, y, width, height.
 Region: TypeAlias = tuple[int, int, int, int]
@@ -51,3 +51,19 @@ def stored_region(region: Region, orientation: int, width: int, height: int) -> 
     if orientation in (3, 4, 7, 8):
         y = down - y - h
     return (y, x, h, w) if orientation >= 5 else (x, y, w, h)
+
+
+def turned_region_of(wanted: Wanted, orientation: int, width: int, height: int) -> Region | None:
+    """:func:`region_of` the picture as EXIF turns it, in stored pixels.
+
+    Args:
+        wanted: of the turned picture.
+        orientation: EXIF's, 1 to 8.
+        width: of the picture as it is stored.
+        height: likewise.
+
+    Raises:
+        TypeError, ValueError: as there.
+    """
+    region = region_of(wanted, *((height, width) if orientation >= 5 else (width, height)))
+    return None if region is None else stored_region(region, orientation, width, height)

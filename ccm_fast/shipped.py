@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from pathlib import Path
 
 from . import _backend
@@ -52,8 +53,9 @@ def _noted(folder: Path) -> dict[bytes, str]:
     """Fingerprint -> name, as the evaluations beside the weights give them (NAME.json)."""
     found = {}
     for path in folder.glob("*.json"):
-        _, _, rest = path.read_text(encoding="utf-8").partition('"fingerprint": "')
-        found[bytes.fromhex(rest[:16])] = path.stem
+        note = re.search(rb'"fingerprint": *"([0-9a-f]{16})"', path.read_bytes())
+        if note:
+            found[bytes.fromhex(note[1].decode())] = path.stem
     return found
 
 

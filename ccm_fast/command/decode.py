@@ -62,7 +62,7 @@ def run(args) -> int:
         from ccm_fast.files import decode_bytes, opened
         from ccm_fast.images import orientation, output_format, save_picture, strip_metadata, to_pillow
         from ccm_fast.reading import read_bytes
-        from ccm_fast.region import region_of, stored_region
+        from ccm_fast.region import turned_region_of
         from ccm_fast.stream.container import parse_container
         from ccm_fast.stream.packet import peek
         from ccm_fast.timing import stage
@@ -77,9 +77,7 @@ def run(args) -> int:
                 return None
             container = parse_container(data)
             head, turn = peek(container.packet, args.max_pixels), orientation(container.chunks)
-            sides = (head.width, head.height) if turn < 5 else (head.height, head.width)
-            region = region_of(args.crop, *sides)
-            return region and stored_region(region, turn, head.width, head.height)
+            return turned_region_of(args.crop, turn, head.width, head.height)
 
         def thumbnail(data: bytes, target: str, file_format: str, times: StageTimes) -> dict:
             from PIL import Image, ImageOps
