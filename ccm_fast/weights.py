@@ -51,6 +51,8 @@ _REFUSAL = "is no weights file of this package"
 PREFIX = "float."
 SHIFTS, SENSITIVITIES, TRANSFORMS = "shifts", "sensitivities", "transforms"
 REDUCED = "reduced."
+#: What csrc/codec/codec.cpp says of such a plan, too.
+RESIDUAL = "an entropy model that codes residuals, which only accelerated nets of CompressAI have"
 FROZEN = ("h_s.", "contexts.")  # parameters that the plan holds
 # Of a configuration: what plans may have, and residual blocks at one resolution.
 MAX_KERNEL, MAX_BLOCKS, MAX_QUALITIES = 7, 64, 256
@@ -68,12 +70,14 @@ def save(model: CrossChannelContextModel, path: str | Path, meta: dict[str, Any]
 
     Raises:
         NotFrozenError: ``model.frozen`` is not set.
-        ModelError: a parameter is not finite in fp16.
+        ModelError: a parameter is not finite in fp16, or the entropy model is not of this kind of model.
     """
     from safetensors.torch import save as serialized
 
     if model.frozen is None:
         raise NotFrozenError("the model has no integer entropy model: call ccm_fast.freeze(model, images) first")
+    path = Path(path)
+    _check_fit(model.frozen.plan, model.config, path)
     tensors = {"plan": torch.frombuffer(bytearray(model.frozen.to_bytes()), dtype=torch.uint8)}
     if model.frozen.shifts is not None:
         tensors[SHIFTS] = model.frozen.shifts.contiguous()
@@ -95,7 +99,6 @@ def save(model: CrossChannelContextModel, path: str | Path, meta: dict[str, Any]
     }
     if model.own_transforms:
         metadata[TRANSFORMS] = json.dumps(model.own_transforms)
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         file.write(serialized(tensors, metadata))
@@ -216,7 +219,7 @@ def _build(path: Path, g_a: torch.nn.Module | None, g_s: torch.nn.Module | None)
 
 
 def _check_fit(plan: Plan, config: CCMConfig, path: Path) -> None:
-    """The plan must belong to the transforms: same latents, same schedule."""
+    """Raises ModelError unless the plan belongs to the transforms: same latents, same schedule, whole numbers."""
     schedule = config.coding_schedule
     same = (
         plan.group_channels == config.groups
@@ -226,6 +229,8 @@ def _check_fit(plan: Plan, config: CCMConfig, path: Path) -> None:
     )
     if not same:
         raise ModelError(f"{path.name}: the frozen entropy model does not belong to the configuration")
+    if plan.residual:
+        raise ModelError(f"{path.name}: {RESIDUAL}")
 
 
 @overload

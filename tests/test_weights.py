@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from safetensors.torch import save as serialized
 
+import ccm_fast
 from ccm_fast import shipped, tensor_store, weights
 from ccm_fast.entropy import FrozenEntropyModel, PlanError
 from ccm_fast.entropy.testing import random_plan, sample_latents
@@ -185,6 +186,27 @@ def test_bad_weights(model, tmp_path):
     bad.write_bytes(good.read_bytes()[:-100])
     with pytest.raises(ModelError):
         weights.load(bad)
+
+
+def test_plans_of_residuals_are_no_weights_files(model, tmp_path):
+    """Only accelerated nets have them: nothing here would encode with one, and what it decodes is in other units."""
+    file = tmp_path / "residual.safetensors"
+    weights.save(model, file)
+    tensors = load_file(file)
+    _, metadata = tensor_store.read_tensors(file, weights.FORMAT, "")
+    c = model.config
+    sizes = {"psi_channels": c.psi_channels, "cross_width": c.cross_width, "widths": c.parameter_widths}
+    plan = random_plan(np.random.default_rng(0), c.groups, c.hyper_channels, **sizes, residual=True)
+    tensors["plan"] = torch.frombuffer(bytearray(plan.to_bytes()), dtype=torch.uint8)
+    save_file(tensors, file, metadata)
+    for load in (weights.load, ccm_fast.Codec.load):
+        with pytest.raises(ModelError, match=weights.RESIDUAL):
+            load(file)
+    other = copy.deepcopy(model)
+    other.frozen = FrozenEntropyModel(plan)
+    with pytest.raises(ModelError, match=weights.RESIDUAL):
+        weights.save(other, tmp_path / "other.safetensors")
+    assert not (tmp_path / "other.safetensors").exists()
 
 
 def test_files_of_accelerated_nets_are_bounded(tmp_path, monkeypatch):

@@ -39,7 +39,7 @@ void check_fit(const PackedModel& m, const ModelConfig& c) {
   bool same = m.groups == static_cast<int32_t>(c.groups.size()) && m.hyper_channels == c.hyper_channels;
   for (int32_t g = 0; same && g < m.groups; ++g) same = m.group[g].channels == c.groups[g];
   if (!same) bad_model("the frozen entropy model does not belong to the configuration");
-  if (m.residual) bad_model("an entropy model that codes residuals, which this codec does not take");
+  if (m.residual) bad_model("an entropy model that codes residuals, which only accelerated nets of CompressAI have");
 }
 
 // Throws for what a decoder of z or y has found.
