@@ -1,9 +1,12 @@
 """Decoding on one thread and on two, in pairs, alone and beside a process that keeps one core busy.
 
-python benchmarks/threads.py [--model ccm-small] [--repeats 15]
+python benchmarks/threads.py [--model ccm-small] [--blocks 9]
 
-Both decode the same file by turns, so that what else the machine does falls on both alike. `ratio` is the median of
-the pairs' quotients, two threads over one; `best` is the quotient of the least times.
+Both decode the same file by turns, in blocks of some decodings, so that what else the machine does falls on both alike
+and neither inherits where the system has put the other's threads: the first third of a block does not count. `ratio`
+is the median of the blocks' quotients, two threads over one; `best` is the quotient of the least times. The busy
+process is in this session ("beside"), or in one of its own ("apart"), as another user's is: Linux divides cores among
+sessions first.
 """
 
 from __future__ import annotations
@@ -23,6 +26,11 @@ from PIL import Image
 from ccm_fast.native import Codec
 
 SIZES = ((768, 512), (3840, 2160))
+BUSY = {
+    "": "alone",
+    "beside": "beside a busy process of this session",
+    "apart": "beside a busy process of another session",
+}
 
 
 def picture(width: int, height: int) -> np.ndarray:
@@ -39,9 +47,10 @@ def picture(width: int, height: int) -> np.ndarray:
 
 
 @contextmanager
-def busy_process(wanted: bool) -> Iterator[None]:
+def busy_process(where: str) -> Iterator[None]:
     """One that computes without end, of the same priority."""
-    process = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if wanted else None
+    command = [sys.executable, "-c", "while True: pass"]
+    process = subprocess.Popen(command, start_new_session=where == "apart") if where else None
     try:
         yield
     finally:
@@ -58,15 +67,14 @@ def decode(codec: Codec, file, threads: int) -> dict[str, float]:
     return {stage: 1000 * value for stage, value in seconds.items()}
 
 
-def pairs(codec: Codec, data: bytes, repeats: int) -> dict:
-    """One thread and two, by turns."""
+def pairs(codec: Codec, data: bytes, blocks: int, length: int) -> dict:
+    """One thread and two, by turns, so many blocks of each of so many decodings."""
     file = codec.open_file(data)
     runs = {1: [], 2: []}
-    for threads in runs:
-        decode(codec, file, threads)
-    for repeat in range(repeats):
-        for threads in sorted(runs, reverse=bool(repeat % 2)):
-            runs[threads].append(decode(codec, file, threads))
+    for block in range(blocks):
+        for threads in sorted(runs, reverse=bool(block % 2)):
+            found = [decode(codec, file, threads) for _ in range(length)][length // 3 :]
+            runs[threads].append({s: statistics.mean(r[s] for r in found) for s in found[0]})
     stages = list(runs[1][0])
     quotients = {s: [b[s] / a[s] for a, b in zip(runs[1], runs[2], strict=True)] for s in stages}
     return {
@@ -80,19 +88,19 @@ def main() -> None:
     """Measure, print, write benchmarks/results/threads.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="ccm-small")
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--blocks", type=int, default=9)
     parser.add_argument("--keep", action="store_true", help="print only")
     args = parser.parse_args()
     codec = Codec.load(args.model)
     cases = []
     for width, height in SIZES:
         data = codec.encode(picture(width, height), 4)
-        repeats = args.repeats if width < 1000 else max(3, args.repeats // 3)
-        for busy in (False, True):
+        blocks, length = (args.blocks, 9) if width < 1000 else (max(3, args.blocks // 3), 3)
+        for busy in ("", "beside", "apart"):
             with busy_process(busy):
-                found = pairs(codec, data, repeats)
+                found = pairs(codec, data, blocks, length)
             cases.append({"width": width, "height": height, "busy": busy, "bytes": len(data), **found})
-            print(f"{width}x{height} {'beside a busy process' if busy else 'alone'}")
+            print(f"{width}x{height} {BUSY[busy]}")
             for stage in found["ratio"]:
                 one, two = (found["ms"][t][stage] for t in (1, 2))
                 quotient = f"ratio {found['ratio'][stage]:.3f}, of the least {found['best'][stage]:.3f}"

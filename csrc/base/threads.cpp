@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
 #include <new>
 #include <thread>
 
+#include "base/call_gauge.h"
+#include "base/cores.h"
 #include "base/interrupt.h"
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
@@ -16,6 +19,20 @@
 
 namespace ccm {
 namespace {
+
+using Clock = std::chrono::steady_clock;
+using std::chrono::microseconds;
+
+// Older calls get workers wherever these run. A core that another process keeps busy is a worker's for some
+// milliseconds at a time, and as long others wait then for what it holds. Shorter calls are rather done by then: layers
+// of g_s take 3 ms at 768x512.
+#if !defined(CCM_SHARE_ALL)
+constexpr microseconds kLongCall{20000};
+#else  // tests, whose workers are to come
+constexpr microseconds kLongCall{200};
+#endif
+// A worker leaves its core no more often than so.
+constexpr microseconds kBetweenMoves{5000};
 
 // A call of run_threads() under way; on its caller's stack.
 struct Call {
@@ -28,7 +45,24 @@ struct Call {
   Cancellation cancellation;  // where there is one: all threads stop at their next poll()
   std::condition_variable returned;
   Call* next = nullptr;  // a later call that workers may join
+  const Clock::time_point begin = Clock::now();
+  std::atomic<int> core{current_core()};  // the caller's, when last seen
+  // Of the gauge's measurement under way, which is the caller's:
+  Clock::time_point measured_from = begin;
+  std::atomic<int64_t> processor{0};  // nanoseconds that threads have had their cores
+  std::atomic<bool> helped{false};    // workers among them
 };
+
+thread_local Call* working_for = nullptr;  // the call that this thread works on
+thread_local int64_t counted = 0;          // of thread_nanoseconds(), in that call
+
+// Counts what this thread has had since it last did.
+void count(Call& call, bool worker) {
+  const int64_t now = thread_nanoseconds();
+  call.processor.fetch_add(now - counted, std::memory_order_relaxed);
+  if (worker) call.helped.store(true, std::memory_order_relaxed);
+  counted = now;
+}
 
 // Signals are for the program's own threads.
 class SignalsBlocked {
@@ -45,6 +79,24 @@ class SignalsBlocked {
   sigset_t before_;
 #endif
 };
+
+// How long this worker should stay away from a call; 0: not at all. Where all cores are busy the system puts workers
+// beside their callers. Two threads on one core get no more done than one and wait for each other on the way, so the
+// worker takes its share of another core instead, where that pays.
+microseconds time_to_rest(const Call& call, const CallGauge& gauge, bool measured) {
+  static thread_local Clock::time_point moved;
+  const auto now = Clock::now();
+  if (!gauge.pays()) {
+    const auto left = kLongCall - std::chrono::duration_cast<microseconds>(now - call.begin);
+    if (measured || left.count() > 0) return measured ? kLongCall : left;
+  }
+  const int core = current_core();
+  if (core >= 0 && core == call.core.load(std::memory_order_relaxed) && now - moved > kBetweenMoves) {
+    leave_core();
+    moved = now;
+  }
+  return microseconds{0};
+}
 
 class Pool {
  public:
@@ -63,6 +115,8 @@ class Pool {
     std::unique_lock<std::mutex> lock(mutex_);
     close(call);
     call.returned.wait(lock, [&] { return call.running == 0; });
+    // Longer calls that have not measured by themselves get workers in any case.
+    if (Clock::now() - call.measured_from < kLongCall) measure(call);
     wanted_ -= threads - 1;
     if (call.error) std::rethrow_exception(call.error);
   }
@@ -70,6 +124,16 @@ class Pool {
   int workers() {
     std::lock_guard<std::mutex> lock(mutex_);
     return workers_;
+  }
+
+  const CallGauge& gauge() const { return gauge_; }
+
+  // The caller of a long call, between its pieces.
+  void measure_piece(Call& call) {
+    count(call, false);
+    if (Clock::now() - call.measured_from < CallGauge::kWindow) return;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    measure(call);
   }
 
   std::mutex& mutex() { return mutex_; }
@@ -86,6 +150,14 @@ class Pool {
     }
   }
 
+  // Since the last time. The caller holds the lock.
+  void measure(Call& call) {
+    const auto now = Clock::now();
+    gauge_.note(call.helped.exchange(false, std::memory_order_relaxed), now - call.measured_from,
+                std::chrono::nanoseconds(call.processor.exchange(0, std::memory_order_relaxed)));
+    call.measured_from = now;
+  }
+
   // Nobody joins any more. The caller holds the lock.
   void close(Call& call) {
     if (!call.open) return;
@@ -97,6 +169,10 @@ class Pool {
 
   void attempt(Call& call, int index) {
     const WorkScope scope(call.cancellation);
+    Call* const outer = working_for;
+    const int64_t outer_counted = counted;
+    working_for = &call;
+    counted = thread_nanoseconds();
     try {
       call.work(index);
     } catch (...) {
@@ -105,6 +181,9 @@ class Pool {
       call.cancellation.cancel();
       close(call);
     }
+    count(call, index > 0);
+    working_for = outer;
+    counted = outer_counted;
   }
 
   void serve() {
@@ -114,6 +193,12 @@ class Pool {
       asked_.wait(lock, [&] { return first_ != nullptr; });
       --sleeping_;
       Call& call = *first_;
+      if (const microseconds pause = time_to_rest(call, gauge_, false); pause.count() > 0) {
+        lock.unlock();
+        std::this_thread::sleep_for(pause);
+        lock.lock();
+        continue;
+      }
       const int index = call.joined++;
       ++call.running;
       if (call.open == 1)
@@ -131,6 +216,7 @@ class Pool {
   std::condition_variable asked_;
   Call* first_ = nullptr;  // calls that workers may join, oldest first
   int workers_ = 0, sleeping_ = 0;
+  CallGauge gauge_;
   int wanted_ = 0;  // workers that all calls under way want together
 };
 
@@ -164,6 +250,19 @@ void parallel_for(int threads, int64_t n, const std::function<void(int64_t)>& bo
 void side_by_side(int threads, int64_t n, const std::function<void(int64_t, int)>& body) {
   const int64_t over = n % threads ? n % threads : threads;
   parallel_for(threads, n, [&](int64_t i) { body(i, i < n - over ? 1 : static_cast<int>(threads / over)); });
+}
+
+int likely_threads(int threads) { return pool->gauge().pays() ? threads : 1; }
+
+std::chrono::microseconds rest_from_call(bool caller) {
+  Call& call = *working_for;
+  if (caller) {
+    call.core.store(current_core(), std::memory_order_relaxed);
+    pool->measure_piece(call);
+    return microseconds{0};
+  }
+  count(call, true);
+  return time_to_rest(call, pool->gauge(), true);
 }
 
 int pool_workers() { return pool->workers(); }

@@ -2,6 +2,7 @@
 // are started when a call first wants them and then sleep between calls. Nobody spins or waits for a worker that has
 // not begun: beside a process that holds a core, that is what makes OpenMP codecs stall for seconds.
 #pragma once
+#include <chrono>
 #include <cstdint>
 #include <functional>
 
@@ -30,6 +31,15 @@ void parallel_for(int threads, int64_t n, const std::function<void(int64_t)>& bo
 // body(i, threads) for i in [0, n), of equal work: as many at a time as there are threads; those that are left over at
 // the end share all threads.
 void side_by_side(int threads, int64_t n, const std::function<void(int64_t, int)>& body);
+
+// How many of `threads` will come at once: 1 where calls of less than 20 ms have turned out to be done no sooner with
+// workers, because other processes keep the cores busy. Such calls do without them for a while. Longer ones get theirs
+// once they have gone on for so long.
+int likely_threads(int threads);
+
+// For `work` that goes on for long, between its pieces: how long this worker should stay away, 0: not at all. From the
+// caller, index 0, it learns the caller's core and returns 0.
+std::chrono::microseconds rest_from_call(bool caller);
 
 // Workers that this process has started so far.
 int pool_workers();

@@ -349,12 +349,13 @@ inline void spread(const float* from, int32_t phases, int32_t columns, float wit
   for (int32_t p = 0; p < phases; ++p) std::copy(from + p * columns, from + (p + 1) * columns, out + p * pad);
 }
 
-// Deals out [0, total) in pieces of about `piece`, the same number to every thread as far as possible, each of a whole
-// number of `unit`s but the last.
+// Deals out [0, total) in pieces of about `piece`, the same number to every thread that is likely to come as far as
+// possible, each of a whole number of `unit`s but the last.
 template <class Body>
 void in_blocks(int threads, int64_t total, int64_t piece, int64_t unit, Body body) {
   int64_t blocks = (total + piece - 1) / piece;
-  blocks = std::min((blocks + threads - 1) / threads * threads, total);
+  const int likely = likely_threads(threads);
+  blocks = std::min((blocks + likely - 1) / likely * likely, total);
   const auto edge = [=](int64_t k) { return k == blocks ? total : total * k / blocks / unit * unit; };
   std::atomic<int64_t> next{0};
   run_threads(static_cast<int>(std::min<int64_t>(threads, blocks)), [&](int) {

@@ -8,6 +8,8 @@
 #include <set>
 #include <thread>
 
+#include "base/call_gauge.h"
+#include "base/cores.h"
 #include "base/interrupt.h"
 #include "base/threads.h"
 #include "check.h"
@@ -64,6 +66,52 @@ void errors(bool in_worker) {
   require(caught, "an error that did not reach the caller");
 }
 
+// Calls go without workers for a while where these bring next to nothing, beside what one thread gets alone.
+void gauge() {
+  using std::chrono::milliseconds;
+  ccm::CallGauge bad, good, busy;
+  bad.note(true, milliseconds(11), milliseconds(11));
+  require(bad.pays(), "a measurement that is too short");
+  bad.note(true, milliseconds(11), milliseconds(12));
+  require(!bad.pays(), "help that brings nothing");
+  good.note(true, milliseconds(20), milliseconds(30));
+  require(good.pays(), "help that brings half a core");
+  busy.note(false, milliseconds(20), milliseconds(10));
+  busy.note(true, milliseconds(20), milliseconds(14));
+  require(busy.pays(), "help beside several processes");
+  std::this_thread::sleep_for(milliseconds(101));
+  require(bad.pays(), "help that is not tried again");
+}
+
+void another_core() {
+  const int before = ccm::current_core();
+  ccm::leave_core();
+  for (int k = 0; k < 2; ++k) ccm::leave_core();
+  require((before < 0) == (ccm::current_core() < 0), "a core");
+  const int64_t had = ccm::thread_nanoseconds();
+  for (std::atomic<int> n{0}; n < 100000;) ++n;
+  require(before < 0 || ccm::thread_nanoseconds() > had, "time on a core");
+}
+
+// Long calls get workers, whatever has been found of short ones, and also those that ask between their pieces.
+void long_calls() {
+  for (int k = 0; k < 2000 && ccm::likely_threads(2) > 1; ++k)
+    ccm::run_threads(2, [](int) { std::this_thread::sleep_for(std::chrono::microseconds(50)); });
+  require(ccm::likely_threads(2) == 1 && ccm::likely_threads(1) == 1, "calls whose threads sleep have had help");
+  std::atomic<int> come{0};
+  ccm::run_threads(2, [&](int) {
+    ++come;
+    while (come < 2) std::this_thread::yield();
+  });
+  std::atomic<bool> over{false};
+  ccm::run_threads(2, [&](int index) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(50);
+    while (!over && std::chrono::steady_clock::now() < end)
+      std::this_thread::sleep_for(std::min(ccm::rest_from_call(index == 0), std::chrono::microseconds(1000)));
+    over = true;
+  });
+}
+
 // Polls until that throws; false where it has not for a long time.
 bool cancelled() {
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
@@ -108,6 +156,9 @@ int main(int argc, char** argv) {
     require(ccm::pool_workers() == 1, "one worker of a call of two threads");
     for (int r = 0; r < rounds; ++r) failures_end_work(r % 2);
     sides();
+    gauge();
+    another_core();
+    long_calls();
     std::vector<std::thread> callers;
     for (int c = 0; c < 3; ++c)
       callers.emplace_back([=] {

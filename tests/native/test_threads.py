@@ -74,7 +74,28 @@ masks = [
 print(len(masks), all(mask >> signal.SIGINT - 1 & 1 for mask in masks))
 """
 
-CASES = {"stay": (STAY, "2 True True"), "fork": (FORK, "7"), "signals": (SIGNALS, "2 True")}
+# Threads that share one core get no more done than one, so that the worker is soon left out.
+ONE_CORE = """
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+before = set(os.listdir("/proc/self/task"))
+
+def decode(seconds):
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        codec.decode(data, threads=2)
+
+def processor(task):
+    return int(open(f"/proc/self/task/{task}/schedstat").read().split()[0]) / 1e9
+
+decode(0.05)
+(worker,) = set(os.listdir("/proc/self/task")) - before
+decode(0.4)
+begin, all_threads = processor(worker), time.process_time()
+decode(0.4)
+print(processor(worker) - begin < 0.25 * (time.process_time() - all_threads))
+"""
+
+CASES = {"stay": (STAY, "2 True True"), "fork": (FORK, "7"), "signals": (SIGNALS, "2 True"), "core": (ONE_CORE, "True")}
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="this system has no list of a process's threads")

@@ -20,6 +20,8 @@ namespace {
 constexpr int32_t kStepsPerTask = 16;
 // Rows of a layer of the dense part per task (about 0.2 ms each for ccm-small at 48 columns).
 constexpr int32_t kRowsPerTask = 4;
+// Tasks are so many times as long where nobody else is likely to come soon.
+constexpr int32_t kAloneTimes = 8;
 
 #if !defined(CCM_SHARE_ALL)
 // From so many columns on it is one row, and contexts are cleared column by column.
@@ -58,7 +60,8 @@ struct Task {
   int32_t group = 0;
   int32_t first_step = 0, last_step = 0;  // equal: a task of the dense part
   Group::DenseTask dense{};
-  Pages read[2];  // by tasks before: memory that is to be given back, which stays until this one is finished
+  bool alone = false;  // nobody is there who could help
+  Pages read[2];       // by tasks before: memory that is to be given back, which stays until this one is finished
 };
 
 // What nobody needs after a task.
@@ -80,6 +83,7 @@ class BatchCoder {
         code_(code),
         groups_(std::min(groups, m.groups)),
         threads_(threads),
+        nobody_likely_(threads > 1 && likely_threads(threads) == 1),
         rows_per_task_(w < kWide ? kRowsPerTask : 1),
         rows_ahead_(std::max(rows_per_task_, kAheadPositions / w)),
         orders_(step_orders(m, h, w)),
@@ -115,6 +119,8 @@ class BatchCoder {
 
   // The next thing worth doing, earliest image and group first (they are what others wait for). Under the lock.
   bool pick(Task& task) {
+    const bool alone = joined_ == 1;
+    const int32_t times = nobody_likely_ && alone ? kAloneTimes : 1;
     for (auto& image : images_) {
       if (!image || image->failed) continue;
       for (int32_t g = 0; g < groups_; ++g) {
@@ -122,10 +128,10 @@ class BatchCoder {
         const StepOrder& order = *orders_[g];
         const int32_t done = image->steps_done[g];
         if (done == order.steps()) continue;
-        task = {image.get(), g, done, done, {}, {}};
+        task = {image.get(), g, done, done, {}, alone, {}};
         if (!image->busy[g]) {
           const bool all = threads_ == 1 && w_ < kWide;
-          const int32_t limit = all ? order.steps() : std::min(order.steps(), done + kStepsPerTask);
+          const int32_t limit = all ? order.steps() : std::min(order.steps(), done + kStepsPerTask * times);
           while (task.last_step < limit && order.needs_rows[task.last_step] <= group.dense_rows()) ++task.last_step;
         }
         if (task.last_step > done) {
@@ -138,7 +144,7 @@ class BatchCoder {
           if (g + 1 == groups_) task.read[1] = image->context.drop_to(order.rows_done[done] - kBorder);
         } else {
           const int32_t earlier = g == 0 ? h_ : orders_[g - 1]->rows_done[image->steps_done[g - 1]];
-          const int32_t chunk = threads_ == 1 ? rows_ahead_ : rows_per_task_;
+          const int32_t chunk = threads_ == 1 ? rows_ahead_ : std::min(rows_ahead_, rows_per_task_ * times);
           if (!group.claim_dense(earlier, chunk, rows_per_task_, order.needs_rows[done] + rows_ahead_, task.dense))
             continue;
           if (g == 0 && m_.group[g].stack_layers + m_.group[g].has_skip) image->context.clear_to(h_ + kBorder);
@@ -155,13 +161,16 @@ class BatchCoder {
     StepBuffers buffers;
     if (threads_ > 1) buffers.share = &shares_[thread];
     std::unique_lock<std::mutex> lock(mutex_);
+    ++joined_;
     try {
-      while (step(lock, buffers)) {
+      while (rest(lock, thread) && step(lock, buffers)) {
       }
+      over_.notify_all();
     } catch (...) {  // out of memory: without this the others would wait for ever for what this thread had taken
       if (!lock.owns_lock()) lock.lock();
       aborted_ = true;
       tell();
+      over_.notify_all();
       throw;
     }
   }
@@ -172,11 +181,25 @@ class BatchCoder {
     changed_.notify_all();
   }
 
+  bool over() const { return aborted_ || (open_ == 0 && next_ == jobs_.size()); }
+
+  // Waits as long as this thread would bring nothing; false when there will be no task any more.
+  bool rest(std::unique_lock<std::mutex>& lock, int thread) {
+    if (threads_ == 1) return true;
+    while (!over()) {
+      const auto pause = rest_from_call(thread == 0);
+      if (pause.count() == 0) return true;
+      over_.wait_for(lock, pause);
+      if (kAlwaysAsk) return true;
+    }
+    return false;
+  }
+
   // One task; false when there will be none any more.
   bool step(std::unique_lock<std::mutex>& lock, StepBuffers& buffers) {
     Task task;
     while (aborted_ || !pick(task)) {
-      if (aborted_ || (open_ == 0 && next_ == jobs_.size())) return false;
+      if (over()) return false;
       const uint32_t seen = changes_.load(std::memory_order_relaxed);
       if (sharing_) {
         lock.unlock();
@@ -264,7 +287,7 @@ class BatchCoder {
       if ((s - task.first_step) % kStepsPerTask == kStepsPerTask - 1) poll();
       const int32_t count = order.positions(s);
       b.fit(static_cast<size_t>(count) * d.channels, m_.skip_rows);
-      const bool long_step = sharing_ && worth_sharing(task.group, count);
+      const bool long_step = sharing_ && !task.alone && worth_sharing(task.group, count);
       const bool ask = long_step && (gauge.ask() || kAlwaysAsk);
       if (long_step) help_pays_.store(ask, std::memory_order_relaxed);
       const auto begin = long_step ? Clock::now() : Clock::time_point();
@@ -313,15 +336,17 @@ class BatchCoder {
   const int32_t h_, w_, code_;
   const int32_t groups_;  // that are gone through, at least 1
   const int threads_;
+  const bool nobody_likely_;
   const int32_t rows_per_task_, rows_ahead_;                    // of the dense part
   const std::vector<std::shared_ptr<const StepOrder>> orders_;  // of each group
   const std::vector<BatchJob> jobs_;
   std::vector<std::unique_ptr<BatchImage>> images_;
   size_t next_ = 0, open_ = 0;
   int64_t steps_ = 0, all_steps_ = 0;  // done, and to be done, of all images
+  int joined_ = 0;                     // threads
   bool aborted_ = false;
   std::mutex mutex_;
-  std::condition_variable changed_;
+  std::condition_variable changed_, over_;
   std::atomic<uint32_t> changes_{0};
   std::atomic<int> sleeping_{0};       // workers; written under mutex_
   std::atomic<bool> help_pays_{true};  // as the thread has found that took the last long step

@@ -1,0 +1,57 @@
+// Whether calls get done sooner with more threads than one.
+#pragma once
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+
+namespace ccm {
+
+// Measures how much processor time calls get in a second with workers and without. Where workers do not pay, calls are
+// to do without them for a while, which grows as long as that stays so.
+class CallGauge {
+ public:
+  static constexpr std::chrono::milliseconds kWindow{12};  // of a measurement
+
+  // For any thread.
+  bool pays() const { return now() >= alone_until_.load(std::memory_order_relaxed); }
+
+  // A call, or a part of it, has taken `time`, and all its threads together had their cores for `processor`. One thread
+  // at a time.
+  void note(bool helped, std::chrono::nanoseconds time, std::chrono::nanoseconds processor) {
+    Sum& sum = helped ? with_ : alone_;
+    sum.time += time;
+    sum.processor += processor;
+    if (sum.time < kWindow) return;
+    const double rate = static_cast<double>(sum.processor.count()) / static_cast<double>(sum.time.count());
+    sum = {};
+    if (!helped) {
+      alone_rate_ = rate;
+    } else if (rate < kGain * alone_rate_) {
+      alone_until_.store(now() + pause_, std::memory_order_relaxed);
+      pause_ = std::min(2 * pause_, kLongest);
+    } else {
+      pause_ = std::max(pause_ / 2, kShortest);
+    }
+  }
+
+ private:
+  // Two threads need some more processor time for the same work, and the measurement is not exact.
+  static constexpr double kGain = 1.15;
+  static constexpr int64_t kShortest = 100000, kLongest = 400000;  // microseconds
+
+  static int64_t now() {
+    return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now().time_since_epoch())
+        .count();
+  }
+
+  struct Sum {
+    std::chrono::nanoseconds time{0}, processor{0};
+  };
+  Sum with_, alone_;
+  double alone_rate_ = 1;  // below 1 where other processes have this thread's core for a part of the time
+  int64_t pause_ = kShortest;
+  std::atomic<int64_t> alone_until_{INT64_MIN};
+};
+
+}  // namespace ccm
