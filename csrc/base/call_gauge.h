@@ -16,9 +16,10 @@ class CallGauge {
   // For any thread.
   bool pays() const { return now() >= alone_until_.load(std::memory_order_relaxed); }
 
-  // A call, or a part of it, has taken `time`, and all its threads together had their cores for `processor`. One thread
-  // at a time.
+  // A call, or a part of it, has taken `time`, and all its threads together had their cores for `processor`; 0: the
+  // system does not say. One thread at a time.
   void note(bool helped, std::chrono::nanoseconds time, std::chrono::nanoseconds processor) {
+    if (processor.count() == 0) return;
     Sum& sum = helped ? with_ : alone_;
     sum.time += time;
     sum.processor += processor;

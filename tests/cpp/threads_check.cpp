@@ -69,7 +69,9 @@ void errors(bool in_worker) {
 // Calls go without workers for a while where these bring next to nothing, beside what one thread gets alone.
 void gauge() {
   using std::chrono::milliseconds;
-  ccm::CallGauge bad, good, busy;
+  ccm::CallGauge bad, good, busy, blind;
+  blind.note(true, milliseconds(100), milliseconds(0));
+  require(blind.pays(), "a system without a clock of threads");
   bad.note(true, milliseconds(11), milliseconds(11));
   require(bad.pays(), "a measurement that is too short");
   bad.note(true, milliseconds(11), milliseconds(12));
@@ -97,7 +99,8 @@ void another_core() {
 void long_calls() {
   for (int k = 0; k < 2000 && ccm::likely_threads(2) > 1; ++k)
     ccm::run_threads(2, [](int) { std::this_thread::sleep_for(std::chrono::microseconds(50)); });
-  require(ccm::likely_threads(2) == 1 && ccm::likely_threads(1) == 1, "calls whose threads sleep have had help");
+  require(ccm::likely_threads(1) == 1 && (ccm::current_core() < 0 || ccm::likely_threads(2) == 1),
+          "calls whose threads sleep have had help");
   std::atomic<int> come{0};
   ccm::run_threads(2, [&](int) {
     ++come;
