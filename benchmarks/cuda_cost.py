@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cuda_fit import CALIBRATION, calibration
-from cuda_model import IMPROVEMENTS, Options, microseconds, offset_in_steps, outside, predict
+from cuda_model import IMPROVEMENTS, microseconds, offset_in_steps, outside, predict
 from cuda_nets import MBT2018_BYTES, SIZES, Model, mbt2018, names, pictures
 from cuda_pieces import (
     BANDS,
@@ -41,6 +41,7 @@ from cuda_pieces import (
     read_machine_code,
 )
 from cuda_schedule import build_order
+from cuda_steps import Options
 
 RESULT = ROOT / "benchmarks" / "results" / "cuda_cost.json"
 DOCUMENT = ROOT / "docs" / "cuda.md"
@@ -202,6 +203,7 @@ def fitted(found: dict) -> str:
 GROUPED = {
     "rANS": ("rans",),
     "products": ("products",),
+    "waiting for its crew": ("crew",),
     "bases, requantization": ("requantize",),
     "rows, publishing": ("choose rows", "publish"),
     "barriers, news, looks": ("barriers", "news", "ready", "overhead", "begin"),
@@ -413,8 +415,11 @@ def main() -> None:
     if args.machine_code:
         code = {}
         for name, gpu in GPUS.items():
-            pieces = read_machine_code(args.machine_code, gpu.arch)
-            code[name] = {band: machine_cycles(pieces, gpu, scale) for band, scale in BANDS.items()}
+            own, crews = (read_machine_code(args.machine_code, gpu.arch, crews) for crews in (False, True))
+            code[name] = {
+                band: {**machine_cycles(own, gpu, scale), "crews": machine_cycles(crews, gpu, scale)}
+                for band, scale in BANDS.items()
+            }
         source = source_tree()
     else:
         code, source = stored["cycles"], stored["source"]

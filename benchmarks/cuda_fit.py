@@ -13,10 +13,11 @@ import json
 import math
 from dataclasses import replace
 
-from cuda_model import MEASURED_NEWS, Costs, Options, microseconds, run
+from cuda_model import microseconds, run
 from cuda_nets import SIZES, Stream, pictures
 from cuda_pieces import BANDS, GPUS, ROOT, SLOW_ROUND
 from cuda_schedule import build_order
+from cuda_steps import MEASURED_NEWS, Costs, Options
 
 CALIBRATION = ROOT / "benchmarks" / "results" / "cuda_calibration.json"
 SCALES = (1.25, 1.375, 1.5, 1.625, 1.75)

@@ -76,6 +76,9 @@ MAX_KNOWN = _constant("engine_cuda.cpp", "kMaxKnownTiles")
 TRIED = _constant("rans_warp.cuh", "kTried")
 MOST_AHEAD = _constant("latents.h", "kMostAhead")
 LISTED = _constant("step_list.cuh", "kListed")
+GATHERED = _constant("crew.cuh", "kGathered")
+MOST_PARTS, MOST_SLOTS = _constant("latents.h", "kMostParts"), _constant("latents.h", "kMostSlots")
+LEAST_PARTS, LONG_TABLE = _constant("engine_cuda.cpp", "kLeastParts"), _constant("engine_cuda.cpp", "kLongTable")
 WORDS_AHEAD = int(re.search(r"kWordsAhead = (\d+)", (CUDA / "latents.h").read_text(encoding="utf-8"))[1])
 QUIET_ROUNDS = _constant("rans_warp.cuh", "kQuietRounds")
 
@@ -102,6 +105,7 @@ def _latency(gpu: Gpu, scale: float, weights_in_shared: bool) -> Callable:
     far = _line("rans_warp.cuh", "CCM_DEVICE static uint32_t look_far(")
     tables = range(far, far + 18)
     base = {_line("step_network.cuh", f"= sum[{k}]") for k in (0, 8)}
+    gathered = {_line("crew.cuh", "some[k] = load_word(context.at(")}  # acquiring has emptied L1
     shared = gpu.shared_load + GENERIC
 
     def mixed(miss: float) -> float:
@@ -121,7 +125,12 @@ def _latency(gpu: Gpu, scale: float, weights_in_shared: bool) -> Callable:
             n = mixed(DENSE_MISS) if dense else (shared if weights_in_shared else gpu.l2)
         elif i.within("product.cuh", inputs) and (dense or i.within("step_network.cuh", spatial)):
             n = mixed(DENSE_MISS if dense else CONTEXT_MISS) + (0 if op.startswith("LDG") else GENERIC)
-        elif i.within("sequence.cuh", words) or i.within("rans_warp.cuh", tables) or i.within("step_network.cuh", base):
+        elif (
+            i.within("sequence.cuh", words)
+            or i.within("rans_warp.cuh", tables)
+            or i.within("step_network.cuh", base)
+            or (i.within("crew.cuh", gathered) and not op.startswith("LDS"))
+        ):
             n = gpu.l2
         else:
             n = gpu.l1 if op.startswith("LDG") else shared
@@ -130,9 +139,10 @@ def _latency(gpu: Gpu, scale: float, weights_in_shared: bool) -> Callable:
     return cycles
 
 
-def read_machine_code(folder: Path, arch: int) -> dict:
-    """Traces of the kernel's pieces."""
-    code = sass.disassemble(sass.compile_kernel(folder, arch), "latents_kernelILb1E")  # all in shared memory
+def read_machine_code(folder: Path, arch: int, crews: bool = False) -> dict:
+    """Traces of the pieces of the kernel with all in shared memory; ``crews``: of that for groups with crews."""
+    code = sass.disassemble(sass.compile_kernel(folder, arch), f"latents_kernelILb1ELb{int(crews)}E")
+    crew = "crew.cuh"
     step, net, listing = "steps.cuh", "step_network.cuh", "step_list.cuh"
     rans = "rans_warp.cuh"
     choose = (listing, {_line(listing, "list.symbols[place] = {key[u],")})
@@ -168,6 +178,8 @@ def read_machine_code(folder: Path, arch: int) -> dict:
 
     begun = {_line(net, "if (lane == 0) ahead_steps()[m_tile] = steps;")}
 
+    gathers = {_line(crew, "some[k] = load_word(context.at(")} if crews else set()
+    crew_bodies: list[range] = []
     pieces: dict[str, list] = {}
     network: dict[int, range] = {}
     ahead = range(0)
@@ -175,7 +187,15 @@ def read_machine_code(folder: Path, arch: int) -> dict:
         inside = [code.instructions[k] for k in body]
         count = Counter(i.op.split(".")[0] for i in inside)
         times = (sum(map(multiplies, inside)), sum(map(tries, inside)))
-        if times[1] == TRIED and "modes" not in pieces:
+        in_crew = any(file == crew for i in inside for file, _ in i.lines)
+        if (
+            in_crew
+            and len(inside) < 1000
+            and not count["BAR"]
+            and (count["IMMA"] or any(i.within(crew, gathers) for i in inside))
+        ):
+            crew_bodies.append(body)
+        elif times[1] == TRIED and "modes" not in pieces:
             pieces["modes"] = sass.shortest_turn(code, body, tries, TRIED, cold | failed | multiplied, rans)
             pieces["modes failed"] = sass.shortest_turn(code, body, multiplies, 1, cold, rans, 20000)
         elif times == (2, 0) and "rans" not in pieces:  # two rounds a turn
@@ -223,7 +243,7 @@ def read_machine_code(folder: Path, arch: int) -> dict:
     pieces["dense"] = max(pieces["dense"], key=lambda p: sum(i.op == "LDG.E" for i in p))
     features, parameters = _line(net, "CCM_DEVICE void put_features("), _line(net, "CCM_DEVICE void put_parameters(")
     after = _line(net, "CCM_DEVICE uint4& ahead(")
-    means = range(_line(net, "int16_t* to = mean() +"), _line(net, "} else if (of < 2 * channels) {"))
+    means = range(_line(net, "int16_t* to = means +"), _line(net, "} else if (of < 2 * channels) {"))
     epilogue = {  # lines that belong to others
         "bytes": set(range(parameters, after)),
         "scale": {*range(features, parameters), *means},
@@ -247,23 +267,52 @@ def read_machine_code(folder: Path, arch: int) -> dict:
     pieces["ahead"] = [code.instructions[k] for k in ahead if not any(k in other for other in loops)]
     if not pieces["ahead"]:
         raise ValueError(f"sm_{arch}: what is added up ahead was not found")
+    if crews:
+        _add_crew(pieces, code, crew_bodies, epilogue)
     return pieces
+
+
+def _add_crew(pieces: dict[str, list], code, bodies: list[range], epilogue: dict[str, set[int]]) -> None:
+    """What a member does: a loop of products, tiles of channels of a layer, sums begun ahead, what taps read."""
+    crew, net = "crew.cuh", "step_network.cuh"
+    base = range(_line(crew, "CCM_DEVICE void add_base("), _line(crew, "acc.v[n][k] += sum[n][k];") + 1)
+    first = set(range(_line(crew, "if (l == 0) {"), _line(crew, "add_rows(c, m_tile, begun, c.k_steps, acc);") + 1))
+    last = _line(crew, "product_rows(c.k_steps, at, c.weights(m_tile), acc);")
+    rows = set(range(_line(crew, "const uint8_t* at[kChunkNT];", 1), last + 1))
+    inside = {body: [code.instructions[k] for k in body] for body in bodies}
+    products = {b: sum(i.op.startswith("IMMA") for i in found) for b, found in inside.items()}
+    loops = [b for b in bodies if products[b] == 6]
+    straight = {
+        n: [code.instructions[k] for k in b if not any(k in other for other in loops)]
+        for b, n in products.items()
+        if n in (14, 28)
+    }
+    pieces["crew rows 2"] = max((inside[b] for b in loops), key=len)
+    for name, other in (("first", rows), ("later", first)):
+        for kind, others in epilogue.items():
+            pieces[f"crew {name} {kind} 2"] = [
+                i for i in straight[28]
+                if not i.within(crew, other | set(base)) and not i.within(net, others)
+            ]  # fmt: skip
+    pieces["crew ahead 2"] = [i for i in straight[14] if not i.within(crew, set(base))]
+    pieces["gather"] = max((inside[b] for b in bodies if not products[b]), key=len)
 
 
 def machine_cycles(pieces: dict[str, list], gpu: Gpu, scale: float) -> dict[str, dict]:
     """``lone``: cycles of one warp for one turn of a loop or one straight piece; ``issue``: its instructions."""
     found = {}
     for name, trace in pieces.items():
-        straight = name.startswith(("first", "later", "ahead"))
+        own = name.removeprefix("crew ")
+        straight = own.startswith(("first", "later", "ahead"))
         for shared in (True, False):
-            if not shared and not name.startswith(("conv", "rows", "first", "later", "ahead")):
+            if not shared and not own.startswith(("conv", "rows", "first", "later", "ahead")):
                 continue
             cost = (sass.cycles if straight else sass.per_round)(trace, _latency(gpu, scale, shared))
-            turns = {"rans": 2, "choose": LISTED}.get(name, 1)
+            turns = {"rans": 2, "choose": LISTED, "gather": GATHERED}.get(name, 1)
             if name in ("slow", "staged"):  # of a turn of two rounds, one of which is common, the other done over
                 cost -= 2 * found["rans"]["lone"]
-            if name.startswith(("conv", "rows", "dense")):
-                nt = TILE_ROWS * TILE_COLUMNS // 8 if name == "dense" else int(name.split()[1])
+            if own.startswith(("conv", "rows", "dense")):
+                nt = TILE_ROWS * TILE_COLUMNS // 8 if name == "dense" else int(own.split()[1])
                 turns = sum(i.op.startswith("IMMA") for i in trace) / nt
             found[name + ("" if shared else " L2")] = {
                 "lone": round(cost / turns, 1),

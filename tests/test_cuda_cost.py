@@ -12,10 +12,12 @@ from ccm_fast import engine_times
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import cuda_cost
+import cuda_crew
 import cuda_fit
 import cuda_model
 import cuda_nets
 import cuda_pieces
+import cuda_steps
 from cuda_pieces import STEPS_PER_NEWS, TILE_COLUMNS, TILE_ROWS
 from cuda_schedule import build_order, chunk_order, simulate
 
@@ -121,8 +123,8 @@ def costs(group=1, options=None, model=None, longest=0, **change):
     stored = json.loads(cuda_cost.RESULT.read_text(encoding="utf-8"))["cycles"]["H100"]["fitted"]
     stream = replace(cuda_nets.Stream(8, 40.0, 1.0, 0.0), **change)
     model = model or cuda_nets.pictures("ccm-small")[0]
-    return cuda_model.Costs(
-        model, cuda_cost.GPU, 1.5, stored, options or cuda_model.Options(), group, stream, 408,
+    return cuda_steps.Costs(
+        model, cuda_cost.GPU, 1.5, stored, options or cuda_steps.Options(), group, stream, 408,
         longest=longest,
     )  # fmt: skip
 
@@ -184,6 +186,41 @@ def test_lists_are_written_beside_the_decoders():
     one, three = (sum(costs(1, longest=40).step(n, False).values()) for n in (16, 48))
     apart = sum(costs(1).step(48, False).values())
     assert one + 2 * costs(1).rans(16, 0.0) < three < apart
+
+
+def crew_of(model, longest, spare=128, batch=1):
+    """Of the costs of a model's groups: those with a crew, and the blocks that it takes."""
+    stored = json.loads(cuda_cost.RESULT.read_text(encoding="utf-8"))["cycles"]["H100"]["fitted"]
+    own = [costs(g, model=model, longest=longest) for g in range(len(model.groups))]
+    found, taken = cuda_crew.with_crews(own, stored["crews"], spare, batch)
+    return [c if isinstance(c, cuda_crew.CrewCosts) else None for c in found], taken
+
+
+def test_crews_are_formed_where_the_engine_forms_them():
+    """For weights of more than two blocks' memory, for steps of several chunks, as far as there are blocks."""
+    (wide,), taken = crew_of(cuda_nets.mbt2018(), 16)
+    assert wide.parts == taken > 10 and wide.slots == 1 and wide.member_share == [1, 1, 1]
+    assert crew_of(cuda_nets.mbt2018(), 16, spare=12)[1] == 12 and crew_of(cuda_nets.mbt2018(), 16, spare=2)[1] == 0
+    base, small = cuda_nets.pictures("ccm-base")[0], cuda_nets.pictures("ccm-small")[0]
+    assert crew_of(base, 16)[1] == crew_of(small, 16)[1] == 0
+    crews, taken = crew_of(base, 40)
+    assert taken == 12 and all((c.parts, c.slots) == (1, 3) for c in crews)
+    assert crew_of(base, 40, batch=8)[1] == 4 * 3 and crew_of(base, 40, batch=16)[1] == 4 * 2
+    crews, taken = crew_of(small, 40)
+    assert taken == 12 and crews[4] is None  # no context of its own
+    assert crew_of(small, 40, batch=64)[1] == 0
+
+
+def test_crews_make_steps_shorter():
+    (wide,), _ = crew_of(cuda_nets.mbt2018(), 16)
+    alone = sum(costs(0, model=cuda_nets.mbt2018()).step(16, False).values())
+    assert sum(wide.step(16, False).values()) < alone / 2
+    assert sum(wide.step(16, False, False).values()) > sum(wide.step(16, False).values())
+    crews, _ = crew_of(cuda_nets.pictures("ccm-base")[0], 40)
+    one, three = (sum(crews[1].step(n, False).values()) for n in (16, 40))
+    assert one < three < 2.5 * one
+    few = replace(crews[1], slots=1)
+    assert sum(few.step(40, False).values()) >= three
 
 
 def test_progress_is_announced_beside_the_network():

@@ -22,7 +22,7 @@ TORCH_TARGET = "0x020a000000000000"  # as in setup.py
 CUDA = CSRC / "entropy/cuda"
 ENGINE_ROOMS = ("base", "model", "entropy/cpu")  # what the engines and the check of one against the other need
 CORE_ISAS = ("_avx2",) if X86 else ()
-FAULTS = range(10)  # CCM_FAULT: 0 is the real thing
+FAULTS = range(12)  # CCM_FAULT: 0 is the real thing
 FLAVOURS = {
     # -O3 compiles for 17 s of processor time longer than -O1, and the tests then take as long.
     "plain": ["-O1", "-g1"],

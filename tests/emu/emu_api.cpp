@@ -18,7 +18,7 @@ int64_t guarded(F f) {
 }
 
 emu_engine::Engine engine(const void* model, const int32_t* options) {
-  return {*static_cast<const ccm::DeviceModel*>(model), {options[0], options[1], options[2]}};
+  return {*static_cast<const ccm::DeviceModel*>(model), {options[0], options[1], options[2], options[3]}};
 }
 
 }  // namespace
@@ -37,7 +37,7 @@ API int64_t ccm_emu_pack(const uint8_t* plan, int64_t size, uint8_t* out, int64_
   });
 }
 
-// options: threads, blocks, shared
+// options: threads, blocks, shared, crew
 API int64_t ccm_emu_decode_z(const void* model, const int32_t* options, const uint8_t* data, int64_t size,
                              const int64_t* segments, int batch, int hz, int wz, int16_t* z, int32_t* status) {
   return guarded(

@@ -1,6 +1,6 @@
 // The emulated CUDA engine against the CPU engine, as a program that a sanitizer can watch from its start.
 //
-//   engine FOLDER H W BATCH THREADS BLOCKS SHARED LANES FUZZ
+//   engine FOLDER H W BATCH THREADS BLOCKS SHARED LANES FUZZ CREW
 //
 // FOLDER holds plan, z, y (bytes of int16, one image); residual models are left to the tests in Python. Prints "ok",
 // or "error: ..." where a launch failed, a launch path did what a CUDA graph cannot hold, or results differ.
@@ -86,10 +86,10 @@ class CapturedDecoder {
 }  // namespace
 
 int main(int argc, char** argv) try {
-  require(argc == 10, "usage: engine FOLDER H W BATCH THREADS BLOCKS SHARED LANES FUZZ");
+  require(argc == 11, "usage: engine FOLDER H W BATCH THREADS BLOCKS SHARED LANES FUZZ CREW");
   const std::string folder = argv[1];
-  int n[8];
-  for (int i = 0; i < 8; ++i) n[i] = std::atoi(argv[2 + i]);
+  int n[9];
+  for (int i = 0; i < 9; ++i) n[i] = std::atoi(argv[2 + i]);
   const int h = n[0], w = n[1], batch = n[2], lanes = n[6], fuzz = n[7], hz = (h + 3) / 4, wz = (w + 3) / 4;
   const std::vector<uint8_t> plan = read_file(folder + "/plan");
   const std::vector<int16_t> z = read_latents(folder + "/z");
@@ -103,7 +103,7 @@ int main(int argc, char** argv) try {
   const auto y_streams = encode_settled(m, psi, y, h, w, lanes);
 
   const std::vector<uint8_t> model = emu_engine::pack(plan.data(), plan.size());
-  const emu_engine::Engine engine{*reinterpret_cast<const ccm::DeviceModel*>(model.data()), {n[3], n[4], n[5]}};
+  const emu_engine::Engine engine{*reinterpret_cast<const ccm::DeviceModel*>(model.data()), {n[3], n[4], n[5], n[8]}};
   Streams coded_z, coded_y;
   std::vector<int16_t> all_y, all_z;
   std::vector<uint8_t> all_psi;

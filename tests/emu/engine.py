@@ -30,11 +30,14 @@ def _p(t):
 
 
 class EmulatedEngine:
-    """One plan on the emulated device. `threads` of a block, `blocks` of the persistent kernel, bytes of `shared`."""
+    """One plan on the emulated device. `threads` of a block, `blocks` of the persistent kernel, bytes of `shared`.
 
-    def __init__(self, plan, threads=0, blocks=0, shared=-1, flavour=None):
+    `crew`: blocks that compute a group's networks, slots << 8 | parts; -1: as pays, 0: none.
+    """
+
+    def __init__(self, plan, threads=0, blocks=0, shared=-1, flavour=None, crew=-1):
         self.plan, self.lib = plan, library(flavour or os.environ.get("CCM_EMU_FLAVOUR", "plain"))
-        self.options = (ctypes.c_int32 * 3)(threads, blocks, shared)
+        self.options = (ctypes.c_int32 * 4)(threads, blocks, shared, crew)
         raw = plan.to_bytes()
         size = self._check(self.lib.ccm_emu_pack(raw, ctypes.c_int64(len(raw)), None, ctypes.c_int64(0)))
         self.model = torch.empty(size, dtype=torch.uint8)

@@ -3,7 +3,9 @@
 // Kernels are written in plain CUDA plus what is defined here. Rules that no compiler checks (docs/cuda.md):
 //   - what another block of the same launch writes is read with ld_cg, or after ld_acquire, never through __ldg or
 //     const __restrict__ (the compiler would make those non-coherent loads; tests look for them in the machine code);
-//   - a poll is ld_relaxed, with one ld_acquire after it: every acquire empties L1;
+//   - a poll is ld_relaxed, with one ld_acquire after it: every acquire empties L1; where nobody in the block would
+//   miss
+//     that (crew.cuh), it is ld_acquire;
 //   - masks of collectives are written out.
 #pragma once
 #include <cstddef>

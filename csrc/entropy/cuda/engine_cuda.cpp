@@ -13,6 +13,8 @@ namespace {
 
 constexpr int32_t kMaxKnownTiles = 4096;  // 16 kB; larger planes ask again at every step
 
+constexpr int32_t kChunkTileBytes = kTileM * kChunk * 4;  // accumulators of a tile of channels
+
 int64_t align(int64_t n) { return (n + 255) / 256 * 256; }
 
 struct Device {
@@ -62,10 +64,10 @@ ArenaLayout arena_layout(const DeviceModel& m, int32_t tiles) {
   const int64_t symbols = static_cast<int64_t>(kChunk) * channels;
   l.mean = take(2 * symbols);
   l.scale = take(symbols);
-  l.listed = take(4 * 3);
+  l.listed = take(4 * 4);
   l.masks = take(4 * ((symbols + 31) / 32));
   l.words = take(kMostSequences * kRingWords * 2);
-  l.ahead = take(ahead * 32 * kChunk / kTileN * 16);
+  l.ahead = take(ahead * kChunkTileBytes);
   l.ahead_steps = take(4 * kMostAhead);
   l.scale_rows = take(kNumScales * sizeof(ScaleRow));
   l.positions = take(4 * kChunk);
@@ -87,6 +89,89 @@ struct Plan {
   int64_t scratch = 0;
 };
 
+// Bytes of shared memory for 1 / parts of the weights and numbers of a group's step.
+int64_t step_weights(const DeviceGroup& d, int32_t parts) {
+  int64_t all = 0;
+  const auto add = [&](const DeviceConv& c) {
+    all += static_cast<int64_t>(tile_count(c.m_tiles, parts)) * (c.k_steps * 512 + kTileM * sizeof(ChannelNumbers));
+  };
+  add(d.spatial);
+  for (int32_t l = 0; l < d.hidden_layers; ++l) add(d.hidden[l]);
+  if (d.spatial.output != kHead) add(d.head);
+  return all;
+}
+
+// Whether others can compute a group's networks: it has a context of its own, of steps before.
+bool may_have_crew(const DeviceGroup& d) { return d.spatial.k_steps > 0 && !d.within_step; }
+
+// Crews for groups whose steps have several chunks, or whose weights are too many for the shared memory of two blocks,
+// as far as `spare` blocks go; see crew.cuh.
+void plan_crew(const DeviceModel& m, const LaunchOptions& options, int32_t available, int32_t spare, LatentsArgs& a) {
+  constexpr int32_t kLeastParts = 3, kLongTable = 4096;
+  CrewLayout& c = a.crew;
+  if (options.crew == 0 || a.tables < 0) return;
+  int32_t channels = 0, most_tiles = 0;
+  int64_t chunks = 1;
+  c.stride = 16;
+  for (int32_t g = 0; g < m.groups; ++g) {
+    const DeviceGroup& d = m.group[g];
+    if (!may_have_crew(d)) continue;
+    c.groups |= 1u << g;
+    channels = std::max(channels, d.channels);
+    c.stride = std::max(c.stride, d.spatial.k_steps * kTileK + 16);
+    c.layers = std::max(c.layers, d.hidden_layers + 1);
+    chunks = std::max(chunks, (longest_step(m.schedule[g], a.h, a.w) + kChunk - 1) / kChunk);
+    most_tiles = std::max(most_tiles, d.spatial.m_tiles);
+  }
+  c.rows = a.arena.bytes;
+  const int32_t behind = c.rows + kChunk * c.stride,
+                table = m.scale_codes <= kLongTable ? (m.scale_codes + 15) / 16 * 16 : 0;
+  c.table = table ? behind : -1;
+  c.ahead = behind + table;
+  const auto weights_at = [&](int32_t parts) { return c.ahead + tile_count(most_tiles, parts) * kChunkTileBytes; };
+  const auto fits = [&](int32_t g, int32_t parts) {
+    return weights_at(parts) + step_weights(m.group[g], parts) <= available;
+  };
+  c.slots = static_cast<int32_t>(std::min<int64_t>(chunks, CrewCounters::kMostSlots));
+  c.parts = 1;
+  if (options.crew > 0) {
+    c.parts = std::min(options.crew & 255, CrewCounters::kMostParts);
+    c.slots = std::min(options.crew >> 8, CrewCounters::kMostSlots);
+  } else {
+    uint32_t useful = 0;
+    int32_t count = 0;
+    for (int32_t g = 0; g < m.groups; ++g) {
+      if (!(c.groups >> g & 1)) continue;
+      int32_t parts = 1;
+      while (parts < CrewCounters::kMostParts && !fits(g, parts)) ++parts;
+      if (parts < kLeastParts) parts = 1;
+      if (parts == 1 && longest_step(m.schedule[g], a.h, a.w) <= kChunk) continue;
+      useful |= 1u << g;
+      ++count;
+      c.parts = std::max(c.parts, parts);
+    }
+    c.groups = useful;
+    const int32_t each = count ? spare / (a.batch * count) : 0;  // blocks for each of them
+    const int32_t least = std::min(c.parts, kLeastParts);
+    while (c.slots > 1 && c.slots * c.parts > each) --c.slots;
+    c.parts = std::min(c.parts, each);
+    if (c.parts < least || c.parts * c.slots < 2) c.groups = 0;
+  }
+  c.weights = c.groups ? weights_at(c.parts) : 0;
+  if (c.weights > available) c.groups = 0;
+  if (!c.groups) return;
+  c.per_part = reciprocal(static_cast<uint32_t>(c.parts));
+  c.per_slot = reciprocal(static_cast<uint32_t>(c.slots));
+  c.turns = static_cast<int32_t>((chunks + c.slots - 1) / c.slots);
+  c.counters = a.progress_stride;
+  a.progress_stride += CrewCounters::kCount;
+  c.scales = a.arena.scale - a.arena.mean;
+  c.parameters = c.scales + kChunk * channels;
+  c.features = static_cast<int32_t>(chunks) * c.parameters;
+  c.bytes =
+      align(c.features + (c.parts > 1 ? static_cast<int64_t>(c.slots) * 2 * c.layers * a.arena.feature_bytes : 0));
+}
+
 // Fills everything but pointers, which become offsets from `scratch`.
 cudaError_t plan_latents(const DeviceModel& m, int32_t batch, int32_t h, int32_t w, const LaunchOptions& options,
                          uint8_t* scratch, Plan& plan) {
@@ -94,6 +179,7 @@ cudaError_t plan_latents(const DeviceModel& m, int32_t batch, int32_t h, int32_t
   if (cudaError_t e = current_device(device)) return e;
   LatentsArgs& a = plan.args;
   a.batch = batch;
+  a.groups = m.groups;
   a.per_image = reciprocal(static_cast<uint32_t>(std::max(1, batch)));
   a.h = h;
   a.w = w;
@@ -120,29 +206,28 @@ cudaError_t plan_latents(const DeviceModel& m, int32_t batch, int32_t h, int32_t
   a.tables = a.arena_in_shared && a.arena.bytes + tables + list <= available ? a.arena.bytes : -1;
   a.lists = a.arena.bytes + (a.tables >= 0 ? static_cast<int32_t>(tables) : 0);
   a.arena_bytes = a.arena.bytes + list;
+  const int64_t coders = static_cast<int64_t>(batch) * m.groups;
+  const int64_t spare = (options.blocks ? options.blocks : device.multiprocessors) - coders;
+  plan_crew(m, options, available, static_cast<int32_t>(std::max<int64_t>(0, spare)), a);
   int64_t wanted = 0;  // with all of the weights and numbers of any group
   for (int32_t g = 0; g < m.groups; ++g) {
     const DeviceGroup& d = m.group[g];
     const int32_t bytes = ListLayout::of(d.channels).bytes;
     // Writing a list while the one before is decoded: in groups without own context, and in steps of several chunks, if
     // beside the decoder a warp is there for each tile of the sums of contexts.
-    const bool many = longest_step(m.schedule[g], h, w) > kChunk && d.spatial.m_tiles < plan.threads / 32;
+    const bool crew = a.crew.groups >> g & 1;
+    const bool many = longest_step(m.schedule[g], h, w) > kChunk && (crew || d.spatial.m_tiles < plan.threads / 32);
     const bool beside = d.spatial.k_steps == 0 || many;
     if (beside && a.tables >= 0 && a.lists + 2 * bytes <= available) a.two_lists |= 1u << g;
     int64_t all = a.arena_in_shared ? a.lists + bytes * (a.two_lists >> g & 1 ? 2 : 1) : 0;
-    const auto add = [&](const DeviceConv& c) {
-      all += static_cast<int64_t>(c.m_tiles) * (c.k_steps * 512 + kTileM * sizeof(ChannelNumbers));
-    };
-    add(d.spatial);
-    for (int32_t l = 0; l < d.hidden_layers; ++l) add(d.hidden[l]);
-    add(d.head);
-    wanted = std::max(wanted, all);
+    wanted = std::max(wanted, all + step_weights(d, 1));
+    if (crew) wanted = std::max(wanted, a.crew.weights + step_weights(d, a.crew.parts));
   }
   a.shared = static_cast<int32_t>(std::min<int64_t>(available, wanted));
   int32_t resident = 0;
   if (cudaError_t e = latents_occupancy(a, plan.threads, &resident)) return e;
   // A block for every group, and for the dense part as many as fit beside them.
-  const int64_t useful = static_cast<int64_t>(batch) * m.groups * (1 + a.tiles);
+  const int64_t useful = coders * (1 + a.tiles + (a.crew.groups ? a.crew.members() : 0));
   const int64_t at_once = static_cast<int64_t>(device.multiprocessors) * std::max(1, resident);
   plan.blocks = options.blocks ? options.blocks : static_cast<int32_t>(std::min(useful, at_once));
 
@@ -158,6 +243,7 @@ cudaError_t plan_latents(const DeviceModel& m, int32_t batch, int32_t h, int32_t
   a.base = reinterpret_cast<int32_t*>(take(batch * a.base_count * 4));
   a.progress =
       reinterpret_cast<int32_t*>(take(4 * (1 + batch + static_cast<int64_t>(batch) * m.groups * a.progress_stride)));
+  a.exchange = take(a.crew.groups ? coders * a.crew.bytes : 0);
   a.arenas = take(a.arena_in_shared ? 0 : static_cast<int64_t>(plan.blocks) * a.arena_bytes);
   plan.scratch = at;
   return cudaSuccess;

@@ -48,6 +48,7 @@ struct LaunchOptions {
   int32_t threads = 0;  // of a block, a multiple of 32
   int32_t blocks = 0;   // of the persistent kernel
   int32_t shared = -1;  // bytes of shared memory that a block may take, -1: all there is
+  int32_t crew = -1;    // blocks that compute a group's networks: slots << 8 | parts, -1: as pays, 0: none
 };
 
 // Memory for intermediate results, in bytes.

@@ -36,8 +36,8 @@ struct GroupProgress {
 // A block's memory for the positions of a chunk. Offsets in bytes.
 struct ArenaLayout {
   int32_t features, feature_stride, feature_bytes;  // two times bytes [kChunk][feature_stride]
-  int32_t mean, scale;                              // int16, uint8 [chunk * channels]
-  int32_t listed;  // int32 [3]: symbols of each list; whether the next chunk's base is there
+  int32_t mean, scale;                              // int16, uint8 [chunk * channels], the latter behind the former
+  int32_t listed;  // int32 [4]: symbols of each list; whether the next chunk's base is there; whether a crew computes
   int32_t masks;   // uint32 [kChunk * channels / 32, rounded up]: which symbols of a chunk are coded
   int32_t words;   // uint16 [kMostSequences][kRingWords]
   // What other warps than the decoders' have added up for the next chunk: accumulators, Ahead [tiles of 16 channels,
@@ -60,10 +60,39 @@ struct ListLayout {
   }
 };
 
+// The blocks that compute a group's step networks for the block that codes it (crew.cuh): `parts` of each layer's
+// channels by `slots` of the chunks of a step. Offsets in bytes of a group's part of the exchange.
+struct CrewLayout {
+  uint32_t groups;  // bit g: group g has such blocks
+  int32_t parts, slots;
+  int32_t turns;                // chunks of a step that a slot has at most
+  uint64_t per_part, per_slot;  // reciprocal() of their numbers
+  int32_t counters;             // where CrewCounters begin among a group's counters
+  // Means, int16 [kChunk][channels], and scales, of each chunk of a step: as in ArenaLayout.
+  int32_t parameters, scales;
+  // What parts compute of a layer for all of them: features [slots][2][layers] as in ArenaLayout; two take turns.
+  int32_t features, layers;
+  int64_t bytes;
+  // In shared memory: what taps read, bytes [kChunk][stride], the table of scales (-1: too long), sums begun ahead, and
+  // what keep_weights() brings.
+  int32_t rows, stride, table, ahead, weights;
+
+  CCM_HD int32_t members() const { return parts * slots; }
+};
+
+// Counters of a group's crew, ints behind GroupProgress: how many blocks have joined, the steps that members may
+// compute (kCrewEnd: none any more), and for each member what it has done, see CrewLink::done().
+struct CrewCounters {
+  static constexpr int kJoined = 0, kGo = 1, kDone = 2;
+  static constexpr int kMostParts = 32, kMostSlots = 4;
+  static constexpr int kCount = kDone + kMostParts * kMostSlots;
+};
+constexpr int32_t kCrewEnd = 0x7fffffff;
+
 struct LatentsArgs {
   const DeviceModel* model;
   OrderView order;
-  int32_t batch, h, w;
+  int32_t batch, groups, h, w;
   uint64_t per_image;  // reciprocal() of batch
   // Encoding: symbols are given, `coded` is what is to be coded, in coding order; decoding: streams are.
   int32_t encoding;
@@ -92,11 +121,13 @@ struct LatentsArgs {
   int32_t tables;                   // where windows and neighbours of y's rows lie in it; -1: they do not
   int32_t lists;       // where lists begin, from the arena's beginning; a group's weights lie behind its own
   uint32_t two_lists;  // bit g: group g has a second list, of the chunk behind
+  CrewLayout crew;
+  uint8_t* exchange;  // [batch][groups], crew.bytes each
   ArenaLayout arena;
 
   CCM_HD int32_t* failed(int32_t image) const { return progress + 1 + image; }
   CCM_HD int32_t* counters(int32_t image, int32_t group) const {
-    return progress + 1 + batch + static_cast<int64_t>(image * model->groups + group) * progress_stride;
+    return progress + 1 + batch + static_cast<int64_t>(image * groups + group) * progress_stride;
   }
 };
 

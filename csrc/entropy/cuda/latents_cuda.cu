@@ -4,14 +4,15 @@
 
 namespace ccm {
 
-template <bool kInShared>
+template <bool kInShared, bool kCrews>
 __global__ void __launch_bounds__(kMaxThreads, 1) latents_kernel(const LatentsArgs a) {
   CCM_DYN_SHARED(shared);
   CCM_SHARED(ticket, int32_t);
   const int32_t groups = a.model->groups;
   unsigned char* arena = a.arena_in_shared ? shared : a.arenas + static_cast<int64_t>(blockIdx.x) * a.arena_bytes;
-  GroupCoder<kInShared> coder(a, shared, arena);
-  bool more = true;  // groups that no block has taken
+  GroupCoder<kInShared, kCrews> coder(a, shared, arena);
+  bool more = true;     // groups that no block has taken
+  bool crews = kCrews;  // that may lack members
   for (;;) {
     if (more && !coder.active()) {
       // Tickets, not block numbers: whatever a group waits for was taken by a block that has certainly started.
@@ -33,6 +34,13 @@ __global__ void __launch_bounds__(kMaxThreads, 1) latents_kernel(const LatentsAr
       coder.advance();
       continue;
     }
+    if constexpr (kCrews)
+      if (!active && crews) {
+        CrewMember member(a, shared);
+        crews = member.join();
+        if (crews) member.serve();
+        continue;
+      }
     if (active) coder.tell();
     // A coder computes what it waits for; a block without a group whatever can be computed.
     const int32_t image = active ? coder.image() : 0, group = active ? coder.group() : 1;
@@ -51,7 +59,8 @@ namespace {
 using LatentsKernel = void (*)(LatentsArgs);
 
 LatentsKernel kernel_for(const LatentsArgs& a) {
-  return a.arena_in_shared && a.tables >= 0 ? latents_kernel<true> : latents_kernel<false>;
+  if (a.crew.groups) return latents_kernel<true, true>;
+  return a.arena_in_shared && a.tables >= 0 ? latents_kernel<true, false> : latents_kernel<false, false>;
 }
 
 }  // namespace

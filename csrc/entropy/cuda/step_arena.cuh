@@ -28,7 +28,7 @@ struct alignas(16) StepLayer {
   const uint4* near;  // weights of its first tiles, which lie in shared memory
   const uint4* far;   // of all tiles
   const ChannelNumbers* numbers;
-  int32_t near_tiles, m_tiles, k_steps, output, zero;
+  int32_t near_tiles, first, m_tiles, k_steps, output, zero;  // of tiles: where the near ones, and all, end
 
   CCM_DEVICE const uint4* weights(int32_t m_tile) const {
     return (m_tile < near_tiles ? near : far) + m_tile * k_steps * 32;
@@ -103,6 +103,8 @@ class StepArena {
   // Symbols of each of two lists, and whether the next chunk's base is there.
   CCM_DEVICE int32_t* listed(int32_t which) const { return part<int32_t>(a_.arena.listed) + which; }
   CCM_DEVICE int32_t* base_is_there() const { return part<int32_t>(a_.arena.listed) + 2; }
+  // Whether other blocks compute the group's networks from now on.
+  CCM_DEVICE int32_t* crewed() const { return part<int32_t>(a_.arena.listed) + 3; }
   // Of two lists, which are the same one where there is no room, or no use, for two.
   CCM_DEVICE SymbolList list(int32_t which) const {
     const ListLayout layout = planes()->list;
@@ -128,6 +130,13 @@ class StepArena {
 
   CCM_DEVICE int32_t unit() const { return m_.residual ? 1 << kMeanBits : 1; }
 
+  // The group's planes, for all threads behind a barrier.
+  CCM_DEVICE void find_planes() const {
+    const GroupPlanes found(a_, image_, group_);
+    if (threadIdx.x == 0)
+      *planes() = {found.context(), found.base(), a_.order.of(group_), ListLayout::of(d().channels)};
+  }
+
   // The whole block copies bytes, sixteen at a time.
   CCM_DEVICE static void copy(void* to, const void* from, int64_t bytes) {
 #pragma unroll 1
@@ -136,8 +145,8 @@ class StepArena {
   }
 
   // Tile of a position of the coding order.
-  CCM_DEVICE int32_t tile_of(int32_t p) const {
-    const uint32_t at = order().positions[p];
+  CCM_DEVICE int32_t tile_of(int32_t p) const { return tile_at(order().positions[p]); }
+  CCM_DEVICE int32_t tile_at(uint32_t at) const {
     const uint32_t shift = d().shift[chasing_layers(d()) - 1];
     return static_cast<int32_t>(((at >> 16) + shift) / kDenseRows * a_.order.tiles_j +
                                 ((at & 0xffff) + shift) / kDenseColumns);

@@ -28,37 +28,53 @@ class StepNetwork : public StepArena<kInShared> {
   using StepArena<kInShared>::tile_of;
   using StepArena<kInShared>::two_lists;
 
-  // Copies into shared memory, as far as it goes: the channels' numbers, then weights in whole tiles, the last layers
-  // first.
-  CCM_DEVICE void keep_weights() {
+  // Where a coder's weights lie in shared memory.
+  CCM_DEVICE int64_t behind_lists() const {
+    if (!kInShared && !a_.arena_in_shared) return 0;
+    return a_.lists + ListLayout::of(d().channels).bytes * (two_lists() ? 2 : 1);
+  }
+
+  // Part `which` of so many tiles of channels, of which each has `part` at most.
+  struct Tiles {
+    int32_t first, end;
+    CCM_DEVICE static Tiles of(int32_t m_tiles, int32_t which, int32_t part) {
+      const int32_t first = min(m_tiles, which * part);
+      return {first, min(m_tiles, first + part)};
+    }
+  };
+
+  // Copies into shared memory from `at` on, as far as it goes: the channels' numbers, then weights in whole tiles, the
+  // last layers first. Of part `which` of each layer's tiles, part_of(tiles of the layer) each.
+  template <class PartOf>
+  CCM_DEVICE void keep_weights(int64_t at, int32_t which, PartOf part_of) {
     const int32_t depth = layers();
-    int64_t at = 0;
-    if (kInShared || a_.arena_in_shared) at = a_.lists + ListLayout::of(d().channels).bytes * (two_lists() ? 2 : 1);
 #pragma unroll 1
     for (int32_t l = 0; l < depth; ++l) {
       const DeviceConv& c = layer(l);
-      const int64_t bytes = static_cast<int64_t>(c.m_tiles) * kTileM * sizeof(ChannelNumbers);
+      const Tiles own = Tiles::of(c.m_tiles, which, part_of(c.m_tiles));
+      const int64_t bytes = static_cast<int64_t>(own.end - own.first) * kTileM * sizeof(ChannelNumbers);
       const ChannelNumbers* numbers = m_.template at<ChannelNumbers>(c.numbers);
       if (at + bytes <= a_.shared) {
-        copy(shared_ + at, numbers, bytes);
-        numbers = reinterpret_cast<const ChannelNumbers*>(shared_ + at);
+        copy(shared_ + at, numbers + own.first * kTileM, bytes);
+        numbers = reinterpret_cast<const ChannelNumbers*>(shared_ + at) - own.first * kTileM;
         at += bytes;
       }
       if (threadIdx.x == 0) {
         const uint4* const far = m_.template at<uint4>(c.weights);
-        step_layers()[l] = {far, far, numbers, 0, c.m_tiles, c.k_steps, c.output, c.zero};
+        step_layers()[l] = {far, far, numbers, 0, own.first, own.end, c.k_steps, c.output, c.zero};
       }
     }
 #pragma unroll 1
     for (int32_t l = depth - 1; l >= 0; --l) {
       const DeviceConv& c = layer(l);
+      const Tiles own = Tiles::of(c.m_tiles, which, part_of(c.m_tiles));
       const int64_t tile = static_cast<int64_t>(c.k_steps) * 512;
       int32_t tiles = 0;
-      while (tiles < c.m_tiles && at + (tiles + 1) * tile <= a_.shared) ++tiles;
-      copy(shared_ + at, m_.template at<uint4>(c.weights), tiles * tile);
+      while (own.first + tiles < own.end && at + (tiles + 1) * tile <= a_.shared) ++tiles;
+      copy(shared_ + at, m_.template at<uint4>(c.weights) + own.first * c.k_steps * 32, tiles * tile);
       if (threadIdx.x == 0) {
-        step_layers()[l].near = reinterpret_cast<const uint4*>(shared_ + at);
-        step_layers()[l].near_tiles = tiles;
+        step_layers()[l].near = reinterpret_cast<const uint4*>(shared_ + at) - own.first * c.k_steps * 32;
+        step_layers()[l].near_tiles = own.first + tiles;
       }
       at += tiles * tile;
     }
@@ -198,8 +214,12 @@ class StepNetwork : public StepArena<kInShared> {
 
   CCM_DEVICE void put_parameters(int32_t channel, const Rescale (&rescale)[2],
                                  const Accumulators<kChunkNT>& acc) const {
-    const int32_t channels = d().channels, last = m_.scale_codes - 1, position = (threadIdx.x & 3) * 2;
-    const uint8_t* table = m_.template at<uint8_t>(m_.scale_table);
+    put_parameters(channel, rescale, acc, mean(), scale(), d().channels, m_.template at<uint8_t>(m_.scale_table));
+  }
+  // To means and scales of [kChunk][channels]; `table`: index of each scale's code.
+  CCM_DEVICE void put_parameters(int32_t channel, const Rescale (&rescale)[2], const Accumulators<kChunkNT>& acc,
+                                 int16_t* means, uint8_t* scales, int32_t channels, const uint8_t* table) const {
+    const int32_t last = m_.scale_codes - 1, position = (threadIdx.x & 3) * 2;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int32_t of = channel + half * 8;
@@ -209,14 +229,14 @@ class StepNetwork : public StepArena<kInShared> {
 #pragma unroll
         for (int k = 0; k < 2; ++k) value[n][k] = rescale[half].linear(acc.v[n][half * 2 + k]);
       if (of < channels) {
-        int16_t* to = mean() + position * channels + of;
+        int16_t* to = means + position * channels + of;
 #pragma unroll
         for (int n = 0; n < kChunkNT; ++n)
 #pragma unroll
           for (int k = 0; k < 2; ++k)
             to[(n * kTileN + k) * channels] = static_cast<int16_t>(clamp(value[n][k], -32768, 32767));
       } else if (of < 2 * channels) {
-        uint8_t* to = scale() + position * channels + of - channels;
+        uint8_t* to = scales + position * channels + of - channels;
         uint8_t index[kChunkNT][2];
 #pragma unroll
         for (int n = 0; n < kChunkNT; ++n)

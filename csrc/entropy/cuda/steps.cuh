@@ -1,5 +1,6 @@
 // One block codes one group of one image: its steps, one after another.
 #pragma once
+#include "entropy/cuda/crew.cuh"
 #include "entropy/cuda/step_list.cuh"
 #include "format/residual.h"
 
@@ -10,13 +11,15 @@ constexpr int32_t kStepsPerNews = 1;
 
 // A chunk at a time: its list is written, then decoded. While the first warps decode it, the others write the next
 // chunk's, if that does not wait for these symbols; else they begin its sums.
-template <bool kInShared>
+// kCrews: other blocks may compute its networks.
+template <bool kInShared, bool kCrews>
 class GroupCoder : StepList<kInShared> {
   using Parts = StepList<kInShared>;
   using Parts::a_;
   using Parts::bad;
   using Parts::base_is_there;
   using Parts::coded;
+  using Parts::crewed;
   using Parts::d;
   using Parts::group_;
   using Parts::image_;
@@ -47,30 +50,31 @@ class GroupCoder : StepList<kInShared> {
   CCM_DEVICE int32_t group() const { return group_; }
 
   CCM_DEVICE void begin(int32_t image, int32_t group) {
-    const GroupPlanes planes(a_, image, group);
     image_ = image;
     group_ = group;
     step_ = at_ = which_ = decoded_ = carried_ = 0;
     untold_ = written_ = false;
 #pragma unroll 1
     for (int32_t i = threadIdx.x; known() && i < a_.tiles; i += blockDim.x) known()[i] = 0;
-    this->keep_weights();
+    this->keep_weights(this->behind_lists(), 0, [](int32_t tiles) { return tiles; });
     if (threadIdx.x == 0) {
       *stop() = *bad() = 0;
       *coded() = 0;
-      *this->planes() = {planes.context(), planes.base(), a_.order.of(group), ListLayout::of(m_.group[group].channels)};
+      *crewed() = kCrews && has_crew() && link().wait_for_members();
     }
+    this->find_planes();
     if (kInShared && threadIdx.x < kMostAhead) this->ahead_steps()[threadIdx.x] = -1;
     if (!a_.encoding) open_stream();
     __syncthreads();
   }
 
-  // Whether the present chunk can be coded: the base of its positions is there.
+  // Whether the present chunk can be coded: the base of its positions is there, and for a crew that of all of its step.
   CCM_DEVICE bool ready() {
-    if (written_) return true;
+    const bool crew = kCrews && *crewed();
+    if (written_ || (crew && at_)) return true;
     const int32_t layer = chasing_layers(d()) - 1;
     if (layer < 0) return true;
-    const Chunk chunk = present();
+    const Chunk chunk = crew ? whole_step() : present();
     const Team all{0};
     if (!__syncthreads_and(look_for_base(all, chunk, layer))) return false;
     // The barrier handed on what some threads have acquired.
@@ -92,7 +96,8 @@ class GroupCoder : StepList<kInShared> {
   // longer active.
   CCM_DEVICE void advance() {
     const Chunk now = present();
-    const bool decoding = written_;
+    const bool decoding = written_, crew = kCrews && *crewed();
+    if (crew && at_ == 0 && !decoding && threadIdx.x == 0) link().go(step_);
     bool beside = false;  // the next chunk's list is written now, if its base is there
     if (decoding) {
       const int32_t all = *listed(which_);
@@ -107,9 +112,9 @@ class GroupCoder : StepList<kInShared> {
     } else {
       const Team team{decoding ? sequences_ : 0};
       const Chunk chunk = decoding ? behind(now) : now;
-      if (!decoding || (beside && find_base(team, chunk)))
-        write_list(team, chunk);
-      else if (kInShared && chunk.count)
+      if (!decoding || (beside && (crew || find_base(team, chunk))))
+        write_list(team, chunk, decoding ? at_ + now.count : at_);
+      else if (kInShared && chunk.count && !crew)
         this->look_ahead(team, chunk.first, chunk.first + chunk.count, now.last);
     }
     __syncthreads();
@@ -131,10 +136,10 @@ class GroupCoder : StepList<kInShared> {
       const Symbol symbol = done.symbols[k];
       to.publish(done.targets[k], key_row(symbol.key), symbol.value);
     }
-    written_ = beside && *base_is_there();
+    written_ = beside && (crew || *base_is_there());
     which_ ^= written_;
     at_ += now.count;
-    if (now.last || !fine) end_step(fine, to_context);
+    if (now.last || !fine) end_step(fine, to_context, crew);
     __syncthreads();
   }
 
@@ -149,6 +154,9 @@ class GroupCoder : StepList<kInShared> {
     return {first, min(kChunk, left), left <= kChunk};
   }
   CCM_DEVICE Chunk present() const { return chunk_at(step_, at_); }
+  CCM_DEVICE Chunk whole_step() const {
+    return {order().first[step_], order().first[step_ + 1] - order().first[step_], true};
+  }
   // The one behind it; of no positions: none.
   CCM_DEVICE Chunk behind(const Chunk& now) const {
     if (!now.last) return chunk_at(step_, at_ + now.count);
@@ -159,12 +167,16 @@ class GroupCoder : StepList<kInShared> {
   // when all of it is done.
   CCM_DEVICE bool enters_context(const Chunk& chunk) const { return !d().within_step || (chunk.last && at_ == 0); }
 
+  CCM_DEVICE bool has_crew() const { return a_.crew.groups >> group_ & 1; }
+  CCM_DEVICE CrewLink link() const { return {a_, image_, group_}; }
+
   // Whether the list of the chunk behind is written while the present one is decoded: there is room for it and a warp
-  // for each tile of its sums of contexts (else only these are begun), and no tap reads what is being decoded.
+  // for each tile of its sums of contexts (else only these are begun) unless others compute them, and no tap reads what
+  // is being decoded.
   CCM_DEVICE bool writes_beside(const Chunk& now) const {
     if (!kInShared || a_.encoding || !this->two_lists()) return false;
     const int32_t warps = Team{sequences_}.warps();
-    if (warps <= 0 || (d().spatial.k_steps > 0 && d().spatial.m_tiles > warps)) return false;
+    if (warps <= 0 || (d().spatial.k_steps > 0 && d().spatial.m_tiles > warps && !(kCrews && *crewed()))) return false;
     return now.last ? d().spatial.k_steps == 0 && step_ + 1 < order().steps : !d().within_step;
   }
 
@@ -204,8 +216,9 @@ class GroupCoder : StepList<kInShared> {
     return found;
   }
 
-  // The other list is of the chunk from now on: symbols that the present one has left, and its own.
-  CCM_DEVICE void write_list(const Team& team, const Chunk& chunk) {
+  // The other list is of the chunk from now on: symbols that the present one has left, and its own. The chunk begins
+  // `at` positions behind its step's first.
+  CCM_DEVICE void write_list(const Team& team, const Chunk& chunk, int32_t at) {
     const SymbolList from = list(which_), to = list(which_ ^ 1);
 #pragma unroll 1
     for (int32_t k = team.thread(); k < carried_; k += team.threads()) {
@@ -214,13 +227,18 @@ class GroupCoder : StepList<kInShared> {
       to.targets[k] = from.targets[decoded_ + k];
     }
     this->load_positions(team, chunk.first, chunk.count);
-    this->network(team, [this] { tell(); });
+    if (kCrews && *crewed()) {
+      tell();
+      link().collect(team, step_, at / kChunk, this->layers(), this->mean());
+    } else {
+      this->network(team, [this] { tell(); });
+    }
     const int32_t n = this->list_symbols(team, to, chunk.count, carried_, enters_context(chunk));
     if (team.thread() == 0) *listed(which_ ^ 1) = n;
   }
 
   // A step is done, or the image has failed.
-  CCM_DEVICE void end_step(bool fine, bool to_context) {
+  CCM_DEVICE void end_step(bool fine, bool to_context, bool crew) {
     const int32_t first = order().first[step_], count = order().first[step_ + 1] - first;
     for (int32_t at = 0; !to_context && at < count && fine; at += kChunk) {
       this->load_positions(Team{0}, first + at, min(kChunk, count - at));
@@ -236,8 +254,15 @@ class GroupCoder : StepList<kInShared> {
 #if CCM_FAULT == 1
       tell();
 #endif
+      // Read by others behind the barrier that follows.
+      if (kCrews && has_crew() && !crew && threadIdx.x == 0) *crewed() = link().complete();
       return;
     }
+    // None of its members waits for another one that has left.
+    if (crew)
+      link().dismiss(step_ - 1, count, this->layers());
+    else if (kCrews && has_crew() && threadIdx.x == 0)
+      link().end();
     __syncthreads();
     if (threadIdx.x < 32) {
       Status status = fine ? kOk : kDamaged;
