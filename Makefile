@@ -162,11 +162,11 @@ fuzz: $(VENV_TEST)/.installed
 	$(VENV_TEST)/bin/python tests/fuzz/run.py --sanitized build/sanitized --minutes $(MINUTES) $(FUZZ_ARGS)
 
 # Other machines, by cross compilers and qemu-user or wine (docs/machines.md). A machine whose packages are missing is skipped,
-# with their names.
+# with their names. macOS's and Windows's headers are those of ziglang (PyPI, 100 MB), which is not installed by itself.
 test-machines: export CCM_CUDA ?= 0
 test-machines: $(VENV_TEST)/.installed
 	$(VENV_TEST)/bin/python setup.py -q build_ext --inplace
-	$(VENV_TEST)/bin/python -m pytest tests/machines/emulated.py
+	$(VENV_TEST)/bin/python -m pytest tests/machines/emulated.py tests/machines/ports.py
 
 # The web page that shows .ccm files, into build/viewer (docs/machines.md): needs Emscripten (Debian: emscripten).
 viewer:

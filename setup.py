@@ -57,7 +57,7 @@ from ccm_sources import (  # noqa: E402
 )
 
 TORCH_TARGET = "0x020a000000000000"  # torch 2.10, the oldest that we load in
-MAC = sys.platform == "darwin"
+MAC, WINDOWS = sys.platform == "darwin", sys.platform == "win32"
 
 
 def version():
@@ -202,12 +202,14 @@ def find_cuda(compiler):
 
 def find_compiler():
     wanted = os.environ.get("CXX")
-    for name in [wanted] if wanted else ["c++", "g++", "clang++"]:
-        command = shlex.split(name)
+    # On Windows the one that makes what Microsoft's linker and Python take, and knows GCC's vector types.
+    for name in [wanted] if wanted else ["clang++"] if WINDOWS else ["c++", "g++", "clang++"]:
+        command = shlex.split(name, posix=not WINDOWS)
         if command and shutil.which(command[0]):
             return command
     what = f"CXX={wanted} was not found" if wanted else "no C++ compiler was found"
-    sys.exit(f"ccm_fast: {what}: install one with C++17 (Debian, Ubuntu: `apt-get install g++`), or set CXX.")
+    how = "Clang, with Visual Studio's build tools" if WINDOWS else "one with C++17 (Debian, Ubuntu: `apt install g++`)"
+    sys.exit(f"ccm_fast: {what}: install {how}, or set CXX.")
 
 
 def compiler_version(compiler):
@@ -249,6 +251,8 @@ def job_count():
     if os.environ.get("MAX_JOBS", "").isdigit():
         return max(1, int(os.environ["MAX_JOBS"]))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not hasattr(os, "sysconf"):
+        return cores
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         for line in Path("/proc/meminfo").read_text().splitlines():  # counts caches as free, as one should
@@ -260,8 +264,9 @@ def job_count():
 
 
 def quoted(words):
-    """Words as a ninja variable: quoted for the shell, `$` escaped for ninja."""
-    return shlex.join(map(str, words)).replace("$", "$$")
+    """Words as a ninja variable: quoted for the shell (Windows: for the program itself), `$` escaped for ninja."""
+    join = subprocess.list2cmdline if WINDOWS else shlex.join
+    return join(list(map(str, words))).replace("$", "$$")
 
 
 def path(p):
@@ -312,12 +317,10 @@ class Build(build_ext):
         if name.endswith("_ops"):
             return os.path.join(*name.split(".")) + ".torch.so"
         if name.endswith("libccm"):
-            return os.path.join(*name.split(".")) + ".so"
+            return os.path.join(*name.split(".")) + (".dll" if WINDOWS else ".so")
         return super().get_ext_filename(name)
 
     def build_extensions(self):
-        if sys.platform == "win32":
-            sys.exit("ccm_fast: building on Windows is not supported yet; it works in WSL.")
         torch, compiler = self.torch, find_compiler()
         cuda = find_cuda(compiler) if torch else None
         if cuda:
@@ -345,7 +348,7 @@ class Build(build_ext):
         info.write_text(json.dumps(self.info, indent=2) + "\n")
 
     def run(self):
-        self.torch = find_torch()
+        self.torch = None if WINDOWS else find_torch()
         if not self.torch:
             self.extensions = [ext for ext in self.extensions if not ext.name.endswith("_ops")]
         # setuptools clears self.inplace while it builds and copies the extensions afterwards; remember what was asked.
@@ -361,7 +364,9 @@ class Build(build_ext):
 
         possible = isas_of(platform.machine())
         available = [suffix for suffix in possible if compiles(compiler, ISA[suffix][1])]
-        common = ["-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-pthread"]
+        common = ["-std=c++17", "-O3", "-g0"]
+        if not WINDOWS:
+            common += ["-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-pthread"]
         common += [
             "-Wall",
             "-Wextra",
@@ -399,8 +404,10 @@ class Build(build_ext):
         codec = [*compile_all(core_sources(CODEC_ROOMS), "codec", own_flags), *codec_core]
         native_objects = compile_all(native, "python", python_flags)
 
-        shared = ["-shared", "-pthread", *shlex.split(os.environ.get("LDFLAGS", ""))]
-        link_python = [*shared, *(["-undefined", "dynamic_lookup"] if MAC else [])]
+        shared = ["-shared", *([] if WINDOWS else ["-pthread"]), *shlex.split(os.environ.get("LDFLAGS", ""))]
+        # On Windows pyconfig.h names Python's library, and it lies in `libs`.
+        needed = ["-undefined", "dynamic_lookup"] if MAC else [f"-L{Path(sys.base_prefix, 'libs')}"] if WINDOWS else []
+        link_python = [*shared, *needed]
         names = {"_ops": "_ops.torch.so", "_rans": "_rans.so", "_native": "_native.so", "libccm": "libccm.so"}
         products = {f"ccm_fast.{name}": folder / file for name, file in names.items()}
         if torch:
@@ -409,7 +416,7 @@ class Build(build_ext):
         ninja.build(products["ccm_fast._rans"], "link", [*python_objects, *core], link_python)
         ninja.build(products["ccm_fast._native"], "link", [*native_objects, *codec], link_python)
         # It stays in memory when a program closes it: workers of its pool of threads may be asleep in it.
-        alone = shared if MAC else [*shared, "-Wl,-z,defs", "-Wl,-z,nodelete"]
+        alone = shared if MAC or WINDOWS else [*shared, "-Wl,-z,defs", "-Wl,-z,nodelete"]
         ninja.build(products["ccm_fast.libccm"], "link", codec, alone)
         ninja.write(folder / "build.ninja")
 

@@ -45,10 +45,13 @@ def _duplicate(number: int, path: str | os.PathLike[str]) -> BinaryIO:
 
 def _temporary(folder: str, mode: int) -> tuple[int, str]:
     """A new file in a folder, of a name that no one else has. The system takes the umask's bits from ``mode``."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+    for name in ("O_CLOEXEC", "O_BINARY"):  # the second is Windows's, which else changes ends of lines
+        flags |= getattr(os, name, 0)
     while True:
         name = os.path.join(folder, f"{_PREFIX}{os.urandom(6).hex()}{_SUFFIX}")
         with suppress(FileExistsError):
-            return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), mode), name
+            return os.open(name, flags, mode), name
 
 
 def _inherit(descriptor: int, old: os.stat_result) -> None:
@@ -60,7 +63,7 @@ def _inherit(descriptor: int, old: os.stat_result) -> None:
             os.fchown(descriptor, old.st_uid, old.st_gid)
         except OSError:
             mode &= ~0o070  # the bits were meant for another group
-    with suppress(OSError):  # file systems without modes
+    with suppress(OSError, AttributeError):  # file systems without modes; Windows before Python 3.13
         os.fchmod(descriptor, mode)
 
 

@@ -21,7 +21,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(__GNUC__)
+#if defined(_WIN32) && defined(CCM_BUILDING)
+#define CCM_API __declspec(dllexport)
+#elif defined(__GNUC__) && !defined(_WIN32)
 #define CCM_API __attribute__((visibility("default")))
 #else
 #define CCM_API

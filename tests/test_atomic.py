@@ -179,3 +179,21 @@ def test_descriptors(tmp_path):
         assert file.read() == b"new"
     with pytest.raises(OSError, match="/dev/fd/987"):
         write("/dev/fd/987")
+
+
+def test_a_system_without_modes_and_with_texts(tmp_path, monkeypatch):
+    """Windows: no fchmod before Python 3.13, and files of bytes have to be asked for."""
+    flags, path = [], tmp_path / "file"
+    path.write_bytes(b"old")
+    open_file = os.open
+    monkeypatch.delattr(os, "fchmod")
+    monkeypatch.setattr(os, "O_BINARY", 0x8000000, raising=False)
+
+    def opened(name, given, *mode, **options):
+        flags.append(given)
+        return open_file(name, given & ~0x8000000, *mode, **options)
+
+    monkeypatch.setattr(os, "open", opened)
+    with atomic_write(path) as file:
+        file.write(b"a\nb")
+    assert path.read_bytes() == b"a\nb" and flags[0] & 0x8000000

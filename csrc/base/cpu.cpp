@@ -6,8 +6,10 @@
 #include <sys/auxv.h>
 #elif defined(__aarch64__) && defined(__APPLE__)
 #include <sys/sysctl.h>
-#elif defined(__x86_64__) && defined(__linux__)
+#elif defined(__x86_64__) || defined(__i386__)
 #include <cpuid.h>
+#endif
+#if defined(__x86_64__) && defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -23,18 +25,46 @@ bool has(const char* feature) {
 }
 #endif
 
+#if defined(__x86_64__) || defined(__i386__)
+// Parts of a thread's state that the system saves: bits of an x86 processor's XCR0. macOS saves those of AVX-512 only
+// once they have been used, so that there they seem to be missing.
+constexpr uint32_t kAvxState = 6, kAvx512State = 0xe0 | kAvxState;
+
+uint32_t saved_state() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  constexpr unsigned kOsSavesState = 1u << 27;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & kOsSavesState)) return 0;
+  uint32_t low = 0, high = 0;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return low;
+}
+
+// Asked of the processor: compilers differ in the names that they know, and some need a library for the answer.
+uint32_t ask_x86() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  const uint32_t saved = saved_state();
+  if ((saved & kAvxState) != kAvxState || !__get_cpuid(1, &a, &b, &c, &d)) return 0;
+  constexpr unsigned kFma = 1u << 12;
+  uint32_t found = c & kFma ? uint32_t{kCpuFma} : 0;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return found;
+  const unsigned leaves = a;
+  constexpr unsigned kAvx2 = 1u << 5, kF = 1u << 16, kBw = 1u << 30, kVl = 1u << 31, kVnni = 1u << 11;
+  if (b & kAvx2) found |= kCpuAvx2;
+  if ((saved & kAvx512State) == kAvx512State) {
+    if ((b & kF) && (b & kVl)) found |= kCpuAvx512;
+    if (b & kBw) found |= kCpuAvx512Bw;
+    if (c & kVnni) found |= kCpuAvx512Vnni;
+  }
+  constexpr unsigned kAvxVnni = 1u << 4;
+  if (leaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & kAvxVnni)) found |= kCpuAvxVnni;
+  return found;
+}
+#endif
+
 uint32_t ask() {
   uint32_t found = 0;
 #if defined(__x86_64__) || defined(__i386__)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2")) found |= kCpuAvx2;
-  if (__builtin_cpu_supports("fma")) found |= kCpuFma;
-#if defined(CCM_HAVE_AVXVNNI) || defined(CCM_HAVE_FMAVNNI)  // compilers that know it
-  if (__builtin_cpu_supports("avxvnni")) found |= kCpuAvxVnni;
-#endif
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl")) found |= kCpuAvx512;
-  if (__builtin_cpu_supports("avx512bw")) found |= kCpuAvx512Bw;
-  if (__builtin_cpu_supports("avx512vnni")) found |= kCpuAvx512Vnni;
+  found = ask_x86();
 #elif defined(__aarch64__) && defined(__linux__)  // bits of Linux's ABI, whose names older headers lack
   if (getauxval(AT_HWCAP) >> 20 & 1) found |= kCpuDotProducts;
   if (getauxval(AT_HWCAP2) >> 13 & 1) found |= kCpuMixedProducts;
@@ -52,13 +82,10 @@ constexpr unsigned kTileConfig = 17, kTileData = 18;             // components o
 
 bool ask_for_tiles() {
   unsigned a = 0, b = 0, c = 0, d = 0;
-  constexpr unsigned kOsSavesState = 1u << 27, kAmxTile = 1u << 24, kAmxInt8 = 1u << 25;
-  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & kOsSavesState)) return false;
+  constexpr unsigned kAmxTile = 1u << 24, kAmxInt8 = 1u << 25;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & (kAmxTile | kAmxInt8)) != (kAmxTile | kAmxInt8)) return false;
-  uint32_t low = 0, high = 0;
-  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
   constexpr uint32_t kBoth = 1u << kTileConfig | 1u << kTileData;
-  if ((low & kBoth) != kBoth) return false;
+  if ((saved_state() & kBoth) != kBoth) return false;
   uint64_t granted = 0;
   return !syscall(SYS_arch_prctl, kAskPermission, kTileData) && !syscall(SYS_arch_prctl, kGetPermission, &granted) &&
          granted >> kTileData & 1;

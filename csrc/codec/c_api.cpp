@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#define CCM_BUILDING
 #include "base/error.h"
 #include "ccm.h"
 #include "codec/codec.h"

@@ -2,7 +2,7 @@
 // are in the cache; included by one file per instruction set. Everything is in an unnamed namespace: code compiled for
 // one must not be merged with another's.
 #pragma once
-#if defined(__AVX512F__)
+#if defined(__AVX__)
 #include <immintrin.h>
 #endif
 
@@ -208,7 +208,7 @@ inline typename Vector<kLanes>::Reg inverse_root(typename Vector<kLanes>::Reg v)
   v = v < least ? least : v;
 #if defined(__AVX__)
   if constexpr (kLanes == 8) {
-    const Vector<8>::Reg r = __builtin_ia32_rsqrtps256(v);
+    const Vector<8>::Reg r = _mm256_rsqrt_ps(v);
     return r * (1.5f - v * 0.5f * r * r);
   }
 #endif
@@ -264,7 +264,7 @@ inline bool beyond_caches([[maybe_unused]] const Epilogue& e, [[maybe_unused]] c
 // After stores past the caches, before another thread is told of them.
 inline void store_fence() {
 #if defined(__AVX__)
-  __builtin_ia32_sfence();
+  _mm_sfence();
 #endif
 }
 
@@ -280,7 +280,7 @@ inline void put_row(const Epilogue& e, const float* from, float* y, int64_t at, 
 #if defined(__AVX__)
   if constexpr (kLanes == 8)
     if (stream)
-      for (; c < columns; c += kLanes) __builtin_ia32_movntps256(y + at + c, value(c));
+      for (; c < columns; c += kLanes) _mm256_stream_ps(y + at + c, value(c));
 #endif
 #if defined(__AVX512F__)
   if constexpr (kLanes == 16)

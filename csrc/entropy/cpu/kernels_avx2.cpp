@@ -42,11 +42,7 @@ void leaky8_words(const RequantizeArgs& g, const int32_t* below, int32_t zero, v
 }  // namespace
 
 const Kernels& avx2_kernels() {
-  static const Kernels k{"avx2",
-                         kIsaAvx2,
-                         16,
-                         2,
-                         2,
+  static const Kernels k{{"avx2", kIsaAvx2, 16, 2, 2},
                          gemm_vector<Avx2>,
                          relu8_words,
                          leaky8_words,

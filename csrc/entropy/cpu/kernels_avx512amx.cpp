@@ -261,8 +261,12 @@ void add_amx(const GemmArgs& g, int32_t* const* sums) {
 
 const Kernels& avx512amx_kernels() {
   static const Kernels k = [] {
-    Kernels kernels{"avx512amx",        kIsaAvx512Amx,       kColumns,          kQuad,         1, gemm_amx,
-                    relu8_bytes_avx512, leaky8_bytes_avx512, accumulate_avx512, rescale_avx512};
+    Kernels kernels{{"avx512amx", kIsaAvx512Amx, kColumns, kQuad, 1},
+                    gemm_amx,
+                    relu8_bytes_avx512,
+                    leaky8_bytes_avx512,
+                    accumulate_avx512,
+                    rescale_avx512};
     kernels.rows_at_once = kPass;
     kernels.add = add_amx;
     return kernels;

@@ -30,9 +30,12 @@ struct Avx512Vnni {
 }  // namespace
 
 const Kernels& avx512vnni_kernels() {
-  static const Kernels k{
-      "avx512vnni",      kIsaAvx512Vnni, 32, 4, 1, gemm_vector<Avx512Vnni>, relu8_bytes_avx512, leaky8_bytes_avx512,
-      accumulate_avx512, rescale_avx512};
+  static const Kernels k{{"avx512vnni", kIsaAvx512Vnni, 32, 4, 1},
+                         gemm_vector<Avx512Vnni>,
+                         relu8_bytes_avx512,
+                         leaky8_bytes_avx512,
+                         accumulate_avx512,
+                         rescale_avx512};
   return k;
 }
 

@@ -29,8 +29,12 @@ struct AvxVnni : Lanes256<uint8_t, int8_t, 4> {
 }  // namespace
 
 const Kernels& avxvnni_kernels() {
-  static const Kernels k{"avxvnni",         kIsaAvxVnni,     16,          4, 1, gemm_vector<AvxVnni>, relu8_bytes_avx2,
-                         leaky8_bytes_avx2, accumulate_avx2, rescale_avx2};
+  static const Kernels k{{"avxvnni", kIsaAvxVnni, 16, 4, 1},
+                         gemm_vector<AvxVnni>,
+                         relu8_bytes_avx2,
+                         leaky8_bytes_avx2,
+                         accumulate_avx2,
+                         rescale_avx2};
   return k;
 }
 

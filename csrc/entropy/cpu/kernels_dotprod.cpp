@@ -22,8 +22,12 @@ struct DotProducts {
 }  // namespace
 
 const Kernels& dotprod_kernels() {
-  static const Kernels k{"dotprod",  kIsaDotProd, kNeonColumns,       kNeonBlock,         1, gemm_neon<DotProducts>,
-                         relu8_neon, leaky8_neon, rescale_neon<true>, rescale_neon<false>};
+  static const Kernels k{{"dotprod", kIsaDotProd, kNeonColumns, kNeonBlock, 1},
+                         gemm_neon<DotProducts>,
+                         relu8_neon,
+                         leaky8_neon,
+                         rescale_neon<true>,
+                         rescale_neon<false>};
   return k;
 }
 

@@ -19,8 +19,12 @@ struct MixedProducts {
 }  // namespace
 
 const Kernels& i8mm_kernels() {
-  static const Kernels k{"i8mm",     kIsaI8mm,    kNeonColumns,       kNeonBlock,         1, gemm_neon<MixedProducts>,
-                         relu8_neon, leaky8_neon, rescale_neon<true>, rescale_neon<false>};
+  static const Kernels k{{"i8mm", kIsaI8mm, kNeonColumns, kNeonBlock, 1},
+                         gemm_neon<MixedProducts>,
+                         relu8_neon,
+                         leaky8_neon,
+                         rescale_neon<true>,
+                         rescale_neon<false>};
   return k;
 }
 

@@ -60,8 +60,12 @@ void rescale_scalar(const RequantizeArgs& g, int32_t* out) {
 }  // namespace
 
 const Kernels& scalar_kernels() {
-  static const Kernels k{"scalar",     kIsaScalar,    kColumns,          kBlock,        2, gemm_scalar,
-                         relu8_scalar, leaky8_scalar, accumulate_scalar, rescale_scalar};
+  static const Kernels k{{"scalar", kIsaScalar, kColumns, kBlock, 2},
+                         gemm_scalar,
+                         relu8_scalar,
+                         leaky8_scalar,
+                         accumulate_scalar,
+                         rescale_scalar};
   return k;
 }
 

@@ -37,11 +37,7 @@ struct Simd128 {
 const Kernels& simd128_kernels() {
   // Requantizing is a small part of the work.
   static const Kernels& s = scalar_kernels();
-  static const Kernels k{"simd128",
-                         kIsaSimd128,
-                         16,
-                         2,
-                         2,
+  static const Kernels k{{"simd128", kIsaSimd128, 16, 2, 2},
                          gemm_vector<Simd128>,
                          s.relu8,
                          s.leaky8,
