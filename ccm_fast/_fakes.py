@@ -68,6 +68,10 @@ def _settle_y(packed: Tensor, psi: Tensor, y_hat: Tensor, threads: int):
     return torch.empty_like(y_hat), torch.empty_like(y_hat), torch.empty_like(y_hat)
 
 
+def _settled(packed: Tensor, psi: Tensor, y_hat: Tensor, threads: int) -> Tensor:
+    return torch.empty_like(y_hat)
+
+
 def _encode_settled(packed: Tensor, psi: Tensor, y_hat: Tensor, lanes: int, threads: int):
     return *_encode_y(packed, psi, y_hat, lanes, threads), torch.empty_like(y_hat)
 
@@ -123,6 +127,7 @@ def register() -> None:
         "encode_y": _encode_y,
         "encode_y_residual": _encode_y_residual,
         "settle_y": _settle_y,
+        "settled": _settled,
         "encode_settled": _encode_settled,
         "parameters": _parameters,
         "int8_product": _int8_product,

@@ -23,6 +23,7 @@ from .effort.search import better_symbols
 from .engines import engine_for, frozen_of, stage, torch_threads
 from .errors import EncodeError
 from .models.inference import inference
+from .queued_encoding import queue_images, stays_on_device
 from .stream.limits import MAX_SIDE
 from .stream.packet import Packet, Stream
 from .tiles import STRIDE, TILE_PIXELS, analyse
@@ -120,7 +121,7 @@ def encode_packets(
         tune: "psnr" or "ms-ssim", likewise.
         progress: called with (steps done, steps in all) by efforts that take steps, 4 and above.
         timings: if given, seconds are added to its keys ``g_a``, ``h_a``, ``h_s``, ``effort`` and ``entropy`` (context
-            and rANS).
+            and rANS); of engine "cuda" up to effort 3 all of it is ``entropy``.
         tile_pixels: larger batches and images are transformed in pieces of so many pixels.
 
     Raises:
@@ -129,6 +130,7 @@ def encode_packets(
         ValueError: sides above 2^20 pixels, a wrong lane count, an effort that this model does not have.
     """
     frozen = frozen_of(model)
+    options: dict[str, Any]
     level, tune = level_for(model, effort, size[0] * size[1]), tune_for(model, tune)
     (H, W), (h, w) = size, (-(-s // STRIDE) for s in size)
     if max(size) > MAX_SIDE:
@@ -136,6 +138,11 @@ def encode_packets(
     weight = next(model.parameters())
     quality = torch.tensor([1 + c / 32 for c in codes], dtype=torch.float32, device=weight.device)
     engine = engine_for(engine, weight.device)
+    if engine == "cuda" and stays_on_device(model, level):
+        with stage(timings, "entropy"):  # the whole: nothing waits in between
+            options = {"tune": tune, "grey": grey, "lanes": lanes, "tile_pixels": max(1, tile_pixels // len(codes))}
+            z_streams, y_streams = queue_images(model, read, size, quality, level, **options).streams()
+        return packets_of(frozen, size, codes, z_streams, y_streams, grey)
     with torch.inference_mode(), torch_threads(threads) as count:
         with stage(timings, "g_a"):
             y = analyse(model.g_a, lambda i, j: read(i, j).to(weight), h, w, tile_pixels // len(codes))
@@ -148,7 +155,7 @@ def encode_packets(
             psi = frozen.hyper(z_hat, h, w, threads=count, engine=engine)
         if level.rounding:
             with stage(timings, "effort"):
-                options: dict[str, Any] = {
+                options = {
                     "grey": grey,
                     "engine": engine,
                     "threads": count,

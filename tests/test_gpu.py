@@ -20,6 +20,8 @@ from test_cuda_version3 import CASES as CASES_3
 import ccm_fast
 from ccm_fast import _backend
 from ccm_fast.command.profile import profile
+from ccm_fast.effort.levels import LEVELS
+from ccm_fast.queued_encoding import queue_images
 
 ops = _backend.load().ops
 
@@ -150,6 +152,26 @@ def test_the_whole_decoding_as_a_graph():
 
 
 @pytest.mark.filterwarnings("ignore:The CUDA Graph is empty")  # torch says so when the error leaves the capture
+@pytest.mark.parametrize("effort", [1, 2, 3])
+def test_encoding_waits_once(effort):
+    """The CPU's decisions for the same y, by a device that nobody waits for before the end."""
+    model = ccm_fast.load("ccm-small").cuda()
+    x = torch.stack([torch.from_numpy(tiny.photo(256, 384, seed)) for seed in (1, 2)]).permute(0, 3, 1, 2) / 255
+    x, size = x.cuda(), (256, 384)
+    expected = ccm_fast.compress(model, x, effort=effort, engine="cpu")
+    assert ccm_fast.compress(model, x, effort=effort, engine="cuda") == expected
+    quality = torch.full((2,), 4.0, device="cuda")
+    options = {"tune": "psnr", "grey": False, "lanes": 0, "tile_pixels": 1 << 26}
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        queued = queue_images(model, lambda i, j: x[..., i, j], size, quality, LEVELS[effort], **options)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    z_streams, y_streams = queued.streams()
+    assert len(z_streams) == len(y_streams) == 2
+
+
 def test_a_new_model_cannot_be_captured():
     model, (batch,) = material(7, count=1)
     streams = model.upload(*batch[:2])

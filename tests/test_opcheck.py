@@ -47,6 +47,7 @@ def test_opcheck(tensors):
         "encode_y": (packed, psi, y, 0, 1),
         "encode_y_residual": (residual_packed, psi, 256 * y.int(), 0, 1),
         "settle_y": (skipping_packed, psi, y, 1),
+        "settled": (skipping_packed, psi, y, 1),
         "encode_settled": (skipping_packed, psi, y, 256, 1),
         "parameters": (packed, psi, y, 1),
         "int8_product": (torch.ones(3, 8, dtype=torch.uint8), torch.ones(5, 8, dtype=torch.int8), "", 1),

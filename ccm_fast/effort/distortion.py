@@ -24,6 +24,7 @@ _SIDE, _BORDER, _PROBES = 16, 3, 2
 # What photographs' sensitivities are of a grey picture's, where nobody has measured them.
 _PHOTOGRAPHS = 1.5
 _known: weakref.WeakKeyDictionary[nn.Module, dict] = weakref.WeakKeyDictionary()
+_measured: weakref.WeakKeyDictionary[nn.Module, tuple[Tensor, Tensor]] = weakref.WeakKeyDictionary()
 
 
 def sensitivities(model: CrossChannelContextModel, grey: bool) -> Tensor:
@@ -40,8 +41,17 @@ def sensitivities(model: CrossChannelContextModel, grey: bool) -> Tensor:
         reads (after the inverse gain); on g_s' device.
     """
     if model.sensitivities is not None:
-        return model.sensitivities[int(grey)].to(next(model.g_s.parameters()).device)
+        return _placed(model)[int(grey)]
     return _PHOTOGRAPHS * grey_sensitivities(model.g_s, model.config.latent_channels, grey)
+
+
+def _placed(model: CrossChannelContextModel) -> Tensor:
+    """The model's measured sensitivities on g_s' device, copied there once."""
+    own, device = model.sensitivities, next(model.g_s.parameters()).device
+    kept = _measured.get(model.g_s)
+    if kept is None or kept[0] is not own or kept[1].device != device:
+        kept = _measured[model.g_s] = own, own.to(device)
+    return kept[1]
 
 
 def photographs_sensitivities(model: CrossChannelContextModel, crops: Sequence[Latents]) -> Tensor:

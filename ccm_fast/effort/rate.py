@@ -12,13 +12,18 @@ from ccm_fast.entropy.network import TableCost
 __all__ = ["tables_of"]
 
 
-_known: weakref.WeakKeyDictionary[FrozenEntropyModel, tuple[TableCost, TableCost]] = weakref.WeakKeyDictionary()
+_known: weakref.WeakKeyDictionary[FrozenEntropyModel, dict[tuple[str, bool], tuple[TableCost, TableCost]]]
+_known = weakref.WeakKeyDictionary()
 
 
-def tables_of(frozen: FrozenEntropyModel) -> tuple[TableCost, TableCost]:
-    """The code lengths of y's and of z's tables, made once per model."""
-    if frozen not in _known:
+def tables_of(
+    frozen: FrozenEntropyModel, device: torch.device | str = "cpu", waits: bool = True
+) -> tuple[TableCost, TableCost]:
+    """The code lengths of y's and of z's tables, made once per model and device; arguments as for TableCost."""
+    kept = _known.setdefault(frozen, {})
+    key = str(device), waits
+    if key not in kept:
         plan = frozen.plan
-        y_bits = TableCost(plan.y_rows, torch.float32, plan.skip_rows)
-        _known[frozen] = y_bits, TableCost(plan.z_rows, torch.float32)
-    return _known[frozen]
+        y_bits = TableCost(plan.y_rows, torch.float32, plan.skip_rows, device, waits)
+        kept[key] = y_bits, TableCost(plan.z_rows, torch.float32, 0, device, waits)
+    return kept[key]

@@ -27,7 +27,7 @@ from .rate import tables_of
 from .refine import FAR_STEP, refine
 from .structure import even_weights, structure_weights
 
-__all__ = ["Problem", "better_symbols"]
+__all__ = ["Problem", "better_symbols", "stays_on_device"]
 
 # Rounding weighs errors so much more than they cost one by one. Its moves are not independent: all of them shrink, and
 # errors of neighbours in one direction add up. BD-rates of 0.7, 1 and 1.5 on 256x256 crops where g_s reads integers:
@@ -78,7 +78,8 @@ class Problem:
         quality: float [B].
         error: of the decoded pictures.
         grey: the decoder averages the colours.
-        engine: of the integer networks' code lengths, "cpu" or "reference".
+        engine: of the integer networks' code lengths: "cpu" or "reference", or "cuda": everything stays where the
+            model is, and the host looks at no values.
         threads: of the same.
     """
 
@@ -93,6 +94,8 @@ class Problem:
     ):
         self.model, self.frozen, self.error = model, model.frozen, error
         self.options = {"engine": engine, "threads": threads}
+        self.queued = engine == "cuda"
+        self.where = quality.device if self.queued else torch.device("cpu")
         #: Bits that a (weighted) squared error of 1, summed over pixels and colours, is worth; [B, 1, 1, 1].
         scale = 255.0**2 if model.metric == "mse" else 1.0  # of what an error counts: 255^2 MSE, or 1 - MS-SSIM
         # In double precision: libraries differ in the last bits of powers, and rounding to single hides that.
@@ -103,11 +106,11 @@ class Problem:
         self.curvature = self.price * h[None, :, None, None] * model.inverse_gain(quality).float().square()
         if error.weights is not None:
             self.curvature = self.curvature * error.weights
-        self.y_bits, self.z_bits = tables_of(model.frozen)
+        self.y_bits, self.z_bits = tables_of(model.frozen, self.where, not self.queued)
 
     def parameters(self, c: Candidate) -> tuple[Tensor, Tensor, Tensor]:
-        """y_hat as it is decoded (int32), offset and row of every symbol, [B, h, w, M] on the CPU."""
-        y_hat, offset, row = self.frozen.settle(c.psi.cpu(), _last(c.y_hat), **self.options)
+        """y_hat as it is decoded (int32), offset and row of every symbol, [B, h, w, M], where code lengths are."""
+        y_hat, offset, row = self.frozen.settle(c.psi.to(self.where), _last(c.y_hat, self.where), **self.options)
         return y_hat.int(), offset, row
 
     def hyper(self, z_hat: Tensor, h: int, w: int) -> Tensor:
@@ -143,9 +146,9 @@ class Problem:
         return mean, scale_from_index(index)
 
 
-def _last(y: Tensor) -> Tensor:
-    """Channel-last symbols, int16 on the CPU."""
-    return y.permute(0, 2, 3, 1).to("cpu", torch.int16).contiguous()
+def _last(y: Tensor, where: torch.device | str = "cpu") -> Tensor:
+    """Channel-last symbols, int16."""
+    return y.permute(0, 2, 3, 1).to(where, torch.int16).contiguous()
 
 
 def _first(y: Tensor, like: Tensor) -> Tensor:
@@ -171,6 +174,7 @@ def round_towards_mean(
     bits: TableCost,
     weight: Tensor,
     restored: Callable[[Tensor, Tensor, Tensor], Tensor],
+    waits: bool = True,
 ) -> Tensor:
     """Rate-distortion-optimized rounding: a step towards the mean wherever it saves more bits than its error costs.
 
@@ -184,31 +188,35 @@ def round_towards_mean(
         bits: their code lengths.
         weight: float [B, 1, 1, M] or [B, h, w, M], bits per unit of squared error.
         restored: what g_s reads for symbols, offsets and rows.
+        waits: whether the host may look at values: only symbols beside their means are worked out then, which a GPU
+            would be waited for. The results are the same.
 
     Returns:
         int16 [B, h, w, M].
     """
     out = y_hat.to(torch.int16)
-    v = y_hat - offset
-    where = v.nonzero(as_tuple=True)
+    v, weight = y_hat - offset, weight.expand(y.shape)
+    # All of a tensor where nobody may ask which.
+    where = v.nonzero(as_tuple=True) if waits else (...,)
     v, o, r, real = v[where], offset[where], row[where], y[where]
     step = torch.sign(v)
     saved = bits(r, v) - bits(r, v - step)
     before, after = restored(v + o, o, r) - real, restored(v + o - step, o, r) - real
-    cost = weight.expand(y.shape)[where] * (after.square() - before.square())
+    cost = weight[where] * (after.square() - before.square())
     out[where] -= (step * (saved > cost)).to(torch.int16)
     return out
 
 
 def _rounded(problem: Problem, y: Tensor, c: Candidate) -> Candidate:
     y_hat, offset, row = problem.parameters(c)
-    weight = SHRINK_PENALTY * problem.curvature.permute(0, 2, 3, 1).cpu()
+    weight = SHRINK_PENALTY * problem.curvature.permute(0, 2, 3, 1).to(problem.where)
     values = y.permute(0, 2, 3, 1)
-    out = torch.empty(y_hat.shape, dtype=torch.int16)
+    out = torch.empty(y_hat.shape, dtype=torch.int16, device=problem.where)
     for part in _rows(y_hat.shape):
-        numbers = (values[:, part].to("cpu", torch.float32), y_hat[:, part], offset[:, part], row[:, part])
+        numbers = (values[:, part].to(problem.where, torch.float32), y_hat[:, part], offset[:, part], row[:, part])
         own = weight[:, part] if weight.shape[1] > 1 else weight
-        out[:, part] = round_towards_mean(*numbers, problem.y_bits, own, problem.restored)
+        waits = not problem.queued
+        out[:, part] = round_towards_mean(*numbers, problem.y_bits, own, problem.restored, waits)
     return Candidate(_first(out, y), c.z_hat, c.psi)
 
 
@@ -323,6 +331,11 @@ def _far_iterations(level: Level) -> int:
     return FAR_ITERATIONS * min(level.rounds, 4)
 
 
+def stays_on_device(model: CrossChannelContextModel, level: Level) -> bool:
+    """Whether :func:`better_symbols` can do a level's work on a GPU without waiting for it."""
+    return not level.passes and model.frozen is not None and model.frozen.plan.plain
+
+
 def better_symbols(
     model: CrossChannelContextModel,
     y: Tensor,
@@ -355,13 +368,14 @@ def better_symbols(
         size: (H, W), pixels.
         grey: the decoder averages the colours.
         tile_pixels: of all images, that g_s is run on at a time.
-        engine: of the integer networks: "reference", or any other for "cpu".
+        engine: of the integer networks. "cuda" keeps everything on the model's device, and nothing waits for it, at
+            levels without passes and for plans whose network torch's operators compute; otherwise it is "cpu".
         threads: of the same.
         tune: "psnr", or "ms-ssim": errors are weighed by how well the picture hides them.
         progress: called with (steps done, steps in all) after each pass and iteration of level 4 and above.
 
     Returns:
-        y_hat int16 [B, h, w, M], z_hat int16 [B, hz, wz, N] and psi, on the CPU.
+        y_hat int16 [B, h, w, M], z_hat int16 [B, hz, wz, N] and psi, on the CPU or, if they stay there, the device.
     """
     steps = level.passes + level.rounds * (level.iterations + level.passes)
     done = 0
@@ -381,9 +395,11 @@ def better_symbols(
         if weights is not None and model.metric == "mse":
             weights = even_weights(weights)
         error = SquaredError(model.g_s, gain, read, size, grey, max(1, tile_pixels // BACKWARD), weights)
-        engine = "reference" if engine == "reference" else "cpu"
+        if engine == "cuda" and not stays_on_device(model, level):
+            engine = "cpu"
         problem = Problem(model, quality, error, grey, engine, threads)
-        plain = Candidate(torch.round(y), z_hat.cpu().clone(), psi.cpu().clone())
+        where = problem.where
+        plain = Candidate(torch.round(y), z_hat.to(where, copy=True), psi.to(where, copy=True))
         nearest, analysed = plain, y
         for _ in range(level.corrections):
             v = _decoded(problem, nearest)
@@ -406,4 +422,4 @@ def better_symbols(
                 y = _near(y, best.candidate.y_hat)
                 z = _near(z, _first(best.candidate.z_hat, z))
             found = best.candidate
-    return _last(found.y_hat), found.z_hat, found.psi
+    return _last(found.y_hat, where), found.z_hat, found.psi

@@ -174,12 +174,22 @@ class TableCost:
         rows: the tables of y or of z.
         dtype: of the code lengths: float32 is faster, and enough to compare candidates by.
         skip_rows: symbols of the rows before this one are not coded: their offsets cost nothing, others are impossible.
+        device: of the table and of what is looked up.
+        waits: whether the host may look at values, which saves work on a CPU; a GPU would be waited for.
     """
 
     #: Bits of what is impossible.
     NEVER = 1e6
 
-    def __init__(self, rows: TableRows, dtype: torch.dtype = torch.float64, skip_rows: int = 0):
+    def __init__(
+        self,
+        rows: TableRows,
+        dtype: torch.dtype = torch.float64,
+        skip_rows: int = 0,
+        device: torch.device | str = "cpu",
+        waits: bool = True,
+    ):
+        self._waits = waits
         cdf = rows.cdf.astype(np.int64)
         end = np.append(cdf[1:], 0)  # an entry ends where the next one begins, the last of a row at 65536
         end[rows.start[1:] - 1] = 1 << PRECISION
@@ -189,16 +199,24 @@ class TableCost:
         self._start = torch.from_numpy(rows.start[:-1].astype(np.int32))
         self._bits[: int(rows.start[skip_rows])] = self.NEVER
         self._bits[self._start[:skip_rows] - self._lo[:skip_rows]] = 0
+        tables = self._bits, self._lo, self._escape, self._start
+        self._bits, self._lo, self._escape, self._start = (table.to(device) for table in tables)
 
     def __call__(self, row: Tensor, symbol: Tensor) -> Tensor:
-        """Bits of symbols without their offsets; both integer tensors of one shape, on the CPU."""
+        """Bits of symbols without their offsets; both integer tensors of one shape, on the table's device."""
         row = row.int()
         entry = symbol - self._lo[row]
         escape = self._escape[row]
         outside = (entry < 0) | (entry >= escape)
         bits = self._bits[self._start[row] + torch.where(outside, escape, entry)]
+        if not self._waits:
+            return torch.where(outside, bits + _escape_bits(entry, entry - escape, bits.dtype), bits)
         if bool(outside.any()):  # few, if any: only those are worked out
-            below, above = entry[outside], (entry - escape)[outside]
-            value = torch.where(below < 0, -2 * below - 1, 2 * above).clamp(min=1)
-            bits[outside] += NB_BITS + torch.floor(torch.log2(value.double())).to(bits.dtype)
+            bits[outside] += _escape_bits(entry[outside], (entry - escape)[outside], bits.dtype)
         return bits
+
+
+def _escape_bits(below: Tensor, above: Tensor, dtype: torch.dtype) -> Tensor:
+    """Raw bits of symbols so far below (negative) a row's first entry, or above its last one."""
+    value = torch.where(below < 0, -2 * below - 1, 2 * above).clamp(min=1)
+    return NB_BITS + (torch.frexp(value.double()).exponent - 1).to(dtype)

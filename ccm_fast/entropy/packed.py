@@ -134,7 +134,9 @@ class PackedPlan:
         """``z_hat`` [B, hz, wz, N] with the values of those channels that are not coded."""
         if self.plan.z_values is None:
             return z_hat
-        values = torch.from_numpy(self.plan.z_values).to(z_hat)
+        where = str(z_hat.device)
+        found = self._once(("z values", where), lambda: torch.from_numpy(self.plan.z_values).to(where))
+        values = found.to(z_hat.dtype)
         return torch.where(values == CODED, z_hat, values)
 
     def settle(
@@ -143,16 +145,19 @@ class PackedPlan:
         """y_hat as a decoder will have it, with its offset and row, int16 [B, h, w, M] each.
 
         Symbols that are not coded are their means' offsets; those hang on the symbols before them. Where everything is
-        coded, y_hat is what it was. ``engine``: "cpu" or "reference".
+        coded, y_hat is what it was. Engine "cuda": after a first call for a size nothing waits for the device.
 
         Raises:
-            ValueError: the model is residual.
+            ValueError: the model is residual; engine "cuda" with a plan of version 2.
         """
         if self.residual:
             raise ValueError("residual models code all symbols")
         if self.plan.skip < 0:
             return y_hat, *self.parameters(psi, y_hat, engine=engine, threads=threads, isa=isa)
         psi, y_hat = self._pair(psi, y_hat, engine)
+        if engine == "cuda":
+            y_hat = _backend.load().ops.settled(self.packed_for(engine, isa), psi, y_hat, 1)
+            return y_hat, *self.parameters_on(psi, y_hat)
         if tensors.native(engine):
             return _backend.load().ops.settle_y(self.packed(isa), psi, y_hat, tensors.threads_for(threads))
         found = [reference.settle(self.plan, p, y) for p, y in zip(tensors.wide(psi), y_hat.numpy(), strict=True)]

@@ -8,6 +8,7 @@ from torch import Tensor
 from ccm_fast import _backend
 from ccm_fast.entropy import reference, tensors
 from ccm_fast.entropy.packed import PackedPlan
+from ccm_fast.entropy.tensors import DeviceStreams
 from ccm_fast.stream.packet import Stream, stream_code
 
 __all__ = ["StreamEncoding"]
@@ -116,6 +117,55 @@ class StreamEncoding(PackedPlan):
             self.packed_for(engine, isa), psi, y_hat, code, tensors.threads_for(threads)
         )
         return tensors.split(data, segments), y_hat
+
+    def encode_queued(self, z_hat: Tensor, psi: Tensor, y_hat: Tensor, lanes: int = 0) -> tuple[DeviceStreams, Tensor]:
+        """:meth:`encode_z` and :meth:`encode_settled` on a GPU, streams of version 2, without waiting for any of it.
+
+        After a first call for a model and a size nothing is copied from or to the device.
+
+        Args:
+            z_hat: int16 [B, hz, wz, N] after :meth:`fix_z`.
+            psi: uint8 [B, h, w, P], of it.
+            y_hat: int16 [B, h, w, M], there too.
+            lanes: as for :meth:`encode_z`.
+
+        Returns:
+            The streams, for :meth:`fetch` or :meth:`decode_queued`, and y_hat as a decoder will have it.
+        """
+        tensors.check_lanes(lanes, 2)
+        ops, packed, code = _backend.load().ops, self.packed_for("cuda", None), stream_code(lanes, 2)
+        z_streams = ops.encode_z(packed, z_hat, code, 1)
+        *y_streams, settled = ops.encode_settled(packed, psi, y_hat, code, 1)
+        return DeviceStreams(*z_streams, *y_streams), settled
+
+    @staticmethod
+    def fetch(streams: DeviceStreams, *questions: Tensor) -> tuple[list[Stream], list[list[Stream]], list[bool]]:
+        """The bytes of :meth:`encode_queued`: the first time that the host waits for the device.
+
+        Args:
+            streams: on the device.
+            questions: bools of one element each, there, whose values are wanted.
+
+        Returns:
+            z's stream of each image, y's of each image and group, and what the questions hold. Of what cannot be coded
+            there is an empty stream of version 1.
+        """
+        parts = (streams.z_segments, streams.y_segments)
+        known = torch.cat([*(q.reshape(1).to(torch.int64) for q in questions), *(p.flatten() for p in parts)]).cpu()
+        answers, known = known[: len(questions)], known[len(questions) :]
+        z_segments, y_segments = known.split([p.numel() for p in parts])
+        # Of the room for streams a small part is filled: what leaves the device is gathered there.
+        rows = [*z_segments.view(-1, 3).tolist(), *y_segments.view(-1, 3).tolist()]
+        images = len(streams.z_segments)
+        from_ = [streams.z_data] * images + [streams.y_data] * (len(rows) - images)
+        pieces = [data[at : at + size] for data, (at, size, _) in zip(from_, rows, strict=True)]
+        raw, at, found = memoryview(torch.cat(pieces).cpu().numpy()), 0, []
+        for _, size, code in rows:
+            found.append(Stream(bytes(raw[at : at + size]), code))
+            at += size
+        groups = streams.y_segments.shape[1]
+        y_streams = [found[k : k + groups] for k in range(images, len(found), groups)]
+        return found[:images], y_streams, [bool(a) for a in answers]
 
     def encode_y_residual(
         self,

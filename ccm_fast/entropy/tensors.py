@@ -26,7 +26,7 @@ _FINE, _TRUNCATED, _DAMAGED = 0, 1, 2
 
 @dataclass(frozen=True)
 class DeviceStreams:
-    """The streams of a batch on a GPU, from :meth:`FrozenEntropyModel.upload`.
+    """The streams of a batch on a GPU, from :meth:`FrozenEntropyModel.upload` or ``encode_queued``.
 
     Attributes:
         z_data: uint8, all bytes of z.

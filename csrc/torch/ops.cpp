@@ -238,6 +238,11 @@ std::tuple<Tensor, Tensor, Tensor> settle_y(Tensor packed, Tensor psi, Tensor y_
   return {out, offset, row};
 }
 
+// y_hat of settle_y alone: what a GPU has a kernel for.
+Tensor settle_alone(Tensor packed, Tensor psi, Tensor y_hat, int64_t threads) {
+  return std::get<0>(settle_y(packed, psi, y_hat, threads));
+}
+
 std::tuple<Tensor, Tensor, Tensor> encode_settled(Tensor packed, Tensor psi, Tensor y_hat, int64_t lanes,
                                                   int64_t threads) {
   check_lanes(lanes, true);
@@ -380,6 +385,7 @@ STABLE_TORCH_LIBRARY(ccm_fast, m) {
       "segments, "
       "Tensor y_hat)");
   m.def("settle_y(Tensor packed, Tensor psi, Tensor y_hat, int threads) -> (Tensor, Tensor, Tensor)");
+  m.def("settled(Tensor packed, Tensor psi, Tensor y_hat, int threads) -> Tensor");
   m.def(
       "encode_settled(Tensor packed, Tensor psi, Tensor y_hat, int lanes, int threads) -> (Tensor data, Tensor "
       "segments, Tensor y_hat)");
@@ -398,6 +404,7 @@ STABLE_TORCH_LIBRARY_IMPL(ccm_fast, CPU, m) {
   m.impl("encode_y", CCM_INTERRUPTIBLE(encode_y));
   m.impl("encode_y_residual", CCM_INTERRUPTIBLE(encode_y_residual));
   m.impl("settle_y", CCM_INTERRUPTIBLE(settle_y));
+  m.impl("settled", CCM_INTERRUPTIBLE(settle_alone));
   m.impl("encode_settled", CCM_INTERRUPTIBLE(encode_settled));
   m.impl("parameters", CCM_INTERRUPTIBLE(parameters));
   m.impl("int8_product", TORCH_BOX(&int8_product));

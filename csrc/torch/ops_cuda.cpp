@@ -296,12 +296,13 @@ void check_code(const DeviceModel& m, int64_t lanes) {
   check(ccm::stream_kind(lanes).version >= m.least_version, "this model needs streams of version 2");
 }
 
-// Streams of images whose values cannot be coded are empty: nothing here waits for the device to say so.
+// Streams of images whose values cannot be coded are empty: nothing here waits for the device to say so. No lanes: no
+// streams, y_hat alone.
 std::tuple<Tensor, Tensor, Tensor> encode_latents(const Tensor& packed, const Tensor& psi, const Tensor& y,
-                                                  int64_t lanes, int64_t threads, bool residual) {
+                                                  std::optional<int64_t> lanes, int64_t threads, bool residual) {
   const Device device(psi);
   const Model m(packed, psi, device);
-  check_code(*m.host, lanes);
+  if (lanes) check_code(*m.host, *lanes);
   check(residual == (m.host->residual != 0), residual ? "this model does not code residuals: use encode_y"
                                                       : "this model codes residuals: use encode_y_residual");
   check_tensor(psi, ScalarType::Byte, {-1, -1, -1, m.host->psi_channels}, "psi", kCuda);
@@ -315,14 +316,15 @@ std::tuple<Tensor, Tensor, Tensor> encode_latents(const Tensor& packed, const Te
   for (int32_t g = 0; g < m.host->groups; ++g) widest = std::max(widest, m.host->group[g].channels);
   const int64_t capacity = ccm::stream_capacity(static_cast<int64_t>(h) * w * widest);
   Tensor y_hat = fresh(psi, {batch, h, w, m.host->latent_channels}, ScalarType::Short);
-  Tensor bytes = fresh_bytes(psi, batch * m.host->groups * capacity);
-  Tensor segments = fresh(psi, {batch, m.host->groups, 3}, ScalarType::Long);
+  Tensor bytes = fresh_bytes(psi, lanes ? batch * m.host->groups * capacity : 0);
+  Tensor segments = fresh(psi, {lanes ? batch : 0, m.host->groups, 3}, ScalarType::Long);
   Tensor status = fresh(psi, {batch}, ScalarType::Int);
   const Tensor scratch = scratch_of(psi, ccm::encode_y_scratch(*m.host, batch, h, w, options));
-  check_cuda(ccm::encode_y(*m.host, m.on_device(), order.view, data<uint8_t>(psi), y.data_ptr(), batch, h, w,
-                           static_cast<int32_t>(lanes), data<int16_t>(y_hat),
-                           {data<uint8_t>(bytes), capacity, data<int64_t>(segments), data<int32_t>(status)},
-                           aligned(scratch), options, device.stream));
+  check_cuda(
+      ccm::encode_y(*m.host, m.on_device(), order.view, data<uint8_t>(psi), y.data_ptr(), batch, h, w,
+                    static_cast<int32_t>(lanes.value_or(0)), data<int16_t>(y_hat),
+                    {lanes ? data<uint8_t>(bytes) : nullptr, capacity, data<int64_t>(segments), data<int32_t>(status)},
+                    aligned(scratch), options, device.stream));
   return {bytes, segments, y_hat};
 }
 
@@ -331,6 +333,10 @@ std::tuple<Tensor, Tensor> encode_y(Tensor packed, Tensor psi, Tensor y_hat, int
   check(static_cast<const DeviceModel*>(packed.data_ptr())->skip_scale < 0,
         "this model skips symbols: use encode_settled");
   return {bytes, segments};
+}
+
+Tensor settled(Tensor packed, Tensor psi, Tensor y_hat, int64_t threads) {
+  return std::get<2>(encode_latents(packed, psi, y_hat, std::nullopt, threads, false));
 }
 
 // Symbols that are not coded become their offsets: the third tensor is what a decoder will have.
@@ -396,6 +402,7 @@ STABLE_TORCH_LIBRARY(ccm_fast_emu, m) {
       "(Tensor, Tensor, Tensor)");
   m.def("encode_z(Tensor packed, Tensor z_hat, int lanes, int threads) -> (Tensor, Tensor)");
   m.def("encode_y(Tensor packed, Tensor psi, Tensor y_hat, int lanes, int threads) -> (Tensor, Tensor)");
+  m.def("settled(Tensor packed, Tensor psi, Tensor y_hat, int threads) -> Tensor");
   m.def("encode_settled(Tensor packed, Tensor psi, Tensor y_hat, int lanes, int threads) -> (Tensor, Tensor, Tensor)");
   m.def("encode_y_residual(Tensor packed, Tensor psi, Tensor y, int lanes, int threads) -> (Tensor, Tensor, Tensor)");
 }
@@ -414,6 +421,7 @@ STABLE_TORCH_LIBRARY_IMPL(ccm_fast, CUDA, m) {
   m.impl("decode_y_restored", TORCH_BOX(&decode_y_restored));
   m.impl("encode_z", TORCH_BOX(&encode_z));
   m.impl("encode_y", TORCH_BOX(&encode_y));
+  m.impl("settled", TORCH_BOX(&settled));
   m.impl("encode_settled", TORCH_BOX(&encode_settled));
   m.impl("encode_y_residual", TORCH_BOX(&encode_y_residual));
 }

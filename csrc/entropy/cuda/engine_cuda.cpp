@@ -348,6 +348,7 @@ cudaError_t encode_y(const DeviceModel& host, const DeviceModel* model, const Or
   a.ends = reinterpret_cast<int32_t*>(scratch + plan.scratch +
                                       align(static_cast<int64_t>(batch) * h * w * host.latent_channels * 8));
   if (cudaError_t e = run_latents(host, plan, stream)) return e;
+  if (!out.data) return cudaSuccess;
   const EncodeArgs encode{model, order, a.coded, a.ends, nullptr, h * w, batch, lanes, kLanesOfY, out.status, out};
   return launch_encode(encode, host.groups, stream);
 }

@@ -81,7 +81,7 @@ cudaError_t decode_y(const DeviceModel& host, const DeviceModel* model, const Or
 // Streams. `y`: int16, or in residual models int32 in 1/256 units, [batch][h][w][M]; `y_hat` int16: what a decoder will
 // find. Bytes of stream s lie from s * capacity on; segments as above; status kDamaged: a value that cannot be coded.
 struct EncodeBuffers {
-  uint8_t* data;
+  uint8_t* data;     // of y: null where y_hat alone is wanted
   int64_t capacity;  // of a stream, see stream_capacity()
   int64_t* segments;
   int32_t* status;  // [batch]

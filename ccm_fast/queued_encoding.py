@@ -1,0 +1,122 @@
+"""From pixels to streams on a GPU, without the host in between: what :mod:`ccm_fast.encoding` does with engine "cuda".
+
+Symbols, their parameters, the decisions about them and the coded bytes stay on the device. The host waits once, in
+:meth:`QueuedImages.streams`, for where the streams are and whether they could be made; then it copies their bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ccm_fast.constants import SYMBOL_MAX
+from ccm_fast.entropy.tensors import DeviceStreams
+
+from .effort.levels import Level
+from .effort.search import better_symbols, stays_on_device
+from .engines import frozen_of
+from .errors import EncodeError
+from .models.inference import inference
+from .stream.packet import Stream
+from .tiles import STRIDE, analyse
+
+if TYPE_CHECKING:
+    from ccm_fast.entropy.frozen import FrozenEntropyModel
+
+    from .models import CrossChannelContextModel
+
+__all__ = ["QueuedImages", "queue_images", "stays_on_device"]
+
+
+@dataclass(frozen=True)
+class QueuedImages:
+    """Equally large images whose streams a GPU has been asked for.
+
+    Attributes:
+        frozen: the integer entropy model.
+        coded: their streams, on the device.
+        fit: whether y and z, before any decision, are in the range of symbols; bools of one element, there.
+    """
+
+    frozen: FrozenEntropyModel
+    coded: DeviceStreams
+    fit: tuple[Tensor, Tensor]
+
+    def streams(self) -> tuple[list[Stream], list[list[Stream]]]:
+        """z's stream of each image and y's of each image and group. Waits for the device.
+
+        Raises:
+            EncodeError: latents that are not finite or leave 16 bits.
+        """
+        z_streams, y_streams, fit = self.frozen.fetch(self.coded, *self.fit)
+        for name, fine in zip("yz", fit, strict=True):
+            if not fine:
+                raise EncodeError(f"{name} leaves the range of 16-bit symbols: this model cannot code this image")
+        return z_streams, y_streams
+
+
+def queue_images(
+    model: CrossChannelContextModel,
+    read: Callable[[slice, slice], Tensor],
+    size: tuple[int, int],
+    quality: Tensor,
+    level: Level,
+    *,
+    tune: str,
+    grey: bool,
+    lanes: int,
+    tile_pixels: int,
+) -> QueuedImages:
+    """Ask a GPU for the streams of a batch of equally large images.
+
+    After a first call for a model and a size the host waits for nothing, and copies nothing but what ``read`` does.
+
+    Args:
+        model: a frozen model for which :func:`stays_on_device` is true, on the GPU.
+        read: as for :func:`ccm_fast.encoding.encode_packets`.
+        size: (H, W), pixels.
+        quality: float [B], on the GPU.
+        level: what the effort does.
+        tune: "psnr" or "ms-ssim".
+        grey: the decoder averages the colours.
+        lanes: of every stream; 0: chosen on the GPU.
+        tile_pixels: of each image, that are transformed at a time.
+    """
+    frozen, weight = frozen_of(model), next(model.parameters())
+    h, w = (-(-s // STRIDE) for s in size)
+    with torch.inference_mode():
+        y = analyse(model.g_a, lambda i, j: read(i, j).to(weight), h, w, tile_pixels) * model.gain(quality)
+        y_hat, y_fit = _symbols(y)
+        z = inference(model.h_a)(y)
+        z_hat, z_fit = _symbols(z)
+        z_hat = frozen.fix_z(z_hat)
+        psi = frozen.hyper(z_hat, h, w, engine="cuda", threads=1)
+        if level.rounding:
+            y_hat, z_hat, psi = better_symbols(
+                model,
+                y,
+                z,
+                z_hat,
+                psi,
+                quality,
+                level,
+                read=read,
+                size=size,
+                grey=grey,
+                tile_pixels=tile_pixels,
+                engine="cuda",
+                threads=1,
+                tune=tune,
+            )
+        coded, _ = frozen.encode_queued(z_hat, psi, y_hat, lanes)
+    return QueuedImages(frozen, coded, (y_fit, z_fit))
+
+
+def _symbols(latents: Tensor) -> tuple[Tensor, Tensor]:
+    """Rounded latents [B, C, h, w] as symbols, int16 [B, h, w, C], and whether all are: a bool on the device."""
+    symbols = torch.round(latents).permute(0, 2, 3, 1)
+    return symbols.to(torch.int16).contiguous(), (symbols.abs() <= SYMBOL_MAX).all()

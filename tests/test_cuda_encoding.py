@@ -1,0 +1,154 @@
+"""Encoding on a GPU without the host in between, on machines without one: the same bytes as by the CPU engine (the
+emulator's kernels, and torch's operators, which are a GPU's on CPU tensors), and nothing that waits for the device
+before the end (torch's meta device, which has no values to give).
+"""
+
+import copy
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from watching import watched
+
+from ccm_fast import _backend, codec
+from ccm_fast.effort import correction, search
+from ccm_fast.effort.levels import LEVELS
+from ccm_fast.effort.rate import tables_of
+from ccm_fast.entropy.frozen import FrozenEntropyModel
+from ccm_fast.entropy.testing import random_plan
+from ccm_fast.errors import EncodeError
+from ccm_fast.queued_encoding import queue_images, stays_on_device
+
+pytestmark = pytest.mark.slow
+
+# By the net, or by torch itself, which has no values to give of a meta tensor.
+REFUSED = r"makes the host wait|no data|meta"
+
+
+@pytest.fixture
+def emulated(emulated_ops, monkeypatch):
+    """From now on the operators are the emulator's."""
+    native = _backend.load()
+    return lambda: monkeypatch.setattr(_backend, "load", lambda: SimpleNamespace(ops=emulated_ops, rans=native.rans))
+
+
+def photographs(height=70, width=90):
+    pictures = np.stack([tiny.photo(height, width, seed) for seed in (1, 2)])
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
+
+
+def altered(model, reconstruction="centroid", sensitivities=True):
+    model = copy.deepcopy(model)
+    model.config = replace(model.config, reconstruction=reconstruction)
+    if sensitivities:
+        torch.manual_seed(3)
+        model.sensitivities = 0.02 * torch.rand(2, model.config.latent_channels)
+    return model
+
+
+@pytest.mark.parametrize("kind, reconstruction, tune", [
+    ("model", "centroid", "psnr"), ("skipping", "centroid", "psnr"), ("skipping", "integer", "ms-ssim"),
+])  # fmt: skip
+def test_bytes_are_those_of_the_cpu_engine(emulated, monkeypatch, kind, reconstruction, tune):
+    monkeypatch.setattr(correction, "_LARGEST", 1e9)  # random transforms are no inverses
+    model, x = altered(getattr(tiny, kind)(), reconstruction), photographs()
+    calls = [{"effort": effort, "quality": [2.0, 6.5], "tune": tune} for effort in (1, 2, 3)]
+    expected = [codec.compress(model, x, engine="cpu", **call) for call in calls]
+    # Each level does something: their files differ.
+    assert len({str(e["strings"]) for e in expected}) == 3
+    emulated()
+    timings = {}
+    for call, same in zip(calls, expected, strict=True):
+        assert codec.compress(model, x, engine="cuda", timings=timings, **call) == same
+    assert set(timings) == {"entropy"}  # nothing took another way
+
+
+def test_what_stays_on_the_device():
+    model = tiny.skipping()
+    assert [stays_on_device(model, LEVELS[effort]) for effort in (1, 2, 3, 4, 9)] == [True, True, True, False, False]
+    leaky = copy.deepcopy(model)
+    leaky.frozen = FrozenEntropyModel(random_plan(np.random.default_rng(0), leaky=True))
+    assert not stays_on_device(leaky, LEVELS[3])
+
+
+def test_latents_that_cannot_be_coded(emulated):
+    model, x = altered(tiny.model()), photographs(40, 40)
+    codec.compress(model, x)  # packs the transforms, for which the emulator has no operators
+    emulated()
+    for value in (40.0, float("nan")):
+        model.log_gain.data.fill_(value)
+        with pytest.raises(EncodeError, match="y leaves the range"):
+            codec.compress(model, x, engine="cuda")
+
+
+def test_rounding_and_prices_of_all_symbols_at_once():
+    """What a GPU does with all symbols is what the CPU does with those beside their means, escapes among them."""
+    model = tiny.skipping()
+    plan, rng = model.frozen.plan, np.random.default_rng(4)
+    shape = (2, 5, 6, plan.latent_channels)
+    row = torch.from_numpy(rng.integers(plan.skip_rows, len(plan.y_rows), shape)).to(torch.int16)
+    offset = torch.from_numpy(rng.integers(-3, 4, shape)).to(torch.int16)
+    wide = rng.integers(-(1 << rng.integers(1, 13, shape)), 1 << rng.integers(1, 13, shape))
+    y_hat = torch.from_numpy(wide).int() + offset
+    y = y_hat + torch.from_numpy(rng.uniform(-0.5, 0.5, shape)).float()
+    weight = torch.from_numpy(rng.uniform(0, 1, (2, 1, 1, shape[3]))).float()
+    found = []
+    for waits in (True, False):
+        bits = tables_of(model.frozen, waits=waits)[0]
+        numbers = (y, y_hat, offset, row, bits, weight, model.frozen.centroids)
+        found.append((bits(row, y_hat - offset), search.round_towards_mean(*numbers, waits)))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    moved = (found[0][1] != y_hat).float().mean()
+    assert 0.02 < moved < 0.98 and found[0][0].max() > 20
+
+
+class Shapes:
+    """The operators, as far as their results' shapes go."""
+
+    def hyper(self, packed, z_hat, h, w, threads):
+        return z_hat.new_empty(len(z_hat), h, w, tiny.CONFIG.psi_channels, dtype=torch.uint8)
+
+    def settled(self, packed, psi, y_hat, threads):
+        assert psi.device == y_hat.device
+        return torch.empty_like(y_hat)
+
+    def encode_z(self, packed, z_hat, lanes, threads):
+        return z_hat.new_empty(900, dtype=torch.uint8), z_hat.new_empty(len(z_hat), 3, dtype=torch.int64)
+
+    def encode_settled(self, packed, psi, y_hat, lanes, threads):
+        segments = psi.new_empty(len(psi), len(tiny.CONFIG.groups), 3, dtype=torch.int64)
+        return psi.new_empty(9000, dtype=torch.uint8), segments, torch.empty_like(y_hat)
+
+
+@pytest.mark.parametrize("grey, tune", [(False, "psnr"), (True, "ms-ssim")])
+@pytest.mark.parametrize("effort", [1, 2, 3])
+def test_from_pixels_to_streams_the_host_waits_for_nothing(monkeypatch, effort, grey, tune):
+    model = altered(tiny.skipping())
+    monkeypatch.setattr(FrozenEntropyModel, "packed_for", lambda *_: None)
+    monkeypatch.setattr(_backend, "load", lambda: SimpleNamespace(ops=Shapes()))
+    monkeypatch.setattr("ccm_fast.entropy.tensors.device_for", lambda engine, device=None: torch.device("meta"))
+    sensitivities = model.sensitivities
+    model.to("meta")
+    assert model.sensitivities is sensitivities  # on the CPU: copied once
+    x, quality = torch.empty(2, 3, 80, 96, device="meta"), torch.empty(2, device="meta")
+    options = {"tune": tune, "grey": grey, "lanes": 0, "tile_pixels": 1 << 20}
+
+    def queue():
+        return queue_images(
+            model, lambda rows, columns: x[..., rows, columns], (80, 96), quality, LEVELS[effort], **options
+        )
+
+    queue()  # the first call makes tables
+    with watched():
+        queued = queue()
+    assert queued.coded.y_segments.device.type == "meta"
+    with watched(), pytest.raises((AssertionError, NotImplementedError), match=REFUSED):
+        queued.streams()
+    # The net catches what the CPU's way does.
+    monkeypatch.setattr(search, "stays_on_device", lambda *_: False)
+    if effort > 1:
+        with watched(), pytest.raises((AssertionError, NotImplementedError), match=REFUSED):
+            queue()
