@@ -212,7 +212,7 @@ def encode(model, files: list[Path], results: Results, device) -> None:
     pictures = [tensor_of(load_picture(f)) for f in files]
     pictures = [p for p in pictures if p.shape == pictures[0].shape]
     here = model.to(device)
-    for n in (1, 16):
+    for n in (1, 16, 64):
         x = torch.cat([pictures[k % len(pictures)] for k in range(n)]).to(device)
         seconds, strings = [], None
         for _ in range(6):

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar, cast
 
 import numpy as np
 from PIL import Image
@@ -25,10 +25,13 @@ from .region import Region, Wanted, turned_region_of
 from .registry import DEFAULT_MODEL, codec_for
 from .stream.container import Container, parse_container
 from .stream.limits import MAX_PIXELS, check_limit
+from .stream.quality import quality_code
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from .models import CrossChannelContextModel
 
 __all__ = ["decode_arrays", "decode_batch", "encode_batch"]
 
@@ -332,7 +335,9 @@ def encode_batch(
         max_pixels: larger image files are errors; None: no limit.
 
     Returns:
-        The bytes of each .ccm file: those that :func:`ccm_fast.encode_file` writes.
+        The bytes of each .ccm file: those that :func:`ccm_fast.encode_file` writes. A module on a GPU encodes pictures
+        of equal size together at efforts up to 3; its transforms may then differ in their last bits from those of one
+        picture, and files by a few symbols.
 
     Raises:
         ImageError, LimitError, EncodeError, OSError: a picture cannot be read or encoded; the message says which.
@@ -347,6 +352,7 @@ def encode_batch(
     codec = codec_for(model) if isinstance(model, (Codec, str, os.PathLike)) else None
     if codec is not None and not codec.encodes(effort, tune):
         codec = None
+    on_gpu = _on_gpu(model, effort)
     found: list[bytes | Exception] = []
     for some, their in _pieces(_opened_pictures(given, threads, max_pixels), qualities):
         start = len(found)
@@ -354,6 +360,8 @@ def encode_batch(
             _raise_first(some, given, start)  # before more work is done
         if codec is not None:
             found += _encoded_natively(codec, some, their, options)
+        elif on_gpu is not None:
+            found += _encoded_on_gpu(on_gpu, some, their, {"effort": effort, "tune": tune, "lanes": lanes})
         else:
             found += [_encoded(one, q, model, tune=tune, **options) for one, q in zip(some, their, strict=True)]
         if errors == "raise":
@@ -410,6 +418,27 @@ def _encoded_natively(
         if isinstance(file, Exception) and not isinstance(file, CcmFastError):
             raise file  # an argument's fault, and no picture's
     each = iter(files)
+    return [one if isinstance(one, Exception) else next(each) for one in pictures]
+
+
+def _on_gpu(model: Model, effort: int | None) -> CrossChannelContextModel | None:
+    """The model if a GPU encodes with it and the CPU decides nothing."""
+    if model is None or isinstance(model, (Codec, str, os.PathLike)):
+        return None
+    tensors = import_with_torch("ccm_fast.tensor_batches", "ccm_fast.encode_batch with a module")
+    return cast("CrossChannelContextModel", model) if tensors.queues(model, effort) else None
+
+
+def _encoded_on_gpu(
+    model: CrossChannelContextModel,
+    pictures: list[Picture | Exception],
+    qualities: list[float],
+    options: dict[str, Any],
+) -> list[bytes | Exception]:
+    """Files of pictures, all queued on a GPU together."""
+    good = [(one, quality_code(q)) for one, q in zip(pictures, qualities, strict=True) if isinstance(one, Picture)]
+    tensors = import_with_torch("ccm_fast.tensor_batches", "ccm_fast.encode_batch with a module")
+    each = iter(tensors.encode_pictures(model, [one for one, _ in good], [code for _, code in good], **options))
     return [one if isinstance(one, Exception) else next(each) for one in pictures]
 
 

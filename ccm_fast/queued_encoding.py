@@ -39,23 +39,34 @@ class QueuedImages:
     Attributes:
         frozen: the integer entropy model.
         coded: their streams, on the device.
-        fit: whether y and z, before any decision, are in the range of symbols; bools of one element, there.
+        fit: whether y and z of each image, before any decision, are in the range of symbols; bool [B], there.
     """
 
     frozen: FrozenEntropyModel
     coded: DeviceStreams
     fit: tuple[Tensor, Tensor]
 
+    def each(self) -> list[tuple[Stream, list[Stream]] | EncodeError]:
+        """z's stream of each image and y's of each of its groups, or why there are none. Waits for the device."""
+        z_streams, y_streams, fit = self.frozen.fetch(self.coded, *self.fit)
+        found: list[tuple[Stream, list[Stream]] | EncodeError] = list(zip(z_streams, y_streams, strict=True))
+        for k in range(len(found)):
+            if (name := next((name for name, fine in zip("yz", fit, strict=True) if not fine[k]), None)) is not None:
+                found[k] = EncodeError(f"{name} leaves the range of 16-bit symbols: this model cannot code this image")
+        return found
+
     def streams(self) -> tuple[list[Stream], list[list[Stream]]]:
-        """z's stream of each image and y's of each image and group. Waits for the device.
+        """z's stream of each image, and y's of each image and group. Waits for the device.
 
         Raises:
             EncodeError: latents that are not finite or leave 16 bits.
         """
-        z_streams, y_streams, fit = self.frozen.fetch(self.coded, *self.fit)
-        for name, fine in zip("yz", fit, strict=True):
-            if not fine:
-                raise EncodeError(f"{name} leaves the range of 16-bit symbols: this model cannot code this image")
+        z_streams, y_streams = [], []
+        for one in self.each():
+            if isinstance(one, EncodeError):
+                raise one
+            z_streams.append(one[0])
+            y_streams.append(one[1])
         return z_streams, y_streams
 
 
@@ -117,6 +128,6 @@ def queue_images(
 
 
 def _symbols(latents: Tensor) -> tuple[Tensor, Tensor]:
-    """Rounded latents [B, C, h, w] as symbols, int16 [B, h, w, C], and whether all are: a bool on the device."""
+    """Rounded latents [B, C, h, w] as symbols, int16 [B, h, w, C], and whether an image's all are, bool [B]."""
     symbols = torch.round(latents).permute(0, 2, 3, 1)
-    return symbols.to(torch.int16).contiguous(), (symbols.abs() <= SYMBOL_MAX).all()
+    return symbols.to(torch.int16).contiguous(), (symbols.abs() <= SYMBOL_MAX).flatten(1).all(1)

@@ -11,20 +11,25 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as functional
 from torch import Tensor
 
 from .decoding import DecodedLatents, check_fingerprint, check_stream_version, decode_packets, decoding_gain, render
-from .engines import accelerated, decoding_engine, frozen_of, torch_threads
+from .effort import level_for, tune_for
+from .encoding import packets_of
+from .engines import accelerated, decoding_engine, engine_for, frozen_of, torch_threads
 from .entropy import tensors
 from .entropy.tensors import DeviceStreams
-from .errors import BitstreamError
-from .images import orientation
+from .errors import BitstreamError, CcmFastError, EncodeError
+from .images import Picture, orientation
 from .models import CrossChannelContextModel
-from .stream.container import Container
+from .queued_encoding import QueuedImages, queue_images, stays_on_device
+from .stream.container import Container, write_container
+from .stream.limits import MAX_SIDE
 from .stream.packet import Packet, parse_file, peek
 from .tiles import TILE_PIXELS
 
-__all__ = ["check_place", "collected", "decode_containers", "from_arrays", "placed"]
+__all__ = ["check_place", "collected", "decode_containers", "encode_pictures", "from_arrays", "placed", "queues"]
 
 _SIDE_STREAMS = 8
 
@@ -267,3 +272,93 @@ def _failures(decoded: DecodedLatents | None) -> list[tuple[int, Exception]]:
 def _alone(error: BitstreamError) -> BitstreamError:
     """The error of a picture by itself, without its place in a batch of one."""
     return type(error)(str(error).removeprefix("image 0: "))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Encoding
+
+
+def queues(model: object, effort: int | None) -> bool:
+    """Whether :func:`encode_pictures` is for a model and an effort: on a GPU, without decisions of the CPU's."""
+    if not isinstance(model, CrossChannelContextModel):
+        return False
+    cuda = engine_for(None, next(model.parameters()).device) == "cuda"
+    return cuda and stays_on_device(model, level_for(model, effort))
+
+
+def encode_pictures(
+    model: CrossChannelContextModel,
+    pictures: list[Picture],
+    codes: list[int],
+    *,
+    effort: int | None,
+    tune: str | None,
+    lanes: int,
+) -> list[bytes | CcmFastError]:
+    """The .ccm files of pictures by a GPU, or why there is none: those of equal size and kind together.
+
+    All are queued before the host waits for the first.
+
+    Args:
+        model: one that :func:`queues`.
+        pictures: of any sizes.
+        codes: the quality code of each.
+        effort: as for :func:`ccm_fast.encode_file`.
+        tune: likewise.
+        lanes: likewise.
+    """
+    frozen = frozen_of(model)
+    options: dict[str, Any] = {"tune": tune_for(model, tune), "lanes": lanes, "level": level_for(model, effort)}
+    found: list = [None] * len(pictures)
+    queued: list[tuple[list[int], QueuedImages]] = []
+    for places in _alike(pictures):
+        size = pictures[places[0]].size
+        if max(size) > MAX_SIDE:
+            raise ValueError(f"image of {size[1]}x{size[0]} pixels: sides are at most {MAX_SIDE}")
+        queued.append((places, _queue_alike(model, [pictures[k] for k in places], [codes[k] for k in places], options)))
+    for places, images in queued:
+        for k, one in zip(places, images.each(), strict=True):
+            if isinstance(one, EncodeError):
+                found[k] = one
+                continue
+            picture = pictures[k]
+            (packet,) = packets_of(frozen, picture.size, [codes[k]], [one[0]], [one[1]], picture.grey)
+            found[k] = write_container(packet.to_file(), picture.chunks)
+    return found
+
+
+def _alike(pictures: list[Picture]) -> list[list[int]]:
+    """Places of pictures that are encoded together, of one size, depth and number of colours."""
+    kinds: dict[tuple, list[int]] = {}
+    for k, picture in enumerate(pictures):
+        kinds.setdefault((picture.size, picture.pixels.dtype, picture.grey), []).append(k)
+    parts = []
+    for (size, *_), places in kinds.items():
+        at_once = max(1, TILE_PIXELS // (size[0] * size[1]))
+        parts += [places[k : k + at_once] for k in range(0, len(places), at_once)]
+    return parts
+
+
+def _queue_alike(
+    model: CrossChannelContextModel, pictures: list[Picture], codes: list[int], options: dict[str, Any]
+) -> QueuedImages:
+    """Pictures of one size, depth and number of colours: one copy to the device, then :func:`queue_images`."""
+    device, grey = next(model.parameters()).device, pictures[0].grey
+    together = np.stack([picture.pixels for picture in pictures])
+    depth = np.iinfo(together.dtype).max
+    quality = np.array([1 + code / 32 for code in codes], np.float32)
+    # What a level is as a float is looked up: a GPU's quotients are other ones.
+    values = np.arange(depth + 1, dtype=np.float32) / np.float32(depth)
+    signed = together.view(np.int16) if depth > 255 else together
+    levels, quality, values = tensors.uploaded([signed, quality, values], tensors.device_for("cuda", device))
+    levels = levels[..., None].expand(-1, -1, -1, 3) if grey else levels
+    levels = levels.permute(0, 3, 1, 2)
+    H, W = pictures[0].size
+
+    def read(rows: slice, columns: slice) -> Tensor:
+        part = values[levels[..., rows, columns].int() & depth]
+        over = (0, max(0, columns.stop - W), 0, max(0, rows.stop - H))
+        return functional.pad(part, over, mode="replicate") if any(over) else part
+
+    tile_pixels = max(1, TILE_PIXELS // len(pictures))
+    return queue_images(model, read, (H, W), quality, grey=grey, tile_pixels=tile_pixels, **options)

@@ -13,13 +13,15 @@ import tiny
 import torch
 from watching import watched
 
-from ccm_fast import _backend, codec
+from ccm_fast import _backend, batches, codec, encode_batch, tensor_batches
 from ccm_fast.effort import correction, search
 from ccm_fast.effort.levels import LEVELS
 from ccm_fast.effort.rate import tables_of
 from ccm_fast.entropy.frozen import FrozenEntropyModel
 from ccm_fast.entropy.testing import random_plan
-from ccm_fast.errors import EncodeError
+from ccm_fast.errors import EncodeError, PictureWarning
+from ccm_fast.files import encode_picture
+from ccm_fast.images import Picture
 from ccm_fast.queued_encoding import queue_images, stays_on_device
 
 pytestmark = pytest.mark.slow
@@ -103,6 +105,23 @@ def test_rounding_and_prices_of_all_symbols_at_once():
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
     moved = (found[0][1] != y_hat).float().mean()
     assert 0.02 < moved < 0.98 and found[0][0].max() > 20
+
+
+def test_pictures_of_many_sizes_in_one_call(emulated, monkeypatch):
+    """Colour, grey and 16 bits, two of one size, and one that cannot be coded: the files of one after the other."""
+    model = altered(tiny.skipping())
+    arrays = [tiny.photo(40, 56, 1), tiny.photo(33, 47, 2), tiny.photo(40, 56, 3), tiny.photo(40, 56, 4)[..., 0]]
+    arrays.append(tiny.photo(20, 30, 5).astype(np.uint16) * 257 + 9)
+    qualities = [2.0, 4.0, 6.5, 3.0, 5.0]
+    expected = [encode_picture(Picture(a), q, model, engine="cpu") for a, q in zip(arrays, qualities, strict=True)]
+    monkeypatch.setattr(tensor_batches, "engine_for", lambda *_: "cuda")
+    monkeypatch.setattr(batches, "_encoded", lambda *_: pytest.fail("one by one"))
+    emulated()
+    assert encode_batch(arrays, qualities, model=model) == expected
+    model.log_gain.data[7] = 40.0
+    with pytest.warns(PictureWarning, match="picture 2: y leaves the range"):
+        found = encode_batch(arrays, [2.0, 4.0, 8.0, 3.0, 5.0], model=model, errors="none")
+    assert found == [*expected[:2], None, *expected[3:]]
 
 
 class Shapes:

@@ -139,21 +139,20 @@ class StreamEncoding(PackedPlan):
         return DeviceStreams(*z_streams, *y_streams), settled
 
     @staticmethod
-    def fetch(streams: DeviceStreams, *questions: Tensor) -> tuple[list[Stream], list[list[Stream]], list[bool]]:
+    def fetch(streams: DeviceStreams, *questions: Tensor) -> tuple[list[Stream], list[list[Stream]], list[list[bool]]]:
         """The bytes of :meth:`encode_queued`: the first time that the host waits for the device.
 
         Args:
             streams: on the device.
-            questions: bools of one element each, there, whose values are wanted.
+            questions: bool [B] each, there, whose values are wanted.
 
         Returns:
             z's stream of each image, y's of each image and group, and what the questions hold. Of what cannot be coded
             there is an empty stream of version 1.
         """
         parts = (streams.z_segments, streams.y_segments)
-        known = torch.cat([*(q.reshape(1).to(torch.int64) for q in questions), *(p.flatten() for p in parts)]).cpu()
-        answers, known = known[: len(questions)], known[len(questions) :]
-        z_segments, y_segments = known.split([p.numel() for p in parts])
+        known = torch.cat([*(q.to(torch.int64) for q in questions), *(p.flatten() for p in parts)]).cpu()
+        *answers, z_segments, y_segments = known.split([p.numel() for p in (*questions, *parts)])
         # Of the room for streams a small part is filled: what leaves the device is gathered there.
         rows = [*z_segments.view(-1, 3).tolist(), *y_segments.view(-1, 3).tolist()]
         images = len(streams.z_segments)
@@ -165,7 +164,7 @@ class StreamEncoding(PackedPlan):
             at += size
         groups = streams.y_segments.shape[1]
         y_streams = [found[k : k + groups] for k in range(images, len(found), groups)]
-        return found[:images], y_streams, [bool(a) for a in answers]
+        return found[:images], y_streams, [a.bool().tolist() for a in answers]
 
     def encode_y_residual(
         self,
