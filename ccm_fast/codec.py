@@ -16,9 +16,11 @@ from torch import Tensor
 
 from .decoding import decode_packets, decoding_gain, parse_packets, render
 from .eager import eager
-from .encoding import check_images, encode_packets, strings_of
+from .effort import level_for
+from .encoding import check_images, encode_packets, encode_queued, strings_of
 from .engines import accelerated, frozen_of, on_cpu_by_default, stage, torch_threads
-from .stream.limits import MAX_PIXELS
+from .queued_encoding import QUEUE_PIXELS, queues
+from .stream.limits import MAX_PIXELS, MAX_SIDE
 from .stream.quality import quality_code
 from .tiles import STRIDE, TILE_PIXELS
 
@@ -98,8 +100,10 @@ def compress(
         raise TypeError(f"lanes must be a whole number, not {lanes!r}") from None
     codes = [quality_code(q) for q in values] * (len(x) // len(values))
     H, W = x.shape[-2:]
-    at_once = len(x) if x.numel() // 3 <= TILE_PIXELS else 1
-    packets = []
+    level = level_for(model, effort)
+    queued = queues(model, level, engine) and max(H, W) <= MAX_SIDE
+    at_once = len(x) if x.numel() // 3 <= TILE_PIXELS else max(1, QUEUE_PIXELS // (H * W)) if queued else 1
+    parts = []
     for k in range(0, len(x), at_once):
         part = x.detach()[k : k + at_once]
 
@@ -107,16 +111,12 @@ def compress(
             over = (0, max(0, columns.stop - W), 0, max(0, rows.stop - H))
             return F.pad(part[..., rows, columns], over, mode="replicate")
 
-        options: dict[str, Any] = {
-            "lanes": lanes,
-            "threads": threads,
-            "engine": engine,
-            "effort": effort,
-            "tune": tune,
-            "timings": timings,
-        }
-        packets += encode_packets(model, read, (H, W), codes[k : k + at_once], **options)
-    return strings_of(packets)
+        parts.append((read, codes[k : k + at_once]))
+    options: dict[str, Any] = {"lanes": lanes, "tune": tune, "timings": timings}
+    if queued:
+        return strings_of(encode_queued(model, parts, (H, W), level, **options))
+    options |= {"threads": threads, "engine": engine, "effort": effort}
+    return strings_of([p for read, c in parts for p in encode_packets(model, read, (H, W), c, **options)])
 
 
 @eager

@@ -13,17 +13,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ccm_fast.constants import SYMBOL_MAX
+from ccm_fast.entropy import tensors
 
 from .effort import level_for, tune_for
+from .effort.levels import Level
 from .effort.search import better_symbols
 from .engines import engine_for, frozen_of, stage, torch_threads
 from .errors import EncodeError
 from .models.inference import inference
-from .queued_encoding import queue_images, stays_on_device
+from .queued_encoding import QUEUE_PIXELS, queue_images, queues
 from .stream.limits import MAX_SIDE
 from .stream.packet import Packet, Stream
 from .tiles import STRIDE, TILE_PIXELS, analyse
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
 
     from .models import CrossChannelContextModel
 
-__all__ = ["check_images", "encode_packets", "packets_of", "strings_of"]
+__all__ = ["check_images", "encode_packets", "encode_queued", "packets_of", "strings_of"]
 
 
 def check_images(x: Tensor) -> None:
@@ -88,6 +91,44 @@ def _symbols(latents: Tensor, name: str) -> Tensor:
     return symbols.to(torch.int16).contiguous()
 
 
+def encode_queued(
+    model: CrossChannelContextModel,
+    parts: Sequence[tuple[Callable[[slice, slice], Tensor], Sequence[int]]],
+    size: tuple[int, int],
+    level: Level,
+    *,
+    grey: bool = False,
+    lanes: int = 0,
+    tune: str | None = None,
+    timings: dict[str, float] | None = None,
+    tile_pixels: int = QUEUE_PIXELS,
+) -> list[Packet]:
+    """Encode equally large images by a GPU, batch after batch: all are queued before the host waits for the first.
+
+    Args:
+        model: a frozen model on a GPU.
+        parts: of each batch how its pixels are read, and its quality codes.
+        size: (H, W), pixels.
+        level: one for which the model :func:`queues`.
+        grey: as for :func:`encode_packets`, as are
+        lanes: this,
+        tune: this and
+        timings: this.
+        tile_pixels: likewise.
+    """
+    frozen, device = frozen_of(model), next(model.parameters()).device
+    options: dict[str, Any] = {"tune": tune_for(model, tune), "grey": grey, "lanes": lanes}
+    queued, packets = [], []
+    with stage(timings, "entropy"):  # the whole: nothing waits in between
+        for read, codes in parts:
+            (quality,) = tensors.uploaded([np.array([1 + c / 32 for c in codes], np.float32)], device)
+            options["tile_pixels"] = max(1, tile_pixels // len(codes))
+            queued.append(queue_images(model, read, size, quality, level, **options))
+        for images, (_, codes) in zip(queued, parts, strict=True):
+            packets += packets_of(frozen, size, codes, *images.streams(), grey)
+    return packets
+
+
 def encode_packets(
     model: CrossChannelContextModel,
     read: Callable[[slice, slice], Tensor],
@@ -138,11 +179,9 @@ def encode_packets(
     weight = next(model.parameters())
     quality = torch.tensor([1 + c / 32 for c in codes], dtype=torch.float32, device=weight.device)
     engine = engine_for(engine, weight.device)
-    if engine == "cuda" and stays_on_device(model, level):
-        with stage(timings, "entropy"):  # the whole: nothing waits in between
-            options = {"tune": tune, "grey": grey, "lanes": lanes, "tile_pixels": max(1, tile_pixels // len(codes))}
-            z_streams, y_streams = queue_images(model, read, size, quality, level, **options).streams()
-        return packets_of(frozen, size, codes, z_streams, y_streams, grey)
+    if queues(model, level, engine):
+        options = {"grey": grey, "lanes": lanes, "tune": tune, "timings": timings}
+        return encode_queued(model, [(read, codes)], size, level, **options, tile_pixels=tile_pixels)
     with torch.inference_mode(), torch_threads(threads) as count:
         with stage(timings, "g_a"):
             y = analyse(model.g_a, lambda i, j: read(i, j).to(weight), h, w, tile_pixels // len(codes))
@@ -157,7 +196,7 @@ def encode_packets(
             with stage(timings, "effort"):
                 options = {
                     "grey": grey,
-                    "engine": engine,
+                    "engine": "reference" if engine == "reference" else "cpu",
                     "threads": count,
                     "tune": tune,
                     "progress": progress,

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from ccm_fast.constants import SYMBOL_MAX
+from ccm_fast.entropy import tensors
 from ccm_fast.entropy.tensors import DeviceStreams
 
 from .effort.levels import Level
 from .effort.search import better_symbols, stays_on_device
-from .engines import frozen_of
+from .engines import engine_for, frozen_of
 from .errors import EncodeError
 from .models.inference import inference
 from .stream.packet import Stream
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
 
     from .models import CrossChannelContextModel
 
-__all__ = ["QueuedImages", "queue_images", "stays_on_device"]
+__all__ = ["QUEUE_PIXELS", "QueuedImages", "queue_images", "queues"]
+
+#: Of images that are encoded together, and of one that is transformed at a time: some 3 GB of a GPU's memory.
+QUEUE_PIXELS = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,13 @@ class QueuedImages:
         return z_streams, y_streams
 
 
+def queues(model: CrossChannelContextModel, level: Level, engine: str | None = None) -> bool:
+    """Whether :func:`queue_images` is how an engine (None: the one for the model's device) does a level's work."""
+    device = next(model.parameters()).device
+    cuda = engine_for(engine, device) == "cuda" and stays_on_device(model, level)
+    return cuda and tensors.device_for("cuda", device) == device
+
+
 def queue_images(
     model: CrossChannelContextModel,
     read: Callable[[slice, slice], Tensor],
@@ -87,7 +98,7 @@ def queue_images(
     After a first call for a model and a size the host waits for nothing, and copies nothing but what ``read`` does.
 
     Args:
-        model: a frozen model for which :func:`stays_on_device` is true, on the GPU.
+        model: a frozen model that :func:`queues`.
         read: as for :func:`ccm_fast.encoding.encode_packets`.
         size: (H, W), pixels.
         quality: float [B], on the GPU.

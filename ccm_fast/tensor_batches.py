@@ -14,16 +14,17 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from . import queued_encoding
 from .decoding import DecodedLatents, check_fingerprint, check_stream_version, decode_packets, decoding_gain, render
 from .effort import level_for, tune_for
 from .encoding import packets_of
-from .engines import accelerated, decoding_engine, engine_for, frozen_of, torch_threads
+from .engines import accelerated, decoding_engine, frozen_of, torch_threads
 from .entropy import tensors
 from .entropy.tensors import DeviceStreams
 from .errors import BitstreamError, CcmFastError, EncodeError
 from .images import Picture, orientation
 from .models import CrossChannelContextModel
-from .queued_encoding import QueuedImages, queue_images, stays_on_device
+from .queued_encoding import QUEUE_PIXELS, QueuedImages, queue_images
 from .stream.container import Container, write_container
 from .stream.limits import MAX_SIDE
 from .stream.packet import Packet, parse_file, peek
@@ -282,8 +283,7 @@ def queues(model: object, effort: int | None) -> bool:
     """Whether :func:`encode_pictures` is for a model and an effort: on a GPU, without decisions of the CPU's."""
     if not isinstance(model, CrossChannelContextModel):
         return False
-    cuda = engine_for(None, next(model.parameters()).device) == "cuda"
-    return cuda and stays_on_device(model, level_for(model, effort))
+    return queued_encoding.queues(model, level_for(model, effort))
 
 
 def encode_pictures(
@@ -334,7 +334,7 @@ def _alike(pictures: list[Picture]) -> list[list[int]]:
         kinds.setdefault((picture.size, picture.pixels.dtype, picture.grey), []).append(k)
     parts = []
     for (size, *_), places in kinds.items():
-        at_once = max(1, TILE_PIXELS // (size[0] * size[1]))
+        at_once = max(1, QUEUE_PIXELS // (size[0] * size[1]))
         parts += [places[k : k + at_once] for k in range(0, len(places), at_once)]
     return parts
 
@@ -360,5 +360,5 @@ def _queue_alike(
         over = (0, max(0, columns.stop - W), 0, max(0, rows.stop - H))
         return functional.pad(part, over, mode="replicate") if any(over) else part
 
-    tile_pixels = max(1, TILE_PIXELS // len(pictures))
+    tile_pixels = max(1, QUEUE_PIXELS // len(pictures))
     return queue_images(model, read, (H, W), quality, grey=grey, tile_pixels=tile_pixels, **options)

@@ -13,16 +13,17 @@ import tiny
 import torch
 from watching import watched
 
-from ccm_fast import _backend, batches, codec, encode_batch, tensor_batches
+from ccm_fast import _backend, batches, codec, encode_batch, encoding, queued_encoding
 from ccm_fast.effort import correction, search
 from ccm_fast.effort.levels import LEVELS
 from ccm_fast.effort.rate import tables_of
+from ccm_fast.effort.search import stays_on_device
 from ccm_fast.entropy.frozen import FrozenEntropyModel
 from ccm_fast.entropy.testing import random_plan
 from ccm_fast.errors import EncodeError, PictureWarning
 from ccm_fast.files import encode_picture
 from ccm_fast.images import Picture
-from ccm_fast.queued_encoding import queue_images, stays_on_device
+from ccm_fast.queued_encoding import queue_images
 
 pytestmark = pytest.mark.slow
 
@@ -51,6 +52,21 @@ def altered(model, reconstruction="centroid", sensitivities=True):
     return model
 
 
+def test_large_batches_in_parts(emulated, monkeypatch):
+    """As many images at a time as may be together; all parts are queued before anybody waits for the first."""
+    model, x = altered(tiny.skipping()), torch.cat([photographs(40, 56), photographs(40, 56)[:1]])
+    expected = codec.compress(model, x, engine="cpu")
+    monkeypatch.setattr(codec, "TILE_PIXELS", 40 * 56)
+    monkeypatch.setattr(codec, "QUEUE_PIXELS", 2 * 40 * 56)
+    done = []
+    queue, fetch = encoding.queue_images, FrozenEntropyModel.fetch
+    monkeypatch.setattr(encoding, "queue_images", lambda *a, **k: done.append(len(a[3])) or queue(*a, **k))
+    monkeypatch.setattr(FrozenEntropyModel, "fetch", staticmethod(lambda *a: done.append("fetch") or fetch(*a)))
+    emulated()
+    assert codec.compress(model, x, engine="cuda") == expected
+    assert done == [2, 1, "fetch", "fetch"]
+
+
 @pytest.mark.parametrize("kind, reconstruction, tune", [
     ("model", "centroid", "psnr"), ("skipping", "centroid", "psnr"), ("skipping", "integer", "ms-ssim"),
 ])  # fmt: skip
@@ -68,12 +84,17 @@ def test_bytes_are_those_of_the_cpu_engine(emulated, monkeypatch, kind, reconstr
     assert set(timings) == {"entropy"}  # nothing took another way
 
 
-def test_what_stays_on_the_device():
+def test_what_stays_on_the_device(monkeypatch):
+    monkeypatch.setattr("ccm_fast.entropy.tensors.device_for", lambda engine, device=None: torch.device("cpu"))
     model = tiny.skipping()
     assert [stays_on_device(model, LEVELS[effort]) for effort in (1, 2, 3, 4, 9)] == [True, True, True, False, False]
     leaky = copy.deepcopy(model)
     leaky.frozen = FrozenEntropyModel(random_plan(np.random.default_rng(0), leaky=True))
     assert not stays_on_device(leaky, LEVELS[3])
+    # An engine that is elsewhere than the model: latents go there as they always did.
+    assert queued_encoding.queues(model, LEVELS[3], "cuda") and not queued_encoding.queues(model, LEVELS[3], "cpu")
+    monkeypatch.setattr("ccm_fast.entropy.tensors.device_for", lambda engine, device=None: torch.device("meta"))
+    assert not queued_encoding.queues(model, LEVELS[3], "cuda")
 
 
 def test_latents_that_cannot_be_coded(emulated):
@@ -114,7 +135,7 @@ def test_pictures_of_many_sizes_in_one_call(emulated, monkeypatch):
     arrays.append(tiny.photo(20, 30, 5).astype(np.uint16) * 257 + 9)
     qualities = [2.0, 4.0, 6.5, 3.0, 5.0]
     expected = [encode_picture(Picture(a), q, model, engine="cpu") for a, q in zip(arrays, qualities, strict=True)]
-    monkeypatch.setattr(tensor_batches, "engine_for", lambda *_: "cuda")
+    monkeypatch.setattr(queued_encoding, "engine_for", lambda *_: "cuda")
     monkeypatch.setattr(batches, "_encoded", lambda *_: pytest.fail("one by one"))
     emulated()
     assert encode_batch(arrays, qualities, model=model) == expected
@@ -167,7 +188,7 @@ def test_from_pixels_to_streams_the_host_waits_for_nothing(monkeypatch, effort, 
     with watched(), pytest.raises((AssertionError, NotImplementedError), match=REFUSED):
         queued.streams()
     # The net catches what the CPU's way does.
-    monkeypatch.setattr(search, "stays_on_device", lambda *_: False)
+    monkeypatch.setattr(search, "round_towards_mean", lambda *a, rounded=search.round_towards_mean: rounded(*a[:-1]))
     if effort > 1:
         with watched(), pytest.raises((AssertionError, NotImplementedError), match=REFUSED):
             queue()

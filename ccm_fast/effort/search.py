@@ -332,7 +332,10 @@ def _far_iterations(level: Level) -> int:
 
 
 def stays_on_device(model: CrossChannelContextModel, level: Level) -> bool:
-    """Whether :func:`better_symbols` can do a level's work on a GPU without waiting for it."""
+    """Whether :func:`better_symbols` can do a level's work on a GPU without waiting for it.
+
+    Passes look at bits and gradients; the network of leaky or scaled plans is not among what torch's operators compute.
+    """
     return not level.passes and model.frozen is not None and model.frozen.plan.plain
 
 
@@ -368,8 +371,8 @@ def better_symbols(
         size: (H, W), pixels.
         grey: the decoder averages the colours.
         tile_pixels: of all images, that g_s is run on at a time.
-        engine: of the integer networks. "cuda" keeps everything on the model's device, and nothing waits for it, at
-            levels without passes and for plans whose network torch's operators compute; otherwise it is "cpu".
+        engine: of the integer networks, "cpu" or "reference"; "cuda", for what :func:`stays_on_device` alone, keeps
+            everything on the model's device, and nothing waits for it.
         threads: of the same.
         tune: "psnr", or "ms-ssim": errors are weighed by how well the picture hides them.
         progress: called with (steps done, steps in all) after each pass and iteration of level 4 and above.
@@ -395,8 +398,6 @@ def better_symbols(
         if weights is not None and model.metric == "mse":
             weights = even_weights(weights)
         error = SquaredError(model.g_s, gain, read, size, grey, max(1, tile_pixels // BACKWARD), weights)
-        if engine == "cuda" and not stays_on_device(model, level):
-            engine = "cpu"
         problem = Problem(model, quality, error, grey, engine, threads)
         where = problem.where
         plain = Candidate(torch.round(y), z_hat.to(where, copy=True), psi.to(where, copy=True))
