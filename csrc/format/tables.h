@@ -64,6 +64,8 @@ struct ScaleRow {
   int32_t bits;  // fraction bits b
 };
 
+constexpr int kScaleBits = 3;  // of a number that holds `bits` below `first_row`
+
 struct RowChoice {
   int32_t offset, row;
 };

@@ -74,7 +74,8 @@ struct PackedModel {
   int32_t hs_layers;
   ConvDesc hs[kMaxLayers];
   ScaleRow scale_rows[kNumScales];
-  int64_t scale_table;
+  int64_t scale_table;    // uint8 [scale_codes]
+  int64_t scale_choices;  // int32 [scale_codes]: first_row << kScaleBits | bits of each code's row
   PackedRows y_rows, z_rows;
   GroupDesc group[kMaxGroups];
 

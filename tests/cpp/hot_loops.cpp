@@ -57,6 +57,15 @@ void kernels(const ccm::Kernels& k) {
   report("accumulate " + isa, kRows * kN);
   count([&] { k.rescale(block, scaled.data()); });
   report("rescale " + isa, kRows * kN);
+
+  constexpr int kChannels = kN / 2;
+  std::vector<int32_t> scales(64, 1 << ccm::kScaleBits);
+  std::vector<uint16_t> chosen(kRows * kChannels);
+  std::vector<int16_t> distances(chosen.size());
+  count([&] {
+    k.choose({scaled.data(), kN, scales.data(), 63, kChannels, kRows, false, chosen.data(), distances.data()});
+  });
+  report("choose " + isa, kRows * kChannels);
 }
 
 // Winograd's integer transforms: per input, and per sum.

@@ -214,21 +214,9 @@ void Group::bytes(const RequantizeArgs& block, int32_t output, int64_t below, in
     k_.relu8(block, out);
 }
 
-void Group::choose(const int32_t* codes, int32_t pad, int32_t count, uint16_t* out_rows, int16_t* out_offsets) const {
-  const uint8_t* table = m_.at<uint8_t>(m_.scale_table);
-  const int32_t last_code = m_.scale_codes - 1, n = d_.channels;
-  for (int32_t p = 0; p < count; ++p) {
-    const int32_t* head = codes + static_cast<int64_t>(p) * pad;
-    uint16_t* rows = out_rows + static_cast<int64_t>(p) * n;
-    int16_t* offsets = out_offsets + static_cast<int64_t>(p) * n;
-    for (int32_t c = 0; c < n; ++c) {
-      const ScaleRow& scale = m_.scale_rows[table[clamp(head[n + c], 0, last_code)]];
-      const int32_t mean = clamp(head[c], -32768, 32767);
-      const RowChoice choice = choose_row(scale, mean);
-      rows[c] = static_cast<uint16_t>(choice.row);
-      offsets[c] = static_cast<int16_t>(m_.residual ? mean : choice.offset);
-    }
-  }
+void Group::choose(const int32_t* heads, int32_t pad, int32_t count, uint16_t* rows, int16_t* offsets) const {
+  k_.choose({heads, pad, m_.at<int32_t>(m_.scale_choices), m_.scale_codes - 1, d_.channels, count, m_.residual != 0,
+             rows, offsets});
 }
 
 void Group::parameters(const Plane& context, const int32_t* row, const int32_t* col, int32_t count, int32_t first_part,

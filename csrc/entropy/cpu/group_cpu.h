@@ -108,7 +108,7 @@ class Group {
   // The elements of a relu8 or leaky8 layer.
   void bytes(const RequantizeArgs& block, int32_t output, int64_t below, int32_t zero, void* out) const;
   // Rows and offsets from rescaled heads [count][pad].
-  void choose(const int32_t* codes, int32_t pad, int32_t count, uint16_t* out_rows, int16_t* out_offsets) const;
+  void choose(const int32_t* heads, int32_t pad, int32_t count, uint16_t* rows, int16_t* offsets) const;
   void hyper_rows(const uint8_t* psi, int32_t first, int32_t last);
   size_t base_bytes(int32_t rows) const { return static_cast<size_t>(rows) * w_ * d_.base_pad * sizeof(int32_t); }
 

@@ -9,6 +9,8 @@
 
 #include "base/cpu.h"
 #include "entropy/cpu/winograd_int.h"
+#include "format/fixed_point.h"
+#include "format/tables.h"
 
 namespace ccm {
 namespace {
@@ -208,13 +210,44 @@ bool requantize_check(const Kernels& k) {
   return scaled == expected && summed == expected;
 }
 
+// Rows and offsets against choose_row().
+bool choose_check(const Kernels& k) {
+  constexpr int kChannels = 37, kPositions = 3, kPad = 2 * kChannels + 6, kCodes = 9;
+  Extremes extreme;
+  std::vector<ScaleRow> table(kCodes);
+  std::vector<int32_t> scales(kCodes), heads(kPositions * kPad);
+  for (int i = 0; i < kCodes; ++i) {
+    table[i] = {extreme(0, 1023), extreme(0, kMeanBits)};
+    scales[i] = table[i].first_row << kScaleBits | table[i].bits;
+  }
+  for (int p = 0; p < kPositions; ++p)
+    for (int c = 0; c < kChannels; ++c) {
+      heads[p * kPad + c] = p ? extreme(-33000, 33000) : extreme(-2147483647, 2147483647);
+      heads[p * kPad + kChannels + c] = p ? extreme(0, kCodes - 1) : extreme(-2147483647, 2147483647);
+    }
+  std::vector<uint16_t> rows(kPositions * kChannels);
+  std::vector<int16_t> offsets(rows.size());
+  for (const bool residual : {false, true}) {
+    k.choose(
+        {heads.data(), kPad, scales.data(), kCodes - 1, kChannels, kPositions, residual, rows.data(), offsets.data()});
+    for (int p = 0; p < kPositions; ++p)
+      for (int c = 0; c < kChannels; ++c) {
+        const int32_t mean = clamp(heads[p * kPad + c], -32768, 32767);
+        const RowChoice choice = choose_row(table[clamp(heads[p * kPad + kChannels + c], 0, kCodes - 1)], mean);
+        if (rows[p * kChannels + c] != choice.row) return false;
+        if (offsets[p * kChannels + c] != (residual ? mean : choice.offset)) return false;
+      }
+  }
+  return true;
+}
+
 // Small products and every requantization with extreme operands, against plain arithmetic: kernels are never trusted on
 // a processor on which nobody has tested them.
 bool self_check(const Kernels& k) {
   if (k.to_points && !(points_check(k, 3) && points_check(k, 5))) return false;
   // The depth of a tile, more and less of it.
   return product_check(k, 3, 12, false) && product_check(k, 2, 64, true) && product_check(k, 1, 76, true) &&
-         product_check(k, 2, 52, false) && requantize_check(k);
+         product_check(k, 2, 52, false) && requantize_check(k) && choose_check(k);
 }
 
 // Each instruction set is checked when it is first asked for: a check takes a millisecond, and a command needs one set.

@@ -32,6 +32,17 @@ struct RequantizeArgs {
   int32_t rows, n;       // n: a multiple of Kernels::n_block
 };
 
+// Heads of `count` positions, which become the rows of the tables and the offsets of their symbols.
+struct ChooseArgs {
+  const int32_t* heads;  // [count][ld_heads]: mean codes of all channels, then their scale codes
+  int64_t ld_heads;
+  const int32_t* scales;  // [last_scale + 1]: of a scale code, first row << kScaleBits | fraction bits
+  int32_t last_scale, channels, count;
+  bool residual;     // offsets are mean codes
+  uint16_t* rows;    // [count][channels]
+  int16_t* offsets;  // [count][channels]
+};
+
 // Winograd's transforms (winograd_int.h): channels of a patch of 6x6 elements, to the 36 points, `stride` apart.
 struct ToPointsArgs {
   const void* const* pixel;  // [36]
@@ -57,6 +68,7 @@ struct Kernels : Layout {
   void (*leaky8)(const RequantizeArgs&, const int32_t* below, int32_t zero, void* out);
   void (*accumulate)(const RequantizeArgs&, int32_t* out);  // out += requantize(acc)
   void (*rescale)(const RequantizeArgs&, int32_t* out);     // out = requantize(acc)
+  void (*choose)(const ChooseArgs&);
   // Null where products of bytes are faster than fewer products of words (VNNI), and in the scalar definition.
   void (*to_points)(const ToPointsArgs&) = nullptr;
   void (*from_points3)(const FromPointsArgs&) = nullptr;  // of kernels with 3 columns: tiles of 4 x 4

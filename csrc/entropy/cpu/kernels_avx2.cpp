@@ -1,6 +1,7 @@
 // int16 x int16 -> int32 products (pmaddwd), 6 x 16 tiles: 12 accumulators, 2 weights, 1 broadcast of 16 registers.
 #include <immintrin.h>
 
+#include "entropy/cpu/choose_rows.h"
 #include "entropy/cpu/kernels.h"
 #include "entropy/cpu/kernels_vector.h"
 #include "entropy/cpu/lanes_avx2.h"
@@ -48,6 +49,7 @@ const Kernels& avx2_kernels() {
                          leaky8_words,
                          accumulate_avx2,
                          rescale_avx2,
+                         choose_rows,
                          to_points_vector,
                          from_points_vector<4>,
                          from_points_vector<2>};

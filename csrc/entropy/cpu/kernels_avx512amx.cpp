@@ -4,6 +4,7 @@
 #include <cstring>
 #include <memory>
 
+#include "entropy/cpu/choose_rows.h"
 #include "entropy/cpu/kernels.h"
 #include "entropy/cpu/lanes_avx512.h"
 #include "format/schedule.h"
@@ -266,7 +267,8 @@ const Kernels& avx512amx_kernels() {
                     relu8_bytes_avx512,
                     leaky8_bytes_avx512,
                     accumulate_avx512,
-                    rescale_avx512};
+                    rescale_avx512,
+                    choose_rows};
     kernels.rows_at_once = kPass;
     kernels.add = add_amx;
     return kernels;

@@ -1,4 +1,5 @@
 // unsigned x signed bytes -> int32 (EVEX-coded vpdpbusd, 512 bits), 12 x 32 tiles: 24 accumulators of 32 registers.
+#include "entropy/cpu/choose_rows.h"
 #include "entropy/cpu/kernels.h"
 #include "entropy/cpu/kernels_vector.h"
 #include "entropy/cpu/lanes_avx512.h"
@@ -35,7 +36,8 @@ const Kernels& avx512vnni_kernels() {
                          relu8_bytes_avx512,
                          leaky8_bytes_avx512,
                          accumulate_avx512,
-                         rescale_avx512};
+                         rescale_avx512,
+                         choose_rows};
   return k;
 }
 

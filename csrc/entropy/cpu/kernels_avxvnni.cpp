@@ -1,6 +1,7 @@
 // unsigned x signed bytes -> int32 (VEX-coded vpdpbusd, 256 bits), 6 x 16 tiles.
 #include <immintrin.h>
 
+#include "entropy/cpu/choose_rows.h"
 #include "entropy/cpu/kernels.h"
 #include "entropy/cpu/kernels_vector.h"
 #include "entropy/cpu/lanes_avx2.h"
@@ -34,7 +35,8 @@ const Kernels& avxvnni_kernels() {
                          relu8_bytes_avx2,
                          leaky8_bytes_avx2,
                          accumulate_avx2,
-                         rescale_avx2};
+                         rescale_avx2,
+                         choose_rows};
   return k;
 }
 

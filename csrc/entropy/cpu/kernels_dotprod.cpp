@@ -1,4 +1,5 @@
 // Signed by signed bytes -> int32 (sdot): elements less 128, and 128 times the sum of every column's weights added.
+#include "entropy/cpu/choose_rows.h"
 #include "entropy/cpu/lanes_neon.h"
 
 namespace ccm {
@@ -27,7 +28,8 @@ const Kernels& dotprod_kernels() {
                          relu8_neon,
                          leaky8_neon,
                          rescale_neon<true>,
-                         rescale_neon<false>};
+                         rescale_neon<false>,
+                         choose_rows};
   return k;
 }
 

@@ -1,4 +1,5 @@
 // Signed by unsigned bytes -> int32 (sudot).
+#include "entropy/cpu/choose_rows.h"
 #include "entropy/cpu/lanes_neon.h"
 
 namespace ccm {
@@ -24,7 +25,8 @@ const Kernels& i8mm_kernels() {
                          relu8_neon,
                          leaky8_neon,
                          rescale_neon<true>,
-                         rescale_neon<false>};
+                         rescale_neon<false>,
+                         choose_rows};
   return k;
 }
 

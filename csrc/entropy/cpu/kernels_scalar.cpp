@@ -1,4 +1,5 @@
 // Portable kernels, the definition of what the vector ones compute.
+#include "entropy/cpu/choose_rows.h"
 #include "entropy/cpu/kernels.h"
 #include "format/fixed_point.h"
 
@@ -65,7 +66,8 @@ const Kernels& scalar_kernels() {
                          relu8_scalar,
                          leaky8_scalar,
                          accumulate_scalar,
-                         rescale_scalar};
+                         rescale_scalar,
+                         choose_rows};
   return k;
 }
 

@@ -1,6 +1,7 @@
 // int16 x int16 -> int32 products of WebAssembly (i32x4.dot_i16x8_s), 2 x 16 tiles.
 #include <wasm_simd128.h>
 
+#include "entropy/cpu/choose_rows.h"
 #include "entropy/cpu/kernels.h"
 #include "entropy/cpu/kernels_vector.h"
 #include "entropy/cpu/winograd_int_vector.h"
@@ -43,6 +44,7 @@ const Kernels& simd128_kernels() {
                          s.leaky8,
                          s.accumulate,
                          s.rescale,
+                         choose_rows,
                          to_points_vector,
                          from_points_vector<4>,
                          from_points_vector<2>};

@@ -77,6 +77,10 @@ class Packer : LayerPacker {
       row += 1 << bits[i];
       if (i == skipped_) m.skip_rows = row;
     }
+    std::vector<int32_t> choices;
+    for (uint8_t scale : table)
+      choices.push_back(m.scale_rows[scale].first_row << kScaleBits | m.scale_rows[scale].bits);
+    m.scale_choices = out_.put(choices);
     m.y_rows = rows(row, "rows of y");
     m.z_rows = rows(m.hyper_channels, "rows of z");
     if (in_.left()) bad_plan("bytes left over");
