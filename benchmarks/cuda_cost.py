@@ -45,7 +45,7 @@ from cuda_steps import Options
 
 RESULT = ROOT / "benchmarks" / "results" / "cuda_cost.json"
 DOCUMENT = ROOT / "docs" / "cuda.md"
-MEASURED = ROOT / "benchmarks" / "results" / "gpu_check_h100.json"
+MEASURED = ROOT / "benchmarks" / "results" / "gpu_check_h100" / "whole.json"
 
 GPU = GPUS["H100"]
 QUALITIES = ("2.0", "4.0", "6.0")
@@ -222,9 +222,9 @@ def shares(found: dict) -> str:
     return _table(["predicted, H100, 768x512", "lanes", *GROUPED], rows)
 
 
-# Of a profile on an H100 (results/gpu_check_h100.json): transforms and pixels of the same net.
+# Of a profile on an H100 (results/gpu_check_h100): transforms and pixels of the same net.
 def _transforms() -> float:
-    files = json.loads(MEASURED.read_text(encoding="utf-8"))["profile"]["files"]
+    files = json.loads(MEASURED.read_text(encoding="utf-8"))["records"][0]["profile"]["files"]
     return 1000 * max(f["stages"]["g_s"]["median"] + f["stages"]["pixels"]["median"] for f in files)
 
 

@@ -111,7 +111,7 @@ class CrewCosts(Costs):
     def step(self, count: int, news: bool, begun: bool = True) -> dict[str, float]:
         """A step, by part; ``begun``: its bases were there when members looked ahead."""
         t: Counter[str] = Counter()
-        if self.group and any(self.model.stacks):  # positions, known tiles
+        if self.group and any(self.model.stacks) and not begun:  # else beside the decoders
             t["ready"] += self.l2 + 2 * self.l1 + 3 * self.shared + 2 * self.barrier + 60
         sizes = [min(CHUNK, count - at) for at in range(0, count, CHUNK)]
         asked = self.seen + 2 * self.barrier  # by one thread for its block
@@ -121,10 +121,9 @@ class CrewCosts(Costs):
             there.append(before + self.member(k < self.slots, begun))
         # A chunk's announcement is on its way while others of its slot are computed.
         there = [x + self.gpu.fence * self.scale + self.l2 for x in there]
-        cold = 2 * self.l2  # descriptors: acquiring has emptied L1
 
         def listed(n: int, team: int) -> float:
-            return self.collected() + self.listing(n, team) + cold + self.barrier
+            return self.collected() + self.listing(n, team) + self.barrier
 
         t["crew"] += there[0]
         t["choose rows"] += listed(sizes[0], WARPS)

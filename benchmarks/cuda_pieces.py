@@ -237,9 +237,9 @@ def read_machine_code(folder: Path, arch: int, crews: bool = False) -> dict:
     if missing := sorted(wanted - set(pieces)) or not network:
         raise ValueError(f"sm_{arch}: pieces of the kernel were not found: {missing}")
     # Symbols that are coded, in models that scale no context.
-    rescaled = {_line(listing, "if (mult) value = requantize(value, mult[channel]")}
+    rescaled = {_line("publish.cuh", "if (mult) value = requantize(value, mult[channel]")}
     pieces["choose"] = [i for i in pieces["choose"] if not i.within(listing, {skipped})]
-    pieces["publish"] = [i for i in pieces["publish"] if not i.within(listing, rescaled)]
+    pieces["publish"] = [i for i in pieces["publish"] if not i.within("publish.cuh", rescaled)]
     pieces["dense"] = max(pieces["dense"], key=lambda p: sum(i.op == "LDG.E" for i in p))
     features, parameters = _line(net, "CCM_DEVICE void put_features("), _line(net, "CCM_DEVICE void put_parameters(")
     after = _line(net, "CCM_DEVICE uint4& ahead(")

@@ -301,8 +301,10 @@ class Costs:
                 longer = max(0.0, 1 - (before if at else decoded) / sum(beside.values()))
                 t.update({k: v * longer for k, v in beside.items()})
             else:
-                t.update(self.written(n, bool(begun or at) and self.ahead()[1] > 0))
-                t.update(ready if not (at and self.measured) else {})
+                ahead = bool(begun or at) and self.ahead()[1] > 0
+                t.update(self.written(n, ahead))
+                # Who looked ahead has found the bases.
+                t.update({} if (at if self.measured else ahead) else ready)
                 t["barriers"] += self.barrier
             t["rans"] += decoded
             t["publish"] += self.publishing(n)

@@ -65,25 +65,32 @@ def dropin_cuda(result: dict) -> str:
     return table(result["cases"], columns, below)
 
 
-@made_of("gpu_check_h100.json")
-def gpu(result: dict) -> str:
+# A folder that gpu_check.py has written, or some of its files.
+GPU_CHECK = "gpu_check_h100"
+
+
+def gpu(folder: str = GPU_CHECK) -> str:
     """Latents of a GPU against the CPU's, and how long each stage takes."""
+    exact, whole = load(f"{folder}/exact.json"), load(f"{folder}/whole.json")
+    if not exact or not whole:
+        return ""
+    profile = whole["records"][0]["profile"]
     stages = ("decode_z", "hyper", "decode_y")
     columns = {
         "image": "{file}",
-        "quality": "{quality}",
+        "quality": "{quality:g}",
         "bytes": "{bytes}",
         "latents": lambda i: "the CPU's" if i["equal"] else "**others**",
         **{f"{name}, ms": lambda i, name=name: f"{i['stages'][name]['median_ms']:.2f}" for name in stages},
     }
     files = []
-    for f in result["profile"]["files"]:
+    for f in profile["files"]:
         files.append(f"{f['name']} {1e3 * f['stages']['total']['median']:.1f} ms")
         if f["graph"]:
             files[-1] += f" ({1e3 * f['graph']['median']:.1f} ms as a CUDA graph)"
-    e = result["environment"]
-    below = f"768x512, medians of {result['profile']['repeats']}, caches emptied. From file to picture at quality 4: "
-    return table(result["images"], columns, below + f"{', '.join(files)}. {e['gpu']}, torch {e['torch']}.")
+    e = exact["environment"]
+    below = f"768x512, medians of {profile['repeats']}, caches emptied. From file to picture at quality 4: "
+    return table(exact["records"], columns, below + f"{', '.join(files)}. {e['gpu']}, torch {e['torch']}.")
 
 
 def precision() -> str:

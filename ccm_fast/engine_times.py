@@ -24,6 +24,10 @@ __all__ = ["Gpu", "cpu_seconds", "gpu_of", "gpu_seconds", "gpu_seconds_of"]
 # 16 positions of a step and for each byte of weights that these are multiplied with, of a round of a stream, and, where
 # more images come than run side by side, of a latent position; steps by which a group starts behind the one before it.
 _GPU_CHUNK, _GPU_CHUNK_BYTE = 5e-6, 18e-12
+# Chunks of a step side by side, 4 blocks a group, where there are as many: what each but the first one adds to a step.
+_GPU_BESIDE, _GPU_SLOTS = 0.6, 4
+# A group with so many bytes of weights has them in other multiprocessors' memory, 20 of them, where there are as many.
+_GPU_CREW_BYTES, _GPU_CREW, _GPU_CREW_CHUNK = 540_000, 20, 8e-6
 _GPU_ROUND = 0.135e-6
 _GPU_POSITION = 0.083e-6
 _GPU_OFFSET = 25
@@ -106,10 +110,14 @@ def gpu_seconds_of(plan: Plan, shape: tuple[int, int], images: int, rounds: Sequ
     one image takes as long as a few dozen.
     """
     h, w = shape
-    chunk = _GPU_CHUNK + _sizes(plan)[1] * _GPU_CHUNK_BYTE
+    weights = _sizes(plan)[1]
+    crew = weights > _GPU_CREW_BYTES and images * len(rounds) * (1 + _GPU_CREW) <= gpu.multiprocessors
+    chunk = _GPU_CREW_CHUNK if crew else _GPU_CHUNK + weights * _GPU_CHUNK_BYTE
     start = one = 0.0
     for g, own in enumerate(rounds):
         steps, chunks = _chunks(plan.schedule_of(g), h, w)
+        if 1 < steps < chunks and images * len(rounds) * _GPU_SLOTS <= gpu.multiprocessors:
+            chunks = steps + _GPU_BESIDE * (chunks - steps)
         seconds = chunks * chunk + own * _GPU_ROUND
         one = max(one, start + seconds)
         start += min(steps, _GPU_OFFSET) * seconds / steps

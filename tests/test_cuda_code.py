@@ -24,7 +24,9 @@ def test_every_kernel_keeps_the_rules():
     wanted = {name.partition("+")[0] for name in _backend.build_info()["cuda"]["architectures"]}
     assert wanted <= {arch for _, arch, *_ in rows}
     broken = {
-        f"{kernel} sm_{arch}": faults for kernel, arch, used, code in rows if (faults := mc.faults(kernel, used, code))
+        f"{kernel} sm_{arch}": faults
+        for kernel, arch, used, code in rows
+        if (faults := mc.faults(kernel, used, code, arch))
     }
     assert not broken
 
@@ -46,6 +48,8 @@ def test_rules_can_be_broken():
     assert mc.faults("latents_kernel", sound, code) == []
     for used in (sound._replace(spills=8), sound._replace(stack=8), sound._replace(registers=255)):
         assert len(mc.faults("latents_kernel", used, code)) == 1
+    assert mc.faults("latents_kernel<Lb1ELb0E>", sound._replace(registers=255), code, "120") == []
+    assert len(mc.faults("hyper_kernel", sound._replace(registers=255), code, "120")) == 1
     for bad in (
         "LDL R1, [R2]",
         "FFMA R1, R2, R3, R4",

@@ -5,10 +5,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import ccm_fast
 from ccm_fast import engine_times
+from ccm_fast.entropy.testing import random_plan
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import cuda_cost
@@ -258,6 +260,12 @@ def test_the_choice_of_an_engine_goes_by_these_predictions():
         shape = cuda_nets.SIZES[row["size"]]
         ms = 1000 * engine_times.gpu_seconds_of(plan, shape, 1, row["rounds"], engine_times.Gpu())
         assert abs(ms / row["fitted"]["ms"] - 1) < 0.25, row["size"]
+    wide = random_plan(np.random.default_rng(0), groups=(192,), hyper_channels=4, widths=(640, 512))
+    (row,) = (r for r in found["predictions"] if r["model"] == "mbt2018" and r["lanes_chosen"])
+    one, alone = (
+        1000 * engine_times.gpu_seconds_of(wide, (32, 48), 1, row["rounds"], engine_times.Gpu(n)) for n in (132, 20)
+    )
+    assert abs(one / row["fitted"]["ms"] - 1) < 0.25 and alone > 3 * one
     many = 1000 * engine_times.gpu_seconds_of(plan, (32, 48), cuda_cost.BATCH, rows[0]["rounds"], engine_times.Gpu())
     assert abs(many / found["batch"]["as it is"]["fitted"] - 1) < 0.25
 

@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests/emu")]
 import gpu_check  # noqa: E402
 import gpu_parts  # noqa: E402
+import tables  # noqa: E402
+import tables_bench  # noqa: E402
 
 import build  # noqa: E402
 
@@ -62,11 +64,17 @@ def pictures(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_photograph_is_compared_and_timed(ops, timed):
+def test_a_photograph_is_compared_and_timed(ops, timed, tmp_path, monkeypatch):
+    """And the table of the documents reads what is written of it."""
     record = gpu_parts.compare(tiny.model(), tiny.photo(40, 56, 1), 4.0, ops, torch.device("cpu", 0), 2)
     assert record["equal"] and set(record["stages"]) == {"decode_z", "hyper", "decode_y"}
     assert record["stages"]["decode_y"]["median_ms"] == 1.5
-    json.dumps(record)
+    (profile,) = tables.load(f"{tables_bench.GPU_CHECK}/whole.json")["records"]
+    for part, found in (("exact", {"file": "one.png", **record}), ("whole", profile)):
+        gpu_parts.Results(tmp_path / "run" / f"{part}.json").add(found)
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    assert f"| one.png | 4 | {record['bytes']} | the CPU's | 1.50 | 1.50 | 1.50 |" in tables_bench.gpu("run")
+    assert tables_bench.gpu("no run") == ""
 
 
 @pytest.mark.slow

@@ -23,7 +23,8 @@ def main():
         old.unlink()
     env = {**os.environ, "CCM_EMU_FLAVOUR": "coverage"}
     # One process: counters are written at its end, and several would wait for each other.
-    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "tests/test_cuda_emulated.py"]
+    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist"]
+    tests += ["tests/test_cuda_emulated.py", "tests/test_cuda_crew.py"]
     if subprocess.run(tests, cwd=build.ROOT, env=env).returncode:
         sys.exit("coverage: the tests fail")
     gcov = shutil.which("gcov") or sys.exit("coverage: gcov was not found (it comes with g++)")

@@ -256,7 +256,7 @@ class CrewMember : StepNetwork<true> {
   // Of `count` loaded positions of the next step: those products of the first layer that see no latent of this one, and
   // the bases, if they are there.
   CCM_DEVICE void look_ahead_of_rows(int32_t count) {
-    const int32_t lane = lane_here(), layer = chasing_layers(d()) - 1;
+    const int32_t lane = lane_here(), layer = planes()->dense_layer;
     bool there = true;
     if (layer >= 0 && static_cast<int32_t>(threadIdx.x) < count) {
       const int32_t* const flag = GroupPlanes(a_, image_, group_).flag(layer, tile_at(positions()[threadIdx.x]));

@@ -18,7 +18,7 @@ constexpr int32_t kChunkTileBytes = kTileM * kChunk * 4;  // accumulators of a t
 int64_t align(int64_t n) { return (n + 255) / 256 * 256; }
 
 struct Device {
-  int32_t multiprocessors = 1, shared = 48 * 1024;
+  int32_t multiprocessors = 1, shared = 48 * 1024, threads = kMaxThreads;  // of latents_kernel
 };
 
 // Attributes of the current device; cudaDeviceGetAttribute costs a microsecond at most and does not synchronise.
@@ -29,6 +29,8 @@ cudaError_t current_device(Device& d) {
   d.multiprocessors = value;
   if (cudaError_t e = cudaDeviceGetAttribute(&value, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)) return e;
   d.shared = value;
+  if (cudaError_t e = cudaDeviceGetAttribute(&value, cudaDevAttrComputeCapabilityMajor, device)) return e;
+  if (value >= kWideMajor) d.threads = kMaxThreadsWide;
   return cudaSuccess;
 }
 
@@ -196,7 +198,7 @@ cudaError_t plan_latents(const DeviceModel& m, int32_t batch, int32_t h, int32_t
   }
   a.progress_stride = GroupProgress::kFlags + layers * a.tiles;
 
-  plan.threads = options.threads ? options.threads : kMaxThreads;
+  plan.threads = options.threads ? std::min(options.threads, device.threads) : device.threads;
   const int32_t available = std::min(device.shared - 1024, options.shared >= 0 ? options.shared : device.shared);
   a.arena = arena_layout(m, a.tiles);
   int32_t list = 0;

@@ -9,6 +9,13 @@ namespace ccm {
 // Of a block: twelve warps leave each thread 168 registers (the 16-entry windows of lanes are held in them), and
 // twelve tiles of products are the width of ccm-base.
 constexpr int32_t kMaxThreads = 384;
+// From compute capability 10.0 on the compiler wants more registers for the same code, and would spill.
+constexpr int32_t kWideMajor = 10, kMaxThreadsWide = 256;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int32_t kLatentsThreads = kMaxThreadsWide;
+#else
+constexpr int32_t kLatentsThreads = kMaxThreads;
+#endif
 
 // A warp for each sequence that a stream may have.
 constexpr int32_t kEncodeThreads = 32 * kMostSequences;

@@ -26,7 +26,7 @@ constexpr int32_t kRingWords = kWordRing + 32 * 4;
 constexpr int32_t kMostAhead = 16;
 
 // At least the sizes of WarpDecoder, CoderPlanes and StepLayer, which host code cannot see; step_arena.cuh checks.
-constexpr int kDecoderBytes = 80, kPlanesBytes = 96, kStepLayerBytes = 48;
+constexpr int kDecoderBytes = 80, kPlanesBytes = 240, kStepLayerBytes = 48;
 
 // Counters of one (image, group), ints in `progress`.
 struct GroupProgress {

@@ -5,7 +5,7 @@
 namespace ccm {
 
 template <bool kInShared, bool kCrews>
-__global__ void __launch_bounds__(kMaxThreads, 1) latents_kernel(const LatentsArgs a) {
+__global__ void __launch_bounds__(kLatentsThreads, 1) latents_kernel(const LatentsArgs a) {
   CCM_DYN_SHARED(shared);
   CCM_SHARED(ticket, int32_t);
   const int32_t groups = a.model->groups;

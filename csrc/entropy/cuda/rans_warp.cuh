@@ -6,6 +6,7 @@
 // shared memory. Where nearly all symbols are their rows' most probable ones and take no word, eight rounds are tried
 // with those alone, and kept as far as that was right.
 #pragma once
+#include "base/platform.h"
 #include "entropy/cuda/model_cuda.h"
 #include "entropy/cuda/sequence.cuh"
 #include "format/escape.h"
@@ -247,7 +248,7 @@ class WarpDecoder : public WarpSequence {
                            uint32_t (&entry_of_next)[kWindow]) {
       const Found found = search_window(entry, low_);
       load_window(rows, next.key, entry_of_next);
-      if (!common_round<false>(place, symbol, found, key_escape_place(symbol.key), true, unit, ring))
+      if (CCM_UNLIKELY(!common_round<false>(place, symbol, found, key_escape_place(symbol.key), true, unit, ring)))
         slow_round(rows, place, symbol, found, true, unit, ring);
       symbol = at[2 * further];
       at += further;
@@ -328,7 +329,7 @@ class WarpDecoder : public WarpSequence {
       load(done, mode);
       __syncwarp();  // threads of the same lane have read what one of them overwrites
       const Found found = search_window(entry, low_);
-      if (!common_round<false>(place, symbol, found, key_escape_place(symbol.key), true, unit, ring))
+      if (CCM_UNLIKELY(!common_round<false>(place, symbol, found, key_escape_place(symbol.key), true, unit, ring)))
         slow_round(rows, place, symbol, found, true, unit, ring);
       place.to += place.step;
     }

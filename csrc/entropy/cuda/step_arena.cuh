@@ -1,6 +1,7 @@
 // What the parts of a step share: the block's memory, the group that it codes, and the warps that work together.
 #pragma once
 #include "entropy/cuda/chase.cuh"
+#include "entropy/cuda/publish.cuh"
 #include "entropy/cuda/rans_warp.cuh"
 #include "format/tables.h"
 
@@ -8,19 +9,18 @@ namespace ccm {
 
 constexpr int kChunkNT = kChunk / kTileN;  // tiles of products
 
-// The planes, the order and the lists of a coder's group.
+// The planes, the order and the lists of a coder's group, and what every step needs of the descriptors: these lie in
+// device memory, and acquiring empties L1.
 struct CoderPlanes {
   DevicePlane context;
   Base base;
   GroupOrder order;
   ListLayout list;
-};
-
-// Where a coded symbol belongs.
-struct alignas(8) Target {
-  uint32_t position;  // i << 16 | j
-  int16_t offset;     // of its mean; residual models: its mean code
-  uint16_t channel;   // of its group
+  Publisher publisher;
+  uint64_t per_channel;
+  int32_t channels, skip_scale, residual;
+  int32_t depth, within_step;       // layers of a step's network; as DeviceGroup
+  int32_t dense_layer, tile_shift;  // the last one of the dense part, -1: none, and of its tiles
 };
 
 // What a layer of the step's network needs at once, in the arena: descriptors in device memory cost a wait each.
@@ -128,13 +128,45 @@ class StepArena {
     return rows;
   }
 
-  CCM_DEVICE int32_t unit() const { return m_.residual ? 1 << kMeanBits : 1; }
+  CCM_DEVICE int32_t unit() const { return planes()->residual ? 1 << kMeanBits : 1; }
 
   // The group's planes, for all threads behind a barrier.
   CCM_DEVICE void find_planes() const {
     const GroupPlanes found(a_, image_, group_);
-    if (threadIdx.x == 0)
-      *planes() = {found.context(), found.base(), a_.order.of(group_), ListLayout::of(d().channels)};
+    if (threadIdx.x != 0) return;
+    const DevicePlane context = found.context();
+    const int64_t first = place_in_y(0, 0);
+    Publisher to{};
+    to.y = a_.y + first;
+    to.places = a_.places ? a_.places + first : nullptr;
+    to.reach = a_.reach;
+    to.w = a_.w;
+    to.channels = m_.latent_channels;
+    to.context = context.data + d().plane_channel;
+    to.row_stride = context.row_stride;
+    to.stride = context.stride;
+    to.mult = m_.scaled_context ? m_.template at<int32_t>(m_.context_mult) + d().plane_channel : nullptr;
+    to.shift = m_.template at<int32_t>(m_.context_shift) + d().plane_channel;
+    const int32_t dense_layer = chasing_layers(d()) - 1;
+    *planes() = {context,
+                 found.base(),
+                 a_.order.of(group_),
+                 ListLayout::of(d().channels),
+                 to,
+                 d().per_channel,
+                 d().channels,
+                 m_.skip_scale,
+                 m_.residual,
+                 layers(),
+                 d().within_step,
+                 dense_layer,
+                 dense_layer < 0 ? 0 : d().shift[dense_layer]};
+  }
+
+  // In y, and in planes of its shape.
+  CCM_DEVICE int64_t place_in_y(uint32_t position, int32_t channel) const {
+    const int64_t row = static_cast<int64_t>(image_) * a_.h + (position >> 16);
+    return (row * a_.w + (position & 0xffff)) * m_.latent_channels + d().first_channel + channel;
   }
 
   // The whole block copies bytes, sixteen at a time.
@@ -147,7 +179,7 @@ class StepArena {
   // Tile of a position of the coding order.
   CCM_DEVICE int32_t tile_of(int32_t p) const { return tile_at(order().positions[p]); }
   CCM_DEVICE int32_t tile_at(uint32_t at) const {
-    const uint32_t shift = d().shift[chasing_layers(d()) - 1];
+    const auto shift = static_cast<uint32_t>(planes()->tile_shift);
     return static_cast<int32_t>(((at >> 16) + shift) / kDenseRows * a_.order.tiles_j +
                                 ((at & 0xffff) + shift) / kDenseColumns);
   }

@@ -4,44 +4,13 @@
 
 namespace ccm {
 
-// Where latents of a group go: to y, with the place of what they stand for if that is wanted, and into the context
-// plane. What does not depend on the latent is looked up once: stores may alias anything, and nothing else would be
-// kept.
-struct Publisher {
-  int16_t* y;       // of the group's first channel
-  int32_t* places;  // null: not wanted
-  int32_t reach, w, channels;
-  uint8_t* context;  // of the group's first channel; null: it is not shown yet
-  int32_t row_stride, stride;
-  const int32_t *mult, *shift;  // mult null: the context is not scaled
-
-  CCM_DEVICE void publish(const Target& target, int32_t row, int32_t value) const {
-    const auto position =
-        static_cast<int32_t>((target.position >> 16) * static_cast<uint32_t>(w) + (target.position & 0xffff));
-    int64_t at = static_cast<int64_t>(position) * channels + target.channel;
-#if CCM_FAULT == 4
-    ++at;
-#endif
-    y[at] = static_cast<int16_t>(value);
-    if (places) places[at] = row * (2 * reach + 1) + clamp(value - target.offset, -reach, reach) + reach;
-    if (context) show(target.position, target.channel, value);
-  }
-
-  CCM_DEVICE void show(uint32_t position, int32_t channel, int32_t value) const {
-    if (mult) value = requantize(value, mult[channel], shift[channel]);
-    const DevicePlane plane{context, row_stride, stride};
-    plane.at(static_cast<int32_t>(position >> 16), static_cast<int32_t>(position & 0xffff))[channel] =
-        static_cast<uint8_t>(clamp_context(value) + 128);
-  }
-};
-
 template <bool kInShared>
 class StepList : public StepNetwork<kInShared> {
  protected:
   using StepNetwork<kInShared>::StepNetwork;
   using StepNetwork<kInShared>::a_;
   using StepNetwork<kInShared>::m_;
-  using StepNetwork<kInShared>::image_;
+  using StepNetwork<kInShared>::place_in_y;
   using StepNetwork<kInShared>::d;
   using StepNetwork<kInShared>::masks;
   using StepNetwork<kInShared>::mean;
@@ -58,8 +27,8 @@ class StepList : public StepNetwork<kInShared> {
   CCM_DEVICE int32_t list_symbols(const Team& team, const SymbolList& list, int32_t count, int32_t carried,
                                   bool to_context) {
     const RowWindow* const rows = tables().windows;
-    const int32_t lane = lane_here(), total = count * d().channels, words = (total + 31) / 32;
-    const bool skipping = m_.skip_scale >= 0;
+    const int32_t lane = lane_here(), total = count * planes()->channels, words = (total + 31) / 32;
+    const bool skipping = planes()->skip_scale >= 0;
     if (skipping) {
       mark_coded(team, total, words);
       team.sync();
@@ -99,8 +68,9 @@ class StepList : public StepNetwork<kInShared> {
   static constexpr int kListed = 2;
   CCM_DEVICE int32_t list_words(const SymbolList& list, const Publisher& to, const RowWindow* rows, int32_t first,
                                 int32_t end, int32_t total, int32_t at, bool skipping) const {
-    const int32_t lane = lane_here(), channels = d().channels;
-    const bool residual = m_.residual;
+    const int32_t lane = lane_here(), channels = planes()->channels;
+    const bool residual = planes()->residual;
+    const uint64_t per_channel = planes()->per_channel;
     RowChoice choice[kListed];
     unsigned mask[kListed];
     uint32_t key[kListed], mode[kListed], position[kListed];
@@ -108,7 +78,7 @@ class StepList : public StepNetwork<kInShared> {
 #pragma unroll
     for (int u = 0; u < kListed; ++u) {
       const int32_t k = min(first + u, end - 1), n = min(k * 32 + lane, total - 1);
-      const auto p = static_cast<int32_t>(quotient(static_cast<uint32_t>(n), d().per_channel));
+      const auto p = static_cast<int32_t>(quotient(static_cast<uint32_t>(n), per_channel));
       const int32_t mu = mean()[n];
       const ScaleRow sigma = scale_rows()[scale()[n]];
       mask[u] = skipping ? masks()[k] : kWarp;
@@ -147,35 +117,18 @@ class StepList : public StepNetwork<kInShared> {
 
   // Which symbols of a chunk are coded: bit n % 32 of word n / 32, n = position * channels + channel.
   CCM_DEVICE void mark_coded(const Team& team, int32_t total, int32_t words) const {
-    const int32_t lane = lane_here();
+    const int32_t lane = lane_here(), skip_scale = planes()->skip_scale;
 #pragma unroll 1
     for (int32_t k = team.warp(); k < words; k += team.warps()) {
       const int32_t n = k * 32 + lane;
-      const unsigned mask = __ballot_sync(kWarp, n < total && scale()[n] > m_.skip_scale);
+      const unsigned mask = __ballot_sync(kWarp, n < total && scale()[n] > skip_scale);
       if (lane == 0) masks()[k] = mask;
     }
   }
 
-  // In y, and in planes of its shape.
-  CCM_DEVICE int64_t place_in_y(uint32_t position, int32_t channel) const {
-    const int64_t row = static_cast<int64_t>(image_) * a_.h + (position >> 16);
-    return (row * a_.w + (position & 0xffff)) * m_.latent_channels + d().first_channel + channel;
-  }
-
   CCM_DEVICE Publisher publisher(bool to_context) const {
-    const DevicePlane context = planes()->context;
-    const int64_t first = place_in_y(0, 0);
-    Publisher to{};
-    to.y = a_.y + first;
-    to.places = a_.places ? a_.places + first : nullptr;
-    to.reach = a_.reach;
-    to.w = a_.w;
-    to.channels = m_.latent_channels;
-    to.context = to_context ? context.data + d().plane_channel : nullptr;
-    to.row_stride = context.row_stride;
-    to.stride = context.stride;
-    to.mult = m_.scaled_context ? m_.template at<int32_t>(m_.context_mult) + d().plane_channel : nullptr;
-    to.shift = m_.template at<int32_t>(m_.context_shift) + d().plane_channel;
+    Publisher to = planes()->publisher;
+    if (!to_context) to.context = nullptr;
     return to;
   }
 

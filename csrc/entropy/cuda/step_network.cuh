@@ -86,15 +86,15 @@ class StepNetwork : public StepArena<kInShared> {
   }
 
   // Of positions p .. end - 1, which come after the present chunk (`last`: of its step): base and those taps that see
-  // no latent of the present step, as accumulators. Each warp of the team only if the base is there.
-  CCM_DEVICE void look_ahead(const Team& team, int32_t p, int32_t end, bool last) {
+  // no latent of the present step, as accumulators. Each warp of the team only if the base is there, which is returned.
+  CCM_DEVICE bool look_ahead(const Team& team, int32_t p, int32_t end, bool last) {
     const DeviceConv& c = d().spatial;
-    if (c.m_tiles > kMostAhead) return;
+    if (c.m_tiles > kMostAhead) return false;
     const int32_t lane = lane_here();
     const GroupPlanes planes(a_, image_, group_);
     if (const int32_t layer = chasing_layers(d()) - 1; layer >= 0) {
       const int32_t* const flag = lane < end - p ? planes.flag(layer, tile_of(p + lane)) : nullptr;
-      if (!__all_sync(kWarp, !flag || ld_relaxed(flag))) return;
+      if (!__all_sync(kWarp, !flag || ld_relaxed(flag))) return false;
       if (flag) ld_acquire(flag);
       __syncwarp();
     }
@@ -114,6 +114,7 @@ class StepNetwork : public StepArena<kInShared> {
                                   static_cast<unsigned>(acc.v[n][2]), static_cast<unsigned>(acc.v[n][3])};
       if (lane == 0) ahead_steps()[m_tile] = steps;
     }
+    return true;
   }
 
   // Products first .. end - 1 of the own context of chunk positions at(k); `with_base`: what they are added to is

@@ -53,7 +53,7 @@ class GroupCoder : StepList<kInShared> {
     image_ = image;
     group_ = group;
     step_ = at_ = which_ = decoded_ = carried_ = 0;
-    untold_ = written_ = false;
+    untold_ = written_ = based_ = false;
 #pragma unroll 1
     for (int32_t i = threadIdx.x; known() && i < a_.tiles; i += blockDim.x) known()[i] = 0;
     this->keep_weights(this->behind_lists(), 0, [](int32_t tiles) { return tiles; });
@@ -71,14 +71,14 @@ class GroupCoder : StepList<kInShared> {
   // Whether the present chunk can be coded: the base of its positions is there, and for a crew that of all of its step.
   CCM_DEVICE bool ready() {
     const bool crew = kCrews && *crewed();
-    if (written_ || (crew && at_)) return true;
-    const int32_t layer = chasing_layers(d()) - 1;
+    if (written_ || based_ || (crew && at_)) return true;
+    const int32_t layer = this->planes()->dense_layer;
     if (layer < 0) return true;
-    const Chunk chunk = crew ? whole_step() : present();
+    const Chunk chunk = crew ? whole_step(step_) : present();
     const Team all{0};
-    if (!__syncthreads_and(look_for_base(all, chunk, layer))) return false;
+    if (!__syncthreads_and(look_for_base(all.thread(), all.threads(), chunk, layer))) return false;
     // The barrier handed on what some threads have acquired.
-    know_base(all, chunk);
+    know_base(all.thread(), all.threads(), chunk);
     return true;
   }
 
@@ -114,8 +114,12 @@ class GroupCoder : StepList<kInShared> {
       const Chunk chunk = decoding ? behind(now) : now;
       if (!decoding || (beside && (crew || find_base(team, chunk))))
         write_list(team, chunk, decoding ? at_ + now.count : at_);
-      else if (kInShared && chunk.count && !crew)
-        this->look_ahead(team, chunk.first, chunk.first + chunk.count, now.last);
+      else if (crew)
+        look_for_step(team);
+      else if (kInShared && chunk.count) {
+        const bool there = this->look_ahead(team, chunk.first, chunk.first + chunk.count, now.last);
+        if (team.thread() == 0) *base_is_there() = there;
+      }
     }
     __syncthreads();
     if (!decoding) {
@@ -137,6 +141,9 @@ class GroupCoder : StepList<kInShared> {
       to.publish(done.targets[k], key_row(symbol.key), symbol.value);
     }
     written_ = beside && (crew || *base_is_there());
+    // Where other warps were there to look for them.
+    const bool looked = kInShared && !a_.encoding && Team{sequences_}.warps() > 0 && behind(now).count;
+    based_ = looked && !written_ && *base_is_there();
     which_ ^= written_;
     at_ += now.count;
     if (now.last || !fine) end_step(fine, to_context, crew);
@@ -154,8 +161,8 @@ class GroupCoder : StepList<kInShared> {
     return {first, min(kChunk, left), left <= kChunk};
   }
   CCM_DEVICE Chunk present() const { return chunk_at(step_, at_); }
-  CCM_DEVICE Chunk whole_step() const {
-    return {order().first[step_], order().first[step_ + 1] - order().first[step_], true};
+  CCM_DEVICE Chunk whole_step(int32_t step) const {
+    return {order().first[step], order().first[step + 1] - order().first[step], true};
   }
   // The one behind it; of no positions: none.
   CCM_DEVICE Chunk behind(const Chunk& now) const {
@@ -165,7 +172,9 @@ class GroupCoder : StepList<kInShared> {
 
   // Taps see the positions of earlier steps only; where they reach others of the same step, its latents enter the plane
   // when all of it is done.
-  CCM_DEVICE bool enters_context(const Chunk& chunk) const { return !d().within_step || (chunk.last && at_ == 0); }
+  CCM_DEVICE bool enters_context(const Chunk& chunk) const {
+    return !this->planes()->within_step || (chunk.last && at_ == 0);
+  }
 
   CCM_DEVICE bool has_crew() const { return a_.crew.groups >> group_ & 1; }
   CCM_DEVICE CrewLink link() const { return {a_, image_, group_}; }
@@ -176,16 +185,18 @@ class GroupCoder : StepList<kInShared> {
   CCM_DEVICE bool writes_beside(const Chunk& now) const {
     if (!kInShared || a_.encoding || !this->two_lists()) return false;
     const int32_t warps = Team{sequences_}.warps();
-    if (warps <= 0 || (d().spatial.k_steps > 0 && d().spatial.m_tiles > warps && !(kCrews && *crewed()))) return false;
-    return now.last ? d().spatial.k_steps == 0 && step_ + 1 < order().steps : !d().within_step;
+    if (warps <= 0 ||
+        (this->step_layers()->k_steps > 0 && this->step_layers()->m_tiles > warps && !(kCrews && *crewed())))
+      return false;
+    return now.last ? this->step_layers()->k_steps == 0 && step_ + 1 < order().steps : !this->planes()->within_step;
   }
 
-  // Of this thread's positions of a chunk; the base is `layer`'s output.
-  CCM_DEVICE bool look_for_base(const Team& team, const Chunk& chunk, int32_t layer) const {
+  // Of one thread's positions of a chunk; the base is `layer`'s output.
+  CCM_DEVICE bool look_for_base(int32_t thread, int32_t threads, const Chunk& chunk, int32_t layer) const {
     const GroupPlanes planes(a_, image_, group_);
     bool there = true;
 #pragma unroll 1
-    for (int32_t p = team.thread(); p < chunk.count; p += team.threads()) {
+    for (int32_t p = thread; p < chunk.count; p += threads) {
       const int32_t tile = tile_of(chunk.first + p);
       if (known() && known()[tile]) continue;
       if (ld_relaxed(planes.flag(layer, tile)))
@@ -195,25 +206,39 @@ class GroupCoder : StepList<kInShared> {
     }
     return there;
   }
-  CCM_DEVICE void know_base(const Team& team, const Chunk& chunk) const {
+  CCM_DEVICE void know_base(int32_t thread, int32_t threads, const Chunk& chunk) const {
 #pragma unroll 1
-    for (int32_t p = team.thread(); known() && p < chunk.count; p += team.threads())
+    for (int32_t p = thread; known() && p < chunk.count; p += threads)
       atomicExch(known() + tile_of(chunk.first + p), 1);
   }
 
   // The same by a team beside the decoders; all of it says the same. A chunk's positions are those of its first warp.
   CCM_DEVICE bool find_base(const Team& team, const Chunk& chunk) {
     static_assert(kChunk <= 32, "one warp looks for all");
-    const int32_t layer = chasing_layers(d()) - 1;
+    const int32_t layer = this->planes()->dense_layer;
     if (team.warp() == 0) {
-      const bool there = layer < 0 || look_for_base(team, chunk, layer);
+      const bool there = layer < 0 || look_for_base(team.thread(), team.threads(), chunk, layer);
       const bool all = __all_sync(kWarp, there);
       if (team.thread() == 0) *base_is_there() = all;
     }
     team.sync();
     const bool found = *base_is_there();
-    if (found && layer >= 0) know_base(team, chunk);
+    if (found && layer >= 0) know_base(team.thread(), team.threads(), chunk);
     return found;
+  }
+
+  // Beside the decoders of a step's last chunk: whether all bases of the step behind are there.
+  CCM_DEVICE void look_for_step(const Team& team) {
+    if (team.warp() != 0) return;
+    const int32_t layer = this->planes()->dense_layer, lane = lane_here();
+    bool all = step_ + 1 < order().steps;
+    if (all && layer >= 0) {
+      const Chunk chunk = whole_step(step_ + 1);
+      all = __all_sync(kWarp, look_for_base(lane, 32, chunk, layer));
+      __syncwarp();  // all have read what is written now
+      if (all) know_base(lane, 32, chunk);
+    }
+    if (lane == 0) *base_is_there() = all;
   }
 
   // The other list is of the chunk from now on: symbols that the present one has left, and its own. The chunk begins
@@ -229,7 +254,7 @@ class GroupCoder : StepList<kInShared> {
     this->load_positions(team, chunk.first, chunk.count);
     if (kCrews && *crewed()) {
       tell();
-      link().collect(team, step_, at / kChunk, this->layers(), this->mean());
+      link().collect(team, step_, at / kChunk, this->planes()->depth, this->mean());
     } else {
       this->network(team, [this] { tell(); });
     }
@@ -260,7 +285,7 @@ class GroupCoder : StepList<kInShared> {
     }
     // None of its members waits for another one that has left.
     if (crew)
-      link().dismiss(step_ - 1, count, this->layers());
+      link().dismiss(step_ - 1, count, this->planes()->depth);
     else if (kCrews && has_crew() && threadIdx.x == 0)
       link().end();
     __syncthreads();
@@ -342,6 +367,7 @@ class GroupCoder : StepList<kInShared> {
   // Of the list before: symbols that have been decoded, and those behind them, which did not fill a round of every
   // sequence: the next list begins with these.
   int32_t decoded_ = 0, carried_ = 0;
+  bool based_ = false;     // the bases of the present chunk are there, of a crew's those of its step
   bool untold_ = false;    // steps are done that have not been announced
   int32_t sequences_ = 1;  // of the stream
 };
