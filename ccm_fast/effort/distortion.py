@@ -7,10 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..models.inference import inference
 from ..models.state import weights_state
-from ..tiles import STRIDE, margin, plan_tiles
+from ..tiles import STRIDE, Tile, margin, plan_tiles
+from .gradient import synthesis_gradient
 
 if TYPE_CHECKING:
     from ccm_fast.freezing.fitting import Latents
@@ -21,6 +24,8 @@ __all__ = ["SquaredError", "grey_sensitivities", "photographs_sensitivities", "s
 
 # Latents of the pictures that the sensitivities are measured on; a border that zero padding reaches does not count.
 _SIDE, _BORDER, _PROBES = 16, 3, 2
+# Sides of the cells of pixels that g_s gives at last.
+_CELL = 4
 # What photographs' sensitivities are of a grey picture's, where nobody has measured them.
 _PHOTOGRAPHS = 1.5
 _known: weakref.WeakKeyDictionary[nn.Module, dict] = weakref.WeakKeyDictionary()
@@ -135,13 +140,16 @@ class SquaredError:
     ):
         self.g_s, self.gain, self.read, self.size, self.grey = g_s, gain, read, size, grey
         self.weights = weights
+        self._wanted: dict[Tile, tuple[Tensor, Tensor | None]] = {}
         h, w = (-(-s // STRIDE) for s in size)
         self.tiles = plan_tiles(h, w, margin(g_s, "synthesis"), max(1, tile_pixels // STRIDE**2))
 
-    def _of_tile(self, y_hat: Tensor, tile) -> Tensor:
-        """[B], of the latents of the tile's outer rectangle."""
+    def _latents(self, y_hat: Tensor) -> Tensor:
         latents = (y_hat * self.gain).to(next(self.g_s.parameters()).dtype)
-        x_hat = self.g_s(latents.contiguous(memory_format=torch.channels_last))
+        return latents.contiguous(memory_format=torch.channels_last)
+
+    def _of_pixels(self, x_hat: Tensor, tile: Tile) -> Tensor:
+        """[B], of what g_s gives for the tile's outer rectangle."""
         H, W = self.size
         rows = slice(STRIDE * tile.i0, min(STRIDE * tile.i1, H))
         columns = slice(STRIDE * tile.j0, min(STRIDE * tile.j1, W))
@@ -151,28 +159,81 @@ class SquaredError:
             x_hat = x_hat.mean(1, keepdim=True)
         error = (x_hat - self.read(rows, columns).to(x_hat)).float().square()
         if self.weights is not None:
-            weights = self.weights[:, :, tile.i0 : tile.i1, tile.j0 : tile.j1]
-            weights = weights.repeat_interleave(STRIDE, 2).repeat_interleave(STRIDE, 3)
-            error = error * weights[..., : error.shape[2], : error.shape[3]]
+            error = error * self._pixel_weights(tile, *error.shape[2:])
         return error.flatten(1).sum(1)
+
+    def _pixel_weights(self, tile: Tile, height: int, width: int) -> Tensor:
+        weights = self.weights[:, :, tile.i0 : tile.i1, tile.j0 : tile.j1]
+        return weights.repeat_interleave(STRIDE, 2).repeat_interleave(STRIDE, 3)[..., :height, :width]
 
     def __call__(self, y_hat: Tensor) -> Tensor:
         """The error of each image, float32 [B], of y_hat [B, M, h, w]."""
         total = y_hat.new_zeros(len(y_hat), dtype=torch.float32)
         with torch.no_grad():
+            g_s = inference(self.g_s)
             for t in self.tiles:
-                total += self._of_tile(y_hat[:, :, t.outer_i0 : t.outer_i1, t.outer_j0 : t.outer_j1], t)
+                part = y_hat[:, :, t.outer_i0 : t.outer_i1, t.outer_j0 : t.outer_j1]
+                total += self._of_pixels(g_s(self._latents(part)), t)
         return total
 
     def gradient(self, y_hat: Tensor) -> tuple[Tensor, Tensor]:
         """The error of each image [B], and its gradient [B, M, h, w]: exact, tiles overlap by their margins."""
         total = y_hat.new_zeros(len(y_hat), dtype=torch.float32)
         grad = torch.zeros_like(y_hat)
+        fast = synthesis_gradient(self.g_s)
         for t in self.tiles:
             outer = (slice(None), slice(None), slice(t.outer_i0, t.outer_i1), slice(t.outer_j0, t.outer_j1))
-            with torch.enable_grad():
-                part = y_hat[outer].detach().clone().requires_grad_(True)
-                error = self._of_tile(part, t)
-                grad[outer] += torch.autograd.grad(error.sum(), part)[0]
-            total += error.detach()
+            if fast is None:
+                with torch.enable_grad():
+                    part = y_hat[outer].detach().clone().requires_grad_(True)
+                    error = self._of_pixels(self.g_s(self._latents(part)), t)
+                    grad[outer] += torch.autograd.grad(error.sum(), part)[0]
+                total += error.detach()
+            else:
+                cells, back = fast.run(self._latents(y_hat[outer].detach()))
+                error, slope = self._of_cells(cells, t)
+                total += error
+                grad[outer] += back(slope) * self.gain
         return total, grad
+
+    def _of_cells(self, cells: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
+        """[B], of what g_s gives before its last pixel shuffle, and its gradient; ``cells`` are overwritten."""
+        if tile not in self._wanted:
+            self._wanted[tile] = self._cells_of(tile)
+        wanted, weights = self._wanted[tile]
+        x = cells.mul_(0.25).add_(0.5)
+        outside = (x < 0) | (x > 1)
+        x = x.clamp_(0, 1).unflatten(3, (3, -1))
+        difference = x.mean(3, keepdim=True) - wanted if self.grey else x.sub_(wanted)
+        slope = difference if weights is None else difference * weights
+        # Where decoders average the three colours, the error of each is that of the mean.
+        error = (difference * slope).flatten(1).sum(1) * (3 if self.grey else 1)
+        slope = (slope * 0.5).expand(x.shape)  # twice the difference, of a quarter of the cells
+        return error, slope.flatten(3).masked_fill(outside, 0.0)
+
+    def _cells_of(self, tile: Tile) -> tuple[Tensor, Tensor | None]:
+        """The pixels of a tile's outer rectangle, [B, rows, columns, colours, 16], and what their errors count.
+
+        Weights are None where all count alike; what lies outside of the tile or of the image counts nothing.
+        """
+        H, W = self.size
+        rows = slice(STRIDE * tile.i0, min(STRIDE * tile.i1, H))
+        columns = slice(STRIDE * tile.j0, min(STRIDE * tile.j1, W))
+        top, left = STRIDE * tile.outer_i0, STRIDE * tile.outer_j0
+        inside = (..., slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
+        x = self.read(rows, columns).float()
+        if self.grey:
+            x = x.mean(1, keepdim=True)  # the colours are one
+        height, width = (STRIDE * n for n in (tile.outer_i1 - tile.outer_i0, tile.outer_j1 - tile.outer_j0))
+
+        def placed(values: Tensor) -> Tensor:
+            plane = values.new_zeros(*values.shape[:2], height, width)
+            plane[inside] = values
+            return F.pixel_unshuffle(plane, _CELL).permute(0, 2, 3, 1).unflatten(3, (-1, _CELL**2)).contiguous()
+
+        if self.weights is None and x.shape[2:] == (height, width):
+            return placed(x), None
+        weights = x.new_ones(1, 1, *x.shape[2:])
+        if self.weights is not None:
+            weights = self._pixel_weights(tile, *x.shape[2:])
+        return placed(x), placed(weights)

@@ -9,25 +9,23 @@ Everything is judged by what a file would hold: bits of the integer tables, erro
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ccm_fast.constants import SYMBOL_MAX
-from ccm_fast.entropy.likelihood import logistic_likelihood, scale_from_index
 from ccm_fast.entropy.network import TableCost
 
 from ..models import CrossChannelContextModel
-from ..models.quality import lagrange_multiplier
 from .correction import correction
-from .distortion import SquaredError, sensitivities
+from .distortion import SquaredError
 from .levels import Level
-from .rate import tables_of
+from .passes import ERROR_WEIGHT, Best, offer, passes
+from .problem import Candidate, Problem, first, last, row_slices
 from .refine import FAR_STEP, refine
 from .structure import even_weights, structure_weights
 
-__all__ = ["Problem", "better_symbols", "stays_on_device"]
+__all__ = ["better_symbols", "stays_on_device"]
 
 # Rounding weighs errors so much more than they cost one by one. Its moves are not independent: all of them shrink, and
 # errors of neighbours in one direction add up. BD-rates of 0.7, 1 and 1.5 on 256x256 crops where g_s reads integers:
@@ -36,134 +34,12 @@ __all__ = ["Problem", "better_symbols", "stays_on_device"]
 # default effort, against 2.25 times grey ones): 1.3 -2.0, 1.6 -2.1, 2.0 -1.9 %. For weights that were trained on such
 # symbols (`ccm-fast train --rdoq`) 1.25 and 1.8 are 0.09 and 0.14 % worse than 1.5.
 SHRINK_PENALTY = 1.5
-# Rows of latents that are rounded at a time: bounds the memory, some 50 bytes a symbol.
-CHUNK_SYMBOLS = 1 << 22
 # Memory of a tile for gradients over that of one that is only run forward.
 BACKWARD = 4
-# Of the moves that a pass finds good, those that are made: with all of them, neighbours would correct the same error
-# twice. And the weight of what a move does to the bits of later symbols, an extrapolation over a whole step.
-SHARE, CONTEXT_WEIGHT = 0.4, 0.7
-# Bits, the largest effect on later symbols that is believed of one move. A gradient is local: where the float entropy
-# model is nearly certain of a symbol that came otherwise, it promises hundreds of bits for a move that saves none, and
-# all moves of its context are made at once (a synthetic picture's Lagrangian rose by 27 % in one pass). Lagrangian of
-# five passes against where they start, 8 photographs, quality 2 / 4 / 6 / 8, in per cent: no limit -2.1 / -1.8 / -1.4 /
-# -1.5, 16 bits -2.1 / -1.9 / -1.4 / -1.5, 8 bits -2.2 / -1.8 / -1.4 / -1.5, 4 bits -1.9 / -1.8 / -1.3 / -1.4, 2 bits
-# -1.6 / -1.8 / -1.2 / -1.4.
-CONTEXT_LIMIT = 8.0
-# Passes weigh the second order so much more than single moves cost: as when rounding, moves are not independent.
-# Lagrangian of five passes against where they start, 12 validation crops, quality 2 / 4 / 6 / 8, in per cent: weighed
-# once -0.1 / 0.0 / -0.1 / -0.3, 1.25 times -1.1 / -1.0 / -0.7 / -1.4, 1.5 times -1.9 / -1.8 / -1.2 / -1.6, 1.75 times
-# -1.6 / -1.5 / -1.0 / -1.1, twice -1.1 / -1.1 / -0.7 / -0.7.
-PASS_PENALTY = 1.5
 # g_a has seen photographs alone. It misses a picture whose error without any rounding is more than this share of the
 # error that rounding leaves (text, drawings and noise 0.87 and more; four photographs 0.18 to 0.65 up to quality 6 and
 # 0.37 to 0.82 at 8). Gradient descent then begins with so many long steps for each of its rounds, up to four of them.
 MISSED, FAR_ITERATIONS = 0.85, 50
-
-
-@dataclass
-class Candidate:
-    """Symbols of a batch, with their features and (once known) their Lagrangians."""
-
-    y_hat: Tensor  # float [B, M, h, w]
-    z_hat: Tensor  # int16 [B, hz, wz, N]
-    psi: Tensor  # uint8 [B, h, w, P]
-
-
-class Problem:
-    """A batch of images, what their symbols cost, and how good their pictures are.
-
-    Args:
-        model: a frozen model. Its float entropy networks serve for gradients only.
-        quality: float [B].
-        error: of the decoded pictures.
-        grey: the decoder averages the colours.
-        engine: of the integer networks' code lengths: "cpu" or "reference", or "cuda": everything stays where the
-            model is, and the host looks at no values.
-        threads: of the same.
-    """
-
-    def __init__(
-        self,
-        model: CrossChannelContextModel,
-        quality: Tensor,
-        error: SquaredError,
-        grey: bool,
-        engine: str,
-        threads: int,
-    ):
-        self.model, self.frozen, self.error = model, model.frozen, error
-        self.options = {"engine": engine, "threads": threads}
-        self.queued = engine == "cuda"
-        self.where = quality.device if self.queued else torch.device("cpu")
-        #: Bits that a (weighted) squared error of 1, summed over pixels and colours, is worth; [B, 1, 1, 1].
-        scale = 255.0**2 if model.metric == "mse" else 1.0  # of what an error counts: 255^2 MSE, or 1 - MS-SSIM
-        # In double precision: libraries differ in the last bits of powers, and rounding to single hides that.
-        price = lagrange_multiplier(quality.double(), model.metric) * (scale / 3)
-        self.price = price.to(quality)[:, None, None, None]
-        h = sensitivities(model, grey)
-        #: Bits that a unit squared error of one symbol costs; [B, M, 1, 1], with weights [B, M, h, w].
-        self.curvature = self.price * h[None, :, None, None] * model.inverse_gain(quality).float().square()
-        if error.weights is not None:
-            self.curvature = self.curvature * error.weights
-        self.y_bits, self.z_bits = tables_of(model.frozen, self.where, not self.queued)
-
-    def parameters(self, c: Candidate) -> tuple[Tensor, Tensor, Tensor]:
-        """y_hat as it is decoded (int32), offset and row of every symbol, [B, h, w, M], where code lengths are."""
-        y_hat, offset, row = self.frozen.settle(c.psi.to(self.where), _last(c.y_hat, self.where), **self.options)
-        return y_hat.int(), offset, row
-
-    def hyper(self, z_hat: Tensor, h: int, w: int) -> Tensor:
-        """psi of z_hat, on the CPU."""
-        return self.frozen.hyper(z_hat.cpu(), h, w, **self.options)
-
-    def restored(self, y_hat: Tensor, offset: Tensor, row: Tensor) -> Tensor:
-        """What g_s reads for symbols with these parameters, float32 of their shape."""
-        if self.model.config.reconstruction == "integer":
-            return y_hat.float()
-        return self.frozen.centroids(y_hat, offset, row)
-
-    def lagrangian(self, c: Candidate, known: tuple[Tensor, Tensor, Tensor], error: Tensor) -> Tensor:
-        """Float64 [B], bits: of y and z by the tables, and of the picture's error. ``known``: c's parameters."""
-        y_hat, offset, row = known
-        bits = _chunked_sum(self.y_bits, row, y_hat - offset)
-        z_row = torch.arange(c.z_hat.shape[-1]).expand(c.z_hat.shape)
-        bits += self.z_bits(z_row, c.z_hat.cpu().int()).flatten(1).double().sum(1)
-        return bits + (self.price.flatten() * error).cpu().double()
-
-    def context_gradient(self, c: Candidate) -> Tensor:
-        """Bits that a unit change of each symbol adds to those that have it in their context, by the float net."""
-        with torch.enable_grad():
-            known = c.y_hat.detach().clone().requires_grad_(True)
-            found = self.float_parameters(known, _first(c.z_hat, c.y_hat))
-            bits = -torch.log2(logistic_likelihood(c.y_hat, *found)).sum()
-            return torch.autograd.grad(bits, known)[0]
-
-    def float_parameters(self, known: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and scale of every symbol by the float entropy model, contexts from ``known``; differentiable."""
-        dtype = next(self.model.parameters()).dtype
-        mean, index = (v.float() for v in self.model.entropy_parameters(known.to(dtype), z.to(dtype)))
-        return mean, scale_from_index(index)
-
-
-def _last(y: Tensor, where: torch.device | str = "cpu") -> Tensor:
-    """Channel-last symbols, int16."""
-    return y.permute(0, 2, 3, 1).to(where, torch.int16).contiguous()
-
-
-def _first(y: Tensor, like: Tensor) -> Tensor:
-    """Channel-first floats."""
-    return y.permute(0, 3, 1, 2).to(like)
-
-
-def _rows(shape: torch.Size) -> list[slice]:
-    """Slices of the rows of [B, h, w, M] with about CHUNK_SYMBOLS symbols each."""
-    step = max(1, CHUNK_SYMBOLS // (shape[0] * shape[2] * shape[3]))
-    return [slice(k, min(k + step, shape[1])) for k in range(0, shape[1], step)]
-
-
-def _chunked_sum(table: TableCost, row: Tensor, symbol: Tensor) -> Tensor:
-    return sum(table(row[:, part], symbol[:, part]).flatten(1).double().sum(1) for part in _rows(row.shape))
 
 
 def round_towards_mean(
@@ -212,63 +88,12 @@ def _rounded(problem: Problem, y: Tensor, c: Candidate) -> Candidate:
     weight = SHRINK_PENALTY * problem.curvature.permute(0, 2, 3, 1).to(problem.where)
     values = y.permute(0, 2, 3, 1)
     out = torch.empty(y_hat.shape, dtype=torch.int16, device=problem.where)
-    for part in _rows(y_hat.shape):
+    for part in row_slices(y_hat.shape):
         numbers = (values[:, part].to(problem.where, torch.float32), y_hat[:, part], offset[:, part], row[:, part])
         own = weight[:, part] if weight.shape[1] > 1 else weight
         waits = not problem.queued
         out[:, part] = round_towards_mean(*numbers, problem.y_bits, own, problem.restored, waits)
-    return Candidate(_first(out, y), c.z_hat, c.psi)
-
-
-def _moved(
-    problem: Problem, c: Candidate, known: tuple[Tensor, Tensor, Tensor], grad: Tensor, generator: torch.Generator
-) -> Candidate:
-    """Every symbol one up or down where, to second order, the Lagrangian falls; of those a random share.
-
-    Args:
-        problem: what it costs.
-        c: where to start, with
-        known: its parameters, and
-        grad: of the pictures' error by what g_s reads, [B, M, h, w].
-        generator: of the random choice.
-    """
-    y_hat, offset, row = known
-    v = y_hat - offset
-    here, restored = problem.y_bits(row, v), problem.restored(*known)
-    slope = (problem.price * grad).permute(0, 2, 3, 1).cpu()
-    contexts = problem.context_gradient(c).permute(0, 2, 3, 1).cpu()
-    contexts = CONTEXT_WEIGHT * contexts.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT)
-    curvature = PASS_PENALTY * problem.curvature.permute(0, 2, 3, 1).cpu()
-
-    def gained(step: int) -> Tensor:
-        moved = problem.restored(y_hat + step, offset, row) - restored
-        bits = problem.y_bits(row, v + step) - here + step * contexts
-        return bits + moved * (slope + curvature * moved)
-
-    down, up = gained(-1), gained(1)
-    # The same random choice for every image: it is coded alike alone and in a batch.
-    move = (torch.minimum(down, up) < 0) & (torch.rand(y_hat.shape[1:], generator=generator) < SHARE)
-    out = y_hat + torch.where(move, torch.where(up < down, 1, -1), 0)
-    return Candidate(_first(out.clamp(-SYMBOL_MAX, SYMBOL_MAX), c.y_hat), c.z_hat, c.psi)
-
-
-class _Best:
-    """The best candidate of each image of the batch."""
-
-    def __init__(self):
-        self.value: Tensor | None = None
-        #: bool [B]: the images that candidates are for; None: all.
-        self.only: Tensor | None = None
-
-    def offer(self, c: Candidate, value: Tensor) -> None:
-        if self.value is None:
-            self.value, self.candidate = value.clone(), Candidate(c.y_hat.clone(), c.z_hat.clone(), c.psi.clone())
-            return
-        better = value < self.value if self.only is None else (value < self.value) & self.only
-        for k in better.nonzero().flatten().tolist():
-            self.value[k] = value[k]
-            for name in ("y_hat", "z_hat", "psi"):
-                getattr(self.candidate, name)[k] = getattr(c, name)[k]
+    return Candidate(first(out, y), c.z_hat, c.psi)
 
 
 def _near(v: Tensor, whole: Tensor) -> Tensor:
@@ -276,37 +101,20 @@ def _near(v: Tensor, whole: Tensor) -> Tensor:
     return whole + (v - whole).clamp(-0.45, 0.45)
 
 
-def _passes(problem: Problem, c: Candidate, count: int, best: _Best, tick: Callable[[], None], seed: int = 0) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(count):
-        known = problem.parameters(c)
-        error, grad = problem.error.gradient(_first(problem.restored(*known), c.y_hat))
-        best.offer(c, problem.lagrangian(c, known, error))
-        c = _moved(problem, c, known, grad, generator)
-        tick()
-    _offer(problem, c, best)
-
-
 def _decoded(problem: Problem, c: Candidate) -> Tensor:
     """What g_s reads for a candidate."""
-    return _first(problem.restored(*problem.parameters(c)), c.y_hat)
-
-
-def _offer(problem: Problem, c: Candidate, best: _Best) -> None:
-    known = problem.parameters(c)
-    error = problem.error(_first(problem.restored(*known), c.y_hat))
-    best.offer(c, problem.lagrangian(c, known, error))
+    return first(problem.restored(*problem.parameters(c)), c.y_hat)
 
 
 def _start(problem: Problem, y: Tensor, z: Tensor) -> Candidate:
     """The nearest symbols to what gradient descent has found."""
     y_new, z_new = (v.round().clamp(-SYMBOL_MAX, SYMBOL_MAX) for v in (y, z))
-    z_new = problem.frozen.fix_z(_last(z_new))
+    z_new = problem.frozen.fix_z(last(z_new))
     return Candidate(y_new, z_new, problem.hyper(z_new, *y.shape[2:]))
 
 
 def _far(
-    problem: Problem, y: Tensor, z: Tensor, missed: Tensor, level: Level, best: _Best, tick: Callable[[], None]
+    problem: Problem, y: Tensor, z: Tensor, missed: Tensor, level: Level, best: Best, tick: Callable[[], None]
 ) -> tuple[Tensor, Tensor]:
     """y and z of images that g_a has missed after long steps, where those have found something better.
 
@@ -321,7 +129,7 @@ def _far(
     """
     y_far, z_far = refine(problem, y, z, _far_iterations(level), tick, FAR_STEP)
     before, best.only = best.value.clone(), missed
-    _passes(problem, _start(problem, y_far, z_far), level.passes, best, tick)
+    passes(problem, _start(problem, y_far, z_far), level.again, best, tick)
     best.only = None
     better = (best.value < before).to(y.device)[:, None, None, None]
     return torch.where(better, y_far, y), torch.where(better, z_far, z)
@@ -380,7 +188,7 @@ def better_symbols(
     Returns:
         y_hat int16 [B, h, w, M], z_hat int16 [B, hz, wz, N] and psi, on the CPU or, if they stay there, the device.
     """
-    steps = level.passes + level.rounds * (level.iterations + level.passes)
+    steps = level.passes + level.rounds * (level.iterations + level.again)
     done = 0
 
     def tick() -> None:
@@ -408,19 +216,21 @@ def better_symbols(
             nearest = Candidate(torch.round(y).clamp(-SYMBOL_MAX, SYMBOL_MAX), plain.z_hat, plain.psi)
         found = _rounded(problem, y, nearest)
         if level.passes:
-            best = _Best()
-            _offer(problem, plain, best)
-            _passes(problem, found, level.passes, best, tick)
+            if model.metric == "mse":
+                problem.weigh_errors(ERROR_WEIGHT)
+            best = Best()
+            offer(problem, plain, best)
+            passes(problem, found, level.passes, best, tick)
             if level.rounds:
                 missed = error(analysed) > MISSED * error(_decoded(problem, best.candidate))
                 if missed.any():
-                    steps += _far_iterations(level) + level.passes
+                    steps += _far_iterations(level) + level.again
                     y, z = _far(problem, y, z, missed.cpu(), level, best, tick)
             for seed in range(1, level.rounds + 1):
                 y, z = refine(problem, y, z, level.iterations, tick)
-                _passes(problem, _start(problem, y, z), level.passes, best, tick, seed)
+                passes(problem, _start(problem, y, z), level.again, best, tick, seed)
                 # The next round begins at what is best so far, with what is known of the fractions.
                 y = _near(y, best.candidate.y_hat)
-                z = _near(z, _first(best.candidate.z_hat, z))
+                z = _near(z, first(best.candidate.z_hat, z))
             found = best.candidate
-    return _last(found.y_hat, where), found.z_hat, found.psi
+    return last(found.y_hat, where), found.z_hat, found.psi

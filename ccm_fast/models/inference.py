@@ -32,7 +32,17 @@ from ccm_fast.precision import transform_precision
 
 from .state import weights_state
 
-__all__ = ["Residual", "Then", "fast_conv", "fast_transform", "inference", "pointwise", "rebuild", "subpixel_weight"]
+__all__ = [
+    "Residual",
+    "Then",
+    "fast_conv",
+    "fast_transform",
+    "give_plane",
+    "inference",
+    "pointwise",
+    "rebuild",
+    "subpixel_weight",
+]
 
 _LINEAR, _LEAKY, _GDN, _INVERSE_GDN = range(4)  # csrc/transforms/transform.h
 # Fewer input channels than this: gathering costs less than transforming. The operator takes multiples of 8.
@@ -113,6 +123,11 @@ class Planes:
 
 # Of pictures of 768x512, two planes at half their sides and 192 channels, and some smaller ones.
 _planes = Planes(192 << 20)
+
+
+def give_plane(x: Tensor) -> None:
+    """Take back what a fast convolution has returned, [B, C, H, W], of which nobody needs anything any more."""
+    _planes.give(x)
 
 
 def _rows(x: Tensor) -> Tensor:
