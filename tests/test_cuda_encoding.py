@@ -19,7 +19,7 @@ from ccm_fast.effort.levels import LEVELS
 from ccm_fast.effort.rate import tables_of
 from ccm_fast.effort.search import stays_on_device
 from ccm_fast.entropy.frozen import FrozenEntropyModel
-from ccm_fast.entropy.testing import random_plan
+from ccm_fast.entropy.testing import random_plan, sample_latents
 from ccm_fast.errors import EncodeError, PictureWarning
 from ccm_fast.files import encode_picture
 from ccm_fast.images import Picture
@@ -50,6 +50,38 @@ def altered(model, reconstruction="centroid", sensitivities=True):
         torch.manual_seed(3)
         model.sensitivities = 0.02 * torch.rand(2, model.config.latent_channels)
     return model
+
+
+def test_the_operators_wait_for_nothing(emulated_ops, emulated):
+    """A driver refuses to capture what waits, and so does the emulator; what was captured codes other symbols, too."""
+    rng, (h, w) = np.random.default_rng(5), (6, 9)
+    model = FrozenEntropyModel(random_plan(rng, groups=(5, 6), hyper_channels=6, skipped=18, fixed=2))
+    drawn = [sample_latents(rng, model.plan, h, w) for _ in range(4)]
+    z, y = (torch.from_numpy(np.stack(v)).to(torch.int16) for v in zip(*drawn, strict=True))
+    expected = []
+    for part in (slice(0, 2), slice(2, 4)):
+        psi = model.hyper(z[part], h, w)
+        settled = model.settle(psi, y[part])[0]
+        streams = model.encode_z(z[part], version=2), model.encode_settled(psi, y[part])[0]
+        expected.append((psi, settled, streams))
+    emulated()
+    given = z[:2].clone(), y[:2].clone(), expected[0][0].clone()
+
+    def queue():
+        # Parameters are torch's own work, which the emulator does not capture.
+        settled = emulated_ops.settled(model.packed_for("cuda", None), given[2], given[1], 64)
+        return settled, model.encode_queued(given[0], given[2], given[1])
+
+    queue()
+    emulated_ops.graph_capture(torch.zeros(1))
+    settled, (coded, same) = queue()
+    graph = emulated_ops.graph_end(torch.zeros(1))
+    for k in (1, 0):
+        for there, here in zip(given, (z[2 * k : 2 * k + 2], y[2 * k : 2 * k + 2], expected[k][0]), strict=True):
+            there.copy_(here)
+        emulated_ops.graph_replay(graph)
+        assert torch.equal(settled, expected[k][1]) and torch.equal(same, settled)
+        assert model.fetch(coded)[:2] == expected[k][2]
 
 
 def test_large_batches_in_parts(emulated, monkeypatch):
