@@ -186,6 +186,15 @@ def test_streams_of_version_2(case, run):
     assert split(*streams) == split(data, segments)
 
 
+def test_a_base_that_comes_after_it_was_looked_for():
+    """Its list is not there then: a step of several chunks, whose bases come while the chunk before is decoded."""
+    case = Case("checkerboard")
+    data, segments, y_hat = case.encode_y(4)
+    with schedule(seed=0):
+        y, status = EmulatedEngine(case.plan).decode_y(case.psi, data, segments)
+    assert fine(status) and torch.equal(y, y_hat)
+
+
 @pytest.mark.parametrize("lanes", [1, VERSION_2 + 64])
 def test_steps_of_a_wavefront_longer_than_a_chunk(lanes):
     """Taps reach no position of their own step: latents enter the context chunk by chunk."""

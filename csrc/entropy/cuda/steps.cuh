@@ -118,7 +118,8 @@ class GroupCoder : StepList<kInShared> {
         look_for_step(team);
       else if (kInShared && chunk.count) {
         const bool there = this->look_ahead(team, chunk.first, chunk.first + chunk.count, now.last);
-        if (team.thread() == 0) *base_is_there() = there;
+        // What find_base() has said stays: by now the base may be there, but the list is not.
+        if (!beside && team.thread() == 0) *base_is_there() = there;
       }
     }
     __syncthreads();
