@@ -8,18 +8,22 @@
 namespace ccm {
 
 // Measures how much processor time calls get in a second with workers and without. Where workers do not pay, calls are
-// to do without them for a while, which grows as long as that stays so.
+// to do without them for a while, which grows as long as that stays so. It is counted in time of the calls that are
+// measured, so that of rare calls not every one is a trial, but what has been found is forgotten after some seconds.
 class CallGauge {
  public:
   static constexpr std::chrono::milliseconds kWindow{12};  // of a measurement
 
   // For any thread.
-  bool pays() const { return now() >= alone_until_.load(std::memory_order_relaxed); }
+  bool pays() const {
+    return alone_left_.load(std::memory_order_relaxed) <= 0 || now() >= forgotten_at_.load(std::memory_order_relaxed);
+  }
 
   // A call, or a part of it, has taken `time`, and all its threads together had their cores for `processor`; 0: the
   // system does not say. One thread at a time.
   void note(bool helped, std::chrono::nanoseconds time, std::chrono::nanoseconds processor) {
     if (processor.count() == 0) return;
+    alone_left_.store(alone_left_.load(std::memory_order_relaxed) - time.count(), std::memory_order_relaxed);
     Sum& sum = helped ? with_ : alone_;
     sum.time += time;
     sum.processor += processor;
@@ -29,7 +33,8 @@ class CallGauge {
     if (!helped) {
       alone_rate_ = rate;
     } else if (rate < kGain * alone_rate_) {
-      alone_until_.store(now() + pause_, std::memory_order_relaxed);
+      alone_left_.store(pause_, std::memory_order_relaxed);
+      forgotten_at_.store(now() + kRemembered, std::memory_order_relaxed);
       pause_ = std::min(2 * pause_, kLongest);
     } else {
       pause_ = std::max(pause_ / 2, kShortest);
@@ -39,10 +44,11 @@ class CallGauge {
  private:
   // Two threads need some more processor time for the same work, and the measurement is not exact.
   static constexpr double kGain = 1.15;
-  static constexpr int64_t kShortest = 100000, kLongest = 400000;  // microseconds
+  // Nanoseconds.
+  static constexpr int64_t kShortest = 100000000, kLongest = 800000000, kRemembered = 5000000000;
 
   static int64_t now() {
-    return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now().time_since_epoch())
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
         .count();
   }
 
@@ -52,7 +58,7 @@ class CallGauge {
   Sum with_, alone_;
   double alone_rate_ = 1;  // below 1 where other processes have this thread's core for a part of the time
   int64_t pause_ = kShortest;
-  std::atomic<int64_t> alone_until_{INT64_MIN};
+  std::atomic<int64_t> alone_left_{0}, forgotten_at_{0};
 };
 
 }  // namespace ccm

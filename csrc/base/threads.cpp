@@ -29,10 +29,13 @@ using std::chrono::microseconds;
 #if !defined(CCM_SHARE_ALL)
 constexpr microseconds kLongCall{20000};
 #else  // tests, whose workers are to come
-constexpr microseconds kLongCall{200};
+constexpr microseconds kLongCall{2000};
 #endif
 // A worker leaves its core no more often than so.
 constexpr microseconds kBetweenMoves{5000};
+
+// Nanoseconds of a worker that are more than looking whether it should go on resting.
+constexpr int64_t kHelp = 50000;
 
 // A call of run_threads() under way; on its caller's stack.
 struct Call {
@@ -60,7 +63,7 @@ thread_local int64_t counted = 0;          // of thread_nanoseconds(), in that c
 void count(Call& call, bool worker) {
   const int64_t now = thread_nanoseconds();
   call.processor.fetch_add(now - counted, std::memory_order_relaxed);
-  if (worker) call.helped.store(true, std::memory_order_relaxed);
+  if (worker && now - counted >= kHelp) call.helped.store(true, std::memory_order_relaxed);
   counted = now;
 }
 

@@ -81,7 +81,9 @@ void gauge() {
   busy.note(false, milliseconds(20), milliseconds(10));
   busy.note(true, milliseconds(20), milliseconds(14));
   require(busy.pays(), "help beside several processes");
-  std::this_thread::sleep_for(milliseconds(101));
+  bad.note(false, milliseconds(99), milliseconds(99));
+  require(!bad.pays(), "help that is tried again too soon");
+  bad.note(false, milliseconds(1), milliseconds(1));
   require(bad.pays(), "help that is not tried again");
 }
 
@@ -97,10 +99,15 @@ void another_core() {
 
 // Long calls get workers, whatever has been found of short ones, and also those that ask between their pieces.
 void long_calls() {
-  for (int k = 0; k < 2000 && ccm::likely_threads(2) > 1; ++k)
-    ccm::run_threads(2, [](int) { std::this_thread::sleep_for(std::chrono::microseconds(50)); });
+  for (int k = 0; k < 4000 && ccm::likely_threads(2) > 1; ++k)
+    ccm::run_threads(2, [](int index) {
+      const int64_t end = ccm::thread_nanoseconds() + 100000;
+      if (index == 0) std::this_thread::sleep_for(std::chrono::microseconds(300));
+      while (index && ccm::thread_nanoseconds() < end && ccm::current_core() >= 0) {
+      }
+    });
   require(ccm::likely_threads(1) == 1 && (ccm::current_core() < 0 || ccm::likely_threads(2) == 1),
-          "calls whose threads sleep have had help");
+          "calls that sleep have had help");
   std::atomic<int> come{0};
   ccm::run_threads(2, [&](int) {
     ++come;

@@ -83,7 +83,6 @@ class BatchCoder {
         code_(code),
         groups_(std::min(groups, m.groups)),
         threads_(threads),
-        nobody_likely_(threads > 1 && likely_threads(threads) == 1),
         rows_per_task_(w < kWide ? kRowsPerTask : 1),
         rows_ahead_(std::max(rows_per_task_, kAheadPositions / w)),
         orders_(step_orders(m, h, w)),
@@ -119,8 +118,8 @@ class BatchCoder {
 
   // The next thing worth doing, earliest image and group first (they are what others wait for). Under the lock.
   bool pick(Task& task) {
-    const bool alone = joined_ == 1;
-    const int32_t times = nobody_likely_ && alone ? kAloneTimes : 1;
+    const bool alone = present_ == 1;
+    const int32_t times = alone && threads_ > 1 && likely_threads(threads_) == 1 ? kAloneTimes : 1;
     for (auto& image : images_) {
       if (!image || image->failed) continue;
       for (int32_t g = 0; g < groups_; ++g) {
@@ -161,7 +160,7 @@ class BatchCoder {
     StepBuffers buffers;
     if (threads_ > 1) buffers.share = &shares_[thread];
     std::unique_lock<std::mutex> lock(mutex_);
-    ++joined_;
+    ++present_;
     try {
       while (rest(lock, thread) && step(lock, buffers)) {
       }
@@ -189,7 +188,9 @@ class BatchCoder {
     while (!over()) {
       const auto pause = rest_from_call(thread == 0);
       if (pause.count() == 0) return true;
+      --present_;
       over_.wait_for(lock, pause);
+      ++present_;
       if (kAlwaysAsk) return true;
     }
     return false;
@@ -336,14 +337,13 @@ class BatchCoder {
   const int32_t h_, w_, code_;
   const int32_t groups_;  // that are gone through, at least 1
   const int threads_;
-  const bool nobody_likely_;
   const int32_t rows_per_task_, rows_ahead_;                    // of the dense part
   const std::vector<std::shared_ptr<const StepOrder>> orders_;  // of each group
   const std::vector<BatchJob> jobs_;
   std::vector<std::unique_ptr<BatchImage>> images_;
   size_t next_ = 0, open_ = 0;
   int64_t steps_ = 0, all_steps_ = 0;  // done, and to be done, of all images
-  int joined_ = 0;                     // threads
+  int present_ = 0;                    // threads that do not rest
   bool aborted_ = false;
   std::mutex mutex_;
   std::condition_variable changed_, over_;
