@@ -41,7 +41,7 @@ def shipped():
 def quick(monkeypatch):
     """Efforts of fewer steps, of the same parts."""
     for effort, rounds in ((5, 1), (9, 3)):
-        level = levels.Level(rounding=True, corrections=1, passes=4, rounds=rounds, iterations=3, again=2)
+        level = levels.Level(rounding=True, corrections=1, passes=4, rounds=rounds, iterations=3, again=2, far=1)
         monkeypatch.setitem(LEVELS, effort, level)
 
 

@@ -38,7 +38,7 @@ SHRINK_PENALTY = 1.5
 BACKWARD = 4
 # g_a has seen photographs alone. It misses a picture whose error without any rounding is more than this share of the
 # error that rounding leaves (text, drawings and noise 0.87 and more; four photographs 0.18 to 0.65 up to quality 6 and
-# 0.37 to 0.82 at 8). Gradient descent then begins with so many long steps for each of its rounds, up to four of them.
+# 0.37 to 0.82 at 8). Gradient descent then begins with so many long steps, times the level's number.
 MISSED, FAR_ITERATIONS = 0.85, 50
 
 
@@ -123,20 +123,16 @@ def _far(
         y: float [B, M, h, w], not rounded.
         z: float [B, N, hz, wz], not rounded.
         missed: bool [B], on the CPU.
-        level: of its rounds, for how many steps.
+        level: for how many steps.
         best: the best so far, and afterwards.
         tick: called after each step and pass.
     """
-    y_far, z_far = refine(problem, y, z, _far_iterations(level), tick, FAR_STEP)
+    y_far, z_far = refine(problem, y, z, FAR_ITERATIONS * level.far, tick, FAR_STEP)
     before, best.only = best.value.clone(), missed
-    passes(problem, _start(problem, y_far, z_far), level.again, best, tick)
+    passes(problem, _start(problem, y_far, z_far), level.passes, best, tick)
     best.only = None
     better = (best.value < before).to(y.device)[:, None, None, None]
     return torch.where(better, y_far, y), torch.where(better, z_far, z)
-
-
-def _far_iterations(level: Level) -> int:
-    return FAR_ITERATIONS * min(level.rounds, 4)
 
 
 def stays_on_device(model: CrossChannelContextModel, level: Level) -> bool:
@@ -221,10 +217,10 @@ def better_symbols(
             best = Best()
             offer(problem, plain, best)
             passes(problem, found, level.passes, best, tick)
-            if level.rounds:
+            if level.far:
                 missed = error(analysed) > MISSED * error(_decoded(problem, best.candidate))
                 if missed.any():
-                    steps += _far_iterations(level) + level.again
+                    steps += FAR_ITERATIONS * level.far + level.passes
                     y, z = _far(problem, y, z, missed.cpu(), level, best, tick)
             for seed in range(1, level.rounds + 1):
                 y, z = refine(problem, y, z, level.iterations, tick)
