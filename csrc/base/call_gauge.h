@@ -12,7 +12,7 @@ namespace ccm {
 // measured, so that of rare calls not every one is a trial, but what has been found is forgotten after some seconds.
 class CallGauge {
  public:
-  static constexpr std::chrono::milliseconds kWindow{12};  // of a measurement
+  static constexpr std::chrono::milliseconds kWindow{12};  // of a measurement without workers
 
   // For any thread.
   bool pays() const {
@@ -27,7 +27,7 @@ class CallGauge {
     Sum& sum = helped ? with_ : alone_;
     sum.time += time;
     sum.processor += processor;
-    if (sum.time < kWindow) return;
+    if (sum.time < (helped ? kTrial : kWindow)) return;
     const double rate = static_cast<double>(sum.processor.count()) / static_cast<double>(sum.time.count());
     sum = {};
     if (!helped) {
@@ -42,6 +42,8 @@ class CallGauge {
   }
 
  private:
+  // Of calls with workers: the system takes some time to give a core that only work of low priority holds.
+  static constexpr std::chrono::milliseconds kTrial{50};
   // Two threads need some more processor time for the same work, and the measurement is not exact.
   static constexpr double kGain = 1.15;
   // Nanoseconds.

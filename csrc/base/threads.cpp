@@ -32,7 +32,7 @@ constexpr microseconds kLongCall{20000};
 constexpr microseconds kLongCall{2000};
 #endif
 // A worker leaves its core no more often than so.
-constexpr microseconds kBetweenMoves{5000};
+constexpr microseconds kBetweenMoves{1000};
 
 // Nanoseconds of a worker that are more than looking whether it should go on resting.
 constexpr int64_t kHelp = 50000;

@@ -89,10 +89,10 @@ def processor(task):
 
 decode(0.05)
 (worker,) = set(os.listdir("/proc/self/task")) - before
-decode(0.4)
+decode(0.8)
 begin, all_threads = processor(worker), time.process_time()
 decode(0.4)
-print(processor(worker) - begin < 0.25 * (time.process_time() - all_threads))
+print(processor(worker) - begin < 0.3 * (time.process_time() - all_threads))
 """
 
 CASES = {"stay": (STAY, "2 True True"), "fork": (FORK, "7"), "signals": (SIGNALS, "2 True"), "core": (ONE_CORE, "True")}
