@@ -237,7 +237,7 @@ def test_passes_find_something(shipped, quality):
     before, found = (sum(lagrangians(shipped, x, quality, out, passes.ERROR_WEIGHT)) for out in outs)
     # Four photographs together: 0.983 to 0.987 with AVX2, AVX-512 and float32 transforms. With PASS_PENALTY 1, too much
     # faith, 0.996 and 0.995.
-    assert found < 0.991 * before, found / before
+    assert found < 0.992 * before, found / before
 
 
 @pytest.mark.slow
