@@ -5,6 +5,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -184,7 +185,10 @@ ccm_status ccm_decode(const ccm_model* model, const void* data, size_t size, ccm
         packet.grey};
     sink.left = region.x;
     sink.top = region.y;
-    model->codec.decode(packet, sink, o.threads);
+    const std::optional<ccm::PictureFilter> filter = ccm::filter_of(container, packet.grey);
+    ccm::DecodeExtras extras;
+    extras.filter = filter ? &*filter : nullptr;
+    model->codec.decode(packet, sink, o.threads, extras);
   });
 }
 

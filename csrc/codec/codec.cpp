@@ -57,6 +57,12 @@ Segment segment(const Stream& s) { return {s.data.data, static_cast<int64_t>(s.d
 
 }  // namespace
 
+std::optional<PictureFilter> filter_of(const Container& container, bool grey) {
+  for (const Chunk& c : container.chunks)
+    if (c.kind == kFilterChunk) return parse_filter(c.data, grey ? 1 : 3);
+  return std::nullopt;
+}
+
 int default_threads() { return static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 1024u)); }
 
 void check_region(const Region& region, int64_t width, int64_t height) {
@@ -116,11 +122,17 @@ Packet Codec::parse(Span packet, int64_t max_pixels, int32_t groups) const {
 void Codec::decode(const Packet& packet, const PixelSink& sink, int threads, const DecodeExtras& extras) const {
   // Reduced pictures are made of the coarse channels alone.
   const int32_t groups = entropy_model().groups - (sink.reduce > 1 && file_.config().fine);
-  const Window read = synthesis_.latents(packet.h(), packet.w(), sink);
+  // Filters are of the whole picture at full size.
+  const PictureFilter* filter = sink.reduce == 1 && packet.groups_read == entropy_model().groups ? extras.filter : nullptr;
+  const Window read = synthesis_.latents(packet.h(), packet.w(), sink, filter);
   const FloatBuffer values = decode_groups(packet, groups, read, threads, extras);
   const Stopwatch watch(extras.times ? &extras.times->synthesis : nullptr);
   const Portion portion(kEntropyEnds, 1.0);
-  synthesis_.run({values.data(), packet.h(), packet.w(), read}, packet.quality_code, sink, threads);
+  const LatentPlane y{values.data(), packet.h(), packet.w(), read};
+  if (filter)
+    synthesis_.run_filtered(y, packet.quality_code, sink, packet.height, packet.width, *filter, threads);
+  else
+    synthesis_.run(y, packet.quality_code, sink, threads);
 }
 
 FloatBuffer Codec::decode_latents(const Packet& packet, int threads, const DecodeExtras& extras) const {
@@ -188,7 +200,7 @@ std::vector<uint8_t> Codec::encode(const PixelSource& pixels, const EncodeOption
   if (options.quality_code < 0 || options.quality_code > kMaxQualityCode)
     throw Error(ErrorCode::kArgument, "quality must lie in 1 (smallest) to 8 (best)");
   EncodeTimes unused;
-  const EncodedPicture streams = encoder(options.threads).encode(pixels, options, times ? *times : unused);
+  const EncodedPicture picture = encoder(options.threads).encode(pixels, options, times ? *times : unused);
   PacketHead head;
   head.width = pixels.width;
   head.height = pixels.height;
@@ -196,8 +208,10 @@ std::vector<uint8_t> Codec::encode(const PixelSource& pixels, const EncodeOption
   head.fingerprint = fingerprint_;
   head.grey = pixels.channels == 1;
   std::vector<Stream> views;
-  for (const EncodedStream& s : streams) views.push_back({{s.bytes.data(), s.bytes.size()}, s.code});
-  return write_file(head, views, chunks);
+  for (const EncodedStream& s : picture.streams) views.push_back({{s.bytes.data(), s.bytes.size()}, s.code});
+  std::vector<Chunk> all = chunks;
+  if (!picture.filter.empty()) all.push_back({kFilterChunk, {picture.filter.data(), picture.filter.size()}});
+  return write_file(head, views, all);
 }
 
 }  // namespace ccm

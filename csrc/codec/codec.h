@@ -3,11 +3,13 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "base/bytes.h"
 #include "codec/encoder.h"
 #include "container/container.h"
+#include "container/filter_chunk.h"
 #include "container/packet.h"
 #include "model/model.h"
 #include "model/weights.h"
@@ -41,7 +43,11 @@ struct DecodeTimes {
 struct DecodeExtras {
   int16_t* latents = nullptr;  // y_hat, [h][w][M]
   DecodeTimes* times = nullptr;
+  const PictureFilter* filter = nullptr;  // of the file; reduced pictures and previews do without
 };
+
+// The picture filter of a file, if it has one. Throws Error (kDamaged).
+std::optional<PictureFilter> filter_of(const Container& container, bool grey);
 
 // Immutable once made; threads may share it.
 class Codec {

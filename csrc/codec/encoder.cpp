@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <string>
 #include <utility>
 
 #include "base/error.h"
 #include "base/interrupt.h"
 #include "base/threads.h"
+#include "codec/filter_fit.h"
 #include "codec/stopwatch.h"
 #include "format/rans.h"
 #include "format/symbol.h"
@@ -28,7 +30,14 @@ constexpr double kLowestLambda = 0.0018, kHighestLambda = 0.18;
 constexpr double kQualities = 7;  // from the lowest to the highest
 
 // About which share of the time has gone by when a stage ends: 24 megapixels at the default effort.
-constexpr double kAnalysisEnds = 0.4, kHyperEnds = 0.5, kCorrectionEnds = 0.72, kEffortEnds = 0.8;
+constexpr double kAnalysisEnds = 0.4, kHyperEnds = 0.5, kCorrectionEnds = 0.65, kEffortEnds = 0.7,
+                 kEntropyEnds = 0.8;
+
+// What models were trained with at a quality.
+double lambda_of(int32_t quality_code) {
+  const double at = quality_code / 32.0 / kQualities;
+  return kLowestLambda * std::pow(kHighestLambda / kLowestLambda, at);
+}
 
 // Symbols of rounded values. Throws Error (kEncode) for those that the format cannot carry, NaN among them.
 std::vector<int16_t> symbols_of(const FloatPlane& x, const char* name) {
@@ -167,20 +176,34 @@ EncodedPicture Encoder::encode(const PixelSource& pixels, const EncodeOptions& o
     if (effort > 2) correct(l, pixels, options);
     round_towards_mean(l, pixels.channels == 1, options);
   }
-  const Stopwatch watch(&times.entropy);
-  const Portion portion(kEffortEnds, 1.0);
-  EncodedPicture out{encode_z(m_, z_hat.data(), hz, wz, code)};
-  if (m_.skip_rows) {
-    std::vector<EncodedStream> streams(static_cast<size_t>(m_.groups));
-    std::vector<int16_t> settled(l.y_hat.size());
-    settle_y(m_, l.h, l.w, code, threads,
-             {{l.psi.data(), l.y_hat.data(), settled.data(), streams.data(), nullptr, nullptr}});
-    for (EncodedStream& s : streams) out.push_back(std::move(s));
-    return out;
+  EncodedPicture out;
+  {
+    const Stopwatch watch(&times.entropy);
+    const Portion portion(kEffortEnds, kEntropyEnds);
+    out.streams.push_back(encode_z(m_, z_hat.data(), hz, wz, code));
+    for (EncodedStream& s : coded(l, code, threads)) out.streams.push_back(std::move(s));
   }
-  for (EncodedStream& s : encode_y(m_, l.psi.data(), l.y_hat.data(), l.h, l.w, code, threads))
-    out.push_back(std::move(s));
+  if (effort > 1) {
+    const Stopwatch watch(&times.filter);
+    const Portion portion(kEntropyEnds, 1.0);
+    out.filter = filter_of(l, pixels, options);
+  }
   return out;
+}
+
+std::vector<EncodedStream> Encoder::coded(Latents& l, int32_t code, int threads) const {
+  l.rows.resize(l.y_hat.size());
+  l.offsets.resize(l.y_hat.size());
+  if (!m_.skip_rows) {
+    ccm::parameters(m_, l.psi.data(), l.y_hat.data(), l.h, l.w, threads, l.rows.data(), l.offsets.data());
+    return encode_y(m_, l.psi.data(), l.y_hat.data(), l.h, l.w, code, threads);
+  }
+  std::vector<EncodedStream> streams(static_cast<size_t>(m_.groups));
+  std::vector<int16_t> settled(l.y_hat.size());
+  settle_y(m_, l.h, l.w, code, threads,
+           {{l.psi.data(), l.y_hat.data(), settled.data(), streams.data(), l.rows.data(), l.offsets.data()}});
+  l.y_hat.swap(settled);
+  return streams;
 }
 
 void Encoder::parameters(Latents& l, int threads) const {
@@ -202,6 +225,12 @@ float Encoder::restored(int32_t y, int32_t offset, int32_t row) const {
   return whole + shifts_[row * (2 * kShiftReach + 1) + kShiftReach + std::clamp(y - offset, -kShiftReach, kShiftReach)];
 }
 
+FloatPlane Encoder::restored(const Latents& l) const {
+  FloatPlane v(l.h, l.w, l.y.channels);
+  for (size_t i = 0; i < l.y_hat.size(); ++i) v.values.data()[i] = restored(l.y_hat[i], l.offsets[i], l.rows[i]);
+  return v;
+}
+
 // y += share * (v - g_a(g_s(v))) for the restored symbols v, if that is a small step (ccm_fast/effort/correction.py).
 void Encoder::correct(Latents& l, const PixelSource& pixels, const EncodeOptions& options) const {
   const Portion whole(kHyperEnds, kCorrectionEnds);
@@ -210,8 +239,8 @@ void Encoder::correct(Latents& l, const PixelSource& pixels, const EncodeOptions
   const int32_t channels = l.y.channels;
   const std::vector<float> gain = gain_vector(log_gain_, qualities_, options.quality_code);
   const std::vector<float> inverse = synthesis_.gain(options.quality_code);
-  FloatPlane v(l.h, l.w, channels), step(l.h, l.w, channels);
-  for (size_t i = 0; i < l.y_hat.size(); ++i) v.values.data()[i] = restored(l.y_hat[i], l.offsets[i], l.rows[i]);
+  const FloatPlane v = restored(l);
+  FloatPlane step(l.h, l.w, channels);
   const std::vector<Tile> tiles = plan_tiles(l.h, l.w, synthesis_.margin() + analysis_.margin(), kTileLatents);
   for (size_t k = 0; k < tiles.size(); ++k) {
     const Portion portion(static_cast<int64_t>(k), static_cast<int64_t>(tiles.size()));
@@ -249,10 +278,8 @@ void Encoder::round_towards_mean(Latents& l, bool grey, const EncodeOptions& opt
   const Portion portion(kCorrectionEnds, kEffortEnds);
   parameters(l, options.threads);
   const int32_t channels = l.y.channels;
-  const double at = options.quality_code / 32.0 / kQualities;
-  const double lambda = kLowestLambda * std::pow(kHighestLambda / kLowestLambda, at);
   // Bits that a squared error of 1 is worth, summed over pixels and colours; then of one symbol.
-  const auto price = static_cast<float>(lambda * (255.0 * 255.0 / 3));
+  const auto price = static_cast<float>(lambda_of(options.quality_code) * (255.0 * 255.0 / 3));
   const std::vector<float> inverse = synthesis_.gain(options.quality_code);
   std::vector<float> weight(static_cast<size_t>(channels));
   for (int32_t c = 0; c < channels; ++c)
@@ -270,6 +297,23 @@ void Encoder::round_towards_mean(Latents& l, bool grey, const EncodeOptions& opt
       if (saved > cost) l.y_hat[i] = static_cast<int16_t>(y - step);
     }
   });
+}
+
+std::vector<uint8_t> Encoder::filter_of(const Latents& l, const PixelSource& pixels,
+                                        const EncodeOptions& options) const {
+  const bool grey = pixels.channels == 1;
+  FilterStatistics statistics(grey ? 1 : kColours);
+  const FloatPlane v = restored(l);
+  synthesis_.each_tile({v.values.data(), l.h, l.w, {0, l.h, 0, l.w}}, options.quality_code, pixels.height, pixels.width,
+                       grey, options.threads,
+                       [&](const FilterPlanes& planes) { statistics.add(planes, pixels, options.threads); });
+  const std::optional<PictureFilter> found = statistics.fit(filter_price(options.quality_code, grey));
+  return found ? write_filter(*found) : std::vector<uint8_t>();
+}
+
+double filter_price(int32_t quality_code, bool grey) {
+  // The Lagrangian has the mean of three colours, which are equal where they are grey.
+  return lambda_of(quality_code) / (grey ? 1 : kColours) / (kFilterUnits * kFilterUnits);
 }
 
 }  // namespace ccm

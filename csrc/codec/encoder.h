@@ -26,11 +26,16 @@ struct EncodeOptions {
 
 // Seconds of the stages of encoding.
 struct EncodeTimes {
-  double analysis = 0, hyper_analysis = 0, hyper = 0, effort = 0, entropy = 0;
+  double analysis = 0, hyper_analysis = 0, hyper = 0, effort = 0, entropy = 0, filter = 0;
 };
 
-// z's stream, then each group's.
-using EncodedPicture = std::vector<EncodedStream>;
+struct EncodedPicture {
+  std::vector<EncodedStream> streams;  // z's, then each group's
+  std::vector<uint8_t> filter;         // chunk kFilterChunk; empty: none
+};
+
+// Bits that a squared error of one unit of kFilterUnits is worth, summed over pixels and colours.
+double filter_price(int32_t quality_code, bool grey);
 
 class Encoder {
  public:
@@ -51,6 +56,11 @@ class Encoder {
   float restored(int32_t y, int32_t offset, int32_t row) const;
   void correct(Latents& l, const PixelSource& pixels, const EncodeOptions& options) const;
   void round_towards_mean(Latents& l, bool grey, const EncodeOptions& options) const;
+  // What the symbols of y_hat stand for, by the offsets and rows of parameters().
+  FloatPlane restored(const Latents& l) const;
+  // Streams of y; rows and offsets become those that they are coded with, and y_hat what they decode to.
+  std::vector<EncodedStream> coded(Latents& l, int32_t code, int threads) const;
+  std::vector<uint8_t> filter_of(const Latents& l, const PixelSource& pixels, const EncodeOptions& options) const;
 
   const PackedModel& m_;
   const Synthesis& synthesis_;

@@ -34,11 +34,13 @@ struct File {
     const std::string_view view = this->data;
     container = ccm::parse_container({reinterpret_cast<const uint8_t*>(view.data()), view.size()});
     head = ccm::peek_packet(container.packet, max_pixels);
+    filter = ccm::filter_of(container, head.grey);
   }
   const py::bytes data;
   const int64_t max_pixels;
   ccm::Container container;
   ccm::PacketHead head;
+  std::optional<ccm::PictureFilter> filter;
 };
 
 py::bytes to_bytes(const uint8_t* data, size_t size) { return {reinterpret_cast<const char*>(data), size}; }
@@ -168,7 +170,8 @@ py::list decode(const ccm::Codec& codec, const std::vector<const File*>& files, 
     py::gil_scoped_release release;
     const ccm::InterruptScope interruptible(asking(progress));
     ccm::side_by_side(threads, static_cast<int64_t>(all.size()), [&](int64_t k, int each) {
-      codec.decode(all[k].packet, all[k].sink, each, {latents[k], &all[k].times});
+      const auto& filter = files[k]->filter;
+      codec.decode(all[k].packet, all[k].sink, each, {latents[k], &all[k].times, filter ? &*filter : nullptr});
     });
   }
   py::list out;
@@ -266,7 +269,8 @@ py::list decode_into(const ccm::Codec& codec, const std::vector<const File*>& fi
       Item& item = items[k];
       try {
         item.packet = codec.parse(files[k]->container.packet, files[k]->max_pixels);
-        codec.decode(item.packet, item.sink, each);
+        const auto& filter = files[k]->filter;
+        codec.decode(item.packet, item.sink, each, {nullptr, nullptr, filter ? &*filter : nullptr});
       } catch (const Error& error) {
         item.error = std::make_unique<Error>(error);
       }
@@ -339,6 +343,7 @@ py::list encode(const ccm::Codec& codec, const std::vector<py::buffer>& pixels, 
     seconds["h_s"] = e.times.hyper;
     seconds["effort"] = e.times.effort;
     seconds["entropy"] = e.times.entropy;
+    seconds["filter"] = e.times.filter;
     out.append(py::make_tuple(to_bytes(e.file.data(), e.file.size()), seconds));
   }
   return out;

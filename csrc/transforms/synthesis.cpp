@@ -71,7 +71,8 @@ ConvolutionWeights cells_of(const ConvolutionWeights& w) {
   return {outputs_of(std::move(to), w.inputs()), w.bias, w.out, w.in, w.kernel};
 }
 
-// What of tiles is seen: those that have pixels of the sink, their inner rectangles cut to the latents of these.
+}  // namespace
+
 std::vector<Tile> parts_of(const std::vector<Tile>& tiles, const PixelSink& sink) {
   const Window pixels{sink.top, sink.top + sink.height, sink.left, sink.left + sink.width};
   const Window wanted = pixels.over(kLatentSide / sink.reduce);
@@ -85,8 +86,6 @@ std::vector<Tile> parts_of(const std::vector<Tile>& tiles, const PixelSink& sink
   }
   return parts;
 }
-
-}  // namespace
 
 std::vector<float> gain_vector(const std::vector<float>& log_gain, int32_t qualities, int32_t quality_code) {
   const size_t channels = log_gain.size() / static_cast<size_t>(qualities);
@@ -140,10 +139,10 @@ std::vector<std::function<void()>> Synthesis::packing() {
   return work;
 }
 
-Window Synthesis::latents(int64_t h, int64_t w, const PixelSink& sink) const {
+Window Synthesis::latents(int64_t h, int64_t w, const PixelSink& sink, bool filtered) const {
   Window all{h, 0, w, 0};
-  for (const Tile& t : parts_of(plan_tiles(h, w, margin_, kTileLatents), sink)) {
-    const Window cells = t.inside().times(kCells);
+  for (const Tile& t : parts_of(plan_tiles(h, w, filtered ? filter_margin() : margin_, kTileLatents), sink)) {
+    const Window cells = filtered ? filter_cells(t) : t.inside().times(kCells);
     const Window read = sink.reduce > 1 ? needs(t, reduced_way(sink.reduce)).latents
                                         : coarse_.inputs(cells, t.height(), t.width(), 0, coarse_.layers());
     all.i0 = std::min(all.i0, t.outer_i0 + read.i0);
@@ -185,19 +184,18 @@ PlanePart Synthesis::coarse_input(const LatentPlane& y, const std::vector<float>
 }
 
 Synthesis::Halves Synthesis::halves(const LatentPlane& y, const std::vector<float>& gain, const Tile& t,
-                                    int threads) const {
+                                    const Window& cells, int threads) const {
   const size_t layers = coarse_.layers();
-  const Window cells = t.inside().times(kCells);
   const Window needed = coarse_.inputs(cells, t.height(), t.width(), 0, layers);
   PlanePart z = coarse_.run(coarse_input(y, gain, t, needed), cells, t.height(), t.width(), threads, 0, layers);
   if (!config_.fine) return {std::move(z), {}};
-  const PlanePart fine = input(y, gain, t, t.inside(), config_.coarse_channels(), config_.latent_channels());
+  const PlanePart fine = input(y, gain, t, cells.over(kCells), config_.coarse_channels(), config_.latent_channels());
   return {std::move(z), {fine_.run(fine.values, threads), fine.at}};
 }
 
 FloatPlane Synthesis::features(const LatentPlane& y, const std::vector<float>& gain, const Tile& t, int threads) const {
   const Tile outer{t.outer_i0, t.outer_i1, t.outer_j0, t.outer_j1, t.outer_i0, t.outer_i1, t.outer_j0, t.outer_j1};
-  Halves found = halves(y, gain, outer, threads);
+  Halves found = halves(y, gain, outer, outer.inside().times(kCells), threads);
   FloatPlane& z = found.coarse.values;
   if (!config_.fine) return std::move(z);
   for (int64_t i = 0; i < z.height; ++i)
@@ -211,8 +209,8 @@ FloatPlane Synthesis::features(const LatentPlane& y, const std::vector<float>& g
 
 void Synthesis::tile(const LatentPlane& y, const std::vector<float>& gain, const Tile& t, const PixelSink& sink,
                      int threads) const {
-  const Halves found = halves(y, gain, t, threads);
   const Window in = t.inside();
+  const Halves found = halves(y, gain, t, in.times(kCells), threads);
   parallel_for(threads, in.height(), [&](int64_t latent_row) {
     const int64_t latent = in.i0 + latent_row;
     const auto put_rows = [&](auto row) {

@@ -9,6 +9,7 @@
 #include "model/weights.h"
 #include "transforms/chain.h"
 #include "transforms/convolution.h"
+#include "transforms/picture_filter.h"
 
 namespace ccm {
 
@@ -34,6 +35,9 @@ struct LatentPlane {
 // Gains of a quality, one for each channel: exp of the line between the levels on both sides. log_gain: [qualities][M].
 std::vector<float> gain_vector(const std::vector<float>& log_gain, int32_t qualities, int32_t quality_code);
 
+// What of tiles is seen: those that have pixels of the sink, their inner rectangles cut to the latents of these.
+std::vector<Tile> parts_of(const std::vector<Tile>& tiles, const PixelSink& sink);
+
 class Synthesis {
  public:
   Synthesis(const WeightsFile& file, bool int16);
@@ -42,13 +46,21 @@ class Synthesis {
   std::vector<std::function<void()>> packing();
 
   // What of a plane of h x w latents run() reads, for all or a rectangle of the picture.
-  Window latents(int64_t h, int64_t w, const PixelSink& sink) const;
+  Window latents(int64_t h, int64_t w, const PixelSink& sink, bool filtered = false) const;
 
   // The picture of y, which has latents(). quality_code: see packet.h. Reduced pictures are
   // the means of the pixels that coarse channels alone give: by 2 exactly, by 4 and 8 what a convolution that was
   // fitted to them makes of features at 1/8 or of latents, where the weights file has it. Of a rectangle only what it
   // depends on is computed, and its pixels are those of the whole picture.
   void run(const LatentPlane& y, int32_t quality_code, const PixelSink& sink, int threads) const;
+
+  // The same through a filter, for pixels of a picture of height x width that is not reduced.
+  void run_filtered(const LatentPlane& y, int32_t quality_code, const PixelSink& sink, int64_t height, int64_t width,
+                    const PictureFilter& filter, int threads) const;
+
+  // Calls use(planes) for one tile of the picture after another, with its pixels as filters read them. y: all of it.
+  void each_tile(const LatentPlane& y, int32_t quality_code, int64_t height, int64_t width, bool grey, int threads,
+                 const std::function<void(const FilterPlanes&)>& use) const;
 
   // The features of a tile's outer rectangle, [4 rows][4 columns][48]: cells of 4x4 pixels, channel 16 c + 4 u + v for
   // colour c at row u and column v; a pixel's value is a quarter of it, plus 1/2. y: all of it; gain: the quality's.
@@ -63,8 +75,8 @@ class Synthesis {
   int64_t margin() const { return margin_; }
 
  private:
-  // What the coarse channels and the fine ones give of a tile's inner rectangle at least, in cells and latents of the
-  // outer one; the fine ones [rows][columns][16 cells of 48].
+  // What the coarse channels and the fine ones give of some cells at least, in cells and latents of a tile's outer
+  // rectangle; the fine ones [rows][columns][16 cells of 48].
   struct Halves {
     PlanePart coarse, fine;
   };
@@ -72,9 +84,18 @@ class Synthesis {
   PlanePart input(const LatentPlane& y, const std::vector<float>& gain, const Tile& t, const Window& at, int32_t first,
                   int32_t last) const;
   PlanePart coarse_input(const LatentPlane& y, const std::vector<float>& gain, const Tile& t, const Window& at) const;
-  Halves halves(const LatentPlane& y, const std::vector<float>& gain, const Tile& t, int threads) const;
+  // Of the cells of a tile's outer rectangle that are wanted.
+  Halves halves(const LatentPlane& y, const std::vector<float>& gain, const Tile& t, const Window& cells,
+                int threads) const;
+  // Of a tile, for pixels of its inner rectangle in a picture of height x width.
+  FilterPlanes planes(const LatentPlane& y, const std::vector<float>& gain, const Tile& t, const Window& pixels,
+                      int64_t height, int64_t width, bool grey, int threads) const;
   void tile(const LatentPlane& y, const std::vector<float>& gain, const Tile& t, const PixelSink& sink,
             int threads) const;
+  // Latents around a tile that filtered pixels depend on.
+  int64_t filter_margin() const { return margin_ + 1; }
+  // Cells of a tile's outer rectangle that the filter reads for its inner one.
+  static Window filter_cells(const Tile& t);
   struct Reduced {
     Convolution half, quarter;  // the last layer of coarse_, its pixels averaged by 2x2 and 4x4
     // From features at 1/8 to 2x2 pixels of 4x4 each, and from coarse latents to 2x2 pixels of 8x8 each.

@@ -2,6 +2,7 @@
 // Twelve rows of one vector are as many sums as the narrower kernels' six rows of two, enough to hide the latency of
 // products. Other numbers were not tried.
 #include "transforms/direct_vector.h"
+#include "transforms/picture_filter_vector.h"
 #include "transforms/transform_vector.h"
 
 namespace ccm {
@@ -11,5 +12,7 @@ const TransformKernels& fma512vnni_transform_kernels() {
                                   direct<16, 12, true>};
   return k;
 }
+
+FilterKernels fma512vnni_filter_kernels() { return {differences<16>, apply<16>, sum<16>}; }
 
 }  // namespace ccm
