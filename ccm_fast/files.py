@@ -33,7 +33,7 @@ from .reading import read_bytes
 from .region import Wanted, region_of
 from .registry import DEFAULT_MODEL, codec_for, named_model
 from .shipped import is_accelerated
-from .stream.container import ALPHA, parse_container
+from .stream.container import ALPHA, FILTER, parse_container
 from .stream.limits import MAX_PIXELS, check_limit
 from .stream.packet import Packet, parse_file, peek
 from .stream.quality import quality_code
@@ -324,6 +324,7 @@ def decode_bytes(
         add_seconds(timings, seconds)
         y_hat = None if values is None else np.asarray(values)
         chunks = file.chunks
+        chunks.pop(FILTER, None)  # the pixels have gone through it
         if reduce > 1 and ALPHA in chunks:
             chunks |= {ALPHA: reduced_alpha(chunks[ALPHA], (file.height, file.width), reduce)}
         if region is not None and ALPHA in chunks:
@@ -343,7 +344,8 @@ def decode_bytes(
     }
     pixels, y_hat = _tensor_files().decode_container(container, module, latents=latents, **options)
     assert module.frozen is not None
-    return Decoded(Picture(pixels, container.chunks), y_hat, container.packet, len(module.frozen.plan.groups))
+    chunks = {kind: data for kind, data in container.chunks.items() if kind != FILTER}
+    return Decoded(Picture(pixels, chunks), y_hat, container.packet, len(module.frozen.plan.groups))
 
 
 @eager

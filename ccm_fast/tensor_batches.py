@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from .entropy.tensors import DeviceStreams
 from .errors import BitstreamError, CcmFastError, EncodeError
 from .images import Picture, orientation
 from .models import CrossChannelContextModel
+from .picture_filter import PictureFilter, levels_of
 from .queued_encoding import QUEUE_PIXELS, QueuedImages, queue_images
 from .stream.container import Container, write_container
 from .stream.limits import MAX_SIDE
@@ -118,12 +120,14 @@ def decode_containers(
             packet = parse_file(file.packet, len(frozen.plan.groups), max_pixels)
             check_fingerprint(packet.fingerprint, frozen)
             check_stream_version(packet, frozen)
+            filter_found = PictureFilter.of(file.chunks, packet.grey)
         except BitstreamError as error:
             found[k] = error
             continue
-        part = parts.setdefault((model, packet.width, packet.height), _Part(model, [], []))
+        part = parts.setdefault((model, packet.width, packet.height), _Part(model, [], [], []))
         part.places.append(k)
         part.packets.append(packet)
+        part.filters.append(filter_found)
     for part, decoded, pixels in _queued(list(parts.values()), engine, threads):
         # The host waits here, when everything is queued.
         for i, k in enumerate(part.places):
@@ -142,12 +146,14 @@ class _Part:
         model: on the device where the pixels are wanted.
         places: in the list of files.
         packets: of each.
+        filters: of each, or None; with their weights on the GPU, where that decodes them.
         streams: theirs, and the gains, on the GPU, where that decodes them.
     """
 
     model: CrossChannelContextModel
     places: list[int]
     packets: list[Packet]
+    filters: list[PictureFilter | None]
     streams: tuple[DeviceStreams, Tensor] | None = None
 
     @property
@@ -188,9 +194,11 @@ def _upload(parts: list[_Part]) -> None:
             z, y = [p.z_stream for p in part.packets], [p.y_streams for p in part.packets]
             arrays += frozen_of(part.model).packed_streams(z, y)
             arrays.append(np.array([p.quality for p in part.packets], np.float32))
-        there = tensors.uploaded(arrays, tensors.device_for("cuda", device))
-        for k, part in enumerate(here):
-            z_data, z_segments, y_data, y_segments, quality = there[5 * k : 5 * k + 5]
+            arrays += [f.weights.numpy() for f in part.filters if f is not None]
+        there = iter(tensors.uploaded(arrays, tensors.device_for("cuda", device)))
+        for part in here:
+            z_data, z_segments, y_data, y_segments, quality = itertools.islice(there, 5)
+            part.filters = [f and f.to(next(there).to(part.device)) for f in part.filters]
             part.streams = DeviceStreams(z_data, z_segments, y_data, y_segments), quality.to(part.device)
 
 
@@ -223,7 +231,8 @@ def _tried(part: _Part, engine: str, threads: int | None) -> list[_Queued]:
     except BitstreamError as error:
         if len(part.places) == 1:
             return [(part, None, _alone(error))]
-        single = [_Part(part.model, [k], [packet]) for k, packet in zip(part.places, part.packets, strict=True)]
+        each = zip(part.places, part.packets, part.filters, strict=True)
+        single = [_Part(part.model, [k], [packet], [found]) for k, packet, found in each]
         return [one for part in single for one in _tried(part, engine, threads)]
 
 
@@ -243,12 +252,27 @@ def _queue(part: _Part, out: Tensor, engine: str, threads: int | None) -> Decode
         options: dict[str, Any] = {"threads": threads, "engine": engine, "device": device, "streams": streams}
         decoded = decode_packets(frozen_of(model), packets, restore=restore, **options)
         y = decoded.reconstruct(model)
+        levels: list[Tensor | None] = [
+            None if found is None else torch.empty(1 if p.grey else 3, *one.shape[1:], dtype=torch.int16, device=device)
+            for found, p, one in zip(part.filters, packets, out, strict=True)
+        ]
         at_once = len(packets) if out.numel() // 3 <= TILE_PIXELS else 1
         for k in range(0, len(packets), at_once):
             some = slice(k, k + at_once)
             for rows, columns, pixels in render(model, y[some], packets[some], gain=gain[some]):
-                out[some, :, rows, columns] = pixels.float().mul_(255).round_().to(torch.uint8)
+                out[some, :, rows, columns] = _rounded(pixels)
+                for i, kept in enumerate(levels[some]):
+                    if kept is not None:
+                        kept[:, rows, columns] = levels_of(pixels[i, : len(kept)])
+        for found, kept, to in zip(part.filters, levels, out, strict=True):
+            if found is not None and kept is not None:
+                for rows, pixels in found.to(found.weights.to(device)).bands(kept):
+                    to[:, rows] = _rounded(pixels)
     return decoded
+
+
+def _rounded(pixels: Tensor) -> Tensor:
+    return pixels.float().mul(255).round_().to(torch.uint8)
 
 
 def _failures(decoded: DecodedLatents | None) -> list[tuple[int, Exception]]:

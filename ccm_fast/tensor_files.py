@@ -11,14 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import _native
 from .decoding import check_fingerprint, check_stream_version, decode_packets, render
+from .effort import level_for, tune_for
 from .encoding import encode_packets
 from .engines import accelerated, frozen_of, torch_threads
 from .images import Picture
 from .interop.compressai import AcceleratedNet
 from .models import CrossChannelContextModel
-from .native import Codec
-from .stream.container import Container, write_container
+from .native import Codec, thread_count
+from .picture_filter import PictureFilter, levels_of
+from .stream.container import FILTER, Container, write_container
 from .stream.packet import Packet, parse_file
 from .tiles import TILE_PIXELS
 from .timing import stage
@@ -79,9 +82,26 @@ def encoder(picture: Picture, model: CrossChannelContextModel | AcceleratedNet, 
 
     def encode(code: int) -> bytes:
         (packet,) = encode_packets(model, read, picture.size, [code], grey=picture.grey, **options)
-        return write_container(packet.to_file(), picture.chunks)
+        found = _fitted(picture, model, packet, options)
+        return write_container(packet.to_file(), picture.chunks | ({FILTER: found} if found else {}))
 
     return encode
+
+
+def _fitted(picture: Picture, model: CrossChannelContextModel, packet: Packet, options: dict[str, Any]) -> bytes:
+    """The filter chunk of a file, empty for none: efforts above 1 that look at squared errors have one."""
+    if not level_for(model, options.get("effort")).rounding or tune_for(model, options.get("tune")) != "psnr":
+        return b""
+    with stage(options.get("timings"), "filter"):
+        how = {"threads": options.get("threads"), "engine": options.get("engine")}
+        values, _ = _decoded(packet, model, timings=None, latents=False, **how)
+        with torch.inference_mode(), torch_threads(how["threads"]):
+            levels = _filter_levels(model, values, packet)
+        samples = np.ascontiguousarray(picture.pixels)
+        chunk: bytes = _native.fit_filter(
+            samples, levels.cpu().numpy(), packet.quality_code, thread_count(how["threads"])
+        )
+    return chunk
 
 
 def decode_container(
@@ -105,15 +125,29 @@ def decode_container(
     if isinstance(model, AcceleratedNet):
         x_hat, y_hat = model.decode([packet], threads=threads, engine=engine, timings=timings)
         return _levels(x_hat[0], packet.grey, depth), y_hat[0].cpu().numpy() if latents else None
+    values, y_hat = _decoded(packet, model, threads=threads, engine=engine, timings=timings, latents=latents)
+    found = PictureFilter.of(container.chunks, packet.grey)
+    with torch.inference_mode(), torch_threads(threads), stage(timings, "g_s"):
+        return _pixels(model, values, packet, depth, found), y_hat
+
+
+def _decoded(
+    packet: Packet,
+    model: CrossChannelContextModel,
+    *,
+    threads: int | None,
+    engine: str | None,
+    timings: dict[str, float] | None,
+    latents: bool,
+) -> tuple[Tensor, np.ndarray | None]:
+    """What g_s reads, [1, h, w, M], and y_hat, int16 [h, w, M], if latents are wanted."""
     device = next(model.parameters()).device
     options: dict[str, Any] = {"threads": threads, "engine": engine, "device": device, "timings": timings}
-    decoded = decode_packets(frozen, [packet], restore=model.config.reconstruction == "centroid", **options)
+    decoded = decode_packets(frozen_of(model), [packet], restore=model.config.reconstruction == "centroid", **options)
     decoded.check()
     y_hat = decoded.y_hat[0].cpu().numpy() if latents else None
     with torch.inference_mode(), torch_threads(threads), stage(timings, "g_s"):
-        values = decoded.reconstruct(model)
-        del decoded  # of the largest picture 0.5 GB
-        return _pixels(model, values, packet, depth), y_hat
+        return decoded.reconstruct(model), y_hat
 
 
 def _levels(x: Tensor, grey: bool, depth: int) -> np.ndarray:
@@ -123,17 +157,35 @@ def _levels(x: Tensor, grey: bool, depth: int) -> np.ndarray:
     return (levels[0] if grey else levels.permute(1, 2, 0)).numpy().astype(kind, copy=False)
 
 
+def _tile_pixels(packet: Packet) -> int:
+    # Tiles take 100 bytes a pixel beside a large picture and its latents; smaller ones cost 6 % more computation.
+    return TILE_PIXELS if packet.height * packet.width <= 4 * TILE_PIXELS else TILE_PIXELS // 2
+
+
+def _filter_levels(model: CrossChannelContextModel, values: Tensor, packet: Packet) -> Tensor:
+    """Pixels as filters read them, int16 [3, H, W] or [1, H, W], of what g_s reads, [1, h, w, M]."""
+    colours = 1 if packet.grey else 3
+    levels = torch.empty(colours, packet.height, packet.width, dtype=torch.int16, device=values.device)
+    for rows, columns, pixels in render(model, values, [packet], _tile_pixels(packet)):
+        levels[:, rows, columns] = levels_of(pixels[0, :colours])
+    return levels
+
+
 def _pixels(
     model: CrossChannelContextModel,
     values: Tensor,
     packet: Packet,
     depth: int,
+    found: PictureFilter | None,
 ) -> np.ndarray:
-    """uint8 or uint16 [H, W] or [H, W, 3] of what g_s reads, [1, h, w, M]."""
+    """uint8 or uint16 [H, W] or [H, W, 3] of what g_s reads, [1, h, w, M], through the file's filter."""
     kind = np.uint8 if depth == 8 else np.uint16
     out = np.empty((packet.height, packet.width) + (() if packet.grey else (3,)), kind)
-    # Tiles take 100 bytes a pixel beside a large picture and its latents; smaller ones cost 6 % more computation.
-    tile_pixels = TILE_PIXELS if packet.height * packet.width <= 4 * TILE_PIXELS else TILE_PIXELS // 2
-    for rows, columns, pixels in render(model, values, [packet], tile_pixels):
-        out[rows, columns] = _levels(pixels[0], packet.grey, depth)
+    if found is None:
+        for rows, columns, pixels in render(model, values, [packet], _tile_pixels(packet)):
+            out[rows, columns] = _levels(pixels[0], packet.grey, depth)
+        return out
+    levels = _filter_levels(model, values, packet)
+    for rows, pixels in found.to(found.weights.to(levels.device)).bands(levels):
+        out[rows] = _levels(pixels, packet.grey, depth)
     return out

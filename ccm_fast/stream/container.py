@@ -9,13 +9,13 @@ from .crc32c import crc32c
 from .limits import MAX_CHUNK_BYTES
 from .varint import ByteReader, encode_varint
 
-__all__ = ["ALPHA", "CHUNK_NAMES", "EXIF", "ICC", "IPTC", "MAGIC", "VERSIONS", "XMP", "Container", "parse_container"]
-__all__ += ["write_container"]
+__all__ = ["ALPHA", "CHUNK_NAMES", "EXIF", "FILTER", "ICC", "IPTC", "MAGIC", "VERSIONS", "XMP", "Container"]
+__all__ += ["parse_container", "write_container"]
 
 MAGIC = b"CCM"
 VERSIONS = (1, 2)
-ICC, EXIF, ALPHA, XMP, IPTC = "I", "X", "A", "M", "N"
-CHUNK_NAMES = {ALPHA: "alpha", EXIF: "exif", ICC: "icc", XMP: "xmp", IPTC: "iptc"}
+ICC, EXIF, ALPHA, XMP, IPTC, FILTER = "I", "X", "A", "M", "N", "F"
+CHUNK_NAMES = {ALPHA: "alpha", EXIF: "exif", ICC: "icc", XMP: "xmp", IPTC: "iptc", FILTER: "filter"}
 _CHUNKS_FOLLOW = 0x80
 _PACKET_OF_2 = 4  # a packet's flag, see ccm_fast.stream.packet
 

@@ -7,6 +7,7 @@
 
 #include "base/interrupt.h"
 #include "base/threads.h"
+#include "codec/encoder.h"
 #include "transforms/opponent.h"
 
 namespace ccm {
@@ -240,6 +241,25 @@ std::optional<PictureFilter> FilterStatistics::fit(double price) const {
     classes[where] = std::move(*cheapest);
     classes.erase(classes.begin() + static_cast<int64_t>(where) + 1);
   }
+}
+
+std::vector<uint8_t> fitted_filter(const PixelSource& original, const int16_t* levels, int32_t quality_code,
+                                   int threads) {
+  const int64_t height = original.height, width = original.width;
+  FilterStatistics statistics(original.channels);
+  // Bands of the size of tiles.
+  const int64_t rows = std::max<int64_t>(kFilterBlock, kTileLatents * 256 / width / kFilterBlock * kFilterBlock);
+  for (int64_t top = 0; top < height; top += rows) {
+    FilterPlanes planes({top, std::min(top + rows, height), 0, width}, height, width, original.channels);
+    const Window in = planes.filled();
+    for (int32_t c = 0; c < original.channels; ++c)
+      for (int64_t i = in.i0; i < in.i1; ++i)
+        std::copy_n(levels + (c * height + i) * width, width, planes.pixel(c, i, 0));
+    planes.finish();
+    statistics.add(planes, original, threads);
+  }
+  const std::optional<PictureFilter> found = statistics.fit(filter_price(quality_code, original.channels == 1));
+  return found ? write_filter(*found) : std::vector<uint8_t>();
 }
 
 }  // namespace ccm

@@ -27,4 +27,8 @@ class FilterStatistics {
   std::vector<double> sums_;  // [kFilterBins][taps][kFilterColumns], in RGB
 };
 
+// The chunk, empty for none, for a decoded picture of levels [colours][height][width] in units of kFilterUnits.
+std::vector<uint8_t> fitted_filter(const PixelSource& original, const int16_t* levels, int32_t quality_code,
+                                   int threads);
+
 }  // namespace ccm

@@ -18,6 +18,8 @@
 #include "base/memory.h"
 #include "base/threads.h"
 #include "codec/codec.h"
+#include "codec/filter_fit.h"
+#include "transforms/picture_filter.h"
 #include "entropy/cpu/kernels.h"
 #include "transforms/transform.h"
 
@@ -349,6 +351,35 @@ py::list encode(const ccm::Codec& codec, const std::vector<py::buffer>& pixels, 
   return out;
 }
 
+// Bounds of activity, and float32 weights [classes][colours][taps], of a filter chunk.
+py::tuple read_filter(const py::bytes& chunk, int colours) {
+  if (colours != 1 && colours != 3) throw py::value_error("colours must be 1 or 3");
+  const std::string_view view = chunk;
+  const ccm::FilterWeights weights(
+      ccm::parse_filter({reinterpret_cast<const uint8_t*>(view.data()), view.size()}, colours));
+  return py::make_tuple(weights.bounds, to_bytes(reinterpret_cast<const uint8_t*>(weights.values.data()),
+                                                 weights.values.size() * sizeof(float)));
+}
+
+// The filter chunk, empty for none, that brings a decoded picture nearer to its original. levels: int16 [C, H, W] in
+// units of kFilterUnits a level.
+py::bytes fit_filter(const py::buffer& original, const py::buffer& levels, int quality_code, int threads) {
+  const Encoding source(original, quality_code, {});
+  const py::buffer_info info = levels.request();
+  const int64_t height = source.source.height, width = source.source.width;
+  const bool fits = info.format == "h" && is_contiguous(info) &&
+                    info.shape == std::vector<py::ssize_t>{static_cast<py::ssize_t>(source.source.channels),
+                                                           static_cast<py::ssize_t>(height),
+                                                           static_cast<py::ssize_t>(width)};
+  if (!fits) throw py::value_error("levels must be int16 [colours, height, width], contiguous");
+  std::vector<uint8_t> chunk;
+  {
+    py::gil_scoped_release release;
+    chunk = ccm::fitted_filter(source.source, static_cast<const int16_t*>(info.ptr), quality_code, threads);
+  }
+  return to_bytes(chunk.data(), chunk.size());
+}
+
 std::string isa_list() {
   std::string s;
   for (int i = ccm::kIsaCount - 1; i >= 0; --i)
@@ -396,6 +427,8 @@ PYBIND11_MODULE(_native, m) {
         return to_bytes(file.plan(), file.plan_size());
       },
       py::arg("path"), "The frozen entropy model of a weights file, as bytes.");
+  m.def("read_filter", &read_filter, py::arg("chunk"), py::arg("colours"));
+  m.def("fit_filter", &fit_filter, py::arg("original"), py::arg("levels"), py::arg("quality_code"), py::arg("threads"));
   py::class_<File>(m, "File", "A .ccm file whose chunks and header have been read and checked.")
       .def(py::init<py::bytes, int64_t>(), py::arg("data"), py::arg("max_pixels"))
       .def_property_readonly(

@@ -1,0 +1,110 @@
+"""The picture filter of a file (FORMAT.md, section 8) with torch, on any device.
+
+An encoder fits it to the decoded picture by least squares (Wiener filters in classes, as VVC's adaptive loop filter
+has them: Tsai et al. 2013, doi 10.1109/JSTSP.2013.2271974); a decoder applies it to the pixels that g_s gives. The
+native codec does both by itself; this is for modules of torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import _native
+from .stream.container import FILTER
+
+__all__ = ["WHITE", "PictureFilter", "levels_of"]
+
+#: Pixels are filtered in units of 1/32 of an 8-bit level.
+WHITE = 255 * 32
+_MIDDLE = 128 * 32
+_REACH, _TAPS = 3, 6
+# Taps take 100 bytes a pixel for a while.
+_BAND_PIXELS = 1 << 19
+
+
+@dataclass(frozen=True)
+class PictureFilter:
+    """A filter ready to be applied.
+
+    Attributes:
+        bounds: of the picture's activity, ascending: one less than there are classes.
+        weights: float32 [classes, C, 6 C]: of the taps of all colours, for every colour; C is 1 for grey pictures.
+    """
+
+    bounds: tuple[int, ...]
+    weights: Tensor
+
+    @classmethod
+    def of(cls, chunks: Mapping[str, bytes], grey: bool) -> PictureFilter | None:
+        """That of a file's chunks, if there is one. Raises DamagedError."""
+        if FILTER not in chunks:
+            return None
+        colours = 1 if grey else 3
+        bounds, weights = _native.read_filter(chunks[FILTER], colours)
+        shape = len(bounds) + 1, colours, _TAPS * colours
+        return cls(tuple(bounds), torch.from_numpy(np.frombuffer(weights, np.float32).reshape(shape).copy()))
+
+    def to(self, weights: Tensor) -> PictureFilter:
+        """The same with weights that are elsewhere."""
+        return PictureFilter(self.bounds, weights)
+
+    def bands(self, levels: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Filtered rows of a picture, one band after another, where it is.
+
+        Args:
+            levels: int16 [C, H, W] of :func:`levels_of`.
+
+        Yields:
+            which rows, and float32 [C, rows, W] in [0, 1].
+        """
+        H, W = levels.shape[1:]
+        rows = max(1, _BAND_PIXELS // W)
+        for top in range(0, H, rows):
+            bottom = min(top + rows, H)
+            first, last = max(0, top - _REACH), min(H, bottom + _REACH)
+            over = (_REACH, _REACH, _REACH - (top - first), _REACH - (last - bottom))
+            x = F.pad(levels[None, :, first:last].float(), over, mode="replicate")[0]
+            yield slice(top, bottom), self._filtered(x, bottom - top, W).div_(WHITE).clamp_(0, 1)
+
+    def _filtered(self, x: Tensor, height: int, width: int) -> Tensor:
+        """[C, height, width] of pixels with three more on every side."""
+
+        def moved(p: Tensor, i: int, j: int) -> Tensor:
+            up, left = (p.shape[-2] - height) // 2 + i, (p.shape[-1] - width) // 2 + j
+            return p[..., up : up + height, left : left + width]
+
+        def ring(i: int, j: int) -> Tensor:
+            corners = ((i, j), (-i, -j), (j, -i), (-j, i))
+            return sum(moved(x, *at) for at in corners) - 4 * moved(x, 0, 0)
+
+        middle = moved(x, 0, 0)
+        taps = torch.stack([(middle - _MIDDLE) / 8, *(ring(*at) for at in ((0, 1), (1, 1), (0, 2), (2, 2), (0, 3)))], 1)
+        flat = taps.flatten(0, 1).flatten(1)
+        out = middle.clone()
+        kind = self._classes(x, height, width)
+        for k, weights in enumerate(self.weights):
+            out += (weights @ flat).view_as(out) * (kind == k)
+        return out
+
+    def _classes(self, x: Tensor, height: int, width: int) -> Tensor:
+        """Class of each pixel, by second differences of the colours' sum over 3x3 pixels."""
+        light = x.sum(0) if len(x) == 3 else 3 * x[0]
+        light = light[1:-1, 1:-1]
+        middle = 2 * light[1:-1, 1:-1]
+        busy = (middle - light[:-2, 1:-1] - light[2:, 1:-1]).abs() + (middle - light[1:-1, :-2] - light[1:-1, 2:]).abs()
+        busy = 9 * F.avg_pool2d(busy[None], 3, stride=1)[0]
+        kind = torch.zeros(height, width, dtype=torch.int32, device=x.device)
+        for bound in self.bounds:
+            kind += busy > bound - 0.5  # sums are whole numbers, but for the mean's last bits
+        return kind
+
+
+def levels_of(pixels: Tensor) -> Tensor:
+    """Pixels in [0, 1] as filters read them, int16."""
+    return pixels.float().mul(WHITE).round_().to(torch.int16)
