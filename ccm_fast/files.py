@@ -228,7 +228,8 @@ def encode_file(
         icc: an ICC profile in place of the picture's own; empty: none.
         progress: called now and then, in this thread, with (steps done, steps in all): about how far the encoding is.
             What it raises ends it.
-        timings: if given, seconds are added to its keys ``read``, ``g_a``, ``h_a``, ``h_s``, ``effort``, ``entropy``.
+        timings: if given, seconds are added to its keys ``read``, ``g_a``, ``h_a``, ``h_s``, ``effort``, ``entropy``,
+            ``filter``.
 
     Returns:
         ``{"width", "height", "bytes", "bpp", "quality"}`` of the file, the quality as quantized.

@@ -90,7 +90,8 @@ def encoder(picture: Picture, model: CrossChannelContextModel | AcceleratedNet, 
 
 def _fitted(picture: Picture, model: CrossChannelContextModel, packet: Packet, options: dict[str, Any]) -> bytes:
     """The filter chunk of a file, empty for none: efforts above 1 that look at squared errors have one."""
-    if not level_for(model, options.get("effort")).rounding or tune_for(model, options.get("tune")) != "psnr":
+    squared = tune_for(model, options.get("tune")) == "psnr" and model.trained_for == "mse"
+    if not (squared and level_for(model, options.get("effort")).rounding):
         return b""
     with stage(options.get("timings"), "filter"):
         how = {"threads": options.get("threads"), "engine": options.get("engine")}

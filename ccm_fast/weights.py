@@ -214,7 +214,9 @@ def _build(path: Path, g_a: torch.nn.Module | None, g_s: torch.nn.Module | None)
         thaw(model, model.frozen.plan)
     except ValueError as error:
         raise ModelError(f"{path.name}: the frozen entropy model does not fit the configuration: {error}") from error
-    model.metric = str(_json(metadata, "meta", path).get("metric", "mse"))
+    remarks = _json(metadata, "meta", path)
+    model.metric = str(remarks.get("metric", "mse"))
+    model.trained_for = str(remarks.get("trained_for", model.metric))
     return model.eval()
 
 

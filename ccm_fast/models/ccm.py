@@ -89,6 +89,8 @@ class CrossChannelContextModel(nn.Module):
         self.reduced: dict[int, Tensor] = {}
         #: What the weights were trained for, "mse" or "ms-ssim": what an encoder may optimize, too.
         self.metric = "mse"
+        #: The same, where it is another one than encoders optimize: "visual". Such models send no picture filters.
+        self.trained_for = "mse"
         #: See :meth:`saturate`.
         self.ceiling: float | None = None
         for module in (self.g_a, self.g_s):

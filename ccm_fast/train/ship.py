@@ -58,7 +58,7 @@ def load_checkpoint(
     if train.get("saturate"):
         model.saturate(CEILING)
     trained_for = train.get("metric", model.metric)
-    model.metric = encoder_metric(trained_for)
+    model.metric, model.trained_for = encoder_metric(trained_for), trained_for
     meta = {key: state[key] for key in ("step", "hours", "cpu_hours", "gpu_hours", "patches") if key in state}
     meta.update(
         {key: train[key] for key in ("metric", "crop", "augment", "batch", "lr", "seed", "stages") if key in train}

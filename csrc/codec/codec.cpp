@@ -123,7 +123,8 @@ void Codec::decode(const Packet& packet, const PixelSink& sink, int threads, con
   // Reduced pictures are made of the coarse channels alone.
   const int32_t groups = entropy_model().groups - (sink.reduce > 1 && file_.config().fine);
   // Filters are of the whole picture at full size.
-  const PictureFilter* filter = sink.reduce == 1 && packet.groups_read == entropy_model().groups ? extras.filter : nullptr;
+  const PictureFilter* filter =
+      sink.reduce == 1 && packet.groups_read == entropy_model().groups ? extras.filter : nullptr;
   const Window read = synthesis_.latents(packet.h(), packet.w(), sink, filter);
   const FloatBuffer values = decode_groups(packet, groups, read, threads, extras);
   const Stopwatch watch(extras.times ? &extras.times->synthesis : nullptr);

@@ -30,8 +30,7 @@ constexpr double kLowestLambda = 0.0018, kHighestLambda = 0.18;
 constexpr double kQualities = 7;  // from the lowest to the highest
 
 // About which share of the time has gone by when a stage ends: 24 megapixels at the default effort.
-constexpr double kAnalysisEnds = 0.4, kHyperEnds = 0.5, kCorrectionEnds = 0.65, kEffortEnds = 0.7,
-                 kEntropyEnds = 0.8;
+constexpr double kAnalysisEnds = 0.4, kHyperEnds = 0.5, kCorrectionEnds = 0.65, kEffortEnds = 0.7, kEntropyEnds = 0.8;
 
 // What models were trained with at a quality.
 double lambda_of(int32_t quality_code) {
@@ -118,6 +117,7 @@ Encoder::Encoder(const WeightsFile& file, const PackedModel& model, const Synthe
       analysis_(file, int16),
       y_bits_(model.rows(model.y_rows)),
       squared_error_(file.metric() == "mse"),
+      filters_(file.filters()),
       qualities_(file.config().qualities),
       log_gain_(file.floats("log_gain", {file.config().qualities, file.config().latent_channels()})),
       sensitivities_(file.sensitivities()) {}
@@ -183,7 +183,7 @@ EncodedPicture Encoder::encode(const PixelSource& pixels, const EncodeOptions& o
     out.streams.push_back(encode_z(m_, z_hat.data(), hz, wz, code));
     for (EncodedStream& s : coded(l, code, threads)) out.streams.push_back(std::move(s));
   }
-  if (effort > 1) {
+  if (effort > 1 && filters_) {
     const Stopwatch watch(&times.filter);
     const Portion portion(kEntropyEnds, 1.0);
     out.filter = filter_of(l, pixels, options);

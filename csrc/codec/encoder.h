@@ -68,6 +68,7 @@ class Encoder {
   Analysis analysis_;
   const CodeLength y_bits_;
   const bool squared_error_;  // what the model was trained for
+  const bool filters_;
   const int32_t qualities_;
   const std::vector<float> log_gain_, sensitivities_;
 };

@@ -127,8 +127,9 @@ void FilterStatistics::add(const FilterPlanes& planes, const PixelSource& origin
   const float scale = static_cast<float>(kFilterWhite) / (original.bits == 8 ? 255 : 65535);
   const auto lack = [&](auto sample, int64_t i, float* lacks) {
     using Sample = decltype(sample);
-    const auto* from = reinterpret_cast<const Sample*>(static_cast<const char*>(original.data) + i * original.row_bytes) +
-                       at.j0 * original.channels;
+    const auto* from =
+        reinterpret_cast<const Sample*>(static_cast<const char*>(original.data) + i * original.row_bytes) +
+        at.j0 * original.channels;
     for (int32_t c = 0; c < colours_; ++c) {
       const int16_t* p = planes.pixel(c, i, at.j0);
       for (int64_t j = 0; j < at.width(); ++j)

@@ -38,6 +38,8 @@ WeightsFile::WeightsFile(Bytes file) : file_(std::move(file)) {
   if (const auto meta = parts_.metadata.find("meta"); meta != parts_.metadata.end()) {
     const Json remarks = parse_json(meta->second);
     if (const Json* metric = remarks.find("metric"); metric && !metric->text.empty()) metric_ = metric->text;
+    const Json* trained_for = remarks.find("trained_for");
+    filters_ = metric_ == "mse" && (!trained_for || trained_for->text == "mse");
   }
   const auto plan = parts_.tensors.find("plan");
   if (plan == parts_.tensors.end() || plan->second.dtype != DType::kU8 || plan->second.shape.size() != 1)

@@ -31,6 +31,9 @@ class WeightsFile {
   const ModelConfig& config() const { return config_; }
   // "mse" or "ms-ssim": what the weights were trained for.
   const std::string& metric() const { return metric_; }
+  // Whether files may have picture filters, which lower squared errors: files of models that were trained for the eye
+  // score lower with them at equal size.
+  bool filters() const { return filters_; }
   const uint8_t* plan() const { return plan_.data; }
   size_t plan_size() const { return plan_.size; }
   // What symbols stand for beside themselves, [rows][width], or empty where the file has none. Throws Error (kModel).
@@ -54,6 +57,7 @@ class WeightsFile {
   Safetensors parts_;
   ModelConfig config_;
   std::string metric_ = "mse";
+  bool filters_ = true;
   TensorView plan_;
 };
 

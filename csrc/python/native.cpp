@@ -19,8 +19,8 @@
 #include "base/threads.h"
 #include "codec/codec.h"
 #include "codec/filter_fit.h"
-#include "transforms/picture_filter.h"
 #include "entropy/cpu/kernels.h"
+#include "transforms/picture_filter.h"
 #include "transforms/transform.h"
 
 namespace py = pybind11;
@@ -367,10 +367,10 @@ py::bytes fit_filter(const py::buffer& original, const py::buffer& levels, int q
   const Encoding source(original, quality_code, {});
   const py::buffer_info info = levels.request();
   const int64_t height = source.source.height, width = source.source.width;
-  const bool fits = info.format == "h" && is_contiguous(info) &&
-                    info.shape == std::vector<py::ssize_t>{static_cast<py::ssize_t>(source.source.channels),
-                                                           static_cast<py::ssize_t>(height),
-                                                           static_cast<py::ssize_t>(width)};
+  const bool fits =
+      info.format == "h" && is_contiguous(info) &&
+      info.shape == std::vector<py::ssize_t>{static_cast<py::ssize_t>(source.source.channels),
+                                             static_cast<py::ssize_t>(height), static_cast<py::ssize_t>(width)};
   if (!fits) throw py::value_error("levels must be int16 [colours, height, width], contiguous");
   std::vector<uint8_t> chunk;
   {

@@ -92,9 +92,9 @@ FilterPlanes Synthesis::planes(const LatentPlane& y, const std::vector<float>& g
   parallel_for(threads, cells.height(), [&](int64_t row) {
     const int64_t i = cells.i0 + row;
     for (int64_t j = cells.j0; j < cells.j1; ++j) {
-      const float* more = config_.fine ? found.fine.from(i / kCells, j / kCells) +
-                                             (i % kCells * kCells + j % kCells) * kFeatures
-                                       : nullptr;
+      const float* more = config_.fine
+                              ? found.fine.from(i / kCells, j / kCells) + (i % kCells * kCells + j % kCells) * kFeatures
+                              : nullptr;
       put_cell(found.coarse.from(i, j), more, grey, (t.outer_i0 * kCells + i) * kCells,
                (t.outer_j0 * kCells + j) * kCells, wanted, planes);
     }

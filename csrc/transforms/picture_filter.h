@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "base/float_buffer.h"
-#include "container/filter_chunk.h"
+#include "format/picture_filter.h"
 #include "transforms/tiles.h"
 
 namespace ccm {

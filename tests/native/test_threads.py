@@ -155,7 +155,7 @@ def test_several_pictures(codec, threads):
     seconds = {}
     data = codec.encode(pictures, 4, effort=1, threads=threads, timings=seconds)
     assert data == [codec.encode(picture, 4, effort=1, threads=1) for picture in pictures]
-    assert set(seconds) == {"g_a", "h_a", "h_s", "effort", "entropy"}
+    assert set(seconds) == {"g_a", "h_a", "h_s", "effort", "entropy", "filter"}
     found = codec.decode(data, threads=threads)
     assert all(np.array_equal(a, codec.decode(d, threads=1)) for a, d in zip(found, data, strict=True))
     assert codec.encode([], 4) == []
