@@ -1,7 +1,7 @@
 """Made the golden files once. Run it only for a new version of the format: the files are a promise (FORMAT.md).
 
-It makes what is missing: those of version 2, and one of a plan of version 3, beside the ones of version 1 that an
-earlier state made.
+It makes what is missing: those of version 2, one of a plan of version 3 and one with a picture filter, beside the
+ones of version 1 that an earlier state made.
 """
 
 import hashlib
@@ -17,6 +17,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import tiny
 
 from ccm_fast.files import decode_bytes, encode_file
+from ccm_fast.stream.container import FILTER, parse_container, write_container
+
+# Three classes, coefficients of -9 to 9.
+FILTER_CHUNK = bytes.fromhex(
+    "0321e876dd5a7b3ec6b8ee27f6b94fee91a3e78b8085d7deed7c715ec7e5f3c9e78917f7bd4d0cc47c3d1fc7abafa3034fef"
+    "3a355ed781fbea7a2e3ea61abe3acbe7a3c239cfd8117a856996ea758a399fb11ff17acd673d07ae47e9bc2edcbe5f1aa70e"
+)
 
 
 def image(name):
@@ -43,11 +50,15 @@ def main():
         ("alpha", 8.0, 64, tiny.model()),
         ("pixel", 1.0, 0, tiny.model()),
         ("colour", 6.0, 2, tiny.skipping()),
+        ("filter", 5.0, 1, tiny.model()),
     ):
         name, data = f"{picture}{model.frozen.plan.version if model is tiny.skipping() else 2}", io.BytesIO()
         if (tiny.GOLDEN / f"{name}.ccm").exists():
             continue
         encode_file(image(picture), data, quality, model, lanes=lanes)
+        if picture == "filter":
+            container = parse_container(data.getvalue())
+            data = io.BytesIO(write_container(container.packet, {FILTER: FILTER_CHUNK}))
         (tiny.GOLDEN / f"{name}.ccm").write_bytes(data.getvalue())
         decoded = decode_bytes(data.getvalue(), model, engine="reference")
         latents = np.ascontiguousarray(decoded.latents.astype("<i2"))
