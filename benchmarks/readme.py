@@ -54,7 +54,7 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
         "cores": tables_data.cores,
         "classifier": tables_data.classifier,
     },
-    "docs/effort.md": {"effort": tables_codec.effort},
+    "docs/effort.md": {"effort": tables_codec.effort, "filter": tables_codec.picture_filter},
     "docs/experiments/margins.md": {"margins": tables_bench.margins},
     "docs/pictures.md": {"thumbnails": tables_data.thumbnails, "parts": tables_data.parts},
     "docs/use.md": {"looks": tables_codec.looks},

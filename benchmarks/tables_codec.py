@@ -260,3 +260,30 @@ def quality_help() -> str:
     each = "; ".join("{quality:g}: {bpp:.2f} and JPEG {by_ssim}".format_map(a) for a in anchors)
     text = f"Qualities by bits a pixel and the JPEG of equal MS-SSIM (means over Kodak) - {each}."
     return textwrap.fill(text, 118)
+
+
+@made_of("picture_filter.json")
+def picture_filter(result: dict) -> str:
+    """What picture filters gain and cost."""
+
+    def change(one: dict, key: str) -> float:
+        return 100 * (one["with"][key] / one["without"][key] - 1)
+
+    def decibels(one: dict) -> float:
+        return 10 * math.log10((1 - one["without"]["ms_ssim"]) / (1 - one["with"]["ms_ssim"]))
+
+    columns: dict[str, Column] = {
+        "quality": "{quality}",
+        "bytes of the filter": lambda i: f"{i['with']['bytes'] - i['without']['bytes']:.0f}",
+        "files": lambda i: f"{change(i, 'bytes'):+.2f} %",
+        "PSNR, dB": lambda i: f"{i['with']['psnr'] - i['without']['psnr']:+.3f}",
+        "MS-SSIM, dB": lambda i: f"{decibels(i):+.3f}",
+        "time of decoding": lambda i: f"{change(i, 'decode'):+.1f} %",
+        "of encoding": lambda i: f"{change(i, 'encode'):+.0f} %",
+    }
+    rates = result["bd_rate"]
+    below = (
+        f"BD-rate: {rates['psnr']:+.2f} % at equal PSNR, {rates['ms_ssim']:+.2f} % at equal MS-SSIM. `{result['model']}`, "
+        f"means of {result['pictures']} Kodak photographs, one thread's processor time. {machine(result)}"
+    )
+    return table(result["levels"], columns, below)

@@ -83,7 +83,8 @@ def encoder(picture: Picture, model: CrossChannelContextModel | AcceleratedNet, 
     def encode(code: int) -> bytes:
         (packet,) = encode_packets(model, read, picture.size, [code], grey=picture.grey, **options)
         found = _fitted(picture, model, packet, options)
-        return write_container(packet.to_file(), picture.chunks | ({FILTER: found} if found else {}))
+        kept = {kind: data for kind, data in picture.chunks.items() if kind != FILTER}  # one of another file, if any
+        return write_container(packet.to_file(), kept | ({FILTER: found} if found else {}))
 
     return encode
 

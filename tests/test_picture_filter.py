@@ -165,6 +165,16 @@ def test_latents_do_not_depend_on_it(codec, file):
     assert (np.asarray(one.picture.pixels) != np.asarray(other.picture.pixels)).any()
 
 
+def test_a_filter_of_another_file_is_dropped(codec, picture, file):
+    from ccm_fast.files import encode_picture
+    from ccm_fast.images import Picture
+
+    chunks = parse_container(file).chunks
+    for model, options in ((codec, {}), ("ccm-small", {"tune": "ms-ssim"})):
+        again = encode_picture(Picture(picture, chunks), 3, model, effort=2, **options)
+        assert parse_container(again).chunks.get(FILTER) != chunks[FILTER]
+
+
 def test_effort_1_sends_none(codec, picture):
     assert FILTER not in parse_container(codec.encode(picture, quality=6, effort=1)).chunks
 

@@ -210,7 +210,9 @@ std::vector<uint8_t> Codec::encode(const PixelSource& pixels, const EncodeOption
   head.grey = pixels.channels == 1;
   std::vector<Stream> views;
   for (const EncodedStream& s : picture.streams) views.push_back({{s.bytes.data(), s.bytes.size()}, s.code});
-  std::vector<Chunk> all = chunks;
+  std::vector<Chunk> all;
+  for (const Chunk& c : chunks)
+    if (c.kind != kFilterChunk) all.push_back(c);  // of another file: its filter is not this one's
   if (!picture.filter.empty()) all.push_back({kFilterChunk, {picture.filter.data(), picture.filter.size()}});
   return write_file(head, views, all);
 }
