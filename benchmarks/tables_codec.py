@@ -283,7 +283,7 @@ def picture_filter(result: dict) -> str:
     }
     rates = result["bd_rate"]
     below = (
-        f"BD-rate: {rates['psnr']:+.2f} % at equal PSNR, {rates['ms_ssim']:+.2f} % at equal MS-SSIM. `{result['model']}`, "
-        f"means of {result['pictures']} Kodak photographs, one thread's processor time. {machine(result)}"
+        f"BD-rate: {rates['psnr']:+.2f} % at equal PSNR, {rates['ms_ssim']:+.2f} % at equal MS-SSIM. "
+        f"`{result['model']}`, means of {result['pictures']} Kodak photographs, one thread's processor time. {machine(result)}"
     )
     return table(result["levels"], columns, below)
