@@ -284,6 +284,6 @@ def picture_filter(result: dict) -> str:
     rates = result["bd_rate"]
     below = (
         f"BD-rate: {rates['psnr']:+.2f} % at equal PSNR, {rates['ms_ssim']:+.2f} % at equal MS-SSIM. "
-        f"`{result['model']}`, means of {result['pictures']} Kodak photographs, one thread's processor time. {machine(result)}"
+        f"`{result['model']}`, means of {result['pictures']} Kodak photographs, one thread. {machine(result)}"
     )
     return table(result["levels"], columns, below)
