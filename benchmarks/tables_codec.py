@@ -221,7 +221,10 @@ def effort(result: dict) -> str:
         columns[f"quality {quality}"] = lambda i, k=k: f"{i['bpp_percent'][k]:+.1f} %, {i['psnr_db'][k]:+.2f} dB"
     columns["seconds an image"] = "{seconds:.2f}"
     columns["time"] = lambda i: f"{i['seconds'] / summary['1']['seconds']:.1f}x"
-    below = "Kodak, real files without picture filters (below); changes of size and PSNR against effort 1 at the same quality, on the same images."
+    below = (
+        "Kodak, real files without picture filters (below); changes of size and PSNR against effort 1 at the same "
+        "quality, on the same images."
+    )
     below += f" Medians of processor time, one thread. {machine(result)}"
     return table(({"name": name, **r} for name, r in summary.items()), columns, below)
 
