@@ -2,6 +2,7 @@
 // can live in a tensor, be shared by threads and copied.
 #pragma once
 #include <cstdint>
+#include <type_traits>
 
 #include "format/schedule.h"
 #include "format/tables.h"
@@ -46,13 +47,14 @@ struct GroupDesc {
   int32_t f_output, f_zero;  // kRelu8, kLeaky8, or kHead: pre is the head, no layers follow
   int64_t below;
   int32_t stack_layers, has_skip, hidden_layers;
+  int32_t unused;
   ConvDesc hyper, skip, head;
   ConvDesc stack[kMaxLayers], hidden[kMaxLayers];
 };
 
 struct PackedRows {
   int64_t info, find, entries, below, buckets;
-  int32_t count;
+  int32_t count, unused;
 };
 
 struct PackedModel {
@@ -72,6 +74,7 @@ struct PackedModel {
   int32_t z_coded;               // channels of z that are coded
   int64_t z_channels, z_values;  // uint16: their numbers; int16 [hyper_channels]: what the others are
   int32_t hs_layers;
+  int32_t unused;
   ConvDesc hs[kMaxLayers];
   ScaleRow scale_rows[kNumScales];
   int64_t scale_table;    // uint8 [scale_codes]
@@ -91,5 +94,8 @@ struct PackedModel {
             at<uint16_t>(r.below), at<Bucket>(r.buckets), r.count};
   }
 };
+
+// A model's bytes are compared and hashed: equal plans must pack to equal ones, so nothing may be padding.
+static_assert(std::has_unique_object_representations_v<PackedModel>);
 
 }  // namespace ccm

@@ -301,8 +301,13 @@ class Packer : LayerPacker {
     std::vector<uint16_t> cdf(total);
     load_all(values, cdf.size(), cdf.data(), load_u16);
     const OwnedRows rows = build_rows(lo, n, cdf);
-    return {out_.put(rows.info),  out_.put(rows.find),    out_.put(rows.entries),
-            out_.put(rows.below), out_.put(rows.buckets), count};
+    return {out_.put(rows.info),
+            out_.put(rows.find),
+            out_.put(rows.entries),
+            out_.put(rows.below),
+            out_.put(rows.buckets),
+            count,
+            0};
   }
 
   const size_t size_;
