@@ -106,5 +106,5 @@ class PictureFilter:
 
 
 def levels_of(pixels: Tensor) -> Tensor:
-    """Pixels in [0, 1] as filters read them, int16."""
+    """Pixels in [0, 1], of any shape, as filters read them: int16 of that shape, in 1/32 of an 8-bit level."""
     return pixels.float().mul(WHITE).round_().to(torch.int16)

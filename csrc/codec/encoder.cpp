@@ -176,14 +176,15 @@ EncodedPicture Encoder::encode(const PixelSource& pixels, const EncodeOptions& o
     if (effort > 2) correct(l, pixels, options);
     round_towards_mean(l, pixels.channels == 1, options);
   }
+  const bool filtered = effort > 1 && filters_;
   EncodedPicture out;
   {
     const Stopwatch watch(&times.entropy);
     const Portion portion(kEffortEnds, kEntropyEnds);
     out.streams.push_back(encode_z(m_, z_hat.data(), hz, wz, code));
-    for (EncodedStream& s : coded(l, code, threads)) out.streams.push_back(std::move(s));
+    for (EncodedStream& s : coded(l, code, filtered, threads)) out.streams.push_back(std::move(s));
   }
-  if (effort > 1 && filters_) {
+  if (filtered) {
     const Stopwatch watch(&times.filter);
     const Portion portion(kEntropyEnds, 1.0);
     out.filter = filter_of(l, pixels, options);
@@ -191,17 +192,20 @@ EncodedPicture Encoder::encode(const PixelSource& pixels, const EncodeOptions& o
   return out;
 }
 
-std::vector<EncodedStream> Encoder::coded(Latents& l, int32_t code, int threads) const {
-  l.rows.resize(l.y_hat.size());
-  l.offsets.resize(l.y_hat.size());
+std::vector<EncodedStream> Encoder::coded(Latents& l, int32_t code, bool filtered, int threads) const {
   if (!m_.skip_rows) {
-    ccm::parameters(m_, l.psi.data(), l.y_hat.data(), l.h, l.w, threads, l.rows.data(), l.offsets.data());
+    if (filtered) parameters(l, threads);
     return encode_y(m_, l.psi.data(), l.y_hat.data(), l.h, l.w, code, threads);
+  }
+  if (filtered) {
+    l.rows.resize(l.y_hat.size());
+    l.offsets.resize(l.y_hat.size());
   }
   std::vector<EncodedStream> streams(static_cast<size_t>(m_.groups));
   std::vector<int16_t> settled(l.y_hat.size());
   settle_y(m_, l.h, l.w, code, threads,
-           {{l.psi.data(), l.y_hat.data(), settled.data(), streams.data(), l.rows.data(), l.offsets.data()}});
+           {{l.psi.data(), l.y_hat.data(), settled.data(), streams.data(), filtered ? l.rows.data() : nullptr,
+             filtered ? l.offsets.data() : nullptr}});
   l.y_hat.swap(settled);
   return streams;
 }
@@ -304,8 +308,8 @@ std::vector<uint8_t> Encoder::filter_of(const Latents& l, const PixelSource& pix
   const bool grey = pixels.channels == 1;
   FilterStatistics statistics(grey ? 1 : kColours);
   const FloatPlane v = restored(l);
-  synthesis_.each_tile({v.values.data(), l.h, l.w, {0, l.h, 0, l.w}}, options.quality_code, pixels.height, pixels.width,
-                       grey, options.threads,
+  synthesis_.each_tile({v.values.data(), l.h, l.w, {0, l.h, 0, l.w}}, options.quality_code,
+                       {0, pixels.height, 0, pixels.width}, pixels.height, pixels.width, grey, options.threads,
                        [&](const FilterPlanes& planes) { statistics.add(planes, pixels, options.threads); });
   const std::optional<PictureFilter> found = statistics.fit(filter_price(options.quality_code, grey));
   return found ? write_filter(*found) : std::vector<uint8_t>();

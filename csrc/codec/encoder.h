@@ -58,8 +58,8 @@ class Encoder {
   void round_towards_mean(Latents& l, bool grey, const EncodeOptions& options) const;
   // What the symbols of y_hat stand for, by the offsets and rows of parameters().
   FloatPlane restored(const Latents& l) const;
-  // Streams of y; rows and offsets become those that they are coded with, and y_hat what they decode to.
-  std::vector<EncodedStream> coded(Latents& l, int32_t code, int threads) const;
+  // Streams of y; y_hat becomes what they decode to, and rows and offsets what they are coded with, for filter_of().
+  std::vector<EncodedStream> coded(Latents& l, int32_t code, bool filtered, int threads) const;
   std::vector<uint8_t> filter_of(const Latents& l, const PixelSource& pixels, const EncodeOptions& options) const;
 
   const PackedModel& m_;

@@ -19,12 +19,7 @@ static_assert(kFilterReach <= kCells, "a cell more on each side is what filters 
 void put_cell(const float* z, const float* more, bool grey, int64_t top, int64_t left, const Window& wanted,
               FilterPlanes& planes) {
   float v[kFeatures];
-  for (int k = 0; k < kFeatures; ++k) v[k] = z[k];
-  if (more)
-    for (int k = 0; k < kFeatures; ++k) v[k] += more[k];
-  for (int k = 0; k < kFeatures; ++k) v[k] = unit(v[k] * 0.25f + 0.5f);
-  if (grey)
-    for (int k = 0; k < kCellPixels; ++k) v[k] = (v[k] + v[k + kCellPixels] + v[k + 2 * kCellPixels]) / 3;
+  cell_values(z, more, grey, v);
   int16_t p[kFeatures];
   for (int k = 0; k < kFeatures; ++k) p[k] = static_cast<int16_t>(nearest(v[k] * kFilterWhite));
   if (top >= wanted.i0 && top + kCells <= wanted.i1 && left >= wanted.j0 && left + kCells <= wanted.j1) {
@@ -105,27 +100,22 @@ FilterPlanes Synthesis::planes(const LatentPlane& y, const std::vector<float>& g
 
 void Synthesis::run_filtered(const LatentPlane& y, int32_t quality_code, const PixelSink& sink, int64_t height,
                              int64_t width, const PictureFilter& filter, int threads) const {
-  const std::vector<float> gain = this->gain(quality_code);
   const FilterWeights weights(filter);
-  const std::vector<Tile> tiles = parts_of(plan_tiles(y.height, y.width, filter_margin(), kTileLatents), sink);
-  for (size_t k = 0; k < tiles.size(); ++k) {
-    const Portion portion(static_cast<int64_t>(k), static_cast<int64_t>(tiles.size()));
-    const Tile& t = tiles[k];
-    const Window seen{std::max(t.i0 * kLatentSide, sink.top), std::min(t.i1 * kLatentSide, sink.top + sink.height),
-                      std::max(t.j0 * kLatentSide, sink.left), std::min(t.j1 * kLatentSide, sink.left + sink.width)};
-    filter_into(planes(y, gain, t, seen, height, width, sink.grey, threads), weights, sink, threads);
-  }
+  each_tile(y, quality_code, sink.window(), height, width, sink.grey, threads,
+            [&](const FilterPlanes& planes) { filter_into(planes, weights, sink, threads); });
 }
 
-void Synthesis::each_tile(const LatentPlane& y, int32_t quality_code, int64_t height, int64_t width, bool grey,
-                          int threads, const std::function<void(const FilterPlanes&)>& use) const {
+void Synthesis::each_tile(const LatentPlane& y, int32_t quality_code, const Window& pixels, int64_t height,
+                          int64_t width, bool grey, int threads,
+                          const std::function<void(const FilterPlanes&)>& use) const {
   const std::vector<float> gain = this->gain(quality_code);
-  const std::vector<Tile> tiles = plan_tiles(y.height, y.width, filter_margin(), kTileLatents);
+  const std::vector<Tile> tiles =
+      parts_of(plan_tiles(y.height, y.width, filter_margin(), kTileLatents), pixels, kLatentSide);
   for (size_t k = 0; k < tiles.size(); ++k) {
     const Portion portion(static_cast<int64_t>(k), static_cast<int64_t>(tiles.size()));
     const Tile& t = tiles[k];
-    const Window seen{t.i0 * kLatentSide, std::min(t.i1 * kLatentSide, height), t.j0 * kLatentSide,
-                      std::min(t.j1 * kLatentSide, width)};
+    const Window seen{std::max(t.i0 * kLatentSide, pixels.i0), std::min(t.i1 * kLatentSide, pixels.i1),
+                      std::max(t.j0 * kLatentSide, pixels.j0), std::min(t.j1 * kLatentSide, pixels.j1)};
     use(planes(y, gain, t, seen, height, width, grey, threads));
   }
 }

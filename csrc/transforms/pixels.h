@@ -33,4 +33,16 @@ inline Sample* pixel(const PixelSink& sink, int64_t row, int64_t column) {
 
 inline float unit(float v) { return v > 0 ? (v < 1 ? v : 1.0f) : 0.0f; }  // NaN: 0
 
+// Values in [0, 1] of a cell's pixels. z: its features; more: the fine channels', or null; grey: all colours are their
+// mean.
+inline void cell_values(const float* z, const float* more, bool grey, float (&v)[kFeatures]) {
+  for (int k = 0; k < kFeatures; ++k) v[k] = z[k];
+  if (more)
+    for (int k = 0; k < kFeatures; ++k) v[k] += more[k];
+  for (int k = 0; k < kFeatures; ++k) v[k] = unit(v[k] * 0.25f + 0.5f);
+  if (!grey) return;
+  for (int k = 0; k < kCellPixels; ++k)
+    v[k] = v[k + kCellPixels] = v[k + 2 * kCellPixels] = (v[k] + v[k + kCellPixels] + v[k + 2 * kCellPixels]) / 3;
+}
+
 }  // namespace ccm

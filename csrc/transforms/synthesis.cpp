@@ -30,13 +30,7 @@ class Row {
  private:
   void cell(const float* z, const float* more) {
     float v[kFeatures];
-    for (int k = 0; k < kFeatures; ++k) v[k] = z[k];
-    if (more)
-      for (int k = 0; k < kFeatures; ++k) v[k] += more[k];
-    for (int k = 0; k < kFeatures; ++k) v[k] = unit(v[k] * 0.25f + 0.5f);
-    if (sink_.grey)
-      for (int k = 0; k < kCellPixels; ++k)
-        v[k] = v[k + kCellPixels] = v[k + 2 * kCellPixels] = (v[k] + v[k + kCellPixels] + v[k + 2 * kCellPixels]) / 3;
+    cell_values(z, more, sink_.grey, v);
     for (int k = 0; k < kFeatures; ++k) level_[k] = nearest(v[k] * most_);
   }
 
@@ -73,9 +67,8 @@ ConvolutionWeights cells_of(const ConvolutionWeights& w) {
 
 }  // namespace
 
-std::vector<Tile> parts_of(const std::vector<Tile>& tiles, const PixelSink& sink) {
-  const Window pixels{sink.top, sink.top + sink.height, sink.left, sink.left + sink.width};
-  const Window wanted = pixels.over(kLatentSide / sink.reduce);
+std::vector<Tile> parts_of(const std::vector<Tile>& tiles, const Window& pixels, int64_t latent_side) {
+  const Window wanted = pixels.over(latent_side);
   std::vector<Tile> parts;
   for (Tile t : tiles) {
     t.i0 = std::max(t.i0, wanted.i0);
@@ -141,7 +134,8 @@ std::vector<std::function<void()>> Synthesis::packing() {
 
 Window Synthesis::latents(int64_t h, int64_t w, const PixelSink& sink, bool filtered) const {
   Window all{h, 0, w, 0};
-  for (const Tile& t : parts_of(plan_tiles(h, w, filtered ? filter_margin() : margin_, kTileLatents), sink)) {
+  for (const Tile& t : parts_of(plan_tiles(h, w, filtered ? filter_margin() : margin_, kTileLatents), sink.window(),
+                                kLatentSide / sink.reduce)) {
     const Window cells = filtered ? filter_cells(t) : t.inside().times(kCells);
     const Window read = sink.reduce > 1 ? needs(t, reduced_way(sink.reduce)).latents
                                         : coarse_.inputs(cells, t.height(), t.width(), 0, coarse_.layers());
@@ -155,7 +149,8 @@ Window Synthesis::latents(int64_t h, int64_t w, const PixelSink& sink, bool filt
 
 void Synthesis::run(const LatentPlane& y, int32_t quality_code, const PixelSink& sink, int threads) const {
   const std::vector<float> gain = this->gain(quality_code);
-  const std::vector<Tile> tiles = parts_of(plan_tiles(y.height, y.width, margin_, kTileLatents), sink);
+  const std::vector<Tile> tiles =
+      parts_of(plan_tiles(y.height, y.width, margin_, kTileLatents), sink.window(), kLatentSide / sink.reduce);
   for (size_t k = 0; k < tiles.size(); ++k) {
     const Portion portion(static_cast<int64_t>(k), static_cast<int64_t>(tiles.size()));
     if (sink.reduce == 1)

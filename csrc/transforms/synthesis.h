@@ -23,6 +23,8 @@ struct PixelSink {
   bool grey;                  // samples of a pixel are their mean; always with one channel
   int32_t reduce = 1;         // each pixel is one of reduce x reduce of the picture: 1, 2, 4 or 8
   int64_t left = 0, top = 0;  // the first pixel's place in the picture, which is reduced likewise
+
+  Window window() const { return {top, top + height, left, left + width}; }
 };
 
 // Latents as g_s reads them before gains: of a plane of height x width what lies in a window, [rows][columns][M].
@@ -35,8 +37,9 @@ struct LatentPlane {
 // Gains of a quality, one for each channel: exp of the line between the levels on both sides. log_gain: [qualities][M].
 std::vector<float> gain_vector(const std::vector<float>& log_gain, int32_t qualities, int32_t quality_code);
 
-// What of tiles is seen: those that have pixels of the sink, their inner rectangles cut to the latents of these.
-std::vector<Tile> parts_of(const std::vector<Tile>& tiles, const PixelSink& sink);
+// What of tiles is seen: those that have some of the pixels, their inner rectangles cut to the latents of these, each
+// of which spans latent_side pixels in each direction.
+std::vector<Tile> parts_of(const std::vector<Tile>& tiles, const Window& pixels, int64_t latent_side);
 
 class Synthesis {
  public:
@@ -58,9 +61,10 @@ class Synthesis {
   void run_filtered(const LatentPlane& y, int32_t quality_code, const PixelSink& sink, int64_t height, int64_t width,
                     const PictureFilter& filter, int threads) const;
 
-  // Calls use(planes) for one tile of the picture after another, with its pixels as filters read them. y: all of it.
-  void each_tile(const LatentPlane& y, int32_t quality_code, int64_t height, int64_t width, bool grey, int threads,
-                 const std::function<void(const FilterPlanes&)>& use) const;
+  // Calls use(planes) for one tile after another of some pixels of a picture of height x width, with what of them is
+  // the tile's as filters read it. y has latents() of them, filtered.
+  void each_tile(const LatentPlane& y, int32_t quality_code, const Window& pixels, int64_t height, int64_t width,
+                 bool grey, int threads, const std::function<void(const FilterPlanes&)>& use) const;
 
   // The features of a tile's outer rectangle, [4 rows][4 columns][48]: cells of 4x4 pixels, channel 16 c + 4 u + v for
   // colour c at row u and column v; a pixel's value is a quarter of it, plus 1/2. y: all of it; gain: the quality's.
