@@ -163,6 +163,7 @@ std::optional<PictureFilter> FilterStatistics::fit(double price) const {
   const Opponent space(colours_);
   // A tap of an opponent colour is that sum of the taps of red, green and blue.
   const auto at = [&](size_t bin, size_t row, size_t column) {
+    if (column < row) std::swap(row, column);  // sums are complete from the diagonal on
     return sums_[(bin * n + row) * kFilterColumns + column];
   };
   std::vector<Normal> bins(kFilterBins);

@@ -68,7 +68,7 @@ struct FilterRow {
 using BusyRows = std::array<const int32_t*, 3>;
 
 // What is summed over pixels of each bin: products of taps with each other, then with what the pixel lacks of the
-// original, [kFilterBins][taps][kFilterColumns].
+// original, [kFilterBins][taps][kFilterColumns]. What is left of the diagonal may be missing.
 constexpr int32_t kFilterColumns = 32;
 
 struct FilterKernels {

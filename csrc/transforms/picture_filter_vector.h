@@ -127,34 +127,50 @@ void apply(const FilterRow& r, const BusyRows& rows, const FilterWeights& w, int
   w.colours == 1 ? apply_row<kLanes, 1>(r, rows, w, most, levels) : apply_row<kLanes, 3>(r, rows, w, most, levels);
 }
 
+// Adds products of `count` pixels of one bin to its sums: each is loaded and stored once for all of them. Products left
+// of the diagonal are left out where a vector has no others.
+template <int kLanes, int kTaps>
+void add_products(const float (*pixels)[kFilterColumns], int count, float* to) {
+  using Floats = typename FilterVector<kLanes>::Floats;
+  for (int t = 0; t < kTaps; ++t)
+    for (int j = t / kLanes * kLanes; j < kFilterColumns; j += kLanes) {
+      float* const at = to + t * kFilterColumns + j;
+      Floats v, columns;
+      std::memcpy(&v, at, sizeof v);
+      for (int k = 0; k < count; ++k) {
+        std::memcpy(&columns, pixels[k] + j, sizeof columns);
+        v += pixels[k][t] * columns;
+      }
+      std::memcpy(at, &v, sizeof v);
+    }
+}
+
 template <int kLanes, int kColours>
 void sum_row(const FilterRow& r, const BusyRows& rows, const float* lacks, float* sums) {
   using V = FilterVector<kLanes>;
   using Floats = typename V::Floats;
-  constexpr int kTaps = kColours * kFilterTaps;
-  constexpr int kWide = kFilterColumns / kLanes;
+  constexpr int kTaps = kColours * kFilterTaps, kAtOnce = 4;
   const int64_t room = filter_room(r.count);
+  float waiting[kFilterBins][kAtOnce][kFilterColumns] = {};
+  int32_t counts[kFilterBins] = {};
+  const auto bin_sums = [&](int32_t bin) { return sums + static_cast<size_t>(bin) * kTaps * kFilterColumns; };
   for (int64_t first = 0; first < r.count; first += kLanes) {
     Floats taps[kTaps];
     for (int c = 0; c < kColours; ++c) V::taps(r.at + c * r.plane + first, r.stride, taps + c * kFilterTaps);
     const auto bin = V::kind(V::busy(rows, first), kFilterBounds.data(), kFilterBounds.size());
     const int64_t count = std::min<int64_t>(kLanes, r.count - first);
     for (int k = 0; k < count; ++k) {
-      float row[kWide * kLanes] = {};
+      const int32_t b = bin[k];
+      float* const row = waiting[b][counts[b]];
       for (int t = 0; t < kTaps; ++t) row[t] = taps[t][k];
       for (int c = 0; c < kColours; ++c) row[kTaps + c] = lacks[c * room + first + k];
-      Floats columns[kWide];
-      std::memcpy(columns, row, sizeof row);
-      float* to = sums + static_cast<size_t>(bin[k]) * kTaps * kFilterColumns;
-      for (int t = 0; t < kTaps; ++t, to += kFilterColumns)
-        for (int j = 0; j < kWide; ++j) {
-          Floats v;
-          std::memcpy(&v, to + j * kLanes, sizeof v);
-          v += row[t] * columns[j];
-          std::memcpy(to + j * kLanes, &v, sizeof v);
-        }
+      if (++counts[b] < kAtOnce) continue;
+      add_products<kLanes, kTaps>(waiting[b], kAtOnce, bin_sums(b));
+      counts[b] = 0;
     }
   }
+  for (int32_t b = 0; b < kFilterBins; ++b)
+    if (counts[b] > 0) add_products<kLanes, kTaps>(waiting[b], counts[b], bin_sums(b));
 }
 
 template <int kLanes>
