@@ -47,7 +47,7 @@ class CallGauge {
   // Two threads need some more processor time for the same work, and the measurement is not exact.
   static constexpr double kGain = 1.15;
   // Nanoseconds.
-  static constexpr int64_t kShortest = 100000000, kLongest = 800000000, kRemembered = 5000000000;
+  static constexpr int64_t kShortest = 100000000, kLongest = 3200000000, kRemembered = 5000000000;
 
   static int64_t now() {
     return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
