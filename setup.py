@@ -8,9 +8,9 @@
     ccm_fast/_rans.*.so       pybind11 module: csrc/python/*.cpp and the same core objects.
 
 The core is what ccm_sources.py lists, which knows neither torch nor Python; with CUDA, _ops also holds
-csrc/entropy/cuda and csrc/torch/ops_cuda.cpp, and the CUDA runtime, linked statically. One build.ninja is written for
-all of it, so that files compile in parallel, each with its own flags, and again only when they or their headers have
-changed.
+csrc/entropy/cuda, csrc/transforms/cuda, csrc/torch/*_cuda.cpp, and the CUDA runtime, linked statically. One build.ninja
+is written for all of it, so that files compile in parallel, each with its own flags, and again only when they or their
+headers have changed.
 
 Environment switches
     CCM_CUDA=auto|0|1|native   CUDA kernels: where nvcc is found (from CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda),
@@ -50,6 +50,7 @@ from ccm_sources import (  # noqa: E402
     CSRC,
     ISA,
     core_sources,
+    cuda_sources,
     isa_flags,
     isa_macros,
     isa_of,
@@ -183,7 +184,7 @@ def find_cuda(compiler):
     mode = os.environ.get("CCM_CUDA", "auto")
     if mode not in ("auto", "0", "1", "native"):
         sys.exit(f"CCM_CUDA={mode}: expected auto, 0, 1 or native.")
-    if mode == "0" or not sorted((CSRC / "entropy/cuda").glob("*_cuda.cu")):
+    if mode == "0" or not cuda_sources("*_cuda.cu"):
         return None
     if mode == "native" and not os.environ.get("TORCH_CUDA_ARCH_LIST"):
         here = gpu_architectures()
@@ -443,14 +444,14 @@ class Build(build_ext):
         if not MAC:
             link = ["-Wl,-z,defs", "-Wl,--no-as-needed", *link]
         if not cuda:
-            return compile_all([source for source in sources if source.stem != "ops_cuda"], "ops", flags), link
+            return compile_all([source for source in sources if not source.stem.endswith("_cuda")], "ops", flags), link
         include = ["-isystem", str(cuda.include.parent)]
         objects = compile_all(sources, "ops", [*flags, "-DCCM_WITH_CUDA", *include])
-        for source in sorted((CSRC / "entropy/cuda").glob("*_cuda.cu")):
+        for source in cuda_sources("*_cuda.cu"):
             target = folder / source.relative_to(CSRC).with_suffix(".cu.o")
             ninja.build(target, "nvcc", [source], [*cuda.flags(self.werror), f"-I{CSRC}"], flavour="cuda")
             objects.append(target)
-        objects += compile_all(sorted((CSRC / "entropy/cuda").glob("*.cpp")), "cuda", include)
+        objects += compile_all(cuda_sources("*.cpp"), "cuda", include)
         return objects, [*link, str(cuda.cudart), "-Wl,--exclude-libs,ALL", "-ldl", "-lrt"]
 
 

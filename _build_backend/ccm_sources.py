@@ -8,6 +8,8 @@ X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 # Folders of the core, which knows neither torch nor Python nor CUDA. format/ has headers alone.
 CORE_ROOMS = ("base", "model", "entropy/cpu", "transforms", "training", "compat")
+# Folders of what runs on a GPU: kernels (*_cuda.cu) and what launches them.
+CUDA = ("entropy/cuda", "transforms/cuda")
 # What the codec without torch needs beyond these, and what it does not need of them.
 CODEC_ROOMS = ("container", "codec")
 CODEC_WITHOUT = ("training", "compat")
@@ -67,6 +69,11 @@ def core_sources(rooms=CORE_ROOMS, isas=tuple(ISA)):
     """Paths of the .cpp files of these rooms, without the kernels of instruction sets that are not in `isas`."""
     found = (source for room in rooms for source in sorted((CSRC / room).glob("*.cpp")))
     return [source for source in found if isa_of(source) in (None, *isas)]
+
+
+def cuda_sources(pattern):
+    """Paths of the files of the rooms of a GPU whose names fit a pattern."""
+    return [source for room in CUDA for source in sorted((CSRC / room).glob(pattern))]
 
 
 def isa_flags(source):

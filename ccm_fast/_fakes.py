@@ -133,6 +133,7 @@ def register() -> None:
         "int8_product": _int8_product,
         "huge_pages": _nothing,
         "checksum": _checksum,
+        "picture_filter": _nothing,
         "pack_panels": _pack_panels,
         "pack_winograd": _pack_winograd,
         "winograd": _nothing,

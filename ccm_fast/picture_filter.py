@@ -2,12 +2,13 @@
 
 An encoder fits it to the decoded picture by least squares (Wiener filters in classes, as VVC's adaptive loop filter
 has them: Tsai et al. 2013, doi 10.1109/JSTSP.2013.2271974); a decoder applies it to the pixels that g_s gives. The
-native codec does both by itself; this is for modules of torch.
+native codec does both by itself; this is for modules of torch. On a GPU one kernel filters a batch
+(csrc/transforms/cuda), elsewhere torch's operators do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,15 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import _native
+from . import _backend, _native
 from .stream.container import FILTER
 
-__all__ = ["WHITE", "PictureFilter", "levels_of"]
+__all__ = ["WHITE", "PictureFilter", "Samples", "filter_on_gpu", "has_kernel", "levels_of", "records_of"]
 
 #: Pixels are filtered in units of 1/32 of an 8-bit level.
 WHITE = 255 * 32
 _MIDDLE = 128 * 32
-_REACH, _TAPS = 3, 6
+_REACH, _TAPS, _BINS = 3, 6, 16
 # Taps take 100 bytes a pixel for a while.
 _BAND_PIXELS = 1 << 19
 
@@ -108,3 +109,75 @@ class PictureFilter:
 def levels_of(pixels: Tensor) -> Tensor:
     """Pixels in [0, 1], of any shape, as filters read them: int16 of that shape, in 1/32 of an 8-bit level."""
     return pixels.float().mul(WHITE).round_().to(torch.int16)
+
+
+def has_kernel(device: torch.device, engine: str | None = None) -> bool:
+    """Whether :func:`filter_on_gpu` is for tensors of a device; it is where engine "cuda" has decoded them."""
+    return engine == "cuda" or (device.type == "cuda" and _backend.has_cuda())
+
+
+def records_of(filters: Sequence[PictureFilter | None]) -> np.ndarray:
+    """Filters as the kernel reads them (picture_filter_cuda.h): float32 [B, 881], zeros where there is none."""
+    records = np.zeros((len(filters), 2 + _BINS - 1 + _BINS * 3 * 3 * _TAPS), np.float32)
+    for record, found in zip(records, filters, strict=True):
+        if found is not None:
+            weights = found.weights.numpy()
+            record[:2] = weights.shape[1], len(weights)
+            record[2 : 2 + len(found.bounds)] = found.bounds
+            record[1 + _BINS :][: weights.size] = weights.ravel()
+    return records
+
+
+def filter_on_gpu(pixels: Tensor, records: Tensor, out: Tensor) -> None:
+    """Filter pictures by one launch, for which nothing waits; it can be captured in a CUDA graph.
+
+    Args:
+        pixels: float32 [B, 3, H, W] in [0, 1], of any strides (of grey pictures the first plane counts), or int16
+            [B, C, H, W] of :func:`levels_of`.
+        records: float32 [B, 881] of :func:`records_of`; pictures without a filter are only rounded.
+        out: uint8 or, in [0, 1], float32 [B, 1 to 3, H, W], contiguous: grey ones are repeated in every plane.
+    """
+    _backend.load().ops.picture_filter(pixels, records, out)
+
+
+class Samples:
+    """Turns the pieces of :func:`ccm_fast.decoding.render` into samples, through filters where pictures have them.
+
+    Args:
+        out: uint8 [B, 3, H, W], where the samples come to.
+        filters: of each picture, or None.
+        records: of :func:`records_of` the filters, on the GPU whose kernel is to filter; None: torch does.
+    """
+
+    def __init__(self, out: Tensor, filters: Sequence[PictureFilter | None], records: Tensor | None) -> None:
+        self._out, self._filters, self._records = out, filters, records
+        self._levels: list[Tensor | None] = [None] * len(out)
+
+    def add(self, rows: slice, columns: slice, pixels: Tensor) -> None:
+        """Pixels [B, 3, rows, columns] in [0, 1]. A piece that is the whole picture is filtered at once."""
+        if self._records is not None and pixels.shape == self._out.shape:
+            filter_on_gpu(pixels.float(), self._records, self._out)
+            return
+        self._out[:, :, rows, columns] = _rounded(pixels)
+        for k, found in enumerate(self._filters):
+            if found is None:
+                continue
+            if (kept := self._levels[k]) is None:
+                shape = found.weights.shape[1], *self._out.shape[2:]
+                kept = self._levels[k] = torch.empty(shape, dtype=torch.int16, device=self._out.device)
+            kept[:, rows, columns] = levels_of(pixels[k, : len(kept)])
+
+    def finish(self) -> None:
+        """After the last piece: filters pictures that came in several."""
+        for k, (found, kept) in enumerate(zip(self._filters, self._levels, strict=True)):
+            if found is None or kept is None:
+                continue
+            if self._records is not None:
+                filter_on_gpu(kept[None], self._records[k : k + 1], self._out[k : k + 1])
+                continue
+            for rows, pixels in found.to(found.weights.to(kept.device)).bands(kept):
+                self._out[k, :, rows] = _rounded(pixels)
+
+
+def _rounded(pixels: Tensor) -> Tensor:
+    return pixels.float().mul(255).round_().to(torch.uint8)

@@ -25,7 +25,7 @@ from .entropy.tensors import DeviceStreams
 from .errors import BitstreamError, CcmFastError, EncodeError
 from .images import Picture, orientation
 from .models import CrossChannelContextModel
-from .picture_filter import PictureFilter, levels_of
+from .picture_filter import PictureFilter, Samples, has_kernel, records_of
 from .queued_encoding import QUEUE_PIXELS, QueuedImages, queue_images
 from .stream.container import Container, write_container
 from .stream.limits import MAX_SIDE
@@ -146,8 +146,9 @@ class _Part:
         model: on the device where the pixels are wanted.
         places: in the list of files.
         packets: of each.
-        filters: of each, or None; with their weights on the GPU, where that decodes them.
+        filters: of each, or None.
         streams: theirs, and the gains, on the GPU, where that decodes them.
+        records: the filters as the GPU's kernel reads them, there, if any picture has one.
     """
 
     model: CrossChannelContextModel
@@ -155,6 +156,7 @@ class _Part:
     packets: list[Packet]
     filters: list[PictureFilter | None]
     streams: tuple[DeviceStreams, Tensor] | None = None
+    records: Tensor | None = None
 
     @property
     def device(self) -> torch.device:
@@ -194,11 +196,13 @@ def _upload(parts: list[_Part]) -> None:
             z, y = [p.z_stream for p in part.packets], [p.y_streams for p in part.packets]
             arrays += frozen_of(part.model).packed_streams(z, y)
             arrays.append(np.array([p.quality for p in part.packets], np.float32))
-            arrays += [f.weights.numpy() for f in part.filters if f is not None]
+            if any(part.filters):
+                arrays.append(records_of(part.filters))
         there = iter(tensors.uploaded(arrays, tensors.device_for("cuda", device)))
         for part in here:
             z_data, z_segments, y_data, y_segments, quality = itertools.islice(there, 5)
-            part.filters = [f and f.to(next(there).to(part.device)) for f in part.filters]
+            if any(part.filters):
+                part.records = next(there).to(part.device)
             part.streams = DeviceStreams(z_data, z_segments, y_data, y_segments), quality.to(part.device)
 
 
@@ -252,27 +256,17 @@ def _queue(part: _Part, out: Tensor, engine: str, threads: int | None) -> Decode
         options: dict[str, Any] = {"threads": threads, "engine": engine, "device": device, "streams": streams}
         decoded = decode_packets(frozen_of(model), packets, restore=restore, **options)
         y = decoded.reconstruct(model)
-        levels: list[Tensor | None] = [
-            None if found is None else torch.empty(1 if p.grey else 3, *one.shape[1:], dtype=torch.int16, device=device)
-            for found, p, one in zip(part.filters, packets, out, strict=True)
-        ]
+        records = part.records
+        if records is None and any(part.filters) and has_kernel(device, engine):
+            records = torch.from_numpy(records_of(part.filters)).to(device)
         at_once = len(packets) if out.numel() // 3 <= TILE_PIXELS else 1
         for k in range(0, len(packets), at_once):
             some = slice(k, k + at_once)
-            for rows, columns, pixels in render(model, y[some], packets[some], gain=gain[some]):
-                out[some, :, rows, columns] = _rounded(pixels)
-                for i, kept in enumerate(levels[some]):
-                    if kept is not None:
-                        kept[:, rows, columns] = levels_of(pixels[i, : len(kept)])
-        for found, kept, to in zip(part.filters, levels, out, strict=True):
-            if found is not None and kept is not None:
-                for rows, pixels in found.to(found.weights.to(device)).bands(kept):
-                    to[:, rows] = _rounded(pixels)
+            samples = Samples(out[some], part.filters[some], None if records is None else records[some])
+            for piece in render(model, y[some], packets[some], gain=gain[some]):
+                samples.add(*piece)
+            samples.finish()
     return decoded
-
-
-def _rounded(pixels: Tensor) -> Tensor:
-    return pixels.float().mul(255).round_().to(torch.uint8)
 
 
 def _failures(decoded: DecodedLatents | None) -> list[tuple[int, Exception]]:

@@ -20,7 +20,7 @@ from .images import Picture
 from .interop.compressai import AcceleratedNet
 from .models import CrossChannelContextModel
 from .native import Codec, thread_count
-from .picture_filter import PictureFilter, levels_of
+from .picture_filter import PictureFilter, filter_on_gpu, has_kernel, levels_of, records_of
 from .stream.container import FILTER, Container, write_container
 from .stream.packet import Packet, parse_file
 from .tiles import TILE_PIXELS
@@ -188,6 +188,12 @@ def _pixels(
             out[rows, columns] = _levels(pixels[0], packet.grey, depth)
         return out
     levels = _filter_levels(model, values, packet)
+    if has_kernel(levels.device):
+        pixels = torch.empty(levels.shape, dtype=torch.uint8 if depth == 8 else torch.float32, device=levels.device)
+        filter_on_gpu(levels[None], torch.from_numpy(records_of([found])).to(levels.device), pixels[None])
+        if depth == 8:
+            return (pixels[0] if packet.grey else pixels.permute(1, 2, 0)).cpu().numpy()
+        return _levels(pixels, packet.grey, depth)
     for rows, pixels in found.to(found.weights.to(levels.device)).bands(levels):
         out[rows] = _levels(pixels, packet.grey, depth)
     return out

@@ -1,5 +1,6 @@
 """Fixtures of several test files."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def emulated_ops(monkeypatch):
     sys.path.insert(0, str(Path(__file__).parent / "emu"))
     import build
 
-    torch.ops.load_library(str(build.build_ops()))
+    torch.ops.load_library(str(build.build_ops(os.environ.get("CCM_EMU_FLAVOUR", "plain"))))
     monkeypatch.setenv("CCM_EMU_SMS", "2")
     monkeypatch.setattr(tensors, "device_for", lambda engine, device=None: torch.device("cpu"))
     return torch.ops.ccm_fast_emu

@@ -35,7 +35,7 @@ def test_every_kernel_keeps_the_rules():
 def test_instructions_are_looked_at():
     if not mc.tool():
         pytest.skip("needs cuobjdump and nvdisasm: pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm")
-    code = mc.instructions(FOLDER / "latents_cuda.cu.o")
+    code = mc.instructions(FOLDER / "entropy/cuda/latents_cuda.cu.o")
     assert code and all(len(c) > 500 for c in code.values())
     # What the kernel cannot be without: were it not found, absence of other things would mean nothing.
     for names in ({mc.opcode(i).partition(".")[0] for i in c} for c in code.values()):

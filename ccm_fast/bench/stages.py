@@ -17,6 +17,7 @@ from ccm_fast.entropy.frozen import FrozenEntropyModel
 from ccm_fast.entropy.tensors import DeviceStreams
 from ccm_fast.files import encode_picture, model_for
 from ccm_fast.images import open_picture
+from ccm_fast.picture_filter import PictureFilter, Samples, has_kernel, records_of
 from ccm_fast.stream.container import parse_container
 from ccm_fast.stream.packet import Packet, parse_file, peek
 
@@ -103,11 +104,21 @@ class Decoder:
         self.model = found if here else copy.deepcopy(found).to(device)
         self.frozen = frozen_of(self.model)
         self.engine = engine_for(None, device)
+        self.filter: PictureFilter | None = None
         self.expected: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def parse(self) -> Packet:
-        """Read and check the file."""
-        return parse_file(parse_container(self.read()).packet, len(self.frozen.plan.groups), self.max_pixels)
+        """Read and check the file; the picture's filter is kept."""
+        container = parse_container(self.read())
+        packet = parse_file(container.packet, len(self.frozen.plan.groups), self.max_pixels)
+        self.filter = PictureFilter.of(container.chunks, packet.grey)
+        return packet
+
+    def records(self) -> torch.Tensor | None:
+        """The filter as the GPU's kernel reads it, there; None without a filter or a GPU."""
+        if self.filter is None or not has_kernel(self.device, self.engine):
+            return None
+        return torch.from_numpy(records_of([self.filter])).to(self.device)
 
     def upload(self, packet: Packet) -> DeviceStreams:
         """The streams on the GPU."""
@@ -130,9 +141,17 @@ class Decoder:
         options = {"restored": found.restored, "status": found.status}
         return DecodedLatents(self.frozen, found.y_hat, found.psi, self.engine, **options)
 
-    def picture(self, packet: Packet, decoded: DecodedLatents, clock, gain: torch.Tensor | None = None) -> torch.Tensor:
+    def picture(
+        self,
+        packet: Packet,
+        decoded: DecodedLatents,
+        clock,
+        gain: torch.Tensor | None = None,
+        records: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """uint8 [H, W, 3], on the device."""
-        out = torch.empty(packet.height, packet.width, 3, dtype=torch.uint8, device=self.device)
+        out = torch.empty(1, 3, packet.height, packet.width, dtype=torch.uint8, device=self.device)
+        samples = Samples(out, [self.filter], records)
         y = decoded.y_hat
         if decoded.restored is not None:
             y = decoded.restored
@@ -143,11 +162,11 @@ class Decoder:
         while True:
             with clock.stage("g_s"):
                 piece = next(pieces, None)
-            if piece is None:
-                return out
-            rows, columns, pixels = piece
             with clock.stage("pixels"):
-                out[rows, columns] = pixels[0].mul(255).round_().to(torch.uint8).permute(1, 2, 0)
+                if piece is None:
+                    samples.finish()
+                    return out[0].permute(1, 2, 0)
+                samples.add(*piece)
 
     def run(self) -> list[Span]:
         """One decoding; its result is compared with the first one's."""
@@ -158,11 +177,11 @@ class Decoder:
                 packet = self.parse()
             if queued:
                 with clock.stage("upload"):
-                    streams, gain = self.upload(packet), decoding_gain(self.model, [packet])
+                    streams, gain, records = self.upload(packet), decoding_gain(self.model, [packet]), self.records()
                 decoded = self.queued(streams, packet, clock)
             else:
-                decoded, gain = self.latents(packet, clock, threads), None
-            pixels = self.picture(packet, decoded, clock, gain)
+                decoded, gain, records = self.latents(packet, clock, threads), None, self.records()
+            pixels = self.picture(packet, decoded, clock, gain, records)
             if self.device.type == "cuda" or queued:
                 with clock.stage("download"):
                     pixels = pixels.cpu()
@@ -199,11 +218,11 @@ class Decoder:
         """Statistics of z .. pixels as a captured CUDA graph."""
         packet = self.parse()
         with torch.inference_mode():
-            streams, gain = self.upload(packet), decoding_gain(self.model, [packet])
+            streams, gain, records = self.upload(packet), decoding_gain(self.model, [packet]), self.records()
 
             def decode() -> tuple[torch.Tensor, DecodedLatents]:
                 decoded = self.queued(streams, packet, HostClock())
-                return self.picture(packet, decoded, HostClock(), gain), decoded
+                return self.picture(packet, decoded, HostClock(), gain, records), decoded
 
             side = torch.cuda.Stream(self.device)
             side.wait_stream(torch.cuda.current_stream(self.device))

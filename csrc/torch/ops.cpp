@@ -391,6 +391,7 @@ STABLE_TORCH_LIBRARY(ccm_fast, m) {
       "segments, Tensor y_hat)");
   m.def("parameters(Tensor packed, Tensor psi, Tensor y_hat, int threads) -> (Tensor, Tensor)");
   m.def("int8_product(Tensor x, Tensor w, str isa, int repeats) -> Tensor");
+  m.def("picture_filter(Tensor pixels, Tensor filters, Tensor(a!) out) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ccm_fast, CPU, m) {

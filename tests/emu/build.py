@@ -15,14 +15,16 @@ ROOT = HERE.parent.parent
 
 sys.path[:0] = [str(ROOT / "_build_backend"), str(ROOT / "tests")]
 from ccm_build import find_torch  # noqa: E402
-from ccm_sources import CSRC, X86, core_sources, isa_flags, isa_macros  # noqa: E402
+from ccm_sources import CSRC, CUDA, X86, core_sources, cuda_sources, isa_flags, isa_macros  # noqa: E402
 from ninja_build import Rules  # noqa: E402
 
 TORCH_TARGET = "0x020a000000000000"  # as in setup.py
-CUDA = CSRC / "entropy/cuda"
+CUDA_ROOMS = tuple(CSRC / room for room in CUDA)
+OPERATORS = sorted((CSRC / "torch").glob("*_cuda.cpp"))
 ENGINE_ROOMS = ("base", "model", "entropy/cpu")  # what the engines and the check of one against the other need
 CORE_ISAS = ("_avx2",) if X86 else ()
 FAULTS = range(12)  # CCM_FAULT: 0 is the real thing
+FILTER_FAULTS = (0, 12)
 FLAVOURS = {
     # -O3 compiles for 17 s of processor time longer than -O1, and the tests then take as long.
     "plain": ["-O1", "-g1"],
@@ -39,19 +41,19 @@ def flavour_of(source, flavour):
     """What one file is really compiled as: the CPU engine, whose sanitizers have tests of their own, is always plain,
     the emulator itself is never instrumented for ThreadSanitizer, only kernels are for coverage.
     """
-    if source.is_relative_to(CSRC) and source.parent != CUDA and source.parent != CSRC / "torch":
+    if source.is_relative_to(CSRC) and source.parent not in (*CUDA_ROOMS, CSRC / "torch"):
         return "plain"
     if source.parent == EMULATOR and flavour == "tsan":
         return "plain"
-    return "plain" if flavour == "coverage" and source.parent != CUDA else flavour
+    return "plain" if flavour == "coverage" and source.parent not in CUDA_ROOMS else flavour
 
 
 def flags_of(source, flavour, fault):
     """Flags of one file."""
     flags = [*COMMON, *INCLUDES, *(["-x", "c++"] if source.suffix == ".cu" else [])]
-    if source.is_relative_to(CSRC) and source.parent != CUDA:
+    if source.is_relative_to(CSRC) and source.parent not in CUDA_ROOMS:
         flags += [*isa_macros(CORE_ISAS), *isa_flags(source)]
-    if source.name == "ops_cuda.cpp":
+    if source in OPERATORS:
         flags += [f"-DTORCH_TARGET_VERSION={TORCH_TARGET}"]
         flags += [word for folder in find_torch().include_dirs for word in ("-isystem", str(folder))]
     return [*flags, *FLAVOURS[flavour], *([f"-DCCM_FAULT={fault}"] if fault else [])]
@@ -62,19 +64,22 @@ def faults_of(source):
     """The planted faults that a file has, itself or in what it includes."""
     text = source.read_text(encoding="utf-8")
     found = {int(n) for n in re.findall(r"CCM_FAULT [!=]= (\d+)", text)}
-    included = (CSRC / name for name in re.findall(r'#include "(entropy/cuda/[^"]+)"', text))
+    included = (CSRC / name for name in re.findall(r'#include "((?:entropy|transforms)/cuda/[^"]+)"', text))
     return found.union(*map(faults_of, included))
 
 
 def sources(kind):
-    """Files of one product: "engine" (all kernels, host code, CPU engine, C API), or "micro" (the emulator's own).
+    """Files of one product: "engine" (all kernels, host code, CPU engine, C API), "filter" (the
+    picture filter alone, as a program), or "micro" (the emulator's own).
 
     The CPU engine comes last: of inline functions that it shares with kernels, the instrumented ones are linked.
     """
     emulator = sorted(EMULATOR.glob("*.cpp"))
     if kind == "micro":
         return [*emulator, HERE / "micro.cu"]
-    cuda = sorted([*CUDA.glob("*.cu"), *CUDA.glob("*.cpp")])
+    if kind == "filter":
+        return [*emulator, CSRC / "transforms/cuda/picture_filter_cuda.cu", HERE / "filter_check.cpp"]
+    cuda = sorted([*cuda_sources("*.cu"), *cuda_sources("*.cpp")])
     return [*emulator, *cuda, HERE / "emu_api.cpp", *core_sources(ENGINE_ROOMS, CORE_ISAS)]
 
 
@@ -102,8 +107,11 @@ def rules():
             end = f"-fault{fault}" if fault else ""
             objects = compiled(found, [HERE / "emu_check.cpp", *engine], flavour, fault)
             found.link(f"{flavour}/engine{end}", objects, link)
+        for fault in FILTER_FAULTS:
+            objects = compiled(found, sources("filter"), flavour, fault)
+            found.link(f"{flavour}/filter{f'-fault{fault}' if fault else ''}", objects, link)
         torch = [*link, "-shared", "-Wl,--no-as-needed", f"-L{find_torch().library_dir}", "-ltorch_cpu", "-ltorch"]
-        found.link(f"{flavour}/ops.so", compiled(found, [CSRC / "torch/ops_cuda.cpp", *engine], flavour), torch)
+        found.link(f"{flavour}/ops.so", compiled(found, [*OPERATORS, *engine], flavour), torch)
     return found
 
 
@@ -125,6 +133,11 @@ def build_ops(flavour="plain"):
 def build_program(flavour, fault=0):
     """The same as a program, emu_check.cpp, for sanitizers; with a planted fault if one is named."""
     return make(flavour, f"engine-fault{fault}" if fault else "engine")
+
+
+def build_filter(flavour="plain", fault=0):
+    """The picture filter as a program, filter_check.cpp, for sanitizers; with a planted fault if one is named."""
+    return make(flavour, f"filter-fault{fault}" if fault else "filter")
 
 
 def build_micro(flavour="plain"):

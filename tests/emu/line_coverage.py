@@ -14,7 +14,6 @@ from collections import defaultdict
 import build
 
 BAR = 0.9
-KERNELS = build.CUDA
 
 
 def main():
@@ -24,7 +23,8 @@ def main():
     env = {**os.environ, "CCM_EMU_FLAVOUR": "coverage"}
     # One process: counters are written at its end, and several would wait for each other.
     tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist"]
-    tests += ["tests/test_cuda_emulated.py", "tests/test_cuda_crew.py"]
+    tests += ["tests/test_cuda_emulated.py", "tests/test_cuda_crew.py", "tests/test_cuda_filter.py"]
+    tests += ["-m", "not sanitized"]
     if subprocess.run(tests, cwd=build.ROOT, env=env).returncode:
         sys.exit("coverage: the tests fail")
     gcov = shutil.which("gcov") or sys.exit("coverage: gcov was not found (it comes with g++)")
@@ -34,7 +34,7 @@ def main():
     for report in sorted(folder.glob("*.gcov.json.gz")):
         for file in json.loads(gzip.decompress(report.read_bytes()))["files"]:
             path = (folder / file["file"]).resolve()
-            if path.parent == KERNELS and path.name != "device.h":
+            if path.parent in build.CUDA_ROOMS and path.name != "device.h":
                 for line in file["lines"]:
                     lines = hits[path.name]
                     lines[line["line_number"]] = lines.get(line["line_number"], 0) + line["count"]

@@ -1,6 +1,8 @@
 // What a thread does alone: plain intrinsics and atomics.
 #pragma once
+#include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #include "collectives.h"
@@ -55,6 +57,17 @@ inline int __dp4a(int a, int b, int c) {
 }
 inline unsigned __dp4a(unsigned a, unsigned b, unsigned c) {
   return static_cast<unsigned>(emu::dot4<uint8_t, uint8_t>(a, b, static_cast<int>(c)));
+}
+inline int __float2int_rn(float x) {  // of two nearest the even one; saturates, and not a number is 0
+  return std::isnan(x)        ? 0
+         : x >= 2147483648.0f ? INT32_MAX
+         : x < -2147483648.0f ? INT32_MIN
+                              : static_cast<int>(std::nearbyint(x));
+}
+inline float __uint_as_float(unsigned x) {
+  float f;
+  std::memcpy(&f, &x, sizeof f);
+  return f;
 }
 template <class T>
 T __ldg(const T* p) {
