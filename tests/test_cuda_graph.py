@@ -26,6 +26,7 @@ from ccm_fast.entropy.tensors import DeviceStreams
 from ccm_fast.entropy.testing import random_plan, sample_latents
 from ccm_fast.errors import DamagedError, TruncatedError
 from ccm_fast.files import encode_file
+from ccm_fast.picture_filter import PictureFilter
 
 pytestmark = pytest.mark.slow
 
@@ -137,6 +138,9 @@ class Shapes:
         y_hat, status = self.decode_y(packed, psi, data, segments, threads)
         return y_hat, status, torch.empty_like(y_hat, dtype=torch.float32)
 
+    def picture_filter(self, pixels, records, out):
+        assert pixels.device == records.device == out.device and pixels.shape == out.shape
+
 
 @pytest.mark.parametrize("grey, reconstruction", [(False, "integer"), (True, "centroid")])
 def test_from_streams_to_pixels_the_host_waits_for_nothing(grey, reconstruction, monkeypatch):
@@ -149,16 +153,18 @@ def test_from_streams_to_pixels_the_host_waits_for_nothing(grey, reconstruction,
     decoder = stages.Decoder.__new__(stages.Decoder)
     decoder.model, decoder.frozen, decoder.engine = model, model.frozen, "cuda"
     decoder.device, decoder.threads = torch.device("meta"), 1
+    colours = 1 if grey else 3
+    decoder.filter = PictureFilter((300,), torch.ones(2, colours, 6 * colours))
     model.to("meta")
     shapes = [((900,), torch.uint8), ((1, 3), torch.int64), ((2000,), torch.uint8), ((1, 3, 3), torch.int64)]
     streams = DeviceStreams(*(torch.empty(s, dtype=d, device="meta") for s, d in shapes))
     with torch.inference_mode():
-        gain = decoding_gain(model, packets)
+        gain, records = decoding_gain(model, packets), decoder.records()
         model.config = replace(model.config, reconstruction=reconstruction)
         decoder.queued(streams, packets[0], stages.HostClock())  # the first call makes tables
         with watched():  # what is captured
             decoded = decoder.queued(streams, packets[0], stages.HostClock())
-            pixels = decoder.picture(packets[0], decoded, stages.HostClock(), gain)
+            pixels = decoder.picture(packets[0], decoded, stages.HostClock(), gain, records)
         status, y_hat = decoded.status, decoded.y_hat
         assert (decoded.restored is None) == (reconstruction == "integer")
         assert pixels.shape == (70, 90, 3) and pixels.device.type == status[0].device.type == "meta"
