@@ -223,6 +223,19 @@ def test_even_deeper_models_keep_what_they_have(deeper, images):
     assert torch.equal(more.g_a(tensor(images[1])), deeper.g_a(tensor(images[1])))
 
 
+def test_deeper_models_may_skip_other_symbols(grown, images, tmp_path):
+    """Weights are not taken by their layers' numbers then, which are other layers' in a deeper model."""
+    path = tmp_path / "floats.pt"
+    skipping = replace(grown.config, skip_index=4)
+    assert is_deeper(DEEP, skipping) and not is_deeper(replace(FINE, skip_index=0), FINE)
+    weights = grown.state_dict()
+    torch.save({"config": skipping.to_dict(), "train": {}, "model": weights, "ema": weights}, path)
+    model = CrossChannelContextModel(DEEP).eval().requires_grad_(False)
+    initial(str(path), model, images)
+    x = tensor(images[0])
+    assert torch.equal(model.g_a(x), grown.g_a(x))
+
+
 def test_what_is_no_deeper_model(grown, deeper):
     for config in (FINE, replace(DEEP, cross_width=8), replace(DEEP, blocks=(1, 0, 1)), replace(FINE, name="same")):
         assert not is_deeper(config, FINE)

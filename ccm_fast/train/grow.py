@@ -54,13 +54,17 @@ def grow(model: CrossChannelContextModel, old: CrossChannelContextModel, images:
     start_fine(model, images)
 
 
-# What may differ between a model and a deeper one, besides its name.
+# What may differ between a model and a deeper one, besides its name; and what says nothing of its layers.
 _DEPTH = ("blocks", "synthesis_blocks", "fine_deep")
+_NO_LAYERS = ("skip_index",)
 
 
 def is_deeper(config: CCMConfig, old: CCMConfig) -> bool:
-    """Whether a model of ``config`` is one of ``old`` with more residual blocks, ``fine_deep``, or both."""
-    same = replace(config, name=old.name, **{key: getattr(old, key) for key in _DEPTH}) == old
+    """Whether a model of ``config`` is one of ``old`` with more residual blocks, ``fine_deep``, or both.
+
+    Which symbols are skipped may differ.
+    """
+    same = replace(config, name=old.name, **{key: getattr(old, key) for key in (*_DEPTH, *_NO_LAYERS)}) == old
     stages = [(config.blocks, old.blocks)]
     stages.append((config.synthesis_blocks or config.blocks, old.synthesis_blocks or old.blocks))
     more = all(len(a) == len(b) and all(m >= n for m, n in zip(a, b, strict=True)) for a, b in stages)
