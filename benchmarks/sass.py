@@ -74,10 +74,16 @@ def compile_kernel(folder: Path, arch: int) -> Path:
     cubin = folder / f"sm_{arch}.cubin"
     sources = [*(path for room in ROOMS for path in (ROOT / "csrc" / room).iterdir())]
     if not cubin.exists() or cubin.stat().st_mtime < max(source.stat().st_mtime for source in sources):
-        folder.mkdir(parents=True, exist_ok=True)
-        flags = ["-std=c++17", "-O3", "-lineinfo", "-cubin", f"-arch=sm_{arch}"]
-        flags += [f"-I{ROOT / 'csrc'}"]
-        subprocess.run(["nvcc", *flags, str(ROOT / "csrc/entropy/cuda/latents_cuda.cu"), "-o", str(cubin)], check=True)
+        compile_file(ROOT / "csrc/entropy/cuda/latents_cuda.cu", folder, arch)
+    return cubin
+
+
+def compile_file(source: Path, folder: Path, arch: int) -> Path:
+    """The same of any file, each time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    cubin = folder / f"sm_{arch}.cubin"
+    flags = ["-std=c++17", "-O3", "-lineinfo", "-cubin", f"-arch=sm_{arch}", f"-I{ROOT / 'csrc'}"]
+    subprocess.run(["nvcc", *flags, str(source), "-o", str(cubin)], check=True)
     return cubin
 
 

@@ -60,9 +60,11 @@ struct Place {
 
 // Pixels of a picture without a filter, as torch rounds them.
 CCM_DEVICE void round_tile(const FilterArgs& a, const Place& p) {
+#pragma unroll 1
   for (int32_t k = threadIdx.x; k < kTileRows * kTileColumns; k += kThreads) {
     const int32_t i = p.top + k / kTileColumns, j = p.left + k % kTileColumns;
     if (i >= a.height || j >= a.width) continue;
+#pragma unroll 1
     for (int32_t c = 0; c < a.out_planes; ++c) {
       const int64_t at = p.from + (c < a.planes ? c : 0) * a.plane_stride + i * a.row_stride + j * a.column_stride;
       const int64_t to = p.to + (static_cast<int64_t>(c) * a.height + i) * a.width + j;
@@ -86,7 +88,9 @@ CCM_DEVICE void read_tile(const FilterArgs& a, const Place& p, FilterTile& t) {
     const int64_t one = at + clamped(j, a.width - 1) * a.column_stride,
                   two = at + clamped(j + 1, a.width - 1) * a.column_stride;
     uint32_t light = 0;
-    for (int32_t c = 0; c < p.colours; ++c) {
+#pragma unroll
+    for (int32_t c = 0; c < 3; ++c) {
+      if (c >= p.colours) break;
       const uint32_t both = pixel_at(a, one + c * a.plane_stride) | pixel_at(a, two + c * a.plane_stride) << 16;
       t.pixel[c][row][word] = both;
       light += both;
