@@ -337,8 +337,7 @@ def encode_batch(
     Returns:
         The bytes of each .ccm file: those that :func:`ccm_fast.encode_file` writes. A module on a GPU encodes pictures
         of equal size together at efforts up to 3; its transforms may then differ in their last bits from those of one
-        picture, and files by a few symbols. It sends no picture filters, which are fitted by the CPU
-        (FORMAT.md, section 8).
+        picture, and files by a few symbols.
 
     Raises:
         ImageError, LimitError, EncodeError, OSError: a picture cannot be read or encoded; the message says which.

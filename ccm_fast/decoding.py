@@ -13,7 +13,7 @@ from .engines import decoding_engine, stage, torch_threads
 from .errors import DamagedError, WrongModelError
 from .stream.limits import MAX_PIXELS
 from .stream.packet import Packet, parse_strings, peek
-from .tiles import TILE_PIXELS, synthesize
+from .tiles import TILE_PIXELS, pixels_of
 
 if TYPE_CHECKING:
     from ccm_fast.entropy.frozen import FrozenEntropyModel
@@ -215,17 +215,7 @@ def render(
         tile_pixels: larger images are transformed in tiles of so many pixels.
         gain: from :func:`decoding_gain`; None: computed here.
     """
-    weight = next(model.parameters())
     if gain is None:
         gain = decoding_gain(model, packets)
     grey = [k for k, p in enumerate(packets) if p.grey]
-    H, W = packets[0].height, packets[0].width
-
-    def read(rows: slice, columns: slice) -> Tensor:
-        return y_hat[:, rows, columns].to(weight).permute(0, 3, 1, 2) * gain
-
-    for rows, columns, pixels in synthesize(model.g_s, read, *y_hat.shape[1:3], tile_pixels // len(packets)):
-        pixels = pixels[..., : H - rows.start, : W - columns.start].clamp(0, 1)
-        for k in grey:  # a list of them as an index would be copied to the GPU
-            pixels[k] = pixels[k].mean(0, keepdim=True)
-        yield slice(rows.start, min(rows.stop, H)), slice(columns.start, min(columns.stop, W)), pixels
+    yield from pixels_of(model.g_s, y_hat, (packets[0].height, packets[0].width), grey, gain, tile_pixels)

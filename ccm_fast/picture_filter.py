@@ -64,46 +64,57 @@ class PictureFilter:
         Yields:
             which rows, and float32 [C, rows, W] in [0, 1].
         """
-        H, W = levels.shape[1:]
-        rows = max(1, _BAND_PIXELS // W)
-        for top in range(0, H, rows):
-            bottom = min(top + rows, H)
-            first, last = max(0, top - _REACH), min(H, bottom + _REACH)
-            over = (_REACH, _REACH, _REACH - (top - first), _REACH - (last - bottom))
-            x = F.pad(levels[None, :, first:last].float(), over, mode="replicate")[0]
-            yield slice(top, bottom), self._filtered(x, bottom - top, W).div_(WHITE).clamp_(0, 1)
+        for rows, middle, taps, kind in pieces_of(levels, self.bounds):
+            flat = taps.flatten(0, 1).flatten(1)
+            out = middle.clone()
+            for k, weights in enumerate(self.weights):
+                out += (weights @ flat).view_as(out) * (kind == k)
+            yield rows, out.div_(WHITE).clamp_(0, 1)
 
-    def _filtered(self, x: Tensor, height: int, width: int) -> Tensor:
-        """[C, height, width] of pixels with three more on every side."""
 
-        def moved(p: Tensor, i: int, j: int) -> Tensor:
-            up, left = (p.shape[-2] - height) // 2 + i, (p.shape[-1] - width) // 2 + j
-            return p[..., up : up + height, left : left + width]
+def pieces_of(levels: Tensor, bounds: Sequence[int]) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """What filters see of a picture, one band of rows after another.
 
-        def ring(i: int, j: int) -> Tensor:
-            corners = ((i, j), (-i, -j), (j, -i), (-j, i))
-            return sum(moved(x, *at) for at in corners) - 4 * moved(x, 0, 0)
+    Args:
+        levels: int16 [C, H, W] of :func:`levels_of`.
+        bounds: of the activity, ascending.
 
-        middle = moved(x, 0, 0)
-        taps = torch.stack([(middle - _MIDDLE) / 8, *(ring(*at) for at in ((0, 1), (1, 1), (0, 2), (2, 2), (0, 3)))], 1)
-        flat = taps.flatten(0, 1).flatten(1)
-        out = middle.clone()
-        kind = self._classes(x, height, width)
-        for k, weights in enumerate(self.weights):
-            out += (weights @ flat).view_as(out) * (kind == k)
-        return out
+    Yields:
+        which rows, their pixels, float32 [C, rows, W], the taps, [C, 6, rows, W], and the class of each, int32 [rows,
+        W]: how many bounds the activity reaches.
+    """
+    H, W = levels.shape[1:]
+    rows = max(1, _BAND_PIXELS // W)
+    for top in range(0, H, rows):
+        bottom = min(top + rows, H)
+        first, last = max(0, top - _REACH), min(H, bottom + _REACH)
+        over = (_REACH, _REACH, _REACH - (top - first), _REACH - (last - bottom))
+        x = F.pad(levels[None, :, first:last].float(), over, mode="replicate")[0]
+        yield slice(top, bottom), *_seen(x, bounds)
 
-    def _classes(self, x: Tensor, height: int, width: int) -> Tensor:
-        """Class of each pixel, by second differences of the colours' sum over 3x3 pixels."""
-        light = x.sum(0) if len(x) == 3 else 3 * x[0]
-        light = light[1:-1, 1:-1]
-        middle = 2 * light[1:-1, 1:-1]
-        busy = (middle - light[:-2, 1:-1] - light[2:, 1:-1]).abs() + (middle - light[1:-1, :-2] - light[1:-1, 2:]).abs()
-        busy = 9 * F.avg_pool2d(busy[None], 3, stride=1)[0]
-        kind = torch.zeros(height, width, dtype=torch.int32, device=x.device)
-        for bound in self.bounds:
-            kind += busy > bound - 0.5  # sums are whole numbers, but for the mean's last bits
-        return kind
+
+def _seen(x: Tensor, bounds: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixels, taps and classes of :func:`pieces_of`, of pixels with three more on every side."""
+    height, width = x.shape[-2] - 2 * _REACH, x.shape[-1] - 2 * _REACH
+
+    def moved(i: int, j: int) -> Tensor:
+        return x[..., _REACH + i :, _REACH + j :][..., :height, :width]
+
+    def ring(i: int, j: int) -> Tensor:
+        return moved(i, j) + moved(-i, -j) + moved(j, -i) + moved(-j, i) - 4 * middle
+
+    middle = moved(0, 0)
+    taps = torch.stack([(middle - _MIDDLE) / 8, *(ring(*at) for at in ((0, 1), (1, 1), (0, 2), (2, 2), (0, 3)))], 1)
+    # Second differences of the colours' sum over 3x3 pixels.
+    light = x.sum(0) if len(x) == 3 else 3 * x[0]
+    light = light[1:-1, 1:-1]
+    twice = 2 * light[1:-1, 1:-1]
+    busy = (twice - light[:-2, 1:-1] - light[2:, 1:-1]).abs() + (twice - light[1:-1, :-2] - light[1:-1, 2:]).abs()
+    busy = 9 * F.avg_pool2d(busy[None], 3, stride=1)[0]
+    kind = torch.zeros(height, width, dtype=torch.int32, device=x.device)
+    for bound in bounds:
+        kind += busy > bound - 0.5  # sums are whole numbers, but for the mean's last bits
+    return middle, taps, kind
 
 
 def levels_of(pixels: Tensor) -> Tensor:

@@ -21,9 +21,11 @@ from .effort.levels import Level
 from .effort.search import better_symbols, stays_on_device
 from .engines import engine_for, frozen_of
 from .errors import EncodeError
+from .filter_fitting import filter_sums
 from .models.inference import inference
+from .picture_filter import levels_of
 from .stream.packet import Stream
-from .tiles import STRIDE, analyse
+from .tiles import STRIDE, analyse, pixels_of
 
 if TYPE_CHECKING:
     from ccm_fast.entropy.frozen import FrozenEntropyModel
@@ -44,11 +46,13 @@ class QueuedImages:
         frozen: the integer entropy model.
         coded: their streams, on the device.
         fit: whether y and z of each image, before any decision, are in the range of symbols; bool [B], there.
+        sums: what picture filters are fitted to, float64 [B, 16, 6 C, 6 C + C] (:func:`filter_sums`), there, if wanted.
     """
 
     frozen: FrozenEntropyModel
     coded: DeviceStreams
     fit: tuple[Tensor, Tensor]
+    sums: Tensor | None = None
 
     def each(self) -> list[tuple[Stream, list[Stream]] | EncodeError]:
         """z's stream of each image and y's of each of its groups, or why there are none. Waits for the device."""
@@ -92,6 +96,7 @@ def queue_images(
     grey: bool,
     lanes: int,
     tile_pixels: int,
+    filtered: bool = False,
 ) -> QueuedImages:
     """Ask a GPU for the streams of a batch of equally large images.
 
@@ -107,6 +112,7 @@ def queue_images(
         grey: the decoder averages the colours.
         lanes: of every stream; 0: chosen on the GPU.
         tile_pixels: of each image, that are transformed at a time.
+        filtered: decode the images, too, and sum up what their filters are fitted to.
     """
     frozen, weight = frozen_of(model), next(model.parameters())
     h, w = (-(-s // STRIDE) for s in size)
@@ -134,8 +140,34 @@ def queue_images(
                 threads=1,
                 tune=tune,
             )
-        coded, _ = frozen.encode_queued(z_hat, psi, y_hat, lanes)
-    return QueuedImages(frozen, coded, (y_fit, z_fit))
+        coded, y_hat = frozen.encode_queued(z_hat, psi, y_hat, lanes)
+        sums = _filter_sums(model, psi, y_hat, quality, read, size, grey, tile_pixels) if filtered else None
+    return QueuedImages(frozen, coded, (y_fit, z_fit), sums)
+
+
+def _filter_sums(
+    model: CrossChannelContextModel,
+    psi: Tensor,
+    y_hat: Tensor,
+    quality: Tensor,
+    read: Callable[[slice, slice], Tensor],
+    size: tuple[int, int],
+    grey: bool,
+    tile_pixels: int,
+) -> Tensor:
+    """:func:`filter_sums` of every image, of its pixels as a decoder will have them."""
+    frozen, colours = frozen_of(model), 1 if grey else 3
+    values = y_hat
+    if model.config.reconstruction == "centroid":
+        values = frozen.centroids(y_hat, *frozen.parameters_on(psi, y_hat))
+    images = len(y_hat)
+    levels = torch.empty(images, colours, *size, dtype=torch.int16, device=y_hat.device)
+    every = range(images) if grey else ()
+    pieces = pixels_of(model.g_s, values, size, every, model.inverse_gain(quality), tile_pixels * images)
+    for rows, columns, pixels in pieces:
+        levels[:, :, rows, columns] = levels_of(pixels[:, :colours])
+    original = read(slice(0, size[0]), slice(0, size[1]))[:, :colours]
+    return torch.stack([filter_sums(*pair) for pair in zip(levels, original, strict=True)])
 
 
 def _symbols(latents: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from . import queued_encoding
+from . import _native, queued_encoding
 from .decoding import DecodedLatents, check_fingerprint, check_stream_version, decode_packets, decoding_gain, render
 from .effort import level_for, tune_for
 from .encoding import packets_of
@@ -23,8 +23,10 @@ from .engines import accelerated, decoding_engine, frozen_of, torch_threads
 from .entropy import tensors
 from .entropy.tensors import DeviceStreams
 from .errors import BitstreamError, CcmFastError, EncodeError
+from .filter_fitting import sends_filters, with_filter
 from .images import Picture, orientation
 from .models import CrossChannelContextModel
+from .native import thread_count
 from .picture_filter import PictureFilter, Samples, has_kernel, records_of
 from .queued_encoding import QUEUE_PIXELS, QueuedImages, queue_images
 from .stream.container import Container, write_container
@@ -327,6 +329,7 @@ def encode_pictures(
     """
     frozen = frozen_of(model)
     options: dict[str, Any] = {"tune": tune_for(model, tune), "lanes": lanes, "level": level_for(model, effort)}
+    options["filtered"] = sends_filters(model, effort, tune)
     found: list = [None] * len(pictures)
     queued: list[tuple[list[int], QueuedImages]] = []
     for places in _alike(pictures):
@@ -335,13 +338,18 @@ def encode_pictures(
             raise ValueError(f"image of {size[1]}x{size[0]} pixels: sides are at most {MAX_SIDE}")
         queued.append((places, _queue_alike(model, [pictures[k] for k in places], [codes[k] for k in places], options)))
     for places, images in queued:
-        for k, one in zip(places, images.each(), strict=True):
+        each = images.each()
+        filters = [b""] * len(places)
+        if images.sums is not None:
+            own = [codes[k] for k in places]
+            filters = _native.fit_filters(images.sums.cpu().numpy(), own, thread_count(None))
+        for k, one, chunk in zip(places, each, filters, strict=True):
             if isinstance(one, EncodeError):
                 found[k] = one
                 continue
             picture = pictures[k]
             (packet,) = packets_of(frozen, picture.size, [codes[k]], [one[0]], [one[1]], picture.grey)
-            found[k] = write_container(packet.to_file(), picture.chunks)
+            found[k] = write_container(packet.to_file(), with_filter(picture.chunks, chunk))
     return found
 
 

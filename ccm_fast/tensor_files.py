@@ -13,15 +13,15 @@ from torch import Tensor
 
 from . import _native
 from .decoding import check_fingerprint, check_stream_version, decode_packets, render
-from .effort import level_for, tune_for
 from .encoding import encode_packets
 from .engines import accelerated, frozen_of, torch_threads
+from .filter_fitting import sends_filters, with_filter
 from .images import Picture
 from .interop.compressai import AcceleratedNet
 from .models import CrossChannelContextModel
 from .native import Codec, thread_count
 from .picture_filter import PictureFilter, filter_on_gpu, has_kernel, levels_of, records_of
-from .stream.container import FILTER, Container, write_container
+from .stream.container import Container, write_container
 from .stream.packet import Packet, parse_file
 from .tiles import TILE_PIXELS
 from .timing import stage
@@ -83,16 +83,14 @@ def encoder(picture: Picture, model: CrossChannelContextModel | AcceleratedNet, 
     def encode(code: int) -> bytes:
         (packet,) = encode_packets(model, read, picture.size, [code], grey=picture.grey, **options)
         found = _fitted(picture, model, packet, options)
-        kept = {kind: data for kind, data in picture.chunks.items() if kind != FILTER}  # one of another file, if any
-        return write_container(packet.to_file(), kept | ({FILTER: found} if found else {}))
+        return write_container(packet.to_file(), with_filter(picture.chunks, found))
 
     return encode
 
 
 def _fitted(picture: Picture, model: CrossChannelContextModel, packet: Packet, options: dict[str, Any]) -> bytes:
-    """The filter chunk of a file, empty for none: efforts above 1 that look at squared errors have one."""
-    squared = tune_for(model, options.get("tune")) == "psnr" and model.trained_for == "mse"
-    if not (squared and level_for(model, options.get("effort")).rounding):
+    """The filter chunk of a file, empty for none."""
+    if not sends_filters(model, options.get("effort"), options.get("tune")):
         return b""
     with stage(options.get("timings"), "filter"):
         how = {"threads": options.get("threads"), "engine": options.get("engine")}

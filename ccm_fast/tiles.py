@@ -7,7 +7,7 @@ may differ. Beyond the image's border the layers' own zero padding applies, as w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .models.inference import inference
 from .models.transforms import AnalysisTransform, Merge, ResidualBlock, Split, SynthesisTransform
 
-__all__ = ["TILE_PIXELS", "Tile", "analyse", "margin", "plan_tiles", "synthesize"]
+__all__ = ["TILE_PIXELS", "Tile", "analyse", "margin", "pixels_of", "plan_tiles", "synthesize"]
 
 STRIDE = 16  # pixels a latent spans in each direction
 # Measured with ccm-small: a tile of this size takes about 0.1 kB a pixel at the peak, and the margins of its tiles cost
@@ -202,3 +202,36 @@ def synthesize(
             slice(STRIDE * t.j0, STRIDE * t.j1),
             pixels[:, :, rows, columns],
         )
+
+
+def pixels_of(
+    g_s: nn.Module,
+    y_hat: Tensor,
+    size: tuple[int, int],
+    grey: Iterable[int],
+    gain: Tensor,
+    tile_pixels: int = TILE_PIXELS,
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """The images of y_hat, in pieces: yields (rows, columns, float [B, 3, rows, columns] in [0, 1]).
+
+    Nothing here waits for a GPU or copies to it.
+
+    Args:
+        g_s: the synthesis transform.
+        y_hat: what it reads, [B, h, w, M], without gains.
+        size: (H, W), pixels.
+        grey: numbers of those images whose colours are averaged.
+        gain: [B, M, 1, 1].
+        tile_pixels: larger batches are transformed in tiles of so many pixels in all.
+    """
+    weight = next(g_s.parameters())
+    H, W = size
+
+    def read(rows: slice, columns: slice) -> Tensor:
+        return y_hat[:, rows, columns].to(weight).permute(0, 3, 1, 2) * gain
+
+    for rows, columns, pixels in synthesize(g_s, read, *y_hat.shape[1:3], tile_pixels // len(y_hat)):
+        pixels = pixels[..., : H - rows.start, : W - columns.start].clamp(0, 1)
+        for k in grey:  # a list of them as an index would be copied to the GPU
+            pixels[k] = pixels[k].mean(0, keepdim=True)
+        yield slice(rows.start, min(rows.stop, H)), slice(columns.start, min(columns.stop, W)), pixels

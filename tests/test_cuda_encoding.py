@@ -206,7 +206,7 @@ def test_from_pixels_to_streams_the_host_waits_for_nothing(monkeypatch, effort, 
     model.to("meta")
     assert model.sensitivities is sensitivities  # on the CPU: copied once
     x, quality = torch.empty(2, 3, 80, 96, device="meta"), torch.empty(2, device="meta")
-    options = {"tune": tune, "grey": grey, "lanes": 0, "tile_pixels": 1 << 20}
+    options = {"tune": tune, "grey": grey, "lanes": 0, "tile_pixels": 1 << 20, "filtered": True}
 
     def queue():
         return queue_images(
@@ -216,7 +216,8 @@ def test_from_pixels_to_streams_the_host_waits_for_nothing(monkeypatch, effort, 
     queue()  # the first call makes tables
     with watched():
         queued = queue()
-    assert queued.coded.y_segments.device.type == "meta"
+    assert queued.coded.y_segments.device.type == queued.sums.device.type == "meta"
+    assert queued.sums.shape == (2, 16, *((6, 7) if grey else (18, 21)))
     with watched(), pytest.raises((AssertionError, NotImplementedError), match=REFUSED):
         queued.streams()
     # The net catches what the CPU's way does.

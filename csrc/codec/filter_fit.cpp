@@ -116,6 +116,12 @@ Matrix rounded(const Normal& normal, size_t n, size_t colours, double unit, doub
 FilterStatistics::FilterStatistics(int32_t colours)
     : colours_(colours), sums_(static_cast<size_t>(kFilterBins) * colours * kFilterTaps * kFilterColumns) {}
 
+FilterStatistics::FilterStatistics(int32_t colours, const double* sums) : FilterStatistics(colours) {
+  const int32_t taps = colours * kFilterTaps, columns = taps + colours;
+  for (int32_t row = 0; row < kFilterBins * taps; ++row)
+    std::copy_n(sums + static_cast<int64_t>(row) * columns, columns, &sums_[static_cast<size_t>(row) * kFilterColumns]);
+}
+
 void FilterStatistics::add(const FilterPlanes& planes, const PixelSource& original, int threads) {
   const Window at = planes.at();
   const int64_t room = filter_room(at.width());
@@ -245,6 +251,15 @@ std::optional<PictureFilter> FilterStatistics::fit(double price) const {
   }
 }
 
+namespace {
+
+std::vector<uint8_t> fitted(const FilterStatistics& statistics, int32_t colours, int32_t quality_code) {
+  const std::optional<PictureFilter> found = statistics.fit(filter_price(quality_code, colours == 1));
+  return found ? write_filter(*found) : std::vector<uint8_t>();
+}
+
+}  // namespace
+
 std::vector<uint8_t> fitted_filter(const PixelSource& original, const int16_t* levels, int32_t quality_code,
                                    int threads) {
   const int64_t height = original.height, width = original.width;
@@ -260,8 +275,11 @@ std::vector<uint8_t> fitted_filter(const PixelSource& original, const int16_t* l
     planes.finish();
     statistics.add(planes, original, threads);
   }
-  const std::optional<PictureFilter> found = statistics.fit(filter_price(quality_code, original.channels == 1));
-  return found ? write_filter(*found) : std::vector<uint8_t>();
+  return fitted(statistics, original.channels, quality_code);
+}
+
+std::vector<uint8_t> fitted_filter(const double* sums, int32_t colours, int32_t quality_code) {
+  return fitted(FilterStatistics(colours, sums), colours, quality_code);
 }
 
 }  // namespace ccm

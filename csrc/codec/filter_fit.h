@@ -14,6 +14,8 @@ namespace ccm {
 class FilterStatistics {
  public:
   explicit FilterStatistics(int32_t colours);
+  // sums: [kFilterBins][taps][taps + colours], of products of taps with each other and with what pixels lack, in RGB.
+  FilterStatistics(int32_t colours, const double* sums);
 
   // Adds the planes' pixels. original: of the whole picture, grey for planes of one colour.
   void add(const FilterPlanes& planes, const PixelSource& original, int threads);
@@ -30,5 +32,8 @@ class FilterStatistics {
 // The chunk, empty for none, for a decoded picture of levels [colours][height][width] in units of kFilterUnits.
 std::vector<uint8_t> fitted_filter(const PixelSource& original, const int16_t* levels, int32_t quality_code,
                                    int threads);
+
+// The same for a decoded picture of which the sums are known.
+std::vector<uint8_t> fitted_filter(const double* sums, int32_t colours, int32_t quality_code);
 
 }  // namespace ccm

@@ -380,6 +380,30 @@ py::bytes fit_filter(const py::buffer& original, const py::buffer& levels, int q
   return to_bytes(chunk.data(), chunk.size());
 }
 
+// The same of pictures whose sums are known: float64 [B, 16, taps, taps + colours] (FilterStatistics).
+std::vector<py::bytes> fit_filters(const py::buffer& sums, const std::vector<int>& quality_codes, int threads) {
+  const py::buffer_info info = sums.request();
+  const auto batch = static_cast<py::ssize_t>(quality_codes.size());
+  const auto shaped = [&](int colours) {
+    const py::ssize_t taps = colours * ccm::kFilterTaps;
+    return info.shape == std::vector<py::ssize_t>{batch, ccm::kFilterBins, taps, taps + colours};
+  };
+  if (info.format != "d" || !is_contiguous(info) || !(shaped(1) || shaped(3)))
+    throw py::value_error("sums must be float64 [B, 16, taps, taps + colours], contiguous");
+  const int colours = shaped(1) ? 1 : 3;
+  std::vector<std::vector<uint8_t>> chunks(static_cast<size_t>(batch));
+  {
+    py::gil_scoped_release release;
+    ccm::parallel_for(threads, batch, [&](int64_t k) {
+      const auto* own = static_cast<const double*>(info.ptr) + k * info.shape[1] * info.shape[2] * info.shape[3];
+      chunks[static_cast<size_t>(k)] = ccm::fitted_filter(own, colours, quality_codes[static_cast<size_t>(k)]);
+    });
+  }
+  std::vector<py::bytes> found;
+  for (const auto& chunk : chunks) found.push_back(to_bytes(chunk.data(), chunk.size()));
+  return found;
+}
+
 std::string isa_list() {
   std::string s;
   for (int i = ccm::kIsaCount - 1; i >= 0; --i)
@@ -429,6 +453,7 @@ PYBIND11_MODULE(_native, m) {
       py::arg("path"), "The frozen entropy model of a weights file, as bytes.");
   m.def("read_filter", &read_filter, py::arg("chunk"), py::arg("colours"));
   m.def("fit_filter", &fit_filter, py::arg("original"), py::arg("levels"), py::arg("quality_code"), py::arg("threads"));
+  m.def("fit_filters", &fit_filters, py::arg("sums"), py::arg("quality_codes"), py::arg("threads"));
   py::class_<File>(m, "File", "A .ccm file whose chunks and header have been read and checked.")
       .def(py::init<py::bytes, int64_t>(), py::arg("data"), py::arg("max_pixels"))
       .def_property_readonly(
