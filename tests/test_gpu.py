@@ -3,6 +3,7 @@
 Skipped, with the reason, where there is no GPU; `make gpu-check` runs it, under compute-sanitizer too where that is.
 """
 
+import copy
 import sys
 from pathlib import Path
 
@@ -14,14 +15,18 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import tiny
 from test_cuda_emulated import CASES, VERSION_2, Case, split
+from test_cuda_filter import by_torch, check, grain, made
 from test_cuda_graph import H, W, material
 from test_cuda_version3 import CASES as CASES_3
 
 import ccm_fast
-from ccm_fast import _backend
+from ccm_fast import Codec, _backend, encode_batch
 from ccm_fast.command.profile import profile
 from ccm_fast.effort.levels import LEVELS
+from ccm_fast.files import decode_bytes
+from ccm_fast.picture_filter import filter_on_gpu, records_of
 from ccm_fast.queued_encoding import queue_images
+from ccm_fast.stream.container import FILTER, parse_container
 
 ops = _backend.load().ops
 
@@ -161,7 +166,7 @@ def test_encoding_waits_once(effort):
     expected = ccm_fast.compress(model, x, effort=effort, engine="cpu")
     assert ccm_fast.compress(model, x, effort=effort, engine="cuda") == expected
     quality = torch.full((2,), 4.0, device="cuda")
-    options = {"tune": "psnr", "grey": False, "lanes": 0, "tile_pixels": 1 << 26}
+    options = {"tune": "psnr", "grey": False, "lanes": 0, "tile_pixels": 1 << 26, "filtered": effort > 1}
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -170,6 +175,43 @@ def test_encoding_waits_once(effort):
         torch.cuda.set_sync_debug_mode("default")
     z_streams, y_streams = queued.streams()
     assert len(z_streams) == len(y_streams) == 2
+
+
+@pytest.mark.parametrize("size", [(1, 1), (35, 131), (512, 768)])
+def test_picture_filters(size):
+    """A batch of different filters, as torch's operators apply them; then as a graph, replayed with another batch."""
+    rng = np.random.default_rng(8)
+    filters = [made(rng, 3, 8), None, made(rng, 1, 4), made(rng, 3, 1)]
+    given = [(grain(rng, 4, *size).cuda(), some) for some in (filters, filters[::-1])]
+    pixels, records = given[0][0].clone(), torch.from_numpy(records_of(filters)).cuda()
+    out = torch.zeros(4, 3, *size, dtype=torch.uint8, device="cuda")
+    filter_on_gpu(pixels, records, out)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        filter_on_gpu(pixels, records, out)
+    for x, some in given[::-1]:
+        pixels.copy_(x)
+        records.copy_(torch.from_numpy(records_of(some)))
+        graph.replay()
+        for samples, wanted, found in zip(out.cpu(), x.cpu(), some, strict=True):
+            check(samples, wanted.mul(255).round() if found is None else by_torch(wanted, found)[0])
+
+
+def test_files_with_filters():
+    """The golden one through batches, single files and the graph of a profile; then one that the GPU has encoded."""
+    model, data = copy.deepcopy(tiny.model()).cuda(), (tiny.GOLDEN / "filter2.ccm").read_bytes()
+    expected = torch.from_numpy(Codec.load(tiny.GOLDEN / "tiny.safetensors").decode(data)).permute(2, 0, 1)
+    (batch,) = ccm_fast.decode_batch([data], model=model)
+    # g_s has other last bits here.
+    assert (batch.cpu().int() - expected.int()).abs().max() <= 2
+    single = torch.from_numpy(decode_bytes(data, model).picture.pixels).permute(2, 0, 1)
+    assert (batch.cpu().int() - single.int()).abs().max() <= 1
+    picture = tiny.photo(256, 256, 5)
+    (file,) = encode_batch([picture], 6.0, model=copy.deepcopy(ccm_fast.load("ccm-small")).cuda())
+    by_cpu = Codec.load("ccm-small").encode(np.asarray(picture), quality=6.0)
+    found, wanted = (len(parse_container(f).chunks[FILTER]) for f in (file, by_cpu))
+    assert abs(found - wanted) <= 10
 
 
 def test_a_new_model_cannot_be_captured():
