@@ -9,6 +9,7 @@ no other its results (gpu_parts.py says what they do):
     whole       from file to pixels, as `ccm-fast profile --graph` tells it
     mbt2018     nets of CompressAI, on a GPU that nobody else uses (dropin_gpu.py)
     encode      photographs to streams on the GPU, one and in batches
+    filters     picture filters of one photograph and of 64, by the kernel and by torch's operators
     tests       tests/test_gpu.py
     kernels     `ccm-fast bench kernels --device cuda`
     sanitizers  tests/test_gpu.py under each tool of compute-sanitizer, where that is installed
@@ -67,6 +68,7 @@ def parts_of(args: argparse.Namespace) -> list[Part]:
         own("whole", 60),
         Part("mbt2018", 120, (python, str(HERE / "dropin_gpu.py"), "--repeats", "10")),
         own("encode", 60),
+        own("filters", 30),
         own("tests", 120),
         Part("kernels", 60, bench),
         own("sanitizers", 240),

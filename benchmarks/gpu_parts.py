@@ -26,6 +26,7 @@ from ccm_fast import _backend  # noqa: E402
 from ccm_fast.command.profile import profile, report  # noqa: E402
 from ccm_fast.decoding import decode_latents, parse_packets  # noqa: E402
 from ccm_fast.environment import collect  # noqa: E402
+from ccm_fast.picture_filter import PictureFilter, levels_of, records_of  # noqa: E402
 
 QUALITIES = (2.0, 4.0, 6.0)
 FIRST = ("kodim05.png", "kodim13.png", "kodim15.png", "kodim19.png")
@@ -224,6 +225,36 @@ def encode(model, files: list[Path], results: Results, device) -> None:
         results.add({"images": n, "equal": equal, "seconds": median, "images_a_second": n / median})
 
 
+def filters(results: Results, ops, device, repeats, size: tuple[int, int] = (512, 768)) -> None:
+    """Picture filters of eight classes: the kernel and torch's operators."""
+    rng = np.random.default_rng(0)
+    weights = torch.from_numpy(rng.normal(0, 0.02, (8, 3, 18)).astype(np.float32))
+    found = PictureFilter((256, 512, 1024, 2048, 4096, 8192, 16384), weights)
+    on_device = found.to(weights.to(device))
+    for n in (1, BATCH):
+        if results.has(images=n):
+            continue
+        strength = 2.0 ** -(np.arange(size[1]) // 8 % 9)  # of every class there are pixels
+        grain = 0.5 + (rng.random((n, 3, *size)) - 0.5) * strength
+        pixels = torch.from_numpy(grain.astype(np.float32)).to(device)
+        records = torch.from_numpy(records_of([found] * n)).to(device)
+        out, by_torch = (torch.empty(n, 3, *size, dtype=torch.uint8, device=device) for _ in range(2))
+
+        def apply(pixels=pixels, by_torch=by_torch) -> None:
+            for one, to in zip(pixels, by_torch, strict=True):
+                for rows, piece in on_device.bands(levels_of(one)):
+                    to[:, rows] = piece.mul(255).round().to(torch.uint8)
+
+        times = {
+            "kernel": latencies(lambda a=(pixels, records, out): ops.picture_filter(*a), repeats, device),
+            "torch": latencies(apply, repeats, device),
+        }
+        # The order of sums decides halves.
+        off = (out.int() - by_torch.int()).abs()
+        equal = int(off.max()) <= 1 and int((off > 0).sum()) <= off.numel() / 1000
+        results.add({"images": n, "size": list(size), "equal": equal, "clock": clocks(), **times})
+
+
 def run_tests(sanitizers: bool) -> dict[str, int]:
     """Exit statuses of the GPU tests, plain or under each sanitizer."""
     pytest = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/test_gpu.py"]
@@ -296,6 +327,7 @@ def main() -> None:
         "lanes": lambda: lanes(model, four, results, ops, "cuda", args.repeats),
         "batch": lambda: batch(model, everything, results, ops, "cuda", args.repeats),
         "encode": lambda: encode(model, everything, results, "cuda"),
+        "filters": lambda: filters(results, ops, "cuda", args.repeats),
         "all": lambda: compared(model, everything[len(four) :], results, ops, "cuda", args.repeats),
     }
     if args.part == "whole":

@@ -178,7 +178,7 @@ def test_encoding_waits_once(effort):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (35, 131), (512, 768)])
-def test_picture_filters(size):
+def test_picture_filters_and_their_graph(size):
     """A batch of different filters, as torch's operators apply them; then as a graph, replayed with another batch."""
     rng = np.random.default_rng(8)
     filters = [made(rng, 3, 8), None, made(rng, 1, 4), made(rng, 3, 1)]

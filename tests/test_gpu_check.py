@@ -105,6 +105,19 @@ def test_lanes_and_batches_are_measured_once(ops, timed, pictures, tmp_path, mon
 
 
 @pytest.mark.slow
+def test_filters_are_compared_and_timed(ops, timed, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_parts, "BATCH", 2)
+    for _ in range(2):
+        results = gpu_parts.Results(tmp_path / "filters.json")
+        gpu_parts.filters(results, ops, "cpu", 2, (20, 80))
+        assert [r["images"] for r in results.records] == [1, 2] and not gpu_parts.failures(results)
+    wrong = SimpleNamespace(picture_filter=lambda pixels, records, out: out.fill_(3))
+    results = gpu_parts.Results(tmp_path / "wrong.json")
+    gpu_parts.filters(results, wrong, "cpu", 2, (20, 80))
+    assert len(gpu_parts.failures(results)) == 2
+
+
+@pytest.mark.slow
 def test_sanitizers_are_run_where_they_are(monkeypatch):
     """The commands, and that a tool's finding (its exit status) is what is told."""
     seen = []
