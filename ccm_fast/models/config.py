@@ -216,6 +216,12 @@ PRESETS: dict[str, CCMConfig] = {
 # fine group is decoded in one step. Training for the former has cost more than it saves where the encoder rounds by
 # rate and distortion: docs/experiments/training.md.
 PRESETS["ccm-small-2"] = replace(PRESETS["ccm-small"], name="ccm-small-2", skip_index=0, fine_context=False)
+# 62 k multiply-adds a pixel in decoding, where ccm-small has 35 k; no weights ship yet. All of it is residual blocks of
+# g_s, and some of g_a, so that training goes on from ccm-small's floats (train/grow.py). At 1/4 of the resolution a
+# block costs 4.6 k multiply-adds a pixel and 0.15 MB of fp16, at 1/8 3.5 k and 0.45 MB, at 1/16 2.6 k and 1.3 MB:
+# blocks at 1/4 are the cheapest to store, those at 1/8 have gained most (docs/experiments/training.md). Weights are
+# 14.8 MB in fp16, the encoder included, so that they would ship in two files.
+PRESETS["ccm-medium"] = replace(PRESETS["ccm-small-2"], name="ccm-medium", blocks=(2, 3, 1), synthesis_blocks=(4, 6, 1))
 PRESETS["ccm-small-g1"] = replace(PRESETS["ccm-small-192"], name="ccm-small-g1", groups=(192,))
 
 
