@@ -71,6 +71,7 @@ def packets_of(
             (z.lanes, *(s.lanes for s in groups)),
             (z.data, *(s.data for s in groups)),
             z.version,
+            (z.taper, *(s.taper for s in groups)),
         )
         for code, z, groups in zip(codes, z_streams, y_streams, strict=True)
     ]

@@ -45,7 +45,8 @@ def test_golden_files_decode_to_the_same_latents_for_ever(model, name, engine):
     assert abs(float(decoded.picture.pixels.mean()) - want["mean"]) < 0.5  # floats: nearly the same everywhere
 
 
-@pytest.mark.parametrize("name", GOLDEN)
+# Encoders wrote grey2 and colour3 before lanes retired.
+@pytest.mark.parametrize("name", sorted(set(GOLDEN) - {"grey2", "colour3"}))
 def test_latents_are_coded_to_the_golden_bytes(model, name):
     """The encoder's integer half: whatever floats made of the image, these latents have these bytes."""
     data = (tiny.GOLDEN / f"{name}.ccm").read_bytes()

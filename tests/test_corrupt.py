@@ -38,7 +38,7 @@ def data(model, request):
     z_hat = frozen.decode_z([p.z_stream], *p.z_shape)
     (z,) = frozen.encode_z(z_hat, lanes=2)
     (y,) = frozen.encode_y(frozen.hyper(z_hat, *p.y_shape), torch.from_numpy(decoded.latents)[None], lanes=2)
-    old = p._replace(streams=tuple(s.data for s in (z, *y)), version=1)
+    old = p._replace(streams=tuple(s.data for s in (z, *y)), version=1, tapers=())
     return write_container(old.to_file(), parse_container(out.getvalue()).chunks)
 
 
@@ -114,8 +114,9 @@ def least(lanes, version):
 def mutate(rng, packet):
     """A packet whose checksum is right and something else is not (or, by luck, is)."""
     streams, lanes = [bytearray(s) for s in packet.streams], list(packet.lanes)
+    tapers = list(packet.tapers or (0,) * len(lanes))
     k = int(rng.integers(len(streams)))
-    what = rng.integers(7)
+    what = rng.integers(7 + (packet.version == 2))
     if what <= 2:
         for _ in range(1 << rng.integers(5)):
             streams[k][rng.integers(len(streams[k]))] ^= 1 << rng.integers(8)
@@ -132,10 +133,13 @@ def mutate(rng, packet):
         streams[k] = streams[k].ljust(size + odd, b"\x01")
     elif what == 5:
         streams[k], streams[k - 1], lanes[k], lanes[k - 1] = streams[k - 1], streams[k], lanes[k - 1], lanes[k]
+    elif what == 7:
+        tapers[k] = int(rng.integers(16))
     else:
         size = {"width": int(rng.integers(1, 400)), "height": int(rng.integers(1, 400))}
         packet = packet._replace(**size, quality_code=int(rng.integers(225)), grey=bool(rng.integers(2)))
-    return packet._replace(lanes=tuple(lanes), streams=tuple(map(bytes, streams)))
+    tapers = [taper if i and n > 1 else 0 for i, (taper, n) in enumerate(zip(tapers, lanes, strict=True))]
+    return packet._replace(lanes=tuple(lanes), streams=tuple(map(bytes, streams)), tapers=tuple(tapers))
 
 
 @pytest.mark.slow

@@ -116,6 +116,11 @@ def positions(plan: Plan, g: int, h: int, w: int) -> list[np.ndarray]:
     return [np.argwhere(step == s) for s in np.unique(step)]
 
 
+def positions_left(steps: list[np.ndarray]) -> list[int]:
+    """How many positions are not decoded yet before each step of :func:`positions`."""
+    return np.cumsum([len(p) for p in steps[::-1]])[::-1].tolist()
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Section 3: the entropy network
 
@@ -266,11 +271,11 @@ def encode_y(plan: Plan, psi: np.ndarray, y_hat: np.ndarray, lanes: int = 0, ver
         raise ValueError("a symbol of y_hat that is not coded is not its mean's offset: see settle")
     streams, start = [], 0
     for g, channels in enumerate(plan.group_channels):
-        own, steps = slice(start, start + channels), []
-        for i, j in (p.T for p in positions(plan, g, *y_hat.shape[:2])):
+        own, steps, where = slice(start, start + channels), [], positions(plan, g, *y_hat.shape[:2])
+        for i, j in (p.T for p in where):
             mask = coded[i, j, own]
             steps.append((row[i, j, own][mask], v[i, j, own][mask]))
-        streams.append(encode(plan.y_rows, steps, lanes, version))
+        streams.append(encode(plan.y_rows, steps, lanes, version, left=positions_left(where)))
         start += channels
     return streams
 
@@ -323,7 +328,8 @@ def encode_y_residual(
 
         for run in _steps(plan, g, psi, y_hat):
             run(quantize)
-        streams.append(encode(plan.y_rows, steps, lanes, version))
+        left = positions_left(positions(plan, g, *y.shape[:2]))
+        streams.append(encode(plan.y_rows, steps, lanes, version, left=left))
         start += channels
     return streams, y_hat
 
@@ -380,5 +386,6 @@ def decode_y(plan: Plan, psi: np.ndarray, streams: list[tuple[bytes, int]]) -> n
     """
     y_hat = np.zeros((*psi.shape[:2], plan.latent_channels), np.int64)
     for g, stream in enumerate(streams):
-        decode_stream(Stream(*stream), plan.y_rows, group_steps(plan, g, psi, y_hat))
+        left = positions_left(positions(plan, g, *psi.shape[:2]))
+        decode_stream(Stream(*stream), plan.y_rows, group_steps(plan, g, psi, y_hat), left)
     return y_hat

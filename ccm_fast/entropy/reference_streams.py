@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -23,6 +23,8 @@ STATE_LOW, STATE_LONG, STATE_END = 1 << 24, 1 << 32, 1 << 40
 STATE_SINGLE = 1 << 16  # where the encoder of a stream of version 1 with one lane starts
 STATE_FIRST, STATE_LAST = 3 << 6, 3 << 23  # lanes of version 2 start at 3 * 2^k
 STATE_BYTES = 5
+#: Positions a lane towards the end of a stream, by its taper; 0: lanes stay to the end.
+TAPERS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192)
 TURN = 5  # lanes by which a step of version 2 begins beyond where the last one has ended
 WORD = 1 << 16
 NB_BITS = 5  # the escape's bit count is one of 2^5 equiprobable numbers
@@ -92,6 +94,15 @@ class _Decoder:
         elif x < self.end and self.version == 1:
             raise TruncatedError("the stream ends before its last symbol")
         self.x[lane] = x
+
+    def retire(self, lanes: int) -> None:
+        """Only so many lanes are left, counted from the one whose turn it is; the others hand over what they hold."""
+        x = self.x[self.turn :] + self.x[: self.turn]
+        self.turn, self.x = 0, x[:lanes]
+        for state in x[lanes:]:
+            if state >> 32 != 1:
+                raise DamagedError("a lane does not end as one that retires")
+            self.words += [state >> 16 & (WORD - 1), state & (WORD - 1)]
 
     def uniform(self, lane: int, bits: int) -> int:
         """One of 2^bits equiprobable numbers."""
@@ -197,7 +208,16 @@ def _blocks(symbols: int, q: int, count: int) -> np.ndarray:
     return at[at // SEQUENCE_LANES % count == q] if count > 1 else at
 
 
-def decode_stream(stream: Stream, rows: TableRows, steps: Iterable[Callable]) -> None:
+def tapered_lanes(lanes: int, sequences: int, taper: int, left: int) -> int:
+    """Lanes of a sequence, of ``lanes`` at first, in a step before which ``left`` positions are not decoded yet."""
+    while taper and lanes > 1 and lanes * TAPERS[taper] * sequences > left:
+        lanes //= 2
+    return lanes
+
+
+def decode_stream(
+    stream: Stream, rows: TableRows, steps: Iterable[Callable], left: Sequence[int] | None = None
+) -> None:
     """Decode one stream, step by step.
 
     Args:
@@ -205,6 +225,7 @@ def decode_stream(stream: Stream, rows: TableRows, steps: Iterable[Callable]) ->
         rows: tables.
         steps: callables, one per step, each taking ``draw``; each must call ``draw(row, offset)`` once, with the rows
             and offsets of the step's symbols in coding order, and gets the symbols (an int64 array of that shape).
+        left: positions that are not decoded before each step; None for streams that cannot have a taper.
 
     Raises:
         TruncatedError: a word is missing.
@@ -215,6 +236,8 @@ def decode_stream(stream: Stream, rows: TableRows, steps: Iterable[Callable]) ->
         raise DamagedError(f"a stream of version {version} cannot have {lanes} lanes")
     count = max(1, lanes // SEQUENCE_LANES)
     decoders = [_Decoder(part, lanes // count, version) for part in _sequences(data, count)]
+    if stream.taper and (not left or tapered_lanes(lanes // count, count, stream.taper, left[0]) != lanes // count):
+        raise DamagedError("a taper that this stream cannot have")
 
     def draw(row: np.ndarray, offset: np.ndarray) -> np.ndarray:
         row, offset = np.asarray(row), np.asarray(offset)
@@ -224,7 +247,11 @@ def decode_stream(stream: Stream, rows: TableRows, steps: Iterable[Callable]) ->
             values[own] = _decode_symbols(decoder, rows, row.ravel()[own].tolist(), offset.ravel()[own].tolist())
         return values.reshape(row.shape)
 
-    for step in steps:
+    for k, step in enumerate(steps):
+        for decoder in decoders:
+            now = tapered_lanes(len(decoder.x), count, stream.taper, left[k] if left else 0)
+            if now < len(decoder.x):
+                decoder.retire(now)
         step(draw)
     for decoder in decoders:
         decoder.finish()
@@ -295,20 +322,44 @@ def _starts(events: list[Event], lanes: int) -> list[int]:
                     state = event.after(state)
 
 
-def _encode_sequence(rows: TableRows, steps: list[tuple[list[int], list[int]]], lanes: int, version: int) -> bytes:
+def _phases(
+    rows: TableRows, steps: list[tuple[list[int], list[int]]], lanes: Sequence[int], version: int
+) -> Iterator[tuple[int, int, list[Event]]]:
+    """Lanes, the turn behind the last step, and what the lanes code, from one retirement of lanes to the next."""
     events, turn = [], 0
-    for row, v in steps:
-        events += _step_events(rows, row, v, lanes, turn)
-        turn = (turn + len(row) + TURN) % lanes if version == 2 else 0
-    events.reverse()  # rANS is last in, first out
-    x = _starts(events, lanes) if version == 2 else [STATE_SINGLE if lanes == 1 else STATE_LOW] * lanes
-    words = []
-    for event in events:
-        state = x[event.lane]
-        if event.due(state):
-            words.append(state % WORD)
-            state >>= 16
-        x[event.lane] = event.after(state)
+    for k, (row, v) in enumerate(steps):
+        if k and lanes[k] != lanes[k - 1]:
+            yield lanes[k - 1], turn, events
+            events, turn = [], 0
+        events += _step_events(rows, row, v, lanes[k], turn)
+        turn = (turn + len(row) + TURN) % lanes[k] if version == 2 else 0
+    yield lanes[-1], turn, events
+
+
+def _encode_sequence(
+    rows: TableRows, steps: list[tuple[list[int], list[int]]], each: Sequence[int], version: int
+) -> bytes | None:
+    """``each``: the lanes in every step. None: they cannot retire so."""
+    words, taken, x = [], 0, []
+    for lanes, turn, events in reversed(list(_phases(rows, steps, each, version))):
+        events.reverse()  # rANS is last in, first out
+        if not x:
+            x = _starts(events, lanes) if version == 2 else [STATE_SINGLE if lanes == 1 else STATE_LOW] * lanes
+        else:  # lanes join, with what others have given away first
+            joining = lanes - len(x)
+            if len(words) - taken < 2 * joining:
+                return None
+            own = [(1 << 32) + words[taken + 2 * k] + WORD * words[taken + 2 * k + 1] for k in range(joining)]
+            taken += 2 * joining
+            x += own[::-1]
+            x = x[lanes - turn :] + x[: lanes - turn]  # the first one's turn it was next
+        for event in events:
+            state = x[event.lane]
+            if event.due(state):
+                words.append(state % WORD)
+                state >>= 16
+            x[event.lane] = event.after(state)
+    words, lanes = words[taken:], len(x)
     if version == 1:
         states = b"".join(state.to_bytes(STATE_BYTES, "little") for state in x)
     elif lanes == 1 and not words:
@@ -325,13 +376,29 @@ def encode_stream(
     rows: TableRows, steps: Iterable[tuple[np.ndarray, np.ndarray]], lanes: int, version: int = 1
 ) -> bytes:
     """One stream of the given steps, each (row, v): int64 arrays in coding order, v without offsets."""
+    stream = _encode(rows, [(np.ravel(row), np.ravel(v)) for row, v in steps], lanes, version, 0, None)
+    assert stream is not None
+    return stream
+
+
+def _encode(
+    rows: TableRows, steps: list, lanes: int, version: int, taper: int, left: Sequence[int] | None
+) -> bytes | None:
+    """The same with a taper, or None if that is not possible."""
     count = max(1, lanes // SEQUENCE_LANES)
-    steps = [(np.ravel(row), np.ravel(v)) for row, v in steps]
+    each = [lanes // count] * max(1, len(steps))
+    if taper:
+        each = [tapered_lanes(lanes // count, count, taper, n) for n in left or ()]
+        if not each or each[0] != lanes // count or each[-1] == each[0]:
+            return None
     parts = []
     for q in range(count):
         own = [_blocks(len(row), q, count) for row, _ in steps]
         mine = [(row[at].tolist(), v[at].tolist()) for (row, v), at in zip(steps, own, strict=True)]
-        parts.append(_encode_sequence(rows, mine, lanes // count, version))
+        part = _encode_sequence(rows, mine, each, version)
+        if part is None:
+            return None
+        parts.append(part)
     return b"".join([*(encode_varint(len(part)) for part in parts[:-1]), *parts])
 
 
@@ -347,17 +414,21 @@ def choose_lanes(payload_bytes: int) -> int:
     return lanes
 
 
-#: Rounds, and a share of the payload: enough lanes for so many rounds, if they cost at most one byte in ``share``.
-LaneRule: TypeAlias = tuple[tuple[int, int], ...]
-LANES_OF_Y: LaneRule = ((2500, 220), (6000, 70))
-LANES_OF_Z: LaneRule = ((100, 10),)
+#: Rounds, a share of the payload and quarters of a byte a lane: enough lanes for so many rounds, if they cost at most
+#: one byte in ``share``.
+LaneRule: TypeAlias = tuple[tuple[int, int, int], ...]
+LANES_OF_Y: LaneRule = ((2500, 220, 9), (6000, 70, 9))
+LANES_OF_Z: LaneRule = ((100, 10, 9),)
+#: Of streams with a taper, beside the others.
+LANES_WITH_TAPER: LaneRule = (*LANES_OF_Y, (600, 320, 3))
 
 
 def lanes_for_symbols(symbols: int, payload_bytes: int, rule: LaneRule = LANES_OF_Y) -> int:
-    """The same in version 2, at 9/4 bytes a lane: as many as any limit of ``rule`` allows."""
+    """The same in version 2: as many as any limit of ``rule`` allows."""
     lanes = 1
     while lanes < MOST_LANES[-1] and any(
-        symbols > rounds * lanes and 2 * lanes * 9 * share <= 4 * payload_bytes for rounds, share in rule
+        symbols > rounds * lanes and 2 * lanes * quarters * share <= 4 * payload_bytes
+        for rounds, share, quarters in rule
     ):
         lanes *= 2
     return lanes
@@ -369,14 +440,25 @@ def encode(
     lanes: int,
     version: int = 1,
     rule: LaneRule = LANES_OF_Y,
+    left: Sequence[int] | None = None,
 ) -> Stream:
-    """The same as a :class:`Stream`; lanes 0: chosen from the payload. Raises ValueError for another number."""
+    """The same as a :class:`Stream`; lanes 0: chosen from the payload. Raises ValueError for another number.
+
+    ``left``: positions that are not decoded before each step, for a taper: the least that is possible.
+    """
+    most, may_taper = lanes, version == 2 and left is not None and len(left) > 1
     if lanes == 0:
         single = encode_stream(rows, steps, 1, version)
         symbols = sum(np.size(row) for row, _ in steps)
         lanes = choose_lanes(len(single)) if version == 1 else lanes_for_symbols(symbols, len(single), rule)
-        if lanes == 1:
-            return Stream.of(single, 1, version)
+        most = lanes_for_symbols(symbols, len(single), LANES_WITH_TAPER) if may_taper else lanes
     elif lanes not in lanes_of(version):
         raise ValueError(f"lanes must be 0 (automatic) or one of {lanes_of(version)}, not {lanes}")
+    flat = [(np.ravel(row), np.ravel(v)) for row, v in steps]
+    while may_taper and most > 1 and most >= lanes:
+        for taper in range(1, len(TAPERS)):
+            data = _encode(rows, flat, most, version, taper, left)
+            if data is not None:
+                return Stream.of(data, most, version, taper)
+        most //= 2
     return Stream.of(encode_stream(rows, steps, lanes, version), lanes, version)

@@ -35,12 +35,14 @@ LANES = (1, 2, 4, 8, 16, 32)
 MOST_LANES = (*LANES, 64, 128)  # in version 2
 VERSIONS = (1, 2)
 VERSION_2 = 256  # in a stream's code
+_TAPER_SHIFT = 12  # of a taper, there
+TAPERS = 16
 MAX_QUALITY_CODE = 224
 STATE_BYTES = 5  # one 40-bit state a lane opens each stream of version 1
 WORD_BYTES = 2
 DOWNSAMPLING = 16  # pixels a latent of y spans in each direction
 HYPER_DOWNSAMPLING = 4  # latents of y that one of z spans
-_GREY, _SINGLE, _VERSION_2 = 1, 2, 4  # flags
+_GREY, _SINGLE, _VERSION_2, _TAPERED = 1, 2, 4, 8  # flags
 
 
 class Stream(NamedTuple):
@@ -48,17 +50,17 @@ class Stream(NamedTuple):
 
     Attributes:
         data: its bytes.
-        code: the number of lanes, and :data:`VERSION_2` more in a stream of version 2. So ``(data, lanes)`` is a stream
-            of version 1.
+        code: the number of lanes, and :data:`VERSION_2` more in a stream of version 2; above that, its taper. So
+            ``(data, lanes)`` is a stream of version 1.
     """
 
     data: bytes | memoryview
     code: int
 
     @classmethod
-    def of(cls, data: bytes | memoryview, lanes: int, version: int) -> Stream:
+    def of(cls, data: bytes | memoryview, lanes: int, version: int, taper: int = 0) -> Stream:
         """A stream of so many lanes."""
-        return cls(data, stream_code(lanes, version))
+        return cls(data, stream_code(lanes, version, taper))
 
     @property
     def lanes(self) -> int:
@@ -68,7 +70,12 @@ class Stream(NamedTuple):
     @property
     def version(self) -> int:
         """1 or 2."""
-        return 1 + self.code // VERSION_2
+        return 1 + self.code // VERSION_2 % 2
+
+    @property
+    def taper(self) -> int:
+        """By which its lanes retire towards the end (FORMAT.md, section 5); 0: not at all."""
+        return self.code >> _TAPER_SHIFT
 
 
 def lanes_of(version: int) -> tuple[int, ...]:
@@ -76,9 +83,9 @@ def lanes_of(version: int) -> tuple[int, ...]:
     return MOST_LANES if version == 2 else LANES
 
 
-def stream_code(lanes: int, version: int) -> int:
-    """Lanes and version in one number, as operators take them (kVersion2 in csrc/format/rans.h)."""
-    return lanes + VERSION_2 * (version - 1)
+def stream_code(lanes: int, version: int, taper: int = 0) -> int:
+    """Lanes, version and taper in one number, as operators take them (kVersion2 in csrc/format/rans.h)."""
+    return lanes + VERSION_2 * (version - 1) + (taper << _TAPER_SHIFT)
 
 
 class Packet(NamedTuple):
@@ -92,6 +99,7 @@ class Packet(NamedTuple):
         lanes: lane counts: z's, then each group's.
         streams: the streams in the same order, bytes or views.
         version: of the streams, 1 or 2.
+        tapers: of the streams, z's, which is 0, first; () for none.
     """
 
     width: int
@@ -102,6 +110,7 @@ class Packet(NamedTuple):
     lanes: tuple[int, ...]
     streams: tuple[bytes | memoryview, ...]
     version: int = 1
+    tapers: tuple[int, ...] = ()
 
     @property
     def quality(self) -> float:
@@ -132,9 +141,9 @@ class Packet(NamedTuple):
     @property
     def y_streams(self) -> list[Stream]:
         """The streams of the groups of y."""
-        return [
-            Stream.of(data, lanes, self.version) for data, lanes in zip(self.streams[1:], self.lanes[1:], strict=True)
-        ]
+        tapers = self.tapers[1:] or (0,) * self.groups
+        own = zip(self.streams[1:], self.lanes[1:], tapers, strict=True)
+        return [Stream.of(data, lanes, self.version, taper) for data, lanes, taper in own]
 
     def header(self) -> bytes:
         """The header's bytes, CRC included. Raises ValueError if a field cannot be written."""
@@ -155,9 +164,16 @@ class Packet(NamedTuple):
             lengths.append(_length(len(stream), lanes, self.version))
         single = set(self.lanes) == {1}
         flags = _GREY * self.grey + _SINGLE * single + _VERSION_2 * (self.version == 2)
+        tapers = 0
+        for k, (lanes, taper) in enumerate(zip(self.lanes, self.tapers, strict=bool(self.tapers))):
+            if not 0 <= taper < TAPERS or (taper and (lanes == 1 or k == 0 or self.version == 1)):
+                raise ValueError(f"stream {k} cannot have the taper {taper}")
+            tapers |= taper << 4 * (k - 1) if k else 0
+        flags += _TAPERED * (tapers > 0)
         out = bytes([flags]) + bytes(self.fingerprint)
         out += encode_varint(self.width) + encode_varint(self.height) + bytes([self.quality_code])
         out += b"" if single else bits.to_bytes(_lane_bytes(self.groups), "little")
+        out += tapers.to_bytes(_ceil(self.groups, 2), "little") if tapers else b""
         out += b"".join(encode_varint(n) for n in lengths[:-1])
         return out + _crc(out, self.streams).to_bytes(4, "little")
 
@@ -210,11 +226,12 @@ class Fixed(NamedTuple):
     grey: bool
     single: bool  # every stream has one lane
     version: int = 1
+    tapered: bool = False  # some streams have tapers
 
 
 def _fixed(reader: ByteReader, max_pixels: int | None) -> Fixed:
     flags = reader.byte("the packet header")
-    if flags & ~(_GREY | _SINGLE | _VERSION_2):
+    if flags & ~(_GREY | _SINGLE | _VERSION_2 | _TAPERED) or flags & (_VERSION_2 | _TAPERED) == _TAPERED:
         raise UnsupportedVersionError(f"unknown packet flags {flags:#04x}")
     fingerprint = bytes(reader.take(8, "the packet header"))
     width, height = reader.varint("the image's width"), reader.varint("the image's height")
@@ -222,8 +239,11 @@ def _fixed(reader: ByteReader, max_pixels: int | None) -> Fixed:
     code = reader.byte("the packet header")
     if code > MAX_QUALITY_CODE:
         raise DamagedError(f"quality code {code} is above {MAX_QUALITY_CODE}")
+    if flags & _SINGLE and flags & _TAPERED:
+        raise DamagedError("tapers of streams with one lane each")
     version = 2 if flags & _VERSION_2 else 1
-    return Fixed(width, height, code, fingerprint, bool(flags & _GREY), bool(flags & _SINGLE), version)
+    grey, single, tapered = (bool(flags & flag) for flag in (_GREY, _SINGLE, _TAPERED))
+    return Fixed(width, height, code, fingerprint, grey, single, version, tapered)
 
 
 def peek(data: bytes | memoryview, max_pixels: int | None = MAX_PIXELS) -> Fixed:
@@ -235,8 +255,32 @@ def peek(data: bytes | memoryview, max_pixels: int | None = MAX_PIXELS) -> Fixed
     return _fixed(ByteReader(data), max_pixels)
 
 
-def _sizes(reader: ByteReader, groups: int, max_pixels: int | None) -> tuple[Fixed, tuple[int, ...], list[int]]:
-    """The header up to its checksum: also the lanes of every stream, and the bytes of all streams but the last."""
+def _tapers(reader: ByteReader, fixed: Fixed, lanes: tuple[int, ...]) -> tuple[int, ...]:
+    """Of every stream."""
+    if not fixed.tapered:
+        return ()
+    groups = len(lanes) - 1
+    bits = int.from_bytes(reader.take(_ceil(groups, 2), "the tapers"), "little")
+    tapers = (0, *(bits >> 4 * g & 15 for g in range(groups)))
+    if any(taper and count == 1 for taper, count in zip(tapers, lanes, strict=True)):
+        raise DamagedError("a taper of a stream with one lane")
+    if bits >> 4 * groups:
+        raise DamagedError("the spare bits of the tapers are not zero")
+    if not bits:
+        raise DamagedError("tapers that should have been left out")
+    return tapers
+
+
+class _Head(NamedTuple):
+    """A header up to its checksum; sizes: bytes of all streams but the last."""
+
+    fixed: Fixed
+    lanes: tuple[int, ...]
+    tapers: tuple[int, ...]
+    sizes: list[int]
+
+
+def _sizes(reader: ByteReader, groups: int, max_pixels: int | None) -> _Head:
     if not 1 <= groups <= MAX_GROUPS:
         raise LimitError(f"{groups} groups: the format has 1 to {MAX_GROUPS}")
     fixed = _fixed(reader, max_pixels)
@@ -249,12 +293,14 @@ def _sizes(reader: ByteReader, groups: int, max_pixels: int | None) -> tuple[Fix
     if not fixed.single and not any(logs):
         raise DamagedError("lane counts that should have been left out")
     lanes = tuple(1 << log for log in logs)
-    return fixed, lanes, [_size(reader.varint("the lengths of the streams"), n, fixed.version) for n in lanes[:-1]]
+    tapers = _tapers(reader, fixed, lanes)
+    sizes = [_size(reader.varint("the lengths of the streams"), n, fixed.version) for n in lanes[:-1]]
+    return _Head(fixed, lanes, tapers, sizes)
 
 
 def _parse(data, groups: int, max_pixels: int | None, z: bytes | memoryview | None) -> Packet:
     reader = ByteReader(data)
-    fixed, lanes, sizes = _sizes(reader, groups, max_pixels)
+    fixed, lanes, tapers, sizes = _sizes(reader, groups, max_pixels)
     end = reader.position
     stored = int.from_bytes(reader.take(4, "the checksum"), "little")
 
@@ -276,7 +322,7 @@ def _parse(data, groups: int, max_pixels: int | None, z: bytes | memoryview | No
     if not right:
         raise DamagedError("the checksum does not match: the data is damaged or cut off")
     known = (fixed.width, fixed.height, fixed.quality_code, fixed.fingerprint, fixed.grey)
-    return Packet(*known, lanes, tuple(streams), fixed.version)
+    return Packet(*known, lanes, tuple(streams), fixed.version, tapers)
 
 
 def parse_file(data: bytes | memoryview, groups: int, max_pixels: int | None = MAX_PIXELS) -> Packet:
@@ -299,7 +345,7 @@ def preview_bytes(data: bytes | memoryview, groups: int) -> list[int]:
     The data may end anywhere after the header. Raises as :func:`parse_file`.
     """
     reader = ByteReader(data)
-    *_, sizes = _sizes(reader, groups, None)
+    sizes = _sizes(reader, groups, None).sizes
     return list(accumulate(sizes, initial=reader.position + len(reader.take(4, "the checksum"))))[1:]
 
 

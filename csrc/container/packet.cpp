@@ -10,7 +10,7 @@
 namespace ccm {
 namespace {
 
-constexpr uint8_t kGrey = 1, kSingle = 2, kOfVersion2 = 4;
+constexpr uint8_t kGrey = 1, kSingle = 2, kOfVersion2 = 4, kTapered = 8;
 constexpr uint64_t kWordBytes = 2;
 
 std::string pixels(int64_t width, int64_t height) {
@@ -28,7 +28,7 @@ void check_size(int64_t width, int64_t height, int64_t max_pixels) {
 PacketHead read_head(ByteReader& reader, int64_t max_pixels) {
   PacketHead head;
   const uint8_t flags = reader.byte("the packet header");
-  if (flags & ~(kGrey | kSingle | kOfVersion2))
+  if (flags & ~(kGrey | kSingle | kOfVersion2 | kTapered) || (flags & kTapered && !(flags & kOfVersion2)))
     throw Error(ErrorCode::kUnsupported, "unknown packet flags " + std::to_string(flags));
   const Span print = reader.take(head.fingerprint.size(), "the packet header");
   std::copy_n(print.data, print.size, head.fingerprint.begin());
@@ -41,6 +41,8 @@ PacketHead read_head(ByteReader& reader, int64_t max_pixels) {
                 "quality code " + std::to_string(head.quality_code) + " is above " + std::to_string(kMaxQualityCode));
   head.grey = flags & kGrey;
   head.single = flags & kSingle;
+  head.tapered = flags & kTapered;
+  if (head.single && head.tapered) throw Error(ErrorCode::kDamaged, "tapers of streams with one lane each");
   head.version = packet_version(flags);
   return head;
 }
@@ -66,6 +68,23 @@ std::vector<int32_t> read_lanes(ByteReader& reader, const PacketHead& head, int3
   return lanes;
 }
 
+// Tapers of every group, four bits each.
+std::vector<int32_t> read_tapers(ByteReader& reader, const PacketHead& head, const std::vector<int32_t>& lanes) {
+  std::vector<int32_t> tapers(lanes.size());  // z has none
+  if (!head.tapered) return tapers;
+  const size_t groups = lanes.size() - 1;
+  const Span packed = reader.take((groups + 1) / 2, "the tapers");
+  for (size_t g = 0; g < groups; ++g) {
+    tapers[g + 1] = packed.data[g / 2] >> 4 * (g % 2) & 15;
+    if (tapers[g + 1] && lanes[g + 1] == 1) throw Error(ErrorCode::kDamaged, "a taper of a stream with one lane");
+  }
+  if (groups % 2 && packed.data[groups / 2] >> 4)
+    throw Error(ErrorCode::kDamaged, "the spare bits of the tapers are not zero");
+  if (std::all_of(tapers.begin(), tapers.end(), [](int32_t t) { return t == 0; }))
+    throw Error(ErrorCode::kDamaged, "tapers that should have been left out");
+  return tapers;
+}
+
 [[noreturn]] void cut_off() { throw Error(ErrorCode::kTruncated, "the data ends inside the stream of the last group"); }
 
 // A packet as far as its first `read` groups; with all of them its checksum, too.
@@ -77,8 +96,11 @@ Packet parse(Span packet, int32_t groups, int32_t read, int64_t max_pixels) {
   static_cast<PacketHead&>(out) = read_head(reader, max_pixels);
   out.groups_read = read;
   const std::vector<int32_t> lanes = read_lanes(reader, out, groups);
+  const std::vector<int32_t> tapers = read_tapers(reader, out, lanes);
   const auto states = [&](int32_t k) { return static_cast<uint64_t>(kStateBytes) * lanes[k]; };
-  const auto code = [&](int32_t k) { return lanes[k] + (out.version == 2 ? kVersion2 : 0); };
+  const auto code = [&](int32_t k) {
+    return lanes[k] + (out.version == 2 ? kVersion2 : 0) + (tapers[k] << kTaperShift);
+  };
   std::vector<uint64_t> sizes;
   for (int32_t k = 0; k < groups; ++k) {
     const uint64_t length = reader.varint("the lengths of the streams");  // in version 1 of the words

@@ -22,6 +22,7 @@ struct PacketHead {
   int32_t quality_code = 0;       // quality = 1 + quality_code / 32
   Fingerprint fingerprint{};
   bool grey = false, single = false;  // single: every stream has one lane
+  bool tapered = false;               // some streams have tapers
   int32_t version = 1;                // of the streams, 1 or 2
 
   double quality() const { return 1 + quality_code / 32.0; }

@@ -28,10 +28,13 @@ int32_t log2_of(int32_t lanes) {
 }
 
 Bytes header_of(const PacketHead& head, const std::vector<Stream>& streams) {
-  constexpr uint8_t kGrey = 1, kSingle = 2, kOfVersion2 = 4;
+  constexpr uint8_t kGrey = 1, kSingle = 2, kOfVersion2 = 4, kTapered = 8;
   const auto lanes = [](const Stream& s) { return stream_kind(s.code).lanes; };
   const bool single = std::all_of(streams.begin(), streams.end(), [&](const Stream& s) { return lanes(s) == 1; });
-  Bytes out{static_cast<uint8_t>((head.grey ? kGrey : 0) | (single ? kSingle : 0) | kOfVersion2)};
+  const auto taper = [](const Stream& s) { return stream_kind(s.code).taper; };
+  const bool tapered = std::any_of(streams.begin(), streams.end(), [&](const Stream& s) { return taper(s) > 0; });
+  Bytes out{
+      static_cast<uint8_t>((head.grey ? kGrey : 0) | (single ? kSingle : 0) | kOfVersion2 | (tapered ? kTapered : 0))};
   out.insert(out.end(), head.fingerprint.begin(), head.fingerprint.end());
   put_varint(out, static_cast<uint64_t>(head.width));
   put_varint(out, static_cast<uint64_t>(head.height));
@@ -42,6 +45,12 @@ Bytes header_of(const PacketHead& head, const std::vector<Stream>& streams) {
     for (size_t k = 0; k < streams.size(); ++k)
       for (size_t b = 0; b < 3; ++b)
         if (log2_of(lanes(streams[k])) >> b & 1) out[first + (3 * k + b) / 8] |= 1u << (3 * k + b) % 8;
+  }
+  if (tapered) {
+    const size_t first = out.size(), groups = streams.size() - 1;
+    out.resize(first + (groups + 1) / 2);
+    for (size_t g = 0; g < groups; ++g)
+      out[first + g / 2] = static_cast<uint8_t>(out[first + g / 2] | taper(streams[g + 1]) << 4 * (g % 2));
   }
   for (size_t k = 0; k + 1 < streams.size(); ++k) put_varint(out, streams[k].data.size);
   uint32_t crc = crc32c(out.data(), out.size(), 0);

@@ -55,17 +55,37 @@ CCM_HD uint64_t rans_extend(uint64_t x, uint32_t start, uint32_t freq) {
 
 CCM_HD uint64_t end_state(int32_t lanes) { return lanes == 1 ? kStateEndOfOne : kStateLow; }
 
-// How operators and engines name streams: the number of lanes, and this more where the stream is of version 2. 0 lanes
-// leave an encoder the choice.
+// How operators and engines name streams: the number of lanes, this more where the stream is of version 2, and its
+// taper above that. 0 lanes leave an encoder the choice; it always finds the taper itself.
 constexpr int kVersion2 = 256;
+constexpr int kTaperShift = 12, kTapers = 16;
 
 struct StreamKind {
   int32_t version, lanes;
+  int32_t taper = 0;
 };
 
 CCM_HD StreamKind stream_kind(int64_t code) {
-  return {code >= kVersion2 ? 2 : 1, static_cast<int32_t>(code >= kVersion2 ? code - kVersion2 : code)};
+  const int32_t rest = static_cast<int32_t>(code & ((1 << kTaperShift) - 1));
+  const bool second = rest >= kVersion2;
+  return {second ? 2 : 1, second ? rest - kVersion2 : rest, static_cast<int32_t>(code >> kTaperShift)};
 }
+
+// Positions for each lane of a sequence towards the end of a stream, by its taper: 1, 2, 3, 4, 6, 8, 12 .. 192. 0: its
+// lanes stay to the end.
+CCM_HD int32_t taper_positions(int32_t taper) { return taper < 2 ? taper : (2 + (taper & 1)) << (taper / 2 - 1); }
+
+// Lanes of a sequence in a step before which `left` positions are not decoded yet, of `lanes` at first.
+CCM_HD int32_t tapered_lanes(int32_t lanes, int32_t sequences, int32_t taper, int32_t left) {
+  if (taper == 0) return lanes;
+  const int32_t wide = taper_positions(taper) * sequences;
+  while (lanes > 1 && static_cast<int64_t>(lanes) * wide > left) lanes /= 2;
+  return lanes;
+}
+
+// What a lane that retires has to hold, above 32 bits that it hands over: so it can be neither too small nor too large
+// for a lane.
+constexpr uint64_t kHandedOver = uint64_t{1} << 32;
 
 // Whether a lane of version 2 may end here.
 CCM_HD bool valid_end(uint64_t x) {
@@ -91,7 +111,7 @@ CCM_HD int32_t lanes_for_payload(int64_t payload) {
   return lanes;
 }
 
-// Enough lanes for so many rounds, as long as they cost at most one byte in `share` of the payload, at 9/4 bytes each.
+// Enough lanes for so many rounds, as long as they cost at most one byte in `share` of the payload.
 struct LaneLimit {
   int32_t rounds, share;
 };
@@ -99,29 +119,36 @@ struct LaneLimit {
 // How an encoder of version 2 chooses lanes: as many as either limit allows. The second one is for streams of many
 // symbols of few bits, which everything else would wait for on a GPU: their lanes may cost more. z has one limit: a GPU
 // waits for z before anything else, and z is a small share of a file (four lanes are 0.02 % of a photograph's).
+// The third limit is for streams with a taper, whose lanes cost a third.
 struct LaneRule {
-  LaneLimit usual, most_rounds;
+  LaneLimit usual, most_rounds, tapered;
 };
-constexpr LaneRule kLanesOfY{{2500, 220}, {6000, 70}}, kLanesOfZ{{100, 10}, {100, 10}};
+constexpr LaneRule kLanesOfY{{2500, 220}, {6000, 70}, {600, 320}}, kLanesOfZ{{100, 10}, {100, 10}, {0, 0}};
+// Bytes of a lane, in quarters; with a taper (benchmarks/lanes.py).
+constexpr int32_t kLaneQuarters = 9, kTaperedLaneQuarters = 3;
 
-// payload: bytes, coded with one lane. Not part of the format.
-CCM_HD int32_t lanes_for_symbols(int64_t coded, int64_t payload, LaneRule rule) {
-  constexpr int32_t kLaneBytes = 9;  // in quarters
+// payload: bytes, coded with one lane. Not part of the format. tapered: the lanes to try with a taper, at least those
+// without.
+CCM_HD int32_t lanes_for_symbols(int64_t coded, int64_t payload, LaneRule rule, bool tapered = false) {
   int32_t lanes = 1;
-  const auto more = [&](LaneLimit limit) {
-    return coded > static_cast<int64_t>(lanes) * limit.rounds &&
-           static_cast<int64_t>(2 * lanes) * kLaneBytes * limit.share <= 4 * payload;
+  const auto more = [&](LaneLimit limit, int32_t quarters) {
+    return limit.share > 0 && coded > static_cast<int64_t>(lanes) * limit.rounds &&
+           static_cast<int64_t>(2 * lanes) * quarters * limit.share <= 4 * payload;
   };
-  while (lanes < kMostLanes && (more(rule.usual) || more(rule.most_rounds))) lanes *= 2;
+  while (lanes < kMostLanes && (more(rule.usual, kLaneQuarters) || more(rule.most_rounds, kLaneQuarters) ||
+                                (tapered && more(rule.tapered, kTaperedLaneQuarters))))
+    lanes *= 2;
   return lanes;
 }
 
 CCM_HD bool valid_lanes(int64_t lanes) { return lanes >= 1 && lanes <= kMaxLanes && (lanes & (lanes - 1)) == 0; }
 
-// The same with kVersion2.
+// The same with kVersion2 and a taper, for which there have to be two lanes.
 CCM_HD bool valid_streams(int64_t code) {
-  const int64_t lanes = code - kVersion2;
-  return valid_lanes(code) || (lanes >= 1 && lanes <= kMostLanes && (lanes & (lanes - 1)) == 0);
+  if (code < 0 || code >= int64_t{kTapers} << kTaperShift) return false;
+  const StreamKind kind = stream_kind(code);
+  if (kind.version == 1) return kind.taper == 0 && valid_lanes(kind.lanes);
+  return kind.lanes >= 1 + (kind.taper > 0) && kind.lanes <= kMostLanes && (kind.lanes & (kind.lanes - 1)) == 0;
 }
 
 }  // namespace ccm

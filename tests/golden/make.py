@@ -1,7 +1,7 @@
 """Made the golden files once. Run it only for a new version of the format: the files are a promise (FORMAT.md).
 
-It makes what is missing: those of version 2, one of a plan of version 3 and one with a picture filter, beside the
-ones of version 1 that an earlier state made.
+It makes what is missing: those of version 2, one of a plan of version 3, one with a picture filter and two whose
+lanes retire, beside the ones of version 1 that an earlier state made.
 """
 
 import hashlib
@@ -51,6 +51,8 @@ def main():
         ("pixel", 1.0, 0, tiny.model()),
         ("colour", 6.0, 2, tiny.skipping()),
         ("filter", 5.0, 1, tiny.model()),
+        ("taper", 6.0, 4, tiny.model()),
+        ("taper", 6.5, 2, tiny.skipping()),
     ):
         name, data = f"{picture}{model.frozen.plan.version if model is tiny.skipping() else 2}", io.BytesIO()
         if (tiny.GOLDEN / f"{name}.ccm").exists():
@@ -68,6 +70,7 @@ def main():
             "size": [decoded.packet.width, decoded.packet.height],
             "quality": decoded.packet.quality,
             "lanes": list(decoded.packet.lanes),
+            "tapers": list(decoded.packet.tapers),
             "version": decoded.packet.version,
             "plan": model.frozen.plan.version,
             "chunks": {k: len(v) for k, v in decoded.picture.chunks.items()},

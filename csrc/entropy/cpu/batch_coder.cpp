@@ -303,7 +303,7 @@ class BatchCoder {
       if (!code_symbols(m_, order, w_, image, task.group, s, b)) return false;
       if (long_step) gauge.note(std::chrono::duration<double>(Clock::now() - begin).count() / count);
     }
-    if (image.job.encoded && task.last_step == order.steps()) write_stream(m_, image, task.group, code_);
+    if (image.job.encoded && task.last_step == order.steps()) write_stream(m_, order, image, task.group, code_);
     return true;
   }
 

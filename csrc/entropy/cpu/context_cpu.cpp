@@ -206,7 +206,8 @@ std::vector<EncodedStream> encode_y(const PackedModel& m, const uint8_t* psi, co
                      }
                    }
                    const std::vector<int32_t> steps = order.symbols(d.channels);
-                   streams[g].bytes = encode_stream(m.rows(m.y_rows), symbols, steps, code, &streams[g].code);
+                   streams[g].bytes =
+                       encode_stream(m.rows(m.y_rows), symbols, steps, code, &streams[g].code, kLanesOfY, order.first);
                  });
   return streams;
 }

@@ -186,14 +186,31 @@ RansRounds vector_rounds(int32_t lanes) {
 
 SequenceDecoder::SequenceDecoder(const uint8_t* data, size_t size, StreamKind kind, Vectors vectors)
     : least_state_(kind.version == 2 ? kStateFirst : end_state(kind.lanes)),
-      plain_(vectors == Vectors::kNone ? plain_rounds_of<false>(kind.lanes) : plain_rounds_of<true>(kind.lanes)),
-      vector_(vectors == Vectors::kBest ? vector_rounds(kind.lanes) : nullptr),
+      vectors_(vectors),
       simd_(vectors != Vectors::kNone),
-      version_(kind.version),
-      lanes_(kind.lanes) {
+      version_(kind.version) {
+  use_lanes(kind.lanes);
   std::fill(state_, state_ + kMaxLanes, kStateLow);
   next_ = end_ = data;
   version_ == 2 ? read_states_of_2(data, size) : read_states(data, size);
+}
+
+void SequenceDecoder::use_lanes(int32_t lanes) {
+  lanes_ = lanes;
+  plain_ = simd_ ? plain_rounds_of<true>(lanes) : plain_rounds_of<false>(lanes);
+  vector_ = vectors_ == Vectors::kBest ? vector_rounds(lanes) : nullptr;
+}
+
+void SequenceDecoder::retire(int32_t lanes) {
+  std::vector<uint8_t> words(next_, end_);
+  for (int32_t l = lanes; l < lanes_; ++l) {
+    if (state_[l] >> 32 != kHandedOver >> 32) damaged_ = true;
+    for (const int shift : {16, 24, 0, 8}) words.push_back(static_cast<uint8_t>(state_[l] >> shift));
+  }
+  words_ = std::move(words);
+  next_ = words_.data();
+  end_ = next_ + words_.size();
+  use_lanes(lanes);
 }
 
 uint64_t SequenceDecoder::read_state(const uint8_t* data, int bytes) {
@@ -381,6 +398,7 @@ Status SequenceDecoder::finish() const {
 
 StreamDecoder::StreamDecoder(const uint8_t* data, size_t size, int64_t code, Vectors vectors) {
   const StreamKind kind = stream_kind(code);
+  taper_ = kind.taper;
   const int32_t count = std::max(1, kind.lanes / kSequenceLanes);
   const StreamKind each{kind.version, kind.lanes / count};
   std::vector<size_t> lengths(count);
@@ -424,19 +442,37 @@ bool StreamDecoder::decode(const Rows& tables, const uint16_t* rows, const int16
   return good;
 }
 
+bool StreamDecoder::begin_step(int32_t left) {
+  if (!taper_) return true;
+  const int32_t count = static_cast<int32_t>(sequences_.size());
+  for (SequenceDecoder& s : sequences_) {
+    const int32_t lanes = tapered_lanes(s.lanes(), count, taper_, left);
+    if (lanes == s.lanes()) continue;
+    if (!begun_) {  // lanes that would never have a symbol
+      for (const SequenceDecoder& each : sequences_)
+        if (status_ == kOk && each.over()) status_ = each.finish();
+      if (status_ == kOk) status_ = kDamaged;
+      break;
+    }
+    s.retire(lanes);
+  }
+  begun_ = true;
+  return status_ == kOk;
+}
+
 void StreamDecoder::end_step() {
   for (SequenceDecoder& s : sequences_) s.end_step();
 }
 
 Status StreamDecoder::finish() const {
-  Status status = status_;
+  Status status = status_ == kOk && taper_ && !begun_ ? kDamaged : status_;
   for (const SequenceDecoder& s : sequences_)
     if (status == kOk) status = s.finish();
   return status;
 }
 
 bool StreamDecoder::over() const {
-  return status_ == kTruncated ||
+  return status_ != kOk ||
          std::all_of(sequences_.begin(), sequences_.end(), [](const SequenceDecoder& s) { return s.over(); });
 }
 

@@ -1,6 +1,8 @@
 // The encoder of rANS streams. It runs backwards over the symbols and writes its words backwards.
 #include <algorithm>
 #include <cmath>
+#include <optional>
+#include <utility>
 
 #include "entropy/cpu/rans_cpu.h"
 #include "format/escape.h"
@@ -20,18 +22,29 @@ int32_t bit_length(uint32_t v) { return v ? 32 - __builtin_clz(v) : 0; }
 
 class SequenceEncoder {
  public:
-  // n: symbols of each of its steps, which come last to first.
-  SequenceEncoder(const Rows& tables, StreamKind kind, const std::vector<int32_t>& n)
-      : tables_(tables), version_(kind.version), lanes_(kind.lanes), mask_(kind.lanes - 1) {
+  // Steps come last to first. lanes: of the last one.
+  SequenceEncoder(const Rows& tables, int32_t version, int32_t lanes)
+      : tables_(tables), version_(version), lanes_(lanes), mask_(lanes - 1) {
     std::fill(state_, state_ + kMaxLanes, version_ == 2 ? kStateFirst : end_state(lanes_));
     tail_ = version_ == 2;
-    for (size_t s = 0; s + 1 < n.size() && version_ == 2; ++s) turn_ = next_turn(turn_, n[s], lanes_);
   }
 
   // A step's symbols, last round first, last phase first, last symbol first: the decoder's order backwards.
   void step(const Coded* symbols, int32_t n) { lanes_ == 1 ? rounds<1>(symbols, n) : rounds<0>(symbols, n); }
 
-  // To be called between two steps, with the number of symbols of the one that comes next.
+  // To be called between two steps: the one that comes next has so many lanes. Further ones start with 32 bits each
+  // that others have given away, the oldest ones first, which then need not be written. False: there are too few.
+  bool join(int32_t lanes) {
+    if (lanes == lanes_) return true;
+    if (tail_ || 2 * static_cast<size_t>(lanes - lanes_) > used_ - taken_) return false;
+    for (int32_t i = lanes - 1; i >= lanes_; --i, taken_ += 2)
+      state_[i] = kHandedOver | static_cast<uint64_t>(words_[taken_ + 1]) << 16 | words_[taken_];
+    lanes_ = lanes;
+    mask_ = lanes - 1;
+    return true;
+  }
+
+  // To be called after that, with the number of symbols of the step that comes next.
   void turn_back(int32_t n) {
     if (version_ != 2) return;
     const int32_t by = next_turn(0, n, lanes_);
@@ -41,9 +54,9 @@ class SequenceEncoder {
 
   std::vector<uint8_t> finish() const {
     const std::vector<uint8_t> states = version_ == 2 ? states_of_2() : states_of_1();
-    std::vector<uint8_t> out(states.size() + 2 * used_);
+    std::vector<uint8_t> out(states.size() + 2 * (used_ - taken_));
     uint8_t* to = std::copy(states.begin(), states.end(), out.data());
-    for (size_t i = used_; i-- > 0;) {
+    for (size_t i = used_; i-- > taken_;) {
       *to++ = static_cast<uint8_t>(words_[i]);
       *to++ = static_cast<uint8_t>(words_[i] >> 8);
     }
@@ -198,23 +211,29 @@ class SequenceEncoder {
   static constexpr size_t kChunk = 1024;  // symbols, at most, between two looks at the room for words
 
   const Rows& tables_;
-  const int32_t version_, lanes_, mask_;
-  int32_t turn_ = 0;  // the lane of the step's first symbol, whose state comes first
-  bool tail_;         // no word yet, and it matters
+  const int32_t version_;
+  int32_t lanes_, mask_;
+  int32_t turn_ =
+      0;       // in the tail: where the lane of the step's first symbol, whose state comes first, stood at the end
+  bool tail_;  // no word yet, and it matters
   uint64_t state_[kMaxLanes];
   std::vector<Event> late_;      // in the tail: all so far
   std::vector<uint16_t> words_;  // backwards; the first used_ of them, and room for one more
-  size_t used_ = 0;
+  size_t used_ = 0, taken_ = 0;  // taken_: by lanes that have joined, the oldest ones
 };
 
-std::vector<uint8_t> encode_sequence(const Rows& tables, const std::vector<Coded>& symbols,
-                                     const std::vector<int32_t>& steps, StreamKind kind) {
-  SequenceEncoder encoder(tables, kind, steps);
+// lanes: in each step. Nothing if they cannot join so.
+std::optional<std::vector<uint8_t>> encode_sequence(const Rows& tables, const std::vector<Coded>& symbols,
+                                                    const std::vector<int32_t>& steps, int32_t version,
+                                                    const std::vector<int32_t>& lanes) {
+  SequenceEncoder encoder(tables, version, lanes.back());
   size_t end = symbols.size();
   for (size_t s = steps.size(); s-- > 0;) {
     end -= steps[s];
     encoder.step(symbols.data() + end, steps[s]);
-    if (s) encoder.turn_back(steps[s - 1]);
+    if (!s) break;
+    if (!encoder.join(lanes[s - 1])) return std::nullopt;
+    encoder.turn_back(steps[s - 1]);
   }
   return encoder.finish();
 }
@@ -224,10 +243,16 @@ void put_varint(std::vector<uint8_t>& out, size_t value) {
   out.push_back(static_cast<uint8_t>(value));
 }
 
-std::vector<uint8_t> encode_lanes(const Rows& tables, const std::vector<Coded>& symbols,
-                                  const std::vector<int32_t>& steps, StreamKind kind) {
-  const int32_t count = std::max(1, kind.lanes / kSequenceLanes);
-  if (count == 1) return encode_sequence(tables, symbols, steps, kind);
+// Nothing if this taper is not possible.
+std::optional<std::vector<uint8_t>> encode_lanes(const Rows& tables, const std::vector<Coded>& symbols,
+                                                 const std::vector<int32_t>& steps, StreamKind kind,
+                                                 const std::vector<int32_t>& first_position) {
+  const int32_t count = std::max(1, kind.lanes / kSequenceLanes), each = kind.lanes / count;
+  std::vector<int32_t> lanes(std::max<size_t>(steps.size(), 1), each);
+  for (size_t s = 0; s < steps.size() && kind.taper; ++s)
+    lanes[s] = tapered_lanes(each, count, kind.taper, first_position.back() - first_position[s]);
+  if (kind.taper && (lanes.front() != each || lanes.back() == each)) return std::nullopt;
+  if (count == 1) return encode_sequence(tables, symbols, steps, kind.version, lanes);
   std::vector<uint8_t> lengths, bytes;
   for (int32_t q = 0; q < count; ++q) {
     std::vector<Coded> own;
@@ -240,9 +265,10 @@ std::vector<uint8_t> encode_lanes(const Rows& tables, const std::vector<Coded>& 
       own_steps.push_back(static_cast<int32_t>(own.size() - before));
       first += n;
     }
-    const std::vector<uint8_t> sequence = encode_sequence(tables, own, own_steps, {kind.version, kSequenceLanes});
-    if (q + 1 < count) put_varint(lengths, sequence.size());
-    bytes.insert(bytes.end(), sequence.begin(), sequence.end());
+    const auto sequence = encode_sequence(tables, own, own_steps, kind.version, lanes);
+    if (!sequence) return std::nullopt;
+    if (q + 1 < count) put_varint(lengths, sequence->size());
+    bytes.insert(bytes.end(), sequence->begin(), sequence->end());
   }
   lengths.insert(lengths.end(), bytes.begin(), bytes.end());
   return lengths;
@@ -273,28 +299,32 @@ double ideal_bytes(const Rows& tables, const std::vector<Coded>& symbols) {
 }  // namespace
 
 std::vector<uint8_t> encode_stream(const Rows& tables, const std::vector<Coded>& symbols,
-                                   const std::vector<int32_t>& steps, int32_t code, int32_t* code_used, LaneRule rule) {
+                                   const std::vector<int32_t>& steps, int32_t code, int32_t* code_used, LaneRule rule,
+                                   const std::vector<int32_t>& first) {
   StreamKind kind = stream_kind(code);
-  const int32_t version = code - kind.lanes;  // as part of a code
+  const bool may_taper = kind.version == 2 && first.size() > 2;
+  int32_t most = kind.lanes;  // to try with a taper
   if (!kind.lanes) {
     // What one lane takes is mostly plain from the ideal length (it is within 0.01 % and a few bytes); coding with one
     // lane tells where it is not.
-    const auto chosen = [&](double bytes) {
-      const int64_t whole = static_cast<int64_t>(bytes);
-      return kind.version == 2 ? lanes_for_symbols(static_cast<int64_t>(symbols.size()), whole, rule)
-                               : lanes_for_payload(whole);
+    const auto choose = [&](double bytes) {
+      const int64_t whole = static_cast<int64_t>(bytes), coded = static_cast<int64_t>(symbols.size());
+      kind.lanes = most = kind.version == 2 ? lanes_for_symbols(coded, whole, rule) : lanes_for_payload(whole);
+      if (may_taper) most = lanes_for_symbols(coded, whole, rule, true);
+      return std::pair(kind.lanes, most);
     };
     const double ideal = ideal_bytes(tables, symbols);
-    kind.lanes = chosen(ideal);
-    if (kind.lanes != chosen(ideal * 1.001 + 16)) {
-      kind.lanes = 1;
-      std::vector<uint8_t> one = encode_lanes(tables, symbols, steps, kind);
-      kind.lanes = chosen(static_cast<double>(one.size()));
-      if (kind.lanes == 1) return *code_used = version + 1, one;
-    }
+    if (choose(ideal) != choose(ideal * 1.001 + 16))
+      choose(static_cast<double>(encode_lanes(tables, symbols, steps, {kind.version, 1}, first)->size()));
   }
-  *code_used = version + kind.lanes;
-  return encode_lanes(tables, symbols, steps, kind);
+  const auto used = [&](StreamKind used) {
+    *code_used = used.lanes + (used.version == 2 ? kVersion2 : 0) + (used.taper << kTaperShift);
+  };
+  for (StreamKind tapered{2, most}; may_taper && tapered.lanes > 1 && tapered.lanes >= kind.lanes; tapered.lanes /= 2)
+    for (tapered.taper = 1; tapered.taper < kTapers; ++tapered.taper)
+      if (auto found = encode_lanes(tables, symbols, steps, tapered, first)) return used(tapered), std::move(*found);
+  used(kind);
+  return *encode_lanes(tables, symbols, steps, kind, first);
 }
 
 }  // namespace ccm

@@ -121,7 +121,7 @@ bool code_symbols(const PackedModel& m, const StepOrder& order, int32_t w, Batch
     settle(m, order, w, image, g, first, count, b);
   else if (g >= image.job.groups_read)
     std::copy_n(b.offsets.data(), n, b.symbols.data());
-  else if (!decode(m, image.streams[g], n, b))
+  else if (!image.streams[g].begin_step(order.first.back() - first) || !decode(m, image.streams[g], n, b))
     return false;
   for (int32_t p = 0; p < count; ++p) {
     const int16_t* from = b.symbols.data() + static_cast<size_t>(p) * d.channels;
@@ -139,9 +139,10 @@ bool code_symbols(const PackedModel& m, const StepOrder& order, int32_t w, Batch
   return true;
 }
 
-void write_stream(const PackedModel& m, BatchImage& image, int32_t g, int32_t code) {
+void write_stream(const PackedModel& m, const StepOrder& order, BatchImage& image, int32_t g, int32_t code) {
   EncodedStream& out = image.job.encoded[g];
-  out.bytes = encode_stream(m.rows(m.y_rows), image.symbols[g], image.coded[g], code, &out.code);
+  out.bytes =
+      encode_stream(m.rows(m.y_rows), image.symbols[g], image.coded[g], code, &out.code, kLanesOfY, order.first);
   std::vector<Coded>().swap(image.symbols[g]);
 }
 

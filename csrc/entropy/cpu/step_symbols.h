@@ -13,6 +13,6 @@ bool code_symbols(const PackedModel& m, const StepOrder& order, int32_t w, Batch
                   StepBuffers& b);
 
 // An encoder's stream of a group, after its last step; code: as that of encode_stream.
-void write_stream(const PackedModel& m, BatchImage& image, int32_t g, int32_t code);
+void write_stream(const PackedModel& m, const StepOrder& order, BatchImage& image, int32_t g, int32_t code);
 
 }  // namespace ccm
