@@ -235,9 +235,13 @@ def decode_stream(
     if lanes not in lanes_of(version):
         raise DamagedError(f"a stream of version {version} cannot have {lanes} lanes")
     count = max(1, lanes // SEQUENCE_LANES)
-    decoders = [_Decoder(part, lanes // count, version) for part in _sequences(data, count)]
-    if stream.taper and (not left or tapered_lanes(lanes // count, count, stream.taper, left[0]) != lanes // count):
-        raise DamagedError("a taper that this stream cannot have")
+    each = lanes // count
+    tapers = not stream.taper or (left and tapered_lanes(each, count, stream.taper, left[0]) == each)
+    decoders = []
+    for part in _sequences(data, count):
+        decoders.append(_Decoder(part, each, version))
+        if not tapers:
+            raise DamagedError("a taper that this stream cannot have")
 
     def draw(row: np.ndarray, offset: np.ndarray) -> np.ndarray:
         row, offset = np.asarray(row), np.asarray(offset)

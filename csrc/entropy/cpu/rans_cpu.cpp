@@ -449,9 +449,7 @@ bool StreamDecoder::begin_step(int32_t left) {
     const int32_t lanes = tapered_lanes(s.lanes(), count, taper_, left);
     if (lanes == s.lanes()) continue;
     if (!begun_) {  // lanes that would never have a symbol
-      for (const SequenceDecoder& each : sequences_)
-        if (status_ == kOk && each.over()) status_ = each.finish();
-      if (status_ == kOk) status_ = kDamaged;
+      if (status_ == kOk) status_ = sequences_[0].over() ? sequences_[0].finish() : kDamaged;
       break;
     }
     s.retire(lanes);

@@ -40,7 +40,9 @@ struct Source {
   const uint64_t* coded;  // y: row << 32 | value
   const int16_t* z;
   int32_t steps, positions;
+  const int32_t* first_position;  // y: of each step
 
+  CCM_DEVICE int32_t left(int32_t step) const { return positions - first_position[step]; }
   CCM_DEVICE int32_t first(int32_t step) const { return ends && step ? ends[step - 1] : 0; }
   CCM_DEVICE int32_t count(int32_t step) const { return ends ? ends[step] - first(step) : positions * m.z_coded; }
   CCM_DEVICE int32_t all() const { return first(steps - 1) + count(steps - 1); }
@@ -92,24 +94,32 @@ struct RoundSymbol {
 // Thread i holds the state of the lane of symbol i of every round; states move on between steps (version 2).
 class SequenceEncoder {
  public:
-  // Sequence q of `sequences`. Words end at `end` and grow downwards; null: they are only counted.
+  // Sequence q of `sequences`. Words end at `end` and grow downwards; null: they are only counted, without a taper.
   CCM_DEVICE SequenceEncoder(const Source& source, StreamKind kind, int32_t sequences, int32_t q, uint8_t* end)
       : source_(source),
         version_(kind.version),
-        lanes_(kind.lanes >> highest_bit(sequences)),
+        each_(kind.lanes >> highest_bit(sequences)),
         sequences_(sequences),
         q_(q),
-        end_(end) {}
+        taper_(kind.taper),
+        end_(end),
+        lanes_(each_) {}
 
-  CCM_DEVICE void run() {
+  // False: this taper is not possible.
+  CCM_DEVICE bool run() {
+    lanes_ = lanes_at(source_.steps - 1);
+    if (taper_ && (lanes_ == each_ || lanes_at(0) != each_)) return false;
     x_ = version_ == 2 ? first_state() : end_state(lanes_);
+    if (!x_) return false;
     for (int32_t s = source_.steps - 1; s >= 0; --s) {
       for (int32_t first = last_round(s); first >= 0; first -= lanes_) {
         const RoundSymbol symbol = load(s, first);
         for (int phase = escapes(symbol) ? RoundSymbol::kPhases - 1 : 0; phase >= 0; --phase) push(symbol.event(phase));
       }
+      if (s && !join(lanes_at(s - 1))) return false;
       x_ = turned(x_, s, false);
     }
+    return true;
   }
 
   // Symbols of the sequence.
@@ -121,12 +131,13 @@ class SequenceEncoder {
     return sum;
   }
 
-  // Bytes of the sequence.
-  CCM_DEVICE int64_t size() const { return 2 * words_ + head_bytes(); }
+  // Bytes of the sequence, and of words behind them that lanes have joined with.
+  CCM_DEVICE int64_t size() const { return 2 * (words_ - taken_) + head_bytes(); }
+  CCM_DEVICE int64_t taken() const { return 2 * taken_; }
 
   // Writes states in front of the words.
   CCM_DEVICE void finish() const {
-    uint8_t* at = end_ - size();
+    uint8_t* at = end_ - taken() - size();
     const bool mine = lane() < lanes_;
     if (version_ == 2 && lanes_ > 1) {
       const unsigned longer = longer_states();
@@ -148,6 +159,9 @@ class SequenceEncoder {
   };
 
   CCM_DEVICE int32_t lane() const { return static_cast<int32_t>(threadIdx.x & 31); }
+  CCM_DEVICE int32_t lanes_at(int32_t step) const {
+    return taper_ ? tapered_lanes(each_, sequences_, taper_, source_.left(step)) : each_;
+  }
   CCM_DEVICE int32_t count(int32_t step) const { return symbols_of_sequence(source_.count(step), sequences_, q_); }
   CCM_DEVICE int32_t last_round(int32_t step) const { return (count(step) - 1) & ~(lanes_ - 1); }
   CCM_DEVICE RoundSymbol load(int32_t step, int32_t first) const {
@@ -173,12 +187,29 @@ class SequenceEncoder {
     return (static_cast<uint64_t>(quotient) << kProbBits) + remainder + e.start;
   }
 
+  // Lanes that there are in the step before, too, start with the oldest words, of 32 bits each, which then need not be
+  // written. False: there are too few.
+  CCM_DEVICE bool join(int32_t lanes) {
+    if (lanes == lanes_) return true;
+    if (words_ - taken_ < 2 * (lanes - lanes_)) return false;
+    __syncwarp();  // they have been written by other threads
+    if (lane() >= lanes_ && lane() < lanes) {
+      const uint8_t* const at = end_ - 2 * (taken_ + 2 * (lanes - 1 - lane()) + 2);
+      x_ = kHandedOver;
+      for (int b = 0; b < 4; ++b) x_ |= static_cast<uint64_t>(at[b ^ 2]) << (8 * b);
+    }
+    taken_ += 2 * (lanes - lanes_);
+    lanes_ = lanes;
+    return true;
+  }
+
   // Where a lane starts: at kStateFirst, or higher if it would be below kStateLow when the first word is given away,
   // which is the last that a decoder takes (csrc/entropy/cpu/rans_encode.cpp). That can bring the first word forward.
   CCM_DEVICE uint64_t first_state() const {
     uint64_t first = kStateFirst;
     for (;;) {
       const Place end = first_word(first);
+      if (end.step == kTooLate) return 0;
       if (end.step < 0) return first;
       const uint64_t least = least_start(end);
       if (!__any_sync(kWarp, lane() < lanes_ && first < least)) return first;
@@ -186,7 +217,8 @@ class SequenceEncoder {
     }
   }
 
-  // Step -1: there is none.
+  // Step -1: there is none; kTooLate: none before more lanes join.
+  static constexpr int32_t kTooLate = -2;
   CCM_DEVICE Place first_word(uint64_t x) const {
     for (int32_t s = source_.steps - 1; s >= 0; --s) {
       for (int32_t first = last_round(s); first >= 0; first -= lanes_) {
@@ -198,6 +230,7 @@ class SequenceEncoder {
           if (e.active) x = extend(x, e);
         }
       }
+      if (s && lanes_at(s - 1) != lanes_) return {kTooLate, 0, 0, 0};
       x = turned(x, s, false);
     }
     return {-1, 0, 0, 0};
@@ -254,22 +287,24 @@ class SequenceEncoder {
   }
 
   const Source& source_;
-  const int32_t version_, lanes_, sequences_, q_;
+  const int32_t version_, each_, sequences_, q_, taper_;
   uint8_t* const end_;
+  int32_t lanes_;
   uint64_t x_ = 0;
-  int64_t words_ = 0;
+  int64_t words_ = 0, taken_ = 0;
 };
 
 CCM_DEVICE Source source_of(const EncodeArgs& a, int32_t image, int32_t group) {
   const DeviceModel& m = *a.model;
   if (!a.coded) {
     const int16_t* z = a.z + static_cast<int64_t>(image) * a.positions * m.hyper_channels;
-    return {m, m.z_rows, nullptr, nullptr, z, 1, a.positions};
+    return {m, m.z_rows, nullptr, nullptr, z, 1, a.positions, nullptr};
   }
   const uint64_t* coded = a.coded + static_cast<int64_t>(image) * a.positions * m.latent_channels +
                           static_cast<int64_t>(a.positions) * m.group[group].first_channel;
   const int32_t* ends = a.ends + static_cast<int64_t>(image * m.groups + group) * a.positions;
-  return {m, m.y_rows, ends, coded, nullptr, a.order.of(group).steps, a.positions};
+  const GroupOrder order = a.order.of(group);
+  return {m, m.y_rows, ends, coded, nullptr, order.steps, a.positions, order.first};
 }
 
 // The whole block. Whether a decoder accepts every value of z; of y, latents_kernel has looked at them.
@@ -299,13 +334,45 @@ CCM_DEVICE void move_up(uint8_t* to, const uint8_t* from, int64_t size) {
   }
 }
 
+// What the sequences of a stream take of its room.
+struct SequenceSizes {
+  int64_t bytes[kMostSequences], taken[kMostSequences];
+  int32_t symbols[kMostSequences];
+};
+
+// The whole block, a warp a sequence, each in a room of its own, that of later ones behind it up to `end`. False: this
+// taper is not possible.
+CCM_DEVICE bool encode_sequences(const Source& source, StreamKind kind, int32_t sequences, uint8_t* end,
+                                 SequenceSizes* sizes) {
+  const int32_t warp = threadIdx.x / 32, lane = threadIdx.x & 31;
+  __syncthreads();  // all have read what is there
+  if (warp < sequences) {
+    const int32_t own = SequenceEncoder(source, kind, sequences, warp, nullptr).symbols();
+    if (lane == 0) sizes->symbols[warp] = own;
+  }
+  __syncthreads();
+  bool possible = true;
+  if (warp < sequences) {
+    for (int32_t q = warp + 1; q < sequences; ++q) end -= 6 * static_cast<int64_t>(sizes->symbols[q]) + kHeadRoom;
+    SequenceEncoder encoder(source, kind, sequences, warp, end);
+    possible = encoder.run();
+    if (possible) {
+      encoder.finish();
+      const int64_t size = encoder.size();
+      if (lane == 0) sizes->bytes[warp] = size, sizes->taken[warp] = encoder.taken();
+    }
+  }
+  return __syncthreads_and(possible);
+}
+
+CCM_DEVICE int32_t sequences_of_lanes(int32_t lanes) { return lanes <= kSequenceLanes ? 1 : lanes / kSequenceLanes; }
+
 }  // namespace
 
 // Grid: streams of an image, images.
 __global__ void __launch_bounds__(kEncodeThreads, 1) encode_kernel(const EncodeArgs a) {
-  CCM_SHARED(chosen, int32_t);
-  CCM_SHARED(sizes, int64_t[kMostSequences]);
-  CCM_SHARED(symbols, int32_t[kMostSequences]);
+  CCM_SHARED(chosen, int32_t[2]);
+  CCM_SHARED(own_sizes, SequenceSizes);
   const int32_t group = blockIdx.x, image = blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x & 31;
   const int64_t stream = static_cast<int64_t>(image) * gridDim.x + group;
   uint8_t* const end = a.out.data + (stream + 1) * a.out.capacity;
@@ -317,52 +384,54 @@ __global__ void __launch_bounds__(kEncodeThreads, 1) encode_kernel(const EncodeA
     return;
   }
   StreamKind kind = stream_kind(a.lanes);
+  kind.taper = 0;
+  const bool may_taper = a.coded && kind.version == 2 && source.steps > 1;
+  int32_t most = kind.lanes;  // to try with a taper
   if (kind.lanes == 0) {
     if (warp == 0) {
       SequenceEncoder one(source, {kind.version, 1}, 1, 0, nullptr);
       one.run();
       const int64_t payload = one.size();
-      if (lane == 0)
-        chosen = kind.version == 1 ? lanes_for_payload(payload) : lanes_for_symbols(source.all(), payload, a.rule);
+      if (lane == 0) {
+        const bool old = kind.version == 1;
+        chosen[0] = old ? lanes_for_payload(payload) : lanes_for_symbols(source.all(), payload, a.rule);
+        chosen[1] = may_taper ? lanes_for_symbols(source.all(), payload, a.rule, true) : chosen[0];
+      }
     }
     __syncthreads();
-    kind.lanes = chosen;
+    kind.lanes = chosen[0];
+    most = chosen[1];
   }
-  const int32_t sequences = kind.lanes <= kSequenceLanes ? 1 : kind.lanes / kSequenceLanes;
-  if (warp < sequences) {
-    const int32_t own = SequenceEncoder(source, kind, sequences, warp, nullptr).symbols();
-    if (lane == 0) symbols[warp] = own;
-  }
-  __syncthreads();
-  // A sequence's own room lies before that of those behind it.
-  uint8_t* own_end = end;
-  for (int32_t q = warp + 1; q < sequences; ++q) own_end -= 6 * static_cast<int64_t>(symbols[q]) + kHeadRoom;
-  if (warp < sequences) {
-    SequenceEncoder encoder(source, kind, sequences, warp, own_end);
-    encoder.run();
-    encoder.finish();
-    const int64_t size = encoder.size();
-    if (lane == 0) sizes[warp] = size;
-  }
-  __syncthreads();
+  SequenceSizes* const sizes = &own_sizes;
+  bool found = false;
+#pragma unroll 1
+  for (StreamKind tapered{2, most}; may_taper && !found && tapered.lanes > 1 && tapered.lanes >= kind.lanes;
+       tapered.lanes /= 2)
+#pragma unroll 1
+    for (tapered.taper = 1; !found && tapered.taper < kTapers; ++tapered.taper) {
+      found = encode_sequences(source, tapered, sequences_of_lanes(tapered.lanes), end, sizes);
+      if (found) kind = tapered;
+    }
+  const int32_t sequences = sequences_of_lanes(kind.lanes);
+  if (!found) encode_sequences(source, kind, sequences, end, sizes);
   uint8_t *begin = end, *room_end = end;
   for (int32_t q = sequences - 1; q >= 0; --q) {
-    begin -= sizes[q];
-    move_up(begin, room_end - sizes[q], sizes[q]);
-    room_end -= 6 * static_cast<int64_t>(symbols[q]) + kHeadRoom;
+    begin -= sizes->bytes[q];
+    move_up(begin, room_end - sizes->taken[q] - sizes->bytes[q], sizes->bytes[q]);
+    room_end -= 6 * static_cast<int64_t>(sizes->symbols[q]) + kHeadRoom;
   }
   if (threadIdx.x != 0) return;
   // Lengths of all sequences but the last, the last of them first.
   for (int32_t q = sequences - 2; q >= 0; --q) {
     int32_t bytes = 1;
-    for (int64_t rest = sizes[q] >> 7; rest; rest >>= 7) ++bytes;
+    for (int64_t rest = sizes->bytes[q] >> 7; rest; rest >>= 7) ++bytes;
     begin -= bytes;
     for (int32_t b = 0; b < bytes; ++b)
-      begin[b] = static_cast<uint8_t>((sizes[q] >> (7 * b) & 127) | (b + 1 < bytes ? 128 : 0));
+      begin[b] = static_cast<uint8_t>((sizes->bytes[q] >> (7 * b) & 127) | (b + 1 < bytes ? 128 : 0));
   }
   segment[0] = begin - a.out.data;
   segment[1] = end - begin;
-  segment[2] = kind.lanes + (kind.version == 2 ? kVersion2 : 0);
+  segment[2] = kind.lanes + (kind.version == 2 ? kVersion2 : 0) + (kind.taper << kTaperShift);
 }
 
 cudaError_t launch_encode(const EncodeArgs& a, int32_t streams, cudaStream_t stream) {

@@ -19,8 +19,8 @@ constexpr int32_t kMostCarried = kMostSequences * 32 - 1;
 // Words of a sequence that lie in the arena: kWordsAhead are written at once, when fewer than 32 are left that no round
 // has asked for.
 constexpr int32_t kWordRing = 128, kWordsAhead = 64;
-// The ring, and a place for a symbol of each thread that nobody wants.
-constexpr int32_t kRingWords = kWordRing + 32 * 4;
+// The ring, a place for a symbol of each thread that nobody wants, and the words that lanes hand over when they retire.
+constexpr int32_t kSpareWords = 32 * 4, kRingWords = kWordRing + kSpareWords + 64;
 
 // Tiles of 16 channels of a group whose sums of contexts are begun ahead; wider ones' weights take longer than a step.
 constexpr int32_t kMostAhead = 16;

@@ -39,8 +39,40 @@ class WarpSequence {
       open_sequence(data, size, q);
     else
       open_version_1(data, size);
-    fetch_words();
+    taper_ = static_cast<uint8_t>(kind.taper);
+    fetch_words(ring);
     stage_words(ring);
+    look_for_end();
+  }
+
+  // Before the first step of a stream with so many positions, if it may have a taper.
+  CCM_DEVICE void begin(int32_t positions) {
+    if (tapered_lanes(lanes_, sequences_, taper_, positions) != lanes_ && bad_ == kOk) bad_ = kDamaged;
+  }
+
+  // Between two steps, behind end_step(): `left` positions, more than none, are not decoded yet. Where lanes become
+  // fewer, those behind the ones that are left hand over what they hold.
+  CCM_DEVICE void retire(int32_t left, uint16_t* ring) {
+    const int32_t lanes = tapered_lanes(lanes_, sequences_, taper_, left);
+    if (lanes == lanes_) return;
+    const int32_t lane = lane_here();
+    const bool leaves = lane >= lanes && lane < lanes_;
+    if (__any_sync(kWarp, leaves && high_ >> (32 - kProbBits) != kHandedOver >> 32) && bad_ == kOk) bad_ = kDamaged;
+    const int32_t at = total_ + 2 * (lane - lanes);
+    __syncwarp();  // what is overwritten has been read
+    if (leaves)
+      for (int k = 0; k < 2; ++k) {
+        const auto word = static_cast<uint16_t>(k ? low_ : high_);
+        handed_over(ring)[at + k - own_] = word;
+        if (at + k < staged_) ring[(at + k) & (kWordRing - 1)] = word;
+      }
+    __syncwarp();
+    total_ += 2 * (lanes_ - lanes);
+    high_ = __shfl_sync(kWarp, high_, lane & (lanes - 1));
+    low_ = __shfl_sync(kWarp, low_, lane & (lanes - 1));
+    lanes_ = lanes;
+    limit_ = min(total_, staged_);
+    fetch_words(ring);
     look_for_end();
   }
 
@@ -101,7 +133,7 @@ class WarpSequence {
     __syncwarp();
     staged_ += kWordsAhead;
     limit_ = min(total_, staged_);
-    fetch_words();
+    fetch_words(ring);
   }
 
   // Where no words are left, lanes go on without.
@@ -114,10 +146,11 @@ class WarpSequence {
   uint32_t floor_ = kLeastHigh;                                              // high_ below this asks for a word
   int32_t next_ = 0;                                                         // words read
   int32_t limit_ = 0;   // what next_ may become before new words are wanted, or there are none
-  int32_t total_ = 0;   // words
+  int32_t total_ = 0;   // words, those that lanes have handed over among them
   int32_t staged_ = 0;  // words that have been in the ring
   int32_t lanes_ = 1, sequences_ = 1;
   bool quiet_ = false;  // few rounds take a word
+  uint8_t taper_ = 0;
   Status bad_ = kOk;
 
  private:
@@ -129,20 +162,27 @@ class WarpSequence {
 
   CCM_DEVICE void words_from(const uint8_t* data, int64_t size) {
     words_ = data;
-    total_ = static_cast<int32_t>(size / 2);
+    total_ = own_ = static_cast<int32_t>(size / 2);
     if (size % 2) bad_ = kDamaged;
   }
 
   // Two words for each thread from staged_ on, each byte for itself: nothing waits for them until they are put
   // together.
-  CCM_DEVICE void fetch_words() {
+  CCM_DEVICE void fetch_words(uint16_t* ring) {
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
       const int64_t i = static_cast<int64_t>(staged_) + lane_here() + 32 * k;
       far_[2 * k] = far_[2 * k + 1] = 0;
-      if (i < total_) far_[2 * k] = words_[2 * i], far_[2 * k + 1] = words_[2 * i + 1];
+      if (i < own_) {
+        far_[2 * k] = words_[2 * i], far_[2 * k + 1] = words_[2 * i + 1];
+      } else if (i < total_) {
+        const uint16_t word = handed_over(ring)[i - own_];
+        far_[2 * k] = word & 255, far_[2 * k + 1] = word >> 8;
+      }
     }
   }
+
+  CCM_DEVICE static uint16_t* handed_over(uint16_t* ring) { return ring + kWordRing + kSpareWords; }
 
   CCM_DEVICE void open_version_1(const uint8_t* data, int64_t size) {
     const int32_t head = lanes_ * kStateBytes;
@@ -218,6 +258,7 @@ class WarpSequence {
   }
 
   uint32_t least_ = 0;  // where a lane of version 1 ends; 0: version 2
+  int32_t own_ = 0;     // words of the stream's bytes
   const uint8_t* words_ = nullptr;
   unsigned far_[4] = {0, 0, 0, 0};
 };

@@ -107,7 +107,7 @@ class GroupCoder : StepList<kInShared> {
     }
     if (decoding && (a_.encoding || static_cast<int32_t>(threadIdx.x / 32) < sequences_)) {
       const bool fine =
-          a_.encoding ? take_symbols(list(which_), decoded_) : decode_symbols(list(which_), decoded_, now.last);
+          a_.encoding ? take_symbols(list(which_), decoded_) : decode_symbols(list(which_), decoded_, now);
       if (!fine) atomicExch(bad(), 1);
     } else {
       const Team team{decoding ? sequences_ : 0};
@@ -317,13 +317,15 @@ class GroupCoder : StepList<kInShared> {
     for (int32_t q = threadIdx.x / 32; q < sequences_; q += blockDim.x / 32) {
       WarpDecoder decoder;
       decoder.open(a_.data + (valid ? offset : 0), valid ? size : 0, code, q, ring(q));
+      decoder.begin(a_.h * a_.w);
       *stream(q) = decoder;
     }
   }
 
-  // The first n symbols of the list, by a warp a sequence; `last`: they end a step. False: damage.
-  CCM_DEVICE bool decode_symbols(const SymbolList& list, int32_t n, bool last) {
+  // The first n symbols of the list, the chunk's and those before it, by a warp a sequence. False: damage.
+  CCM_DEVICE bool decode_symbols(const SymbolList& list, int32_t n, const Chunk& chunk) {
     bool fine = true;
+    const int32_t left = a_.h * a_.w - chunk.first - chunk.count;
 #pragma unroll 1
     for (int32_t q = threadIdx.x / 32; q < sequences_; q += blockDim.x / 32) {
       WarpDecoder decoder = *stream(q);  // a copy in registers while it runs; in between others need them
@@ -331,7 +333,8 @@ class GroupCoder : StepList<kInShared> {
       const int32_t at = q * kSequenceLanes;
       if (own && decoder.bad() == kOk)
         decoder.decode(tables(), list.symbols + at, list.modes + at, own, unit(), ring(q));
-      if (last) decoder.end_step(own);  // those before were whole rounds
+      if (chunk.last) decoder.end_step(own);  // those before were whole rounds
+      if (chunk.last && left) decoder.retire(left, ring(q));
       fine &= decoder.bad() == kOk;
       *stream(q) = decoder;
     }
