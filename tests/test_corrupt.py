@@ -12,7 +12,7 @@ from PIL import Image
 from ccm_fast import compress, decompress, errors, files
 from ccm_fast.stream.container import parse_container, write_container
 from ccm_fast.stream.crc32c import crc32c
-from ccm_fast.stream.packet import lanes_of, parse_file
+from ccm_fast.stream.packet import lanes_of, may_taper, parse_file
 
 SECONDS = 1.0  # of this thread's processor time: other processes do not count
 FLIPS = 10_000
@@ -138,7 +138,7 @@ def mutate(rng, packet):
     else:
         size = {"width": int(rng.integers(1, 400)), "height": int(rng.integers(1, 400))}
         packet = packet._replace(**size, quality_code=int(rng.integers(225)), grey=bool(rng.integers(2)))
-    tapers = [taper if i and n > 1 else 0 for i, (taper, n) in enumerate(zip(tapers, lanes, strict=True))]
+    tapers = [taper if i and may_taper(n) else 0 for i, (taper, n) in enumerate(zip(tapers, lanes, strict=True))]
     return packet._replace(lanes=tuple(lanes), streams=tuple(map(bytes, streams)), tapers=tuple(tapers))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from ccm_fast.constants import SYMBOL_MAX
 from ccm_fast.entropy.plan import TableRows
 from ccm_fast.errors import DamagedError, TruncatedError
-from ccm_fast.stream.packet import LANES, MOST_LANES, Stream, lanes_of
+from ccm_fast.stream.packet import LANES, MOST_LANES, Stream, lanes_of, may_taper
 from ccm_fast.stream.varint import ByteReader, encode_varint
 
 __all__ = ["Stream", "choose_lanes", "decode_stream", "encode", "encode_stream", "ideal_bits"]
@@ -208,9 +208,9 @@ def _blocks(symbols: int, q: int, count: int) -> np.ndarray:
     return at[at // SEQUENCE_LANES % count == q] if count > 1 else at
 
 
-def tapered_lanes(lanes: int, sequences: int, taper: int, left: int) -> int:
-    """Lanes of a sequence, of ``lanes`` at first, in a step before which ``left`` positions are not decoded yet."""
-    while taper and lanes > 1 and lanes * TAPERS[taper] * sequences > left:
+def tapered_lanes(lanes: int, taper: int, left: int) -> int:
+    """Lanes, of ``lanes`` at first, in a step before which ``left`` positions are not decoded yet."""
+    while lanes > 1 and lanes * TAPERS[taper] > left:
         lanes //= 2
     return lanes
 
@@ -235,13 +235,10 @@ def decode_stream(
     if lanes not in lanes_of(version):
         raise DamagedError(f"a stream of version {version} cannot have {lanes} lanes")
     count = max(1, lanes // SEQUENCE_LANES)
-    each = lanes // count
-    tapers = not stream.taper or (left and tapered_lanes(each, count, stream.taper, left[0]) == each)
-    decoders = []
-    for part in _sequences(data, count):
-        decoders.append(_Decoder(part, each, version))
-        if not tapers:
-            raise DamagedError("a taper that this stream cannot have")
+    decoders = [_Decoder(part, lanes // count, version) for part in _sequences(data, count)]
+    tapers = may_taper(lanes) and left and tapered_lanes(lanes, stream.taper, left[0]) == lanes
+    if stream.taper and not tapers:
+        raise DamagedError("a taper that this stream cannot have")
 
     def draw(row: np.ndarray, offset: np.ndarray) -> np.ndarray:
         row, offset = np.asarray(row), np.asarray(offset)
@@ -252,10 +249,9 @@ def decode_stream(
         return values.reshape(row.shape)
 
     for k, step in enumerate(steps):
-        for decoder in decoders:
-            now = tapered_lanes(len(decoder.x), count, stream.taper, left[k] if left else 0)
-            if now < len(decoder.x):
-                decoder.retire(now)
+        if stream.taper and left and (now := tapered_lanes(lanes, stream.taper, left[k])) < lanes:
+            decoders[0].retire(now)
+            lanes = now
         step(draw)
     for decoder in decoders:
         decoder.finish()
@@ -392,8 +388,8 @@ def _encode(
     count = max(1, lanes // SEQUENCE_LANES)
     each = [lanes // count] * max(1, len(steps))
     if taper:
-        each = [tapered_lanes(lanes // count, count, taper, n) for n in left or ()]
-        if not each or each[0] != lanes // count or each[-1] == each[0]:
+        each = [tapered_lanes(lanes, taper, n) for n in left or ()]
+        if not each or each[0] != lanes or each[-1] == lanes:
             return None
     parts = []
     for q in range(count):
@@ -431,7 +427,9 @@ def lanes_for_symbols(symbols: int, payload_bytes: int, rule: LaneRule = LANES_O
     """The same in version 2: as many as any limit of ``rule`` allows."""
     lanes = 1
     while lanes < MOST_LANES[-1] and any(
-        symbols > rounds * lanes and 2 * lanes * quarters * share <= 4 * payload_bytes
+        symbols > rounds * lanes
+        and 2 * lanes * quarters * share <= 4 * payload_bytes
+        and (quarters == 9 or may_taper(2 * lanes))
         for rounds, share, quarters in rule
     ):
         lanes *= 2
@@ -450,16 +448,16 @@ def encode(
 
     ``left``: positions that are not decoded before each step, for a taper: the least that is possible.
     """
-    most, may_taper = lanes, version == 2 and left is not None and len(left) > 1
+    most, has_steps = lanes, version == 2 and left is not None and len(left) > 1
     if lanes == 0:
         single = encode_stream(rows, steps, 1, version)
         symbols = sum(np.size(row) for row, _ in steps)
         lanes = choose_lanes(len(single)) if version == 1 else lanes_for_symbols(symbols, len(single), rule)
-        most = lanes_for_symbols(symbols, len(single), LANES_WITH_TAPER) if may_taper else lanes
+        most = lanes_for_symbols(symbols, len(single), LANES_WITH_TAPER) if has_steps else lanes
     elif lanes not in lanes_of(version):
         raise ValueError(f"lanes must be 0 (automatic) or one of {lanes_of(version)}, not {lanes}")
     flat = [(np.ravel(row), np.ravel(v)) for row, v in steps]
-    while may_taper and most > 1 and most >= lanes:
+    while has_steps and may_taper(most) and most >= lanes:
         for taper in range(1, len(TAPERS)):
             data = _encode(rows, flat, most, version, taper, left)
             if data is not None:

@@ -83,6 +83,11 @@ def lanes_of(version: int) -> tuple[int, ...]:
     return MOST_LANES if version == 2 else LANES
 
 
+def may_taper(lanes: int) -> bool:
+    """Whether a stream of so many lanes may have a taper."""
+    return 2 <= lanes <= 32
+
+
 def stream_code(lanes: int, version: int, taper: int = 0) -> int:
     """Lanes, version and taper in one number, as operators take them (kVersion2 in csrc/format/rans.h)."""
     return lanes + VERSION_2 * (version - 1) + (taper << _TAPER_SHIFT)
@@ -166,7 +171,7 @@ class Packet(NamedTuple):
         flags = _GREY * self.grey + _SINGLE * single + _VERSION_2 * (self.version == 2)
         tapers = 0
         for k, (lanes, taper) in enumerate(zip(self.lanes, self.tapers, strict=bool(self.tapers))):
-            if not 0 <= taper < TAPERS or (taper and (lanes == 1 or k == 0 or self.version == 1)):
+            if not 0 <= taper < TAPERS or (taper and (not may_taper(lanes) or k == 0 or self.version == 1)):
                 raise ValueError(f"stream {k} cannot have the taper {taper}")
             tapers |= taper << 4 * (k - 1) if k else 0
         flags += _TAPERED * (tapers > 0)
@@ -262,8 +267,9 @@ def _tapers(reader: ByteReader, fixed: Fixed, lanes: tuple[int, ...]) -> tuple[i
     groups = len(lanes) - 1
     bits = int.from_bytes(reader.take(_ceil(groups, 2), "the tapers"), "little")
     tapers = (0, *(bits >> 4 * g & 15 for g in range(groups)))
-    if any(taper and count == 1 for taper, count in zip(tapers, lanes, strict=True)):
-        raise DamagedError("a taper of a stream with one lane")
+    for taper, count in zip(tapers, lanes, strict=True):
+        if taper and not may_taper(count):
+            raise DamagedError(f"a taper of a stream with {count} lanes")
     if bits >> 4 * groups:
         raise DamagedError("the spare bits of the tapers are not zero")
     if not bits:

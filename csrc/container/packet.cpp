@@ -76,7 +76,8 @@ std::vector<int32_t> read_tapers(ByteReader& reader, const PacketHead& head, con
   const Span packed = reader.take((groups + 1) / 2, "the tapers");
   for (size_t g = 0; g < groups; ++g) {
     tapers[g + 1] = packed.data[g / 2] >> 4 * (g % 2) & 15;
-    if (tapers[g + 1] && lanes[g + 1] == 1) throw Error(ErrorCode::kDamaged, "a taper of a stream with one lane");
+    if (tapers[g + 1] && !may_taper(lanes[g + 1]))
+      throw Error(ErrorCode::kDamaged, "a taper of a stream with " + std::to_string(lanes[g + 1]) + " lanes");
   }
   if (groups % 2 && packed.data[groups / 2] >> 4)
     throw Error(ErrorCode::kDamaged, "the spare bits of the tapers are not zero");

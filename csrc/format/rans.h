@@ -75,13 +75,13 @@ CCM_HD StreamKind stream_kind(int64_t code) {
 // lanes stay to the end.
 CCM_HD int32_t taper_positions(int32_t taper) { return taper < 2 ? taper : (2 + (taper & 1)) << (taper / 2 - 1); }
 
-// Lanes of a sequence in a step before which `left` positions are not decoded yet, of `lanes` at first.
-CCM_HD int32_t tapered_lanes(int32_t lanes, int32_t sequences, int32_t taper, int32_t left) {
-  if (taper == 0) return lanes;
-  const int32_t wide = taper_positions(taper) * sequences;
-  while (lanes > 1 && static_cast<int64_t>(lanes) * wide > left) lanes /= 2;
+// Lanes in a step before which `left` positions are not decoded yet, of `lanes` at first.
+CCM_HD int32_t tapered_lanes(int32_t lanes, int32_t taper, int32_t left) {
+  while (lanes > 1 && lanes * taper_positions(taper) > left) lanes /= 2;
   return lanes;
 }
+
+CCM_HD bool may_taper(int32_t lanes) { return lanes > 1 && lanes <= kSequenceLanes; }
 
 // What a lane that retires has to hold, above 32 bits that it hands over: so it can be neither too small nor too large
 // for a lane.
@@ -136,19 +136,20 @@ CCM_HD int32_t lanes_for_symbols(int64_t coded, int64_t payload, LaneRule rule, 
            static_cast<int64_t>(2 * lanes) * quarters * limit.share <= 4 * payload;
   };
   while (lanes < kMostLanes && (more(rule.usual, kLaneQuarters) || more(rule.most_rounds, kLaneQuarters) ||
-                                (tapered && more(rule.tapered, kTaperedLaneQuarters))))
+                                (tapered && lanes < kSequenceLanes && more(rule.tapered, kTaperedLaneQuarters))))
     lanes *= 2;
   return lanes;
 }
 
 CCM_HD bool valid_lanes(int64_t lanes) { return lanes >= 1 && lanes <= kMaxLanes && (lanes & (lanes - 1)) == 0; }
 
-// The same with kVersion2 and a taper, for which there have to be two lanes.
+// The same with kVersion2 and a taper, which streams of one sequence and several lanes may have.
 CCM_HD bool valid_streams(int64_t code) {
   if (code < 0 || code >= int64_t{kTapers} << kTaperShift) return false;
   const StreamKind kind = stream_kind(code);
   if (kind.version == 1) return kind.taper == 0 && valid_lanes(kind.lanes);
-  return kind.lanes >= 1 + (kind.taper > 0) && kind.lanes <= kMostLanes && (kind.lanes & (kind.lanes - 1)) == 0;
+  const bool lanes = kind.taper > 0 ? may_taper(kind.lanes) : kind.lanes >= 1 && kind.lanes <= kMostLanes;
+  return lanes && (kind.lanes & (kind.lanes - 1)) == 0;
 }
 
 }  // namespace ccm

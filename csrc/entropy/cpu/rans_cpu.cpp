@@ -410,6 +410,7 @@ StreamDecoder::StreamDecoder(const uint8_t* data, size_t size, int64_t code, Vec
       lengths[q] = size;
     }
     sequences_.emplace_back(data, lengths[q], each, vectors);
+    if (status_ == kOk && sequences_.back().over()) status_ = sequences_.back().finish();
     data += lengths[q];
     size -= lengths[q];
   }
@@ -444,16 +445,10 @@ bool StreamDecoder::decode(const Rows& tables, const uint16_t* rows, const int16
 
 bool StreamDecoder::begin_step(int32_t left) {
   if (!taper_) return true;
-  const int32_t count = static_cast<int32_t>(sequences_.size());
-  for (SequenceDecoder& s : sequences_) {
-    const int32_t lanes = tapered_lanes(s.lanes(), count, taper_, left);
-    if (lanes == s.lanes()) continue;
-    if (!begun_) {  // lanes that would never have a symbol
-      if (status_ == kOk) status_ = sequences_[0].over() ? sequences_[0].finish() : kDamaged;
-      break;
-    }
-    s.retire(lanes);
-  }
+  SequenceDecoder& s = sequences_[0];
+  const int32_t lanes = tapered_lanes(s.lanes(), taper_, left);
+  if (lanes < s.lanes() && begun_) s.retire(lanes);
+  if (lanes < s.lanes() && status_ == kOk) status_ = kDamaged;  // some would never have a symbol
   begun_ = true;
   return status_ == kOk;
 }
@@ -463,9 +458,10 @@ void StreamDecoder::end_step() {
 }
 
 Status StreamDecoder::finish() const {
-  Status status = status_ == kOk && taper_ && !begun_ ? kDamaged : status_;
+  Status status = status_;
   for (const SequenceDecoder& s : sequences_)
     if (status == kOk) status = s.finish();
+  if (status == kOk && taper_ && !begun_) status = kDamaged;  // z has none
   return status;
 }
 

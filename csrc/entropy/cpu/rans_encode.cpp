@@ -250,7 +250,7 @@ std::optional<std::vector<uint8_t>> encode_lanes(const Rows& tables, const std::
   const int32_t count = std::max(1, kind.lanes / kSequenceLanes), each = kind.lanes / count;
   std::vector<int32_t> lanes(std::max<size_t>(steps.size(), 1), each);
   for (size_t s = 0; s < steps.size() && kind.taper; ++s)
-    lanes[s] = tapered_lanes(each, count, kind.taper, first_position.back() - first_position[s]);
+    lanes[s] = tapered_lanes(each, kind.taper, first_position.back() - first_position[s]);
   if (kind.taper && (lanes.front() != each || lanes.back() == each)) return std::nullopt;
   if (count == 1) return encode_sequence(tables, symbols, steps, kind.version, lanes);
   std::vector<uint8_t> lengths, bytes;
@@ -302,7 +302,7 @@ std::vector<uint8_t> encode_stream(const Rows& tables, const std::vector<Coded>&
                                    const std::vector<int32_t>& steps, int32_t code, int32_t* code_used, LaneRule rule,
                                    const std::vector<int32_t>& first) {
   StreamKind kind = stream_kind(code);
-  const bool may_taper = kind.version == 2 && first.size() > 2;
+  const bool has_steps = kind.version == 2 && first.size() > 2;
   int32_t most = kind.lanes;  // to try with a taper
   if (!kind.lanes) {
     // What one lane takes is mostly plain from the ideal length (it is within 0.01 % and a few bytes); coding with one
@@ -310,7 +310,7 @@ std::vector<uint8_t> encode_stream(const Rows& tables, const std::vector<Coded>&
     const auto choose = [&](double bytes) {
       const int64_t whole = static_cast<int64_t>(bytes), coded = static_cast<int64_t>(symbols.size());
       kind.lanes = most = kind.version == 2 ? lanes_for_symbols(coded, whole, rule) : lanes_for_payload(whole);
-      if (may_taper) most = lanes_for_symbols(coded, whole, rule, true);
+      if (has_steps) most = lanes_for_symbols(coded, whole, rule, true);
       return std::pair(kind.lanes, most);
     };
     const double ideal = ideal_bytes(tables, symbols);
@@ -320,7 +320,8 @@ std::vector<uint8_t> encode_stream(const Rows& tables, const std::vector<Coded>&
   const auto used = [&](StreamKind used) {
     *code_used = used.lanes + (used.version == 2 ? kVersion2 : 0) + (used.taper << kTaperShift);
   };
-  for (StreamKind tapered{2, most}; may_taper && tapered.lanes > 1 && tapered.lanes >= kind.lanes; tapered.lanes /= 2)
+  for (StreamKind tapered{2, most}; has_steps && may_taper(tapered.lanes) && tapered.lanes >= kind.lanes;
+       tapered.lanes /= 2)
     for (tapered.taper = 1; tapered.taper < kTapers; ++tapered.taper)
       if (auto found = encode_lanes(tables, symbols, steps, tapered, first)) return used(tapered), std::move(*found);
   used(kind);

@@ -160,7 +160,7 @@ class SequenceEncoder {
 
   CCM_DEVICE int32_t lane() const { return static_cast<int32_t>(threadIdx.x & 31); }
   CCM_DEVICE int32_t lanes_at(int32_t step) const {
-    return taper_ ? tapered_lanes(each_, sequences_, taper_, source_.left(step)) : each_;
+    return taper_ ? tapered_lanes(each_, taper_, source_.left(step)) : each_;
   }
   CCM_DEVICE int32_t count(int32_t step) const { return symbols_of_sequence(source_.count(step), sequences_, q_); }
   CCM_DEVICE int32_t last_round(int32_t step) const { return (count(step) - 1) & ~(lanes_ - 1); }
@@ -385,7 +385,7 @@ __global__ void __launch_bounds__(kEncodeThreads, 1) encode_kernel(const EncodeA
   }
   StreamKind kind = stream_kind(a.lanes);
   kind.taper = 0;
-  const bool may_taper = a.coded && kind.version == 2 && source.steps > 1;
+  const bool has_steps = a.coded && kind.version == 2 && source.steps > 1;
   int32_t most = kind.lanes;  // to try with a taper
   if (kind.lanes == 0) {
     if (warp == 0) {
@@ -395,7 +395,7 @@ __global__ void __launch_bounds__(kEncodeThreads, 1) encode_kernel(const EncodeA
       if (lane == 0) {
         const bool old = kind.version == 1;
         chosen[0] = old ? lanes_for_payload(payload) : lanes_for_symbols(source.all(), payload, a.rule);
-        chosen[1] = may_taper ? lanes_for_symbols(source.all(), payload, a.rule, true) : chosen[0];
+        chosen[1] = has_steps ? lanes_for_symbols(source.all(), payload, a.rule, true) : chosen[0];
       }
     }
     __syncthreads();
@@ -405,7 +405,7 @@ __global__ void __launch_bounds__(kEncodeThreads, 1) encode_kernel(const EncodeA
   SequenceSizes* const sizes = &own_sizes;
   bool found = false;
 #pragma unroll 1
-  for (StreamKind tapered{2, most}; may_taper && !found && tapered.lanes > 1 && tapered.lanes >= kind.lanes;
+  for (StreamKind tapered{2, most}; has_steps && !found && may_taper(tapered.lanes) && tapered.lanes >= kind.lanes;
        tapered.lanes /= 2)
 #pragma unroll 1
     for (tapered.taper = 1; !found && tapered.taper < kTapers; ++tapered.taper) {

@@ -47,13 +47,13 @@ class WarpSequence {
 
   // Before the first step of a stream with so many positions, if it may have a taper.
   CCM_DEVICE void begin(int32_t positions) {
-    if (tapered_lanes(lanes_, sequences_, taper_, positions) != lanes_ && bad_ == kOk) bad_ = kDamaged;
+    if (tapered_lanes(lanes_, taper_, positions) != lanes_ && bad_ == kOk) bad_ = kDamaged;
   }
 
   // Between two steps, behind end_step(): `left` positions, more than none, are not decoded yet. Where lanes become
   // fewer, those behind the ones that are left hand over what they hold.
   CCM_DEVICE void retire(int32_t left, uint16_t* ring) {
-    const int32_t lanes = tapered_lanes(lanes_, sequences_, taper_, left);
+    const int32_t lanes = tapered_lanes(lanes_, taper_, left);
     if (lanes == lanes_) return;
     const int32_t lane = lane_here();
     const bool leaves = lane >= lanes && lane < lanes_;
