@@ -11,10 +11,11 @@ from itertools import pairwise
 from cuda_pieces import ROOT
 
 sys.path.insert(0, str(ROOT))
-from ccm_fast.entropy.reference_streams import LANES_OF_Z, lanes_for_symbols
+from ccm_fast.entropy.reference_streams import LANES_OF_Z, LANES_WITH_TAPER, lanes_for_symbols
 from ccm_fast.models.config import PRESETS
 
 STREAMS = ROOT / "benchmarks" / "results" / "cuda_streams.json"
+KNOWN = 32 * 48  # positions of the photographs
 SIZES = {"768x512": (32, 48), "1920x1080": (68, 120), "3840x2160": (135, 240)}
 
 
@@ -23,7 +24,8 @@ class Stream:
     """A group's: lanes, coded symbols a position, bits of one, share of the rounds that a symbol makes slow.
 
     ``calm``: share of the rounds of most probable symbols alone of which none takes a word. ``far``: share of the slow
-    rounds with a symbol beyond its window's neighbours.
+    rounds with a symbol beyond its window's neighbours. ``tapered``: rounds over those of as many lanes to the end, as
+    if every step had its share of what lanes that have retired cost.
     """
 
     lanes: int
@@ -32,6 +34,7 @@ class Stream:
     slow: float
     calm: float = 0.0
     far: float = 0.0
+    tapered: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -42,14 +45,24 @@ class Content:
     slow_32: float  # with 32 lanes
 
     def coded_with(self, positions: int, lanes: int) -> Stream:
-        """Lanes 0: as the encoder chooses."""
+        """Lanes 0: as the encoder chooses; where that is not known, as it would if a taper is always possible."""
         s = self.stream
-        own = lanes or lanes_for_symbols(s.coded * positions, s.coded * positions * s.bits / 8)
-        if own == s.lanes:
+        coded = s.coded * positions
+        own = lanes or (s.lanes if positions == KNOWN else 0)
+        own = own or lanes_for_symbols(coded, coded * s.bits / 8, LANES_WITH_TAPER)
+        if own == s.lanes and not lanes:
             return s
         share = min(own, 32)
         slow = 1 - (1 - self.slow_32) ** (share / 32)
-        return Stream(own, s.coded, s.bits, slow, s.calm ** (share / min(s.lanes, 32)), s.far)
+        return Stream(
+            own,
+            s.coded,
+            s.bits,
+            slow,
+            s.calm ** (share / min(s.lanes, 32)),
+            s.far,
+            1.0 if lanes or own > 32 else s.tapered,
+        )
 
 
 @dataclass(frozen=True)
@@ -99,7 +112,7 @@ def _stored() -> dict:
 
 
 def _content(found: dict) -> Content:
-    stream = Stream(*(found[k] for k in ("lanes", "coded", "bits", "slow", "calm", "far")))
+    stream = Stream(*(found[k] for k in ("lanes", "coded", "bits", "slow", "calm", "far", "tapered")))
     return Content(stream, found["slow_32"])
 
 

@@ -224,7 +224,7 @@ class Costs:
 
         Others leave what does not fill rounds to the next chunk.
         """
-        rounds = positions * self.stream.coded / self.stream.lanes
+        rounds = positions * self.stream.coded / self.stream.lanes * self.stream.tapered
         if self.measured:
             start = 2 * self.shared + self.l1 + ENTRY_MISS * (self.l2 - self.l1) + 60  # decoder, first window
             return start + -(-rounds // 1) * self.round()

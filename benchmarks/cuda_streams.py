@@ -3,8 +3,8 @@
     python benchmarks/cuda_streams.py FOLDER --model ccm-small
 
 For each quality and every picture in FOLDER, encoded as `compress` does by default. Of each group: the lanes that the
-encoder chooses, coded symbols a position, bits of one, the share of rounds with a symbol outside its window or an
-escape, for as many lanes and for 32, the share ``far`` of those that lie beyond the window's neighbours, too, and the
+encoder chooses, ``tapered``, rounds over those of as many lanes to the end, coded symbols a position, bits of one,
+the share of rounds with a symbol outside its window or an escape, for as many lanes and for 32, the share ``far`` of those that lie beyond the window's neighbours, too, and the
 share of ``calm`` rounds: of most probable symbols alone, times that nobody takes a word. Of z: lanes, coded symbols and
 bytes. Results: results/cuda_streams.json.
 """
@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 import ccm_fast  # noqa: E402
 from ccm_fast.decoding import decode_packets, parse_packets  # noqa: E402
+from ccm_fast.entropy.reference_streams import tapered_lanes  # noqa: E402
 from ccm_fast.stream.packet import Stream  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "cuda_streams.json"
@@ -99,7 +100,7 @@ def describe(model, tables, x, quality):
 
 
 def describe_groups(plan, packet, looked, coded):
-    """[{lanes, coded, bits, slow, slow_32, far, calm}], given what Tables.look says of all, and which are coded."""
+    """Of each group a dict, given what Tables.look says of all symbols, and which are coded."""
     h, w, _ = coded.shape
     found, at = [], 0
     schedules = [plan.schedule_of(g) for g in range(len(packet.y_streams))]
@@ -109,7 +110,7 @@ def describe_groups(plan, packet, looked, coded):
         order = np.argsort(steps, kind="stable")
         step = np.repeat(steps[order], channels)
         b, s, f, o, c = (v[own].reshape(h * w, channels)[order].ravel() for v in (*looked, coded))
-        lanes = Stream(*stream).lanes
+        lanes, taper = Stream(*stream).lanes, Stream(*stream).taper
         once = min(lanes, 32)
         slow = slow_share(step[c], s[c], once)
         values = {
@@ -117,6 +118,9 @@ def describe_groups(plan, packet, looked, coded):
             "slow_32": slow_share(step[c], s[c], 32),
             "far": slow_share(step[c], f[c], once) / slow if slow else 0, "calm": calm_share(step[c], o[c], b[c], once),
         }  # fmt: skip
+        counts = np.bincount(steps)[np.unique(steps)]
+        left = np.cumsum(counts[::-1])[::-1]
+        values["tapered"] = np.mean(np.repeat([lanes / tapered_lanes(lanes, taper, n) for n in left], counts))
         found.append({"lanes": lanes, **{k: round(float(v), 5) for k, v in values.items()}})
         at += channels
     return found

@@ -389,7 +389,8 @@ def _encode(
     each = [lanes // count] * max(1, len(steps))
     if taper:
         each = [tapered_lanes(lanes, taper, n) for n in left or ()]
-        if not each or each[0] != lanes or each[-1] == lanes:
+        # At most the last quarter of the positions has fewer lanes, and the last step a quarter of the lanes.
+        if not left or 4 * lanes * TAPERS[taper] > left[0] or each[-1] == lanes or each[-1] > max(1, lanes // 4):
             return None
     parts = []
     for q in range(count):
@@ -420,7 +421,7 @@ LaneRule: TypeAlias = tuple[tuple[int, int, int], ...]
 LANES_OF_Y: LaneRule = ((2500, 220, 9), (6000, 70, 9))
 LANES_OF_Z: LaneRule = ((100, 10, 9),)
 #: Of streams with a taper, beside the others.
-LANES_WITH_TAPER: LaneRule = (*LANES_OF_Y, (600, 320, 3))
+LANES_WITH_TAPER: LaneRule = (*LANES_OF_Y, (400, 200, 3))
 
 
 def lanes_for_symbols(symbols: int, payload_bytes: int, rule: LaneRule = LANES_OF_Y) -> int:

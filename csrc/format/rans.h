@@ -81,6 +81,13 @@ CCM_HD int32_t tapered_lanes(int32_t lanes, int32_t taper, int32_t left) {
   return lanes;
 }
 
+// Whether an encoder takes a taper. Of `positions`, the last quarter may have fewer lanes: they take longer. In the
+// last step, of `last`, a quarter of the lanes may be left: what does not retire costs three times as much.
+CCM_HD bool good_taper(int32_t lanes, int32_t taper, int32_t positions, int32_t last) {
+  const int32_t left = tapered_lanes(lanes, taper, last);
+  return 4 * lanes * taper_positions(taper) <= positions && (left == 1 || 4 * left <= lanes) && left < lanes;
+}
+
 CCM_HD bool may_taper(int32_t lanes) { return lanes > 1 && lanes <= kSequenceLanes; }
 
 // What a lane that retires has to hold, above 32 bits that it hands over: so it can be neither too small nor too large
@@ -123,7 +130,7 @@ struct LaneLimit {
 struct LaneRule {
   LaneLimit usual, most_rounds, tapered;
 };
-constexpr LaneRule kLanesOfY{{2500, 220}, {6000, 70}, {600, 320}}, kLanesOfZ{{100, 10}, {100, 10}, {0, 0}};
+constexpr LaneRule kLanesOfY{{2500, 220}, {6000, 70}, {400, 200}}, kLanesOfZ{{100, 10}, {100, 10}, {0, 0}};
 // Bytes of a lane, in quarters; with a taper (benchmarks/lanes.py).
 constexpr int32_t kLaneQuarters = 9, kTaperedLaneQuarters = 3;
 

@@ -51,7 +51,7 @@ def main():
         ("pixel", 1.0, 0, tiny.model()),
         ("colour", 6.0, 2, tiny.skipping()),
         ("filter", 5.0, 1, tiny.model()),
-        ("taper", 6.0, 4, tiny.model()),
+        ("taper", 6.0, 2, tiny.model()),
         ("taper", 6.5, 2, tiny.skipping()),
     ):
         name, data = f"{picture}{model.frozen.plan.version if model is tiny.skipping() else 2}", io.BytesIO()

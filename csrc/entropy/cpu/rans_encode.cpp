@@ -248,10 +248,11 @@ std::optional<std::vector<uint8_t>> encode_lanes(const Rows& tables, const std::
                                                  const std::vector<int32_t>& steps, StreamKind kind,
                                                  const std::vector<int32_t>& first_position) {
   const int32_t count = std::max(1, kind.lanes / kSequenceLanes), each = kind.lanes / count;
+  const int32_t last = kind.taper ? first_position.back() - first_position[steps.size() - 1] : 0;
   std::vector<int32_t> lanes(std::max<size_t>(steps.size(), 1), each);
   for (size_t s = 0; s < steps.size() && kind.taper; ++s)
     lanes[s] = tapered_lanes(each, kind.taper, first_position.back() - first_position[s]);
-  if (kind.taper && (lanes.front() != each || lanes.back() == each)) return std::nullopt;
+  if (kind.taper && !good_taper(kind.lanes, kind.taper, first_position.back(), last)) return std::nullopt;
   if (count == 1) return encode_sequence(tables, symbols, steps, kind.version, lanes);
   std::vector<uint8_t> lengths, bytes;
   for (int32_t q = 0; q < count; ++q) {

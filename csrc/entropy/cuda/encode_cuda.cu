@@ -108,7 +108,7 @@ class SequenceEncoder {
   // False: this taper is not possible.
   CCM_DEVICE bool run() {
     lanes_ = lanes_at(source_.steps - 1);
-    if (taper_ && (lanes_ == each_ || lanes_at(0) != each_)) return false;
+    if (taper_ && !good_taper(each_, taper_, source_.positions, source_.left(source_.steps - 1))) return false;
     x_ = version_ == 2 ? first_state() : end_state(lanes_);
     if (!x_) return false;
     for (int32_t s = source_.steps - 1; s >= 0; --s) {
