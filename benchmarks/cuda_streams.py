@@ -3,10 +3,10 @@
     python benchmarks/cuda_streams.py FOLDER --model ccm-small
 
 For each quality and every picture in FOLDER, encoded as `compress` does by default. Of each group: the lanes that the
-encoder chooses, ``tapered``, rounds over those of as many lanes to the end, coded symbols a position, bits of one,
-the share of rounds with a symbol outside its window or an escape, for as many lanes and for 32, the share ``far`` of those that lie beyond the window's neighbours, too, and the
-share of ``calm`` rounds: of most probable symbols alone, times that nobody takes a word. Of z: lanes, coded symbols and
-bytes. Results: results/cuda_streams.json.
+encoder chooses, ``tapered``, rounds over those of as many lanes to the end, coded symbols a position, bits of one, the
+share of rounds with a symbol outside its window or an escape, for as many lanes and for 32, the share ``far`` of those
+that lie beyond the window's neighbours, too, and the share of ``calm`` rounds: of most probable symbols alone, times
+that nobody takes a word. Of z: lanes, coded symbols and bytes. Results: results/cuda_streams.json.
 """
 
 from __future__ import annotations

@@ -189,7 +189,7 @@ def test_headers():
     model = str(tiny.GOLDEN / "tiny.safetensors")
     container = parse_container(data)
     packet = parse_file(container.packet, 3)
-    assert packet.tapers == (0, 1, 2, 2) and [s.taper for s in packet.y_streams] == [1, 2, 2]
+    assert packet.tapers == (0, 1, 1, 0) and [s.taper for s in packet.y_streams] == [1, 1, 0]
     head = bytes(container.packet)
     size = len(packet.header())
     lanes_at = 1 + 8 + 1 + 1 + 1  # behind flags, fingerprint, sides of one byte each, and the quality
