@@ -29,7 +29,7 @@ _GPU_BESIDE, _GPU_SLOTS = 0.6, 4
 # A group with so many bytes of weights has them in other multiprocessors' memory, 20 of them, where there are as many.
 _GPU_CREW_BYTES, _GPU_CREW, _GPU_CREW_CHUNK = 540_000, 20, 8e-6
 _GPU_ROUND = 0.135e-6
-_GPU_POSITION = 0.083e-6
+_GPU_POSITION = 0.064e-6
 _GPU_OFFSET = 25
 
 # CPU: the context's products at what kernels reach on one core, and rANS with everything else, a symbol. Measured with

@@ -68,7 +68,7 @@ def case(request):
 def test_the_oracle_reads_what_it_writes(case):
     for streams in case.streams.values():
         assert np.array_equal(reference.decode_y(case.plan, case.psi, streams), case.y)
-    assert {s.taper > 0 for lanes in (2, 4, 16, 32) for s in case.streams[lanes][:1]} == {True}
+    assert all(case.streams[lanes][0].taper for lanes in (2, 4))
     assert not any(s.taper for s in case.streams[64])
     assert len({s.taper for streams in case.streams.values() for s in streams}) > 1
 
