@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 import ccm_fast
 from ccm_fast import tiles
-from ccm_fast.models import CCMConfig, CrossChannelContextModel, inference
+from ccm_fast.models import PRESETS, CCMConfig, CrossChannelContextModel, inference
 from ccm_fast.oracle import reference_decompress
 from ccm_fast.train.checkpoint import initial
 from ccm_fast.train.fine import start_fine
@@ -234,6 +234,21 @@ def test_deeper_models_may_skip_other_symbols(grown, images, tmp_path):
     initial(str(path), model, images)
     x = tensor(images[0])
     assert torch.equal(model.g_a(x), grown.g_a(x))
+
+
+def test_the_medium_model_is_a_deeper_small_one():
+    small, medium = PRESETS["ccm-small-2"], PRESETS["ccm-medium"]
+    assert is_deeper(medium, small)
+    macs = []
+    for config in (small, medium):
+        g_s, at = CrossChannelContextModel(config).g_s, []
+        for layer in g_s.modules():
+            if isinstance(layer, torch.nn.Conv2d):
+                layer.register_forward_hook(lambda m, _, out, at=at: at.append(m.weight.numel() * out[0, 0].numel()))
+        with torch.no_grad():
+            g_s(torch.zeros(1, config.latent_channels, 2, 2))
+        macs.append(sum(at) / 32**2)
+    assert 25_000 < macs[0] < 26_000 and 52_000 < macs[1] < 53_000  # a pixel, and 9.5 k for the entropy model
 
 
 def test_what_is_no_deeper_model(grown, deeper):
