@@ -316,5 +316,5 @@ def _version_1(model, data: bytes) -> bytes:
     psi = model.frozen.hyper(z_hat, *p.y_shape)
     (y,) = model.frozen.encode_y(psi, torch.from_numpy(decoded.latents)[None], lanes=8)
     streams, lanes = tuple(s.data for s in (z, *y)), tuple(s.lanes for s in (z, *y))
-    old = p._replace(streams=streams, lanes=lanes, version=1)
+    old = p._replace(streams=streams, lanes=lanes, version=1, tapers=())
     return write_container(old.to_file(), parse_container(data).chunks)
