@@ -415,13 +415,14 @@ def choose_lanes(payload_bytes: int) -> int:
     return lanes
 
 
+LANE_QUARTERS, TAPERED_QUARTERS = 9, 3  # bytes of a lane, in quarters, without and with a taper
 #: Rounds, a share of the payload and quarters of a byte a lane: enough lanes for so many rounds, if they cost at most
 #: one byte in ``share``.
 LaneRule: TypeAlias = tuple[tuple[int, int, int], ...]
-LANES_OF_Y: LaneRule = ((2500, 220, 9), (6000, 70, 9))
-LANES_OF_Z: LaneRule = ((100, 10, 9),)
+LANES_OF_Y: LaneRule = ((2500, 220, LANE_QUARTERS), (6000, 70, LANE_QUARTERS))
+LANES_OF_Z: LaneRule = ((100, 10, LANE_QUARTERS),)
 #: Of streams with a taper, beside the others.
-LANES_WITH_TAPER: LaneRule = (*LANES_OF_Y, (400, 200, 3))
+LANES_WITH_TAPER: LaneRule = (*LANES_OF_Y, (400, 200, TAPERED_QUARTERS))
 
 
 def lanes_for_symbols(symbols: int, payload_bytes: int, rule: LaneRule = LANES_OF_Y) -> int:
@@ -430,7 +431,7 @@ def lanes_for_symbols(symbols: int, payload_bytes: int, rule: LaneRule = LANES_O
     while lanes < MOST_LANES[-1] and any(
         symbols > rounds * lanes
         and 2 * lanes * quarters * share <= 4 * payload_bytes
-        and (quarters == 9 or may_taper(2 * lanes))
+        and (quarters == LANE_QUARTERS or may_taper(2 * lanes))
         for rounds, share, quarters in rule
     ):
         lanes *= 2

@@ -85,7 +85,7 @@ def lanes_of(version: int) -> tuple[int, ...]:
 
 def may_taper(lanes: int) -> bool:
     """Whether a stream of so many lanes may have a taper."""
-    return 2 <= lanes <= 32
+    return 2 <= lanes <= LANES[-1]
 
 
 def stream_code(lanes: int, version: int, taper: int = 0) -> int:

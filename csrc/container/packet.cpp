@@ -99,9 +99,7 @@ Packet parse(Span packet, int32_t groups, int32_t read, int64_t max_pixels) {
   const std::vector<int32_t> lanes = read_lanes(reader, out, groups);
   const std::vector<int32_t> tapers = read_tapers(reader, out, lanes);
   const auto states = [&](int32_t k) { return static_cast<uint64_t>(kStateBytes) * lanes[k]; };
-  const auto code = [&](int32_t k) {
-    return lanes[k] + (out.version == 2 ? kVersion2 : 0) + (tapers[k] << kTaperShift);
-  };
+  const auto code = [&](int32_t k) { return stream_code({out.version, lanes[k], tapers[k]}); };
   std::vector<uint64_t> sizes;
   for (int32_t k = 0; k < groups; ++k) {
     const uint64_t length = reader.varint("the lengths of the streams");  // in version 1 of the words

@@ -71,6 +71,10 @@ CCM_HD StreamKind stream_kind(int64_t code) {
   return {second ? 2 : 1, second ? rest - kVersion2 : rest, static_cast<int32_t>(code >> kTaperShift)};
 }
 
+CCM_HD int32_t stream_code(StreamKind kind) {
+  return kind.lanes + (kind.version == 2 ? kVersion2 : 0) + (kind.taper << kTaperShift);
+}
+
 // Positions for each lane of a sequence towards the end of a stream, by its taper: 1, 2, 3, 4, 6, 8, 12 .. 192. 0: its
 // lanes stay to the end.
 CCM_HD int32_t taper_positions(int32_t taper) { return taper < 2 ? taper : (2 + (taper & 1)) << (taper / 2 - 1); }

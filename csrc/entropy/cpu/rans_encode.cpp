@@ -213,9 +213,8 @@ class SequenceEncoder {
   const Rows& tables_;
   const int32_t version_;
   int32_t lanes_, mask_;
-  int32_t turn_ =
-      0;       // in the tail: where the lane of the step's first symbol, whose state comes first, stood at the end
-  bool tail_;  // no word yet, and it matters
+  int32_t turn_ = 0;  // in the tail: where the step's first lane, whose state comes first, stood at the end
+  bool tail_;         // no word yet, and it matters
   uint64_t state_[kMaxLanes];
   std::vector<Event> late_;      // in the tail: all so far
   std::vector<uint16_t> words_;  // backwards; the first used_ of them, and room for one more
@@ -248,11 +247,10 @@ std::optional<std::vector<uint8_t>> encode_lanes(const Rows& tables, const std::
                                                  const std::vector<int32_t>& steps, StreamKind kind,
                                                  const std::vector<int32_t>& first_position) {
   const int32_t count = std::max(1, kind.lanes / kSequenceLanes), each = kind.lanes / count;
-  const int32_t last = kind.taper ? first_position.back() - first_position[steps.size() - 1] : 0;
+  const auto left = [&](size_t s) { return first_position.back() - first_position[s]; };
+  if (kind.taper && !good_taper(each, kind.taper, left(0), left(steps.size() - 1))) return std::nullopt;
   std::vector<int32_t> lanes(std::max<size_t>(steps.size(), 1), each);
-  for (size_t s = 0; s < steps.size() && kind.taper; ++s)
-    lanes[s] = tapered_lanes(each, kind.taper, first_position.back() - first_position[s]);
-  if (kind.taper && !good_taper(kind.lanes, kind.taper, first_position.back(), last)) return std::nullopt;
+  for (size_t s = 0; s < steps.size() && kind.taper; ++s) lanes[s] = tapered_lanes(each, kind.taper, left(s));
   if (count == 1) return encode_sequence(tables, symbols, steps, kind.version, lanes);
   std::vector<uint8_t> lengths, bytes;
   for (int32_t q = 0; q < count; ++q) {
@@ -266,10 +264,10 @@ std::optional<std::vector<uint8_t>> encode_lanes(const Rows& tables, const std::
       own_steps.push_back(static_cast<int32_t>(own.size() - before));
       first += n;
     }
-    const auto sequence = encode_sequence(tables, own, own_steps, kind.version, lanes);
-    if (!sequence) return std::nullopt;
-    if (q + 1 < count) put_varint(lengths, sequence->size());
-    bytes.insert(bytes.end(), sequence->begin(), sequence->end());
+    // Without a taper, which streams of one sequence alone may have, there is always one.
+    const std::vector<uint8_t> sequence = *encode_sequence(tables, own, own_steps, kind.version, lanes);
+    if (q + 1 < count) put_varint(lengths, sequence.size());
+    bytes.insert(bytes.end(), sequence.begin(), sequence.end());
   }
   lengths.insert(lengths.end(), bytes.begin(), bytes.end());
   return lengths;
@@ -318,14 +316,15 @@ std::vector<uint8_t> encode_stream(const Rows& tables, const std::vector<Coded>&
     if (choose(ideal) != choose(ideal * 1.001 + 16))
       choose(static_cast<double>(encode_lanes(tables, symbols, steps, {kind.version, 1}, first)->size()));
   }
-  const auto used = [&](StreamKind used) {
-    *code_used = used.lanes + (used.version == 2 ? kVersion2 : 0) + (used.taper << kTaperShift);
-  };
   for (StreamKind tapered{2, most}; has_steps && may_taper(tapered.lanes) && tapered.lanes >= kind.lanes;
        tapered.lanes /= 2)
     for (tapered.taper = 1; tapered.taper < kTapers; ++tapered.taper)
-      if (auto found = encode_lanes(tables, symbols, steps, tapered, first)) return used(tapered), std::move(*found);
-  used(kind);
+      if (auto found = encode_lanes(tables, symbols, steps, tapered, first)) {
+        *code_used = stream_code(tapered);
+        return std::move(*found);
+      }
+  kind.taper = 0;
+  *code_used = stream_code(kind);
   return *encode_lanes(tables, symbols, steps, kind, first);
 }
 

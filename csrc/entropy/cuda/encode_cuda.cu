@@ -431,7 +431,7 @@ __global__ void __launch_bounds__(kEncodeThreads, 1) encode_kernel(const EncodeA
   }
   segment[0] = begin - a.out.data;
   segment[1] = end - begin;
-  segment[2] = kind.lanes + (kind.version == 2 ? kVersion2 : 0) + (kind.taper << kTaperShift);
+  segment[2] = stream_code(kind);
 }
 
 cudaError_t launch_encode(const EncodeArgs& a, int32_t streams, cudaStream_t stream) {
