@@ -173,6 +173,9 @@ EncodedPicture Encoder::encode(const PixelSource& pixels, const EncodeOptions& o
   }
   if (effort > 1) {
     const Stopwatch watch(&times.effort);
+    // Of the nearest symbols, for both: parameters of corrected ones took 7 % of the time, for 0.02 % of the bits
+    // (BD-rate on ten photographs of Kodak).
+    parameters(l, threads);
     if (effort > 2) correct(l, pixels, options);
     round_towards_mean(l, pixels.channels == 1, options);
   }
@@ -239,7 +242,6 @@ FloatPlane Encoder::restored(const Latents& l) const {
 void Encoder::correct(Latents& l, const PixelSource& pixels, const EncodeOptions& options) const {
   const Portion whole(kHyperEnds, kCorrectionEnds);
   const int threads = options.threads;
-  parameters(l, threads);
   const int32_t channels = l.y.channels;
   const std::vector<float> gain = gain_vector(log_gain_, qualities_, options.quality_code);
   const std::vector<float> inverse = synthesis_.gain(options.quality_code);
@@ -277,10 +279,9 @@ void Encoder::correct(Latents& l, const PixelSource& pixels, const EncodeOptions
   }
 }
 
-// A step towards the mean wherever it saves more bits than its error costs.
+// A step towards the mean wherever it saves more bits than its error costs, by the parameters that are known.
 void Encoder::round_towards_mean(Latents& l, bool grey, const EncodeOptions& options) const {
   const Portion portion(kCorrectionEnds, kEffortEnds);
-  parameters(l, options.threads);
   const int32_t channels = l.y.channels;
   // Bits that a squared error of 1 is worth, summed over pixels and colours; then of one symbol.
   const auto price = static_cast<float>(lambda_of(options.quality_code) * (255.0 * 255.0 / 3));

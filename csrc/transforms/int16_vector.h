@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "transforms/product_vector.h"
 
@@ -74,8 +75,51 @@ struct Int16Matrix {
   const float *scales, *panels;
 };
 
+// What makes integers of a row: kInt16Root over the root of its sum of squares; those of even and odd eights, added up.
+// The estimate is at most 1.5 * 2^-12 too large, for which pack_int16 leaves room. Rows of zeros stay zeros; of two
+// operands, one of them not a number, the maximum is the second.
+inline float row_factor(__m256 squares) {
+  const __m128 half = _mm_add_ps(_mm256_castps256_ps128(squares), _mm256_extractf128_ps(squares, 1));
+  const __m128 pairs = _mm_add_ps(half, _mm_movehl_ps(half, half));
+  const __m128 power = _mm_add_ss(pairs, _mm_shuffle_ps(pairs, pairs, 1));
+  return kInt16Root * _mm_cvtss_f32(_mm_rsqrt_ss(_mm_max_ss(_mm_set_ss(1e-30f), power)));
+}
+
 // A row of n floats (a multiple of 8) as words: integers round(x / scale), whose root of the sum of squares is
 // kInt16Root before they are rounded. Returns the scale.
+#if defined(__AVX512F__)
+// Bit for bit what the other gives: sums of even and odd eights are the halves of one register.
+inline float quantize_row(const float* x, int32_t n, float* words) {
+  const int32_t whole = n & ~15;
+  const __mmask16 rest = n & 8 ? 0xff : 0;
+  __m512 squares = _mm512_setzero_ps();
+  for (int32_t k = 0; k < whole; k += 16) {
+    const __m512 u = _mm512_loadu_ps(x + k);
+    squares = _mm512_fmadd_ps(u, u, squares);
+  }
+  if (rest) {
+    const __m512 u = _mm512_maskz_loadu_ps(rest, x + whole);
+    squares = _mm512_fmadd_ps(u, u, squares);
+  }
+  // Forms with masks of ones: the others' undefined operands are warned of by GCC 12.
+  const auto half = [&](auto which) {
+    return _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xf, _mm512_castps_pd(squares), decltype(which)::value));
+  };
+  const float by =
+      row_factor(_mm256_add_ps(half(std::integral_constant<int, 0>()), half(std::integral_constant<int, 1>())));
+  const __m512 scale = _mm512_set1_ps(by);
+  const auto integers = [&](__m512 v) {
+    return _mm512_maskz_cvtsepi32_epi16(0xffff, _mm512_maskz_cvtps_epi32(0xffff, _mm512_mul_ps(v, scale)));
+  };
+  auto* to = reinterpret_cast<int16_t*>(words);
+  for (int32_t k = 0; k < whole; k += 16)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + k), integers(_mm512_loadu_ps(x + k)));
+  if (rest)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + whole),
+                     _mm256_castsi256_si128(integers(_mm512_maskz_loadu_ps(rest, x + whole))));
+  return 1 / by;
+}
+#else
 inline float quantize_row(const float* x, int32_t n, float* words) {
   using V = Vector<8>;
   V::Reg a{}, b{};
@@ -86,13 +130,7 @@ inline float quantize_row(const float* x, int32_t n, float* words) {
     b += v * v;
   }
   if (k < n) a += V::load(x + k) * V::load(x + k);
-  a += b;
-  const __m128 half = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
-  const __m128 pairs = _mm_add_ps(half, _mm_movehl_ps(half, half));
-  const __m128 power = _mm_add_ss(pairs, _mm_shuffle_ps(pairs, pairs, 1));
-  // The estimate is at most 1.5 * 2^-12 too large, for which pack_int16 leaves room. Rows of zeros stay zeros; of two
-  // operands, one of them not a number, the maximum is the second.
-  const float by = kInt16Root * _mm_cvtss_f32(_mm_rsqrt_ss(_mm_max_ss(_mm_set_ss(1e-30f), power)));
+  const float by = row_factor(a + b);
   const __m256 scale = _mm256_set1_ps(by);
   const auto integers = [&](int32_t at) { return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + at), scale)); };
   int32_t* to = reinterpret_cast<int32_t*>(words);
@@ -107,6 +145,7 @@ inline float quantize_row(const float* x, int32_t n, float* words) {
   }
   return 1 / by;
 }
+#endif
 
 // gdn_rows with a gamma of pack_int16, whose sums go over all columns, a multiple of 8.
 template <int kLanes, int kRows>
