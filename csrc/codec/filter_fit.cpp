@@ -113,13 +113,15 @@ Matrix rounded(const Normal& normal, size_t n, size_t colours, double unit, doub
 
 }  // namespace
 
-FilterStatistics::FilterStatistics(int32_t colours)
-    : colours_(colours), sums_(static_cast<size_t>(kFilterBins) * colours * kFilterTaps * kFilterColumns) {}
+FilterStatistics::FilterStatistics(int32_t colours) : colours_(colours), sums_(kFilterBins * filter_bin(colours)) {}
 
 FilterStatistics::FilterStatistics(int32_t colours, const double* sums) : FilterStatistics(colours) {
-  const int32_t taps = colours * kFilterTaps, columns = taps + colours;
-  for (int32_t row = 0; row < kFilterBins * taps; ++row)
-    std::copy_n(sums + static_cast<int64_t>(row) * columns, columns, &sums_[static_cast<size_t>(row) * kFilterColumns]);
+  const int32_t taps = colours * kFilterTaps, values = taps + colours;
+  for (int32_t bin = 0; bin < kFilterBins; ++bin)
+    for (int32_t row = 0; row < taps; ++row)
+      for (int32_t column = row; column < values; ++column)
+        sums_[bin * filter_bin(colours) + filter_sum(row, column)] =
+            sums[(static_cast<int64_t>(bin) * taps + row) * values + column];
 }
 
 void FilterStatistics::add(const FilterPlanes& planes, const PixelSource& original, int threads) {
@@ -169,8 +171,7 @@ std::optional<PictureFilter> FilterStatistics::fit(double price) const {
   const Opponent space(colours_);
   // A tap of an opponent colour is that sum of the taps of red, green and blue.
   const auto at = [&](size_t bin, size_t row, size_t column) {
-    if (column < row) std::swap(row, column);  // sums are complete from the diagonal on
-    return sums_[(bin * n + row) * kFilterColumns + column];
+    return sums_[bin * filter_bin(colours_) + filter_sum(static_cast<int32_t>(row), static_cast<int32_t>(column))];
   };
   std::vector<Normal> bins(kFilterBins);
   for (size_t b = 0; b < bins.size(); ++b) {

@@ -26,7 +26,7 @@ class FilterStatistics {
 
  private:
   int32_t colours_;
-  std::vector<double> sums_;  // [kFilterBins][taps][kFilterColumns], in RGB
+  std::vector<double> sums_;  // [kFilterBins], of filter_bin() numbers, in RGB
 };
 
 // The chunk, empty for none, for a decoded picture of levels [colours][height][width] in units of kFilterUnits.

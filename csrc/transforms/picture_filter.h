@@ -67,9 +67,18 @@ struct FilterRow {
 // before and behind is there too.
 using BusyRows = std::array<const int32_t*, 3>;
 
-// What is summed over pixels of each bin: products of taps with each other, then with what the pixel lacks of the
-// original, [kFilterBins][taps][kFilterColumns]. What is left of the diagonal may be missing.
-constexpr int32_t kFilterColumns = 32;
+// What is summed over pixels of each bin: products of a pixel's values, which are its taps and then what it lacks of
+// the original in each colour; [values][kFilterColumns]. Half of them are each other's mirror images: filter_sum() says
+// where two values' product is. Places that it does not name hold anything.
+constexpr int32_t kFilterColumns = 32, kFilterHead = 16;
+constexpr size_t filter_bin(int32_t colours) {
+  return static_cast<size_t>(colours) * (kFilterTaps + 1) * kFilterColumns;
+}
+// Columns behind kFilterHead would be vectors with little in them, for every row: they are rows instead.
+constexpr int32_t filter_sum(int32_t a, int32_t b) {
+  const int32_t low = a < b ? a : b, high = a < b ? b : a;
+  return low < kFilterHead && high >= kFilterHead ? high * kFilterColumns + low : low * kFilterColumns + high;
+}
 
 struct FilterKernels {
   // Along columns and along rows, of the colours' sum: of columns -1 to count.

@@ -1,8 +1,13 @@
 // The picture filter's loops in vectors of kLanes: included by one file for each instruction set.
 #pragma once
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "transforms/picture_filter.h"
 
@@ -127,50 +132,109 @@ void apply(const FilterRow& r, const BusyRows& rows, const FilterWeights& w, int
   w.colours == 1 ? apply_row<kLanes, 1>(r, rows, w, most, levels) : apply_row<kLanes, 3>(r, rows, w, most, levels);
 }
 
-// Adds products of `count` pixels of one bin to its sums: each is loaded and stored once for all of them. Products left
-// of the diagonal are left out where a vector has no others.
-template <int kLanes, int kTaps>
-void add_products(const float (*pixels)[kFilterColumns], int count, float* to) {
+// Adds the products of `count` pixels' values in one row of a bin's sums, or in `kRows` of them: columns [column,
+// column + kLanes). Sums are loaded and stored once for all pixels.
+template <int kLanes, int kRows>
+void add_rows(const float (*pixels)[kFilterColumns], int count, int row, int column, float* to) {
   using Floats = typename FilterVector<kLanes>::Floats;
-  for (int t = 0; t < kTaps; ++t)
-    for (int j = t / kLanes * kLanes; j < kFilterColumns; j += kLanes) {
-      float* const at = to + t * kFilterColumns + j;
-      Floats v, columns;
-      std::memcpy(&v, at, sizeof v);
-      for (int k = 0; k < count; ++k) {
-        std::memcpy(&columns, pixels[k] + j, sizeof columns);
-        v += pixels[k][t] * columns;
-      }
-      std::memcpy(at, &v, sizeof v);
+  float* const at = to + row * kFilterColumns + column;
+  Floats v[kRows];
+#pragma GCC unroll 8
+  for (int t = 0; t < kRows; ++t) std::memcpy(&v[t], at + t * kFilterColumns, sizeof v[t]);
+  for (int k = 0; k < count; ++k) {
+    Floats columns;
+    std::memcpy(&columns, pixels[k] + column, sizeof columns);
+#pragma GCC unroll 8
+    for (int t = 0; t < kRows; ++t) v[t] += pixels[k][row + t] * columns;
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < kRows; ++t) std::memcpy(at + t * kFilterColumns, &v[t], sizeof v[t]);
+}
+
+// The same for rows [row, end).
+template <int kLanes>
+void add_block(const float (*pixels)[kFilterColumns], int count, int row, int end, int column, float* to) {
+  constexpr int kMost = kLanes == 16 ? 8 : 4;  // so many sums in registers hide the latency of products
+  for (; row + kMost <= end; row += kMost) add_rows<kLanes, kMost>(pixels, count, row, column, to);
+  for (; row < end; ++row) add_rows<kLanes, 1>(pixels, count, row, column, to);
+}
+
+// Adds all products of `count` pixels of one bin that filter_sum() has a place for.
+template <int kLanes, int kColours>
+void add_products(const float (*pixels)[kFilterColumns], int count, float* to) {
+  constexpr int kTaps = kColours * kFilterTaps, kAll = kTaps + kColours, kHead = std::min(kTaps, kFilterHead);
+  for (int column = 0; column < std::min(kAll, kFilterHead); column += kLanes) {
+    add_block<kLanes>(pixels, count, 0, std::min(column + kLanes, kHead), column, to);
+    if (kAll > kFilterHead) add_block<kLanes>(pixels, count, kFilterHead, kAll, column, to);
+  }
+  if (kAll > kFilterHead)
+    for (int column = kFilterHead; column < kAll; column += kLanes)
+      add_block<kLanes>(pixels, count, kFilterHead, kTaps, column, to);
+}
+
+// The first kFilterHead taps of kLanes pixels, one pixel after another.
+template <int kLanes>
+void turn(const typename FilterVector<kLanes>::Floats* taps, int count, float (*to)[kFilterHead]) {
+#if defined(__AVX512F__)
+  if constexpr (kLanes == 16)
+    if (count == kFilterHead) {
+      __m512 rows[16];
+      for (int t = 0; t < 16; ++t) rows[t] = (__m512)taps[t];
+      // Rows that are `far` apart exchange every second stretch of `far` values.
+      const auto exchange = [&](auto of) __attribute__((always_inline)) {
+        constexpr int far = decltype(of)::value;
+        alignas(64) int32_t low[16], high[16];
+        for (int k = 0; k < 16; ++k) low[k] = k & far ? 16 + k - far : k, high[k] = k & far ? 16 + k : k + far;
+        const __m512i first = _mm512_load_si512(low), second = _mm512_load_si512(high);
+#pragma GCC unroll 16
+        for (int t = 0; t < 16; ++t) {
+          if (t & far) continue;
+          const __m512 a = rows[t], b = rows[t + far];
+          rows[t] = _mm512_permutex2var_ps(a, first, b);
+          rows[t + far] = _mm512_permutex2var_ps(a, second, b);
+        }
+      };
+      exchange(std::integral_constant<int, 1>());
+      exchange(std::integral_constant<int, 2>());
+      exchange(std::integral_constant<int, 4>());
+      exchange(std::integral_constant<int, 8>());
+      for (int k = 0; k < 16; ++k) _mm512_storeu_ps(to[k], rows[k]);
+      return;
     }
+#endif
+  for (int k = 0; k < kLanes; ++k)
+    for (int t = 0; t < count; ++t) to[k][t] = taps[t][k];
 }
 
 template <int kLanes, int kColours>
 void sum_row(const FilterRow& r, const BusyRows& rows, const float* lacks, float* sums) {
   using V = FilterVector<kLanes>;
   using Floats = typename V::Floats;
-  constexpr int kTaps = kColours * kFilterTaps, kAtOnce = 4;
+  constexpr int kTaps = kColours * kFilterTaps, kHead = std::min(kTaps, kFilterHead), kAtOnce = 8;
   const int64_t room = filter_room(r.count);
   float waiting[kFilterBins][kAtOnce][kFilterColumns] = {};
   int32_t counts[kFilterBins] = {};
-  const auto bin_sums = [&](int32_t bin) { return sums + static_cast<size_t>(bin) * kTaps * kFilterColumns; };
+  const auto bin_sums = [&](int32_t bin) { return sums + static_cast<size_t>(bin) * filter_bin(kColours); };
   for (int64_t first = 0; first < r.count; first += kLanes) {
     Floats taps[kTaps];
     for (int c = 0; c < kColours; ++c) V::taps(r.at + c * r.plane + first, r.stride, taps + c * kFilterTaps);
     const auto bin = V::kind(V::busy(rows, first), kFilterBounds.data(), kFilterBounds.size());
+    alignas(64) float turned[kLanes][kFilterHead];
+    turn<kLanes>(taps, kHead, turned);
     const int64_t count = std::min<int64_t>(kLanes, r.count - first);
     for (int k = 0; k < count; ++k) {
       const int32_t b = bin[k];
       float* const row = waiting[b][counts[b]];
-      for (int t = 0; t < kTaps; ++t) row[t] = taps[t][k];
+      std::memcpy(row, turned[k], sizeof(float) * kHead);
+      for (int t = kHead; t < kTaps; ++t) row[t] = taps[t][k];
       for (int c = 0; c < kColours; ++c) row[kTaps + c] = lacks[c * room + first + k];
       if (++counts[b] < kAtOnce) continue;
-      add_products<kLanes, kTaps>(waiting[b], kAtOnce, bin_sums(b));
+      add_products<kLanes, kColours>(waiting[b], kAtOnce, bin_sums(b));
       counts[b] = 0;
     }
   }
   for (int32_t b = 0; b < kFilterBins; ++b)
-    if (counts[b] > 0) add_products<kLanes, kTaps>(waiting[b], counts[b], bin_sums(b));
+    if (counts[b] > 0) add_products<kLanes, kColours>(waiting[b], counts[b], bin_sums(b));
 }
 
 template <int kLanes>
