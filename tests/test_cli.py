@@ -223,9 +223,10 @@ def test_errors_are_one_line(tmp_path, capsys):
 
 
 def test_info_needs_no_model(capsys):
-    paths = [tiny.GOLDEN / f"{name}.ccm" for name in ("alpha", "grey")]
+    paths = [tiny.GOLDEN / f"{name}.ccm" for name in ("alpha", "grey", "taper2")]
     assert run("info", *paths, "--json") == 0
-    alpha, grey = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    alpha, grey, tapered = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert alpha["tapers"] == [0, 0, 0] and any(tapered["tapers"])
     assert (alpha["width"], alpha["height"], alpha["quality"], alpha["groups"]) == (53, 37, 8.0, 3)
     assert alpha["lanes"] == {"z": 32, "y": [32] * 3} and set(alpha["chunks"]) == {"alpha", "exif", "icc"}
     assert grey["grey"] and grey["fingerprint"] == tiny.model().frozen.fingerprint.hex() and grey["model"] is None
@@ -233,7 +234,11 @@ def test_info_needs_no_model(capsys):
         parts = r["parts"]
         assert parts["container"] + parts["header"] + parts["z"] + sum(parts["y"]) == r["bytes"]
     assert run("info", *paths) == 0
-    assert "53x37 grey, quality 2.5" in capsys.readouterr().out
+    # Where lanes retire, the line of the lanes says so.
+    text = capsys.readouterr().out
+    lanes = [line for line in text.splitlines() if line.startswith("  lanes")]
+    assert ["tapers" in line for line in lanes] == [False, False, True]
+    assert "53x37 grey, quality 2.5" in text
 
 
 def test_info_names_the_shipped_model(capsys, monkeypatch):

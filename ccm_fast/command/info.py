@@ -36,6 +36,7 @@ def describe(data: bytes) -> dict:
         "model": _model_name(fixed.fingerprint),
         "groups": packet.groups,
         "lanes": {"z": packet.lanes[0], "y": list(packet.lanes[1:])},
+        "tapers": list(packet.tapers[1:]) or [0] * packet.groups,
         "parts": {
             "container": before,
             "header": len(packet.header()),
@@ -65,7 +66,8 @@ def _lines(report: dict) -> Iterator[str]:
     yield f"  format version {r['version']}, model {r['fingerprint']}{model}, {r['groups']} groups"
     yield f"  bytes  container {parts['container']}, header {parts['header']}, z {parts['z']}, y {parts['y']}"
     yield f"  previews  first bytes for 0 to {r['groups']} groups: {', '.join(map(str, r['previews']))}"
-    yield f"  lanes  z {r['lanes']['z']}, y {r['lanes']['y']}"
+    tapers = f", tapers {r['tapers']}" if any(r["tapers"]) else ""
+    yield f"  lanes  z {r['lanes']['z']}, y {r['lanes']['y']}{tapers}"
     if r["chunks"]:
         yield "  chunks " + ", ".join(f"{shown(name)} {size}" for name, size in r["chunks"].items())
 
