@@ -7,12 +7,12 @@ CSRC = Path(__file__).resolve().parents[1] / "csrc"
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 # Folders of the core, which knows neither torch nor Python nor CUDA. format/ has headers alone.
-CORE_ROOMS = ("base", "model", "entropy/cpu", "transforms", "training", "compat")
+CORE_ROOMS = ("base", "model", "entropy/cpu", "transforms", "training", "search", "compat")
 # Folders of what runs on a GPU: kernels (*_cuda.cu) and what launches them.
 CUDA = ("entropy/cuda", "transforms/cuda")
 # What the codec without torch needs beyond these, and what it does not need of them.
 CODEC_ROOMS = ("container", "codec")
-CODEC_WITHOUT = ("training", "compat")
+CODEC_WITHOUT = ("training", "search", "compat")
 
 # Of files of the plain architecture: products and sums are rounded one by one, as they are where there is no fused
 # instruction, so that their floats are the same on every machine.

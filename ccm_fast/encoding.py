@@ -145,6 +145,7 @@ def encode_packets(
     progress: Callable[[int, int], None] | None = None,
     timings: dict[str, float] | None = None,
     tile_pixels: int = TILE_PIXELS,
+    pictures: list[Tensor | None] | None = None,
 ) -> list[Packet]:
     """Encode a batch of equally large images that are read piece by piece.
 
@@ -165,6 +166,9 @@ def encode_packets(
         timings: if given, seconds are added to its keys ``g_a``, ``h_a``, ``h_s``, ``effort`` and ``entropy`` (context
             and rANS); of engine "cuda" up to effort 3 all of it is ``entropy``.
         tile_pixels: larger batches and images are transformed in pieces of so many pixels.
+        pictures: given where filters will be fitted to the decoded pictures, which efforts from 4 on then take into
+            account. From these the list gets each image's, int16 [C, H, W] (:func:`picture_filter.levels_of`; C is 1
+            for grey ones), or None where it is not known.
 
     Raises:
         NotFrozenError: the model is not frozen.
@@ -201,9 +205,12 @@ def encode_packets(
                     "threads": count,
                     "tune": tune,
                     "progress": progress,
+                    "filtered": pictures is not None,
                 }
                 options |= {"read": read, "size": size, "tile_pixels": max(1, tile_pixels // len(codes))}
-                y_hat, z_hat, psi = better_symbols(model, y, z, z_hat, psi, quality, level, **options)
+                y_hat, z_hat, psi, levels = better_symbols(model, y, z, z_hat, psi, quality, level, **options)
+                if pictures is not None:
+                    pictures.extend(levels)
         del y, z
         with stage(timings, "entropy"):
             coder = {"lanes": lanes, "version": 2, "threads": count, "engine": engine}

@@ -19,7 +19,16 @@ from torch import Tensor
 from . import _backend, _native
 from .stream.container import FILTER
 
-__all__ = ["WHITE", "PictureFilter", "Samples", "filter_on_gpu", "has_kernel", "levels_of", "records_of"]
+__all__ = [
+    "WHITE",
+    "PictureFilter",
+    "Samples",
+    "added_by_filter",
+    "filter_on_gpu",
+    "has_kernel",
+    "levels_of",
+    "records_of",
+]
 
 #: Pixels are filtered in units of 1/32 of an 8-bit level.
 WHITE = 255 * 32
@@ -120,6 +129,26 @@ def _seen(x: Tensor, bounds: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
 def levels_of(pixels: Tensor) -> Tensor:
     """Pixels in [0, 1], of any shape, as filters read them: int16 of that shape, in 1/32 of an 8-bit level."""
     return pixels.float().mul(WHITE).round_().to(torch.int16)
+
+
+def added_by_filter(levels: Tensor, original: np.ndarray, quality_code: int, threads: int) -> Tensor | None:
+    """What the filter that would be fitted to a picture adds to it, in levels; None: there is none.
+
+    Args:
+        levels: int16 [C, H, W] of :func:`levels_of`, on the CPU.
+        original: uint8 or uint16 [H, W, 3], for C = 1 [H, W].
+        quality_code: of the file, which says what a bit is worth.
+        threads: of the codec.
+
+    Returns:
+        int16 of the shape of ``levels``.
+    """
+    values = levels.contiguous().numpy()
+    chunk = _native.fit_filter(original, values, quality_code, threads)
+    if not chunk:
+        return None
+    behind = np.frombuffer(_native.apply_filter(values, chunk, threads), np.int16).reshape(values.shape)
+    return torch.from_numpy(behind - values)
 
 
 def has_kernel(device: torch.device, engine: str | None = None) -> bool:

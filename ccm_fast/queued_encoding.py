@@ -124,7 +124,7 @@ def queue_images(
         z_hat = frozen.fix_z(z_hat)
         psi = frozen.hyper(z_hat, h, w, engine="cuda", threads=1)
         if level.rounding:
-            y_hat, z_hat, psi = better_symbols(
+            y_hat, z_hat, psi, _ = better_symbols(
                 model,
                 y,
                 z,

@@ -81,22 +81,29 @@ def encoder(picture: Picture, model: CrossChannelContextModel | AcceleratedNet, 
         return lambda code: write_container(packet.to_file(), picture.chunks)
 
     def encode(code: int) -> bytes:
-        (packet,) = encode_packets(model, read, picture.size, [code], grey=picture.grey, **options)
-        found = _fitted(picture, model, packet, options)
+        fits = sends_filters(model, options.get("effort"), options.get("tune"))
+        pictures: list[Tensor | None] | None = [] if fits else None
+        (packet,) = encode_packets(model, read, picture.size, [code], grey=picture.grey, pictures=pictures, **options)
+        found = _fitted(picture, model, packet, options, pictures[0] if pictures else None) if fits else b""
         return write_container(packet.to_file(), with_filter(picture.chunks, found))
 
     return encode
 
 
-def _fitted(picture: Picture, model: CrossChannelContextModel, packet: Packet, options: dict[str, Any]) -> bytes:
-    """The filter chunk of a file, empty for none."""
-    if not sends_filters(model, options.get("effort"), options.get("tune")):
-        return b""
+def _fitted(
+    picture: Picture,
+    model: CrossChannelContextModel,
+    packet: Packet,
+    options: dict[str, Any],
+    levels: Tensor | None,
+) -> bytes:
+    """The filter chunk of a file, empty for none; ``levels``: what it decodes to, int16 [C, H, W], if that is known."""
     with stage(options.get("timings"), "filter"):
         how = {"threads": options.get("threads"), "engine": options.get("engine")}
-        values, _ = _decoded(packet, model, timings=None, latents=False, **how)
-        with torch.inference_mode(), torch_threads(how["threads"]):
-            levels = _filter_levels(model, values, packet)
+        if levels is None:
+            values, _ = _decoded(packet, model, timings=None, latents=False, **how)
+            with torch.inference_mode(), torch_threads(how["threads"]):
+                levels = _filter_levels(model, values, packet)
         samples = np.ascontiguousarray(picture.pixels)
         chunk: bytes = _native.fit_filter(
             samples, levels.cpu().numpy(), packet.quality_code, thread_count(how["threads"])

@@ -10,7 +10,7 @@ import tiny
 import torch
 from PIL import Image, ImageDraw
 
-from ccm_fast import compress, decompress, errors, files, weights
+from ccm_fast import compress, decompress, encoding, errors, files, tensor_files, weights
 from ccm_fast.effort import (
     DEFAULT_EFFORT,
     LEVELS,
@@ -205,6 +205,46 @@ def test_rounding_towards_the_mean_is_the_best_of_the_neighbours(model, reconstr
     assert ((cost(found) - least) > 1e-3).float().mean() < 0.02
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("centroids", [False, True])
+def test_symbols_move_where_that_gains(model, centroids, weighted):
+    """The operator does what a few lines of torch do: the better step of two, where it lowers the sum."""
+    bits, _ = rate.tables_of(model.frozen)
+    rng = torch.Generator().manual_seed(0)
+    shape = 2, 6, 5, 8
+    offset = torch.randint(-2, 3, shape, generator=rng, dtype=torch.int16)
+    row = torch.randint(0, len(model.frozen.plan.y_rows), shape, generator=rng).short()
+    y = offset + torch.randint(-1, 2, shape, generator=rng, dtype=torch.int32)
+    y[0, 0, 0] = torch.tensor([-32767, 32767, -900, 900, 0, 1, 2, 3], dtype=torch.int32)  # escapes, ends
+    slope, contexts = (torch.randn(shape, generator=rng) * 4 for _ in range(2))
+    slope[0, 0, 0, :2] = torch.tensor([1e5, -1e5])
+    curvature = torch.rand(shape if weighted else (2, 1, 1, 8), generator=rng) * 3
+    drawn = torch.rand(shape[1:], generator=rng) < 0.7
+    shifts = model.frozen.centroid_shifts() if centroids else None
+    none, far = torch.full((len(model.frozen.plan.y_rows),), -1.0), 2.0  # nothing is left out beforehand
+
+    def restored(s):
+        return model.frozen.centroids(s, offset, row) if centroids else s.float()
+
+    def gained(step):
+        moved = restored(y + step) - restored(y)
+        saved = bits(row, y + step - offset) - bits(row, y - offset) + step * contexts
+        return saved + moved * (slope + curvature * moved)
+
+    down, up = gained(-1), gained(1)
+    best = torch.where(torch.minimum(down, up) < 0, torch.where(up < down, 1, -1), 0) * drawn
+    wanted = (y + best).clamp(-32767, 32767).float()
+    assert (wanted != y).any() and (wanted == y).any()
+    others = y, offset, row, slope, curvature, contexts, drawn, *bits.tables
+    for threads in (1, 2):
+        assert torch.equal(torch.ops.ccm_fast.move_symbols(*others, none, shifts, far, threads), wanted)
+    # Symbols at their offsets stay where not even the longest step could pay for the least bits.
+    stays = torch.ops.ccm_fast.move_symbols(*others, none + 1e9, shifts, far, 1)
+    assert torch.equal(stays, torch.where(y == offset, y.float(), wanted))
+    with pytest.raises(RuntimeError, match="a row is out of range"):
+        torch.ops.ccm_fast.move_symbols(y, offset, row - 1000, *others[3:], none, shifts, far, 1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("quality", [2, 6])
 def test_more_effort_lowers_the_lagrangian_of_real_files(shipped, quality, quick):
@@ -355,6 +395,35 @@ def test_corrections_see_edges_as_encoders_do(shipped):
 def test_untrained_models_are_not_corrected(model):
     y = torch.randn(1, model.config.latent_channels, 3, 4)
     assert not correction.correction(model, y, torch.tensor([4.0]), (48, 64), False, 1 << 20).any()
+
+
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("tile_pixels", [1 << 20, 4 * 60 * 256])
+def test_pictures_are_those_that_files_decode_to(shipped, grey, tile_pixels):
+    """What filters are fitted to need not be decoded again."""
+    x = batch(3, 4, height=90, width=130)
+    if grey:
+        x = x.mean(1, keepdim=True).expand_as(x)
+
+    def read(rows, columns):
+        over = (0, max(0, columns.stop - 130), 0, max(0, rows.stop - 90))
+        return torch.nn.functional.pad(x[..., rows, columns], over, mode="replicate")
+
+    pictures = []
+    options = {"grey": grey, "effort": 4, "threads": 1, "tile_pixels": tile_pixels}
+    packets = encoding.encode_packets(shipped, read, (90, 130), [64, 160], pictures=pictures, **options)
+    assert any(own is not None for own in pictures)
+    for packet, own in zip(packets, pictures, strict=True):
+        if own is None:  # a candidate that was not the last one
+            continue
+        assert own.dtype == torch.int16 and own.shape == (1 if grey else 3, 90, 130)
+        values, _ = tensor_files._decoded(packet, shipped, threads=1, engine=None, timings=None, latents=False)
+        decoded = tensor_files._filter_levels(shipped, values, packet)
+        # Convolutions of tiles and of whole pictures round differently.
+        assert (own - decoded).abs().max() <= (0 if tile_pixels == 1 << 20 else 8)
+    pictures = []
+    encoding.encode_packets(shipped, read, (90, 130), [64, 160], pictures=pictures, **options | {"effort": 3})
+    assert pictures == []
 
 
 def test_progress_and_tiles(model, quick, monkeypatch):

@@ -12,7 +12,7 @@ from ccm_fast.entropy.frozen import FrozenEntropyModel
 from ccm_fast.files import decode_bytes, encode_picture
 from ccm_fast.filter_fitting import filter_sums
 from ccm_fast.images import Picture
-from ccm_fast.picture_filter import WHITE
+from ccm_fast.picture_filter import WHITE, PictureFilter, added_by_filter, levels_of
 from ccm_fast.stream.container import FILTER, parse_container
 
 
@@ -53,6 +53,27 @@ def test_sums_are_those_of_the_native_codec(grey, dtype):
     levels = (blurred * WHITE + noise).round().clamp(0, WHITE).to(torch.int16)
     chunk, found = fitted(levels, original, 160)
     assert len(chunk) > 20 and abs(len(chunk) - len(found)) <= 3
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_what_a_filter_adds_is_what_decoders_do(grey):
+    original = np.asarray(photo(150, 170, 5))
+    original = np.ascontiguousarray(original[..., 1] if grey else original)
+    pixels = torch.from_numpy(original.astype(np.float32) / 255).reshape(150, 170, -1).permute(2, 0, 1)
+    levels = levels_of(torch.nn.functional.avg_pool2d(pixels[None], 3, 1, 1, count_include_pad=False)[0])
+    added = added_by_filter(levels, original, 160, 1)
+    assert torch.equal(added, added_by_filter(levels, original, 160, 2))
+    chunk = _native.fit_filter(original, levels.contiguous().numpy(), 160, 1)
+    found = PictureFilter.of({FILTER: chunk}, grey)
+    for rows, behind in found.bands(levels):
+        # Rounded by both, after sums in another order.
+        assert ((levels + added)[:, rows] - behind * WHITE).abs().max() < 1.1
+    assert (pixels * WHITE - levels - added).square().mean() < 0.8 * (pixels * WHITE - levels).square().mean()
+    exact = levels_of(pixels)
+    assert added_by_filter(exact, original, 96, 1) is None
+    for wrong in (levels.float(), levels[:, ::2], levels[0], torch.cat([levels, levels])):
+        with pytest.raises(ValueError, match="levels must be"):
+            _native.apply_filter(wrong.numpy(), chunk, 1)
 
 
 def test_no_filter_for_what_needs_none():

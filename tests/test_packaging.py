@@ -144,21 +144,22 @@ def test_special_instruction_sets_stay_in_their_files():
 @pytest.mark.parametrize(
     ("room", "others"),
     [
-        ("base", "format|model|entropy|transforms|container|codec|training|compat|python|torch"),
-        ("format", "model|entropy|transforms|container|codec|training|compat|python|torch"),
-        ("model", "entropy|transforms|container|codec|training|compat|python|torch"),
-        ("container", "entropy|transforms|codec|training|compat|python|torch"),
-        ("entropy/cpu", "entropy/cuda|transforms|container|codec|training|compat|python|torch"),
-        ("entropy/cuda", "entropy/cpu|transforms|container|codec|training|compat|python|torch"),
-        ("transforms", "entropy|container|codec|training|compat|python|torch"),
+        ("base", "format|model|entropy|transforms|container|codec|training|search|compat|python|torch"),
+        ("format", "model|entropy|transforms|container|codec|training|search|compat|python|torch"),
+        ("model", "entropy|transforms|container|codec|training|search|compat|python|torch"),
+        ("container", "entropy|transforms|codec|training|search|compat|python|torch"),
+        ("entropy/cpu", "entropy/cuda|transforms|container|codec|training|search|compat|python|torch"),
+        ("entropy/cuda", "entropy/cpu|transforms|container|codec|training|search|compat|python|torch"),
+        ("transforms", "entropy|container|codec|training|search|compat|python|torch"),
         # What nvcc or the emulator make of a kernel is in one file.
         (
             "transforms/cuda",
-            r"entropy/(?!cuda/device\.h)\w+|transforms(?!/cuda)|container|codec|training|compat|python|torch",
+            r"entropy/(?!cuda/device\.h)\w+|transforms(?!/cuda)|container|codec|training|search|compat|python|torch",
         ),
-        ("codec", "entropy/cuda|training|compat|python|torch"),
-        ("training", "entropy|container|codec|compat|python|torch"),
-        ("compat", "model|entropy|transforms|container|codec|training|python|torch"),
+        ("codec", "entropy/cuda|training|search|compat|python|torch"),
+        ("training", "entropy|container|codec|search|compat|python|torch"),
+        ("search", "model|entropy|transforms|container|codec|training|compat|python|torch"),
+        ("compat", "model|entropy|transforms|container|codec|training|search|python|torch"),
     ],
 )
 def test_a_room_includes_nothing_of_those_above_it(room, others):

@@ -13,6 +13,8 @@ its own it raised the PSNR of latents without any rounding from 45.7 to 47.4 dB 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -49,7 +51,13 @@ def _seen(x: Tensor, tile: Tile, size: tuple[int, int]) -> Tensor:
 
 @torch.no_grad()
 def correction(
-    model: CrossChannelContextModel, v: Tensor, quality: Tensor, size: tuple[int, int], grey: bool, tile_pixels: int
+    model: CrossChannelContextModel,
+    v: Tensor,
+    quality: Tensor,
+    size: tuple[int, int],
+    grey: bool,
+    tile_pixels: int,
+    look: Callable[[Tensor, Tile], None] | None = None,
 ) -> Tensor:
     """share * (v - g_a(g_s(v))), float32 of v's shape; 0 for images where that is no small step.
 
@@ -60,6 +68,7 @@ def correction(
         size: (H, W) of the images.
         grey: the decoder averages the colours.
         tile_pixels: of all images, to process at a time.
+        look: shown the pixels that v decodes to, piece by piece: [B, 3, rows, columns] of a tile's outer rectangle.
     """
     gain, inverse = model.gain(quality), model.inverse_gain(quality)
     margins = margin(model.g_s, "synthesis"), margin(model.g_a, "analysis")
@@ -70,6 +79,8 @@ def correction(
     for t in plan_tiles(*v.shape[2:], around, max(1, tile_pixels // STRIDE**2)):
         part = v[:, :, t.outer_i0 : t.outer_i1, t.outer_j0 : t.outer_j1]
         x = g_s((part * inverse).to(dtype).contiguous(memory_format=torch.channels_last))
+        if look is not None:
+            look(x, t)
         if grey:
             x = x.mean(1, keepdim=True).expand_as(x)
         again = g_a(_seen(x, t, size).contiguous(memory_format=torch.channels_last)) * gain

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ccm_fast.picture_filter import WHITE, levels_of
+
 from ..models.inference import inference
 from ..models.state import weights_state
 from ..tiles import STRIDE, Tile, margin, plan_tiles
@@ -140,6 +142,7 @@ class SquaredError:
     ):
         self.g_s, self.gain, self.read, self.size, self.grey = g_s, gain, read, size, grey
         self.weights = weights
+        self._added: Tensor | None = None
         self._wanted: dict[Tile, tuple[Tensor, Tensor | None]] = {}
         h, w = (-(-s // STRIDE) for s in size)
         self.tiles = plan_tiles(h, w, margin(g_s, "synthesis"), max(1, tile_pixels // STRIDE**2))
@@ -148,8 +151,30 @@ class SquaredError:
         latents = (y_hat * self.gain).to(next(self.g_s.parameters()).dtype)
         return latents.contiguous(memory_format=torch.channels_last)
 
-    def _of_pixels(self, x_hat: Tensor, tile: Tile) -> Tensor:
-        """[B], of what g_s gives for the tile's outer rectangle."""
+    def add_to_pictures(self, added: Tensor | None) -> None:
+        """From now on errors are those of pictures to which this is added; None: nothing.
+
+        Args:
+            added: int16 [B, C, H, W] in 1/WHITE: what a filter does to pictures near those that will be looked at. C is
+                1 for decoders that average the colours.
+        """
+        self._added = added
+        self._wanted.clear()
+
+    def _pixels(self, rows: slice, columns: slice) -> Tensor:
+        """What pictures ought to be, float32 [B, 3, rows, columns]."""
+        x = self.read(rows, columns).float()
+        return x if self._added is None else x - self._added[..., rows, columns].to(x.device) * (1 / WHITE)
+
+    def of_pixels(self, x_hat: Tensor, tile: Tile, levels: Tensor | None = None) -> Tensor:
+        """The error in a tile, float32 [B].
+
+        Args:
+            x_hat: what g_s gives for its outer rectangle, [B, 3, rows, columns].
+            tile: where.
+            levels: if given, the picture is put there, int16 [B, C, H, W] of
+                :func:`ccm_fast.picture_filter.levels_of`; C is 1 for decoders that average the colours.
+        """
         H, W = self.size
         rows = slice(STRIDE * tile.i0, min(STRIDE * tile.i1, H))
         columns = slice(STRIDE * tile.j0, min(STRIDE * tile.j1, W))
@@ -157,7 +182,9 @@ class SquaredError:
         x_hat = x_hat[..., rows.start - top : rows.stop - top, columns.start - left : columns.stop - left].clamp(0, 1)
         if self.grey:
             x_hat = x_hat.mean(1, keepdim=True)
-        error = (x_hat - self.read(rows, columns).to(x_hat)).float().square()
+        if levels is not None:
+            levels[..., rows, columns] = levels_of(x_hat)
+        error = (x_hat - self._pixels(rows, columns).to(x_hat)).float().square()
         if self.weights is not None:
             error = error * self._pixel_weights(tile, *error.shape[2:])
         return error.flatten(1).sum(1)
@@ -166,14 +193,18 @@ class SquaredError:
         weights = self.weights[:, :, tile.i0 : tile.i1, tile.j0 : tile.j1]
         return weights.repeat_interleave(STRIDE, 2).repeat_interleave(STRIDE, 3)[..., :height, :width]
 
-    def __call__(self, y_hat: Tensor) -> Tensor:
-        """The error of each image, float32 [B], of y_hat [B, M, h, w]."""
+    def new_levels(self, images: int) -> Tensor:
+        """A place for the pictures of a batch, see :meth:`of_pixels`."""
+        return torch.empty(images, 1 if self.grey else 3, *self.size, dtype=torch.int16)
+
+    def __call__(self, y_hat: Tensor, levels: Tensor | None = None) -> Tensor:
+        """The error of each image, float32 [B], of y_hat [B, M, h, w]; ``levels`` as for :meth:`of_pixels`."""
         total = y_hat.new_zeros(len(y_hat), dtype=torch.float32)
         with torch.no_grad():
             g_s = inference(self.g_s)
             for t in self.tiles:
                 part = y_hat[:, :, t.outer_i0 : t.outer_i1, t.outer_j0 : t.outer_j1]
-                total += self._of_pixels(g_s(self._latents(part)), t)
+                total += self.of_pixels(g_s(self._latents(part)), t, levels)
         return total
 
     def gradient(self, y_hat: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,7 +217,7 @@ class SquaredError:
             if fast is None:
                 with torch.enable_grad():
                     part = y_hat[outer].detach().clone().requires_grad_(True)
-                    error = self._of_pixels(self.g_s(self._latents(part)), t)
+                    error = self.of_pixels(self.g_s(self._latents(part)), t)
                     grad[outer] += torch.autograd.grad(error.sum(), part)[0]
                 total += error.detach()
             else:
@@ -221,7 +252,7 @@ class SquaredError:
         columns = slice(STRIDE * tile.j0, min(STRIDE * tile.j1, W))
         top, left = STRIDE * tile.outer_i0, STRIDE * tile.outer_j0
         inside = (..., slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
-        x = self.read(rows, columns).float()
+        x = self._pixels(rows, columns)
         if self.grey:
             x = x.mean(1, keepdim=True)  # the colours are one
         height, width = (STRIDE * n for n in (tile.outer_i1 - tile.outer_i0, tile.outer_j1 - tile.outer_j0))

@@ -12,8 +12,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ccm_fast.constants import SYMBOL_MAX
-
 from .problem import Candidate, Problem, first
 
 __all__ = ["ERROR_WEIGHT", "Best", "offer", "passes"]
@@ -61,29 +59,15 @@ def _moved(
         generator: of the random choice.
     """
     y_hat, offset, row = known
-    slope = (problem.price * grad).permute(0, 2, 3, 1).cpu()
-    curvature = PASS_PENALTY * problem.curvature.permute(0, 2, 3, 1).cpu()
+    slope = (problem.price * grad).permute(0, 2, 3, 1).cpu().contiguous()
+    curvature = PASS_PENALTY * problem.curvature.permute(0, 2, 3, 1).cpu().contiguous()
     # The same random choice for every image: it is coded alike alone and in a batch.
     drawn = torch.rand(y_hat.shape[1:], generator=generator) < SHARE
-    # Most symbols are 0 with tables that say so: what could be saved is then less than a step's bits.
-    least, reach = problem.leaving()
-    worth = (y_hat != offset) | (reach * slope.abs() + contexts.abs() > least[row.int()])
-    where = (worth & drawn).nonzero(as_tuple=True)
-    y, o, r = y_hat[where], offset[where], row[where]
-    v = y - o
-    here, restored = problem.y_bits(r, v), problem.restored(y, o, r)
-    slope, curvature, contexts = slope[where], curvature.expand(y_hat.shape)[where], contexts[where]
-
-    def gained(step: int) -> Tensor:
-        moved = problem.restored(y + step, o, r) - restored
-        bits = problem.y_bits(r, v + step) - here + step * contexts
-        return bits + moved * (slope + curvature * moved)
-
-    down, up = gained(-1), gained(1)
-    step = torch.where(torch.minimum(down, up) < 0, torch.where(up < down, 1, -1), 0)
-    out = y_hat.clone()
-    out[where] = (y + step).clamp(-SYMBOL_MAX, SYMBOL_MAX).to(out.dtype)
-    return replace(c, y_hat=first(out, c.y_hat))
+    tables = *problem.y_bits.tables, *problem.leaving()
+    moved = torch.ops.ccm_fast.move_symbols(
+        y_hat, offset, row, slope, curvature, contexts, drawn, *tables, problem.threads
+    )
+    return replace(c, y_hat=first(moved, c.y_hat))
 
 
 class Best:
@@ -91,17 +75,27 @@ class Best:
 
     def __init__(self):
         self.value: Tensor | None = None
+        #: int16 [C, H, W], the picture of each image's best candidate, where it is known.
+        self.levels: list[Tensor | None] = []
         #: bool [B]: the images that candidates are for; None: all.
         self.only: Tensor | None = None
 
-    def offer(self, c: Candidate, value: Tensor) -> None:
-        """Take the images of a candidate that have a lower Lagrangian than the best so far."""
+    def offer(self, c: Candidate, value: Tensor, levels: Tensor | None = None) -> None:
+        """Take the images of a candidate that have a lower Lagrangian than the best so far.
+
+        Args:
+            c: the candidate.
+            value: its Lagrangians, [B].
+            levels: its pictures, if they are known.
+        """
         if self.value is None:
+            self.levels = [None] * len(value) if levels is None else list(levels)
             self.value, self.candidate = value.clone(), Candidate(c.y_hat.clone(), c.z_hat.clone(), c.psi.clone())
             return
         better = value < self.value if self.only is None else (value < self.value) & self.only
         for k in better.nonzero().flatten().tolist():
             self.value[k] = value[k]
+            self.levels[k] = None if levels is None else levels[k]
             for name in ("y_hat", "z_hat", "psi"):
                 getattr(self.candidate, name)[k] = getattr(c, name)[k]
 
@@ -109,8 +103,9 @@ class Best:
 def offer(problem: Problem, c: Candidate, best: Best) -> None:
     """Offer a candidate whose Lagrangian nobody knows yet."""
     known = problem.parameters(c)
-    error = problem.error(first(problem.restored(*known), c.y_hat))
-    best.offer(c, problem.lagrangian(c, known, error))
+    levels = problem.error.new_levels(len(c.y_hat)) if problem.filtered else None
+    error = problem.error(first(problem.restored(*known), c.y_hat), levels)
+    best.offer(c, problem.lagrangian(c, known, error), levels)
 
 
 def passes(problem: Problem, c: Candidate, count: int, best: Best, tick: Callable[[], None], seed: int = 0) -> None:
@@ -122,7 +117,7 @@ def passes(problem: Problem, c: Candidate, count: int, best: Best, tick: Callabl
     generator = torch.Generator().manual_seed(seed)
     for k in range(count):
         if k % CONTEXT_PASSES == 0:
-            contexts = problem.context_gradient(c).permute(0, 2, 3, 1).cpu()
+            contexts = problem.context_gradient(c).permute(0, 2, 3, 1).cpu().contiguous()
             contexts = CONTEXT_WEIGHT * contexts.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT)
         known = problem.parameters(c)
         error, grad = problem.error.gradient(first(problem.restored(*known), c.y_hat))

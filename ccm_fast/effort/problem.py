@@ -41,6 +41,7 @@ class Problem:
         engine: of the integer networks' code lengths: "cpu" or "reference", or "cuda": everything stays where the
             model is, and the host looks at no values.
         threads: of the same.
+        filtered: pictures will be seen behind a filter that is fitted to them, and are kept for it.
     """
 
     def __init__(
@@ -51,9 +52,12 @@ class Problem:
         grey: bool,
         engine: str,
         threads: int,
+        filtered: bool = False,
     ):
+        self.filtered = filtered
         self.model, self.frozen, self.error = model, model.frozen, error
         self.options = {"engine": engine, "threads": threads}
+        self.threads = threads
         self.queued = engine == "cuda"
         self.where = quality.device if self.queued else torch.device("cpu")
         #: Bits that a (weighted) squared error of 1, summed over pixels and colours, is worth; [B, 1, 1, 1].
@@ -67,14 +71,19 @@ class Problem:
         if error.weights is not None:
             self.curvature = self.curvature * error.weights
         self.y_bits, self.z_bits = tables_of(model.frozen, self.where, not self.queued)
-        self._leaving: tuple[Tensor, float] | None = None
+        self._leaving: tuple[Tensor, Tensor | None, float] | None = None
 
     def weigh_errors(self, factor: float) -> None:
         """From now on errors count so many times as much."""
         self.price, self.curvature = self.price * factor, self.curvature * factor
 
-    def leaving(self) -> tuple[Tensor, float]:
-        """Of every row the bits that a step away from the offset takes at least, and how far it moves at most."""
+    def leaving(self) -> tuple[Tensor, Tensor | None, float]:
+        """What the operator ``move_symbols`` knows of a step.
+
+        Returns:
+            Of every row the bits that one away from the offset takes at least; what g_s reads beside symbols, or None;
+            how far a step moves what it reads, at most.
+        """
         if self._leaving is None:
             row = torch.arange(len(self.frozen.plan.y_rows))
             zero = torch.zeros_like(row, dtype=torch.int32)
@@ -82,7 +91,9 @@ class Problem:
             bits = torch.minimum(*(self.y_bits(row, step) for step in steps)) - self.y_bits(row, zero)
             at = [self.restored(step, zero, row.short()) for step in (steps[0], zero, steps[1])]
             moved = torch.stack([at[0] - at[1], at[2] - at[1]])
-            self._leaving = bits, float(moved.abs().max())
+            whole = self.model.config.reconstruction == "integer"
+            shifts = None if whole else self.frozen.centroid_shifts()
+            self._leaving = bits, shifts, float(moved.abs().max())
         return self._leaving
 
     def parameters(self, c: Candidate) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,7 +8,8 @@ Everything is judged by what a file would hold: bits of the integer tables, erro
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from ccm_fast.constants import SYMBOL_MAX
 from ccm_fast.entropy.network import TableCost
 
 from ..models import CrossChannelContextModel
+from ..tiles import Tile
 from .correction import correction
 from .distortion import SquaredError
 from .levels import Level
@@ -25,7 +27,7 @@ from .problem import Candidate, Problem, first, last, row_slices
 from .refine import FAR_STEP, refine
 from .structure import even_weights, structure_weights
 
-__all__ = ["better_symbols", "stays_on_device"]
+__all__ = ["Found", "better_symbols", "stays_on_device"]
 
 # Rounding weighs errors so much more than they cost one by one. Its moves are not independent: all of them shrink, and
 # errors of neighbours in one direction add up. BD-rates of 0.7, 1 and 1.5 on 256x256 crops where g_s reads integers:
@@ -102,9 +104,26 @@ def _near(v: Tensor, whole: Tensor) -> Tensor:
     return whole + (v - whole).clamp(-0.45, 0.45)
 
 
-def _decoded(problem: Problem, c: Candidate, known: tuple[Tensor, Tensor, Tensor] | None = None) -> Tensor:
-    """What g_s reads for a candidate. ``known``: its parameters, if they are."""
-    return first(problem.restored(*(known or problem.parameters(c))), c.y_hat)
+def _decoded(problem: Problem, c: Candidate) -> Tensor:
+    """What g_s reads for a candidate."""
+    return first(problem.restored(*problem.parameters(c)), c.y_hat)
+
+
+class _Decoded:
+    """A candidate whose pictures are looked at while they are there for another reason."""
+
+    def __init__(self, problem: Problem, c: Candidate):
+        self.problem, self.c, self.known = problem, c, problem.parameters(c)
+        self.error = torch.zeros(len(c.y_hat), device=c.y_hat.device)
+        self.levels = problem.error.new_levels(len(c.y_hat)) if problem.filtered else None
+
+    def look(self, pixels: Tensor, tile: Tile) -> None:
+        """For :func:`correction`."""
+        self.error += self.problem.error.of_pixels(pixels, tile, self.levels)
+
+    def offer(self, best: Best) -> None:
+        """Offer the candidate, with what is known of it."""
+        best.offer(self.c, self.problem.lagrangian(self.c, self.known, self.error), self.levels)
 
 
 def _start(problem: Problem, y: Tensor, z: Tensor) -> Candidate:
@@ -144,6 +163,23 @@ def stays_on_device(model: CrossChannelContextModel, level: Level) -> bool:
     return not level.passes and model.frozen is not None and model.frozen.plan.plain
 
 
+class Found(NamedTuple):
+    """What :func:`better_symbols` has chosen; on the CPU or, if it stays there, the device.
+
+    Attributes:
+        y_hat: int16 [B, h, w, M].
+        z_hat: int16 [B, hz, wz, N].
+        psi: uint8 [B, h, w, P] of z_hat.
+        levels: int16 [C, H, W] of :func:`ccm_fast.picture_filter.levels_of`, the picture that each image's symbols
+            decode to, where it was asked for and is known. C is 1 for decoders that average the colours.
+    """
+
+    y_hat: Tensor
+    z_hat: Tensor
+    psi: Tensor
+    levels: Sequence[Tensor | None] = ()
+
+
 def better_symbols(
     model: CrossChannelContextModel,
     y: Tensor,
@@ -161,7 +197,8 @@ def better_symbols(
     threads: int,
     tune: str = "psnr",
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+    filtered: bool = False,
+) -> Found:
     """Symbols with a lower Lagrangian than those of plain rounding have.
 
     Args:
@@ -181,9 +218,8 @@ def better_symbols(
         threads: of the same.
         tune: "psnr", or "ms-ssim": errors are weighed by how well the picture hides them.
         progress: called with (steps done, steps in all) after each pass and iteration of level 4 and above.
-
-    Returns:
-        y_hat int16 [B, h, w, M], z_hat int16 [B, hz, wz, N] and psi, on the CPU or, if they stay there, the device.
+        filtered: pictures will be seen behind a filter that is fitted to them. Levels that look at pictures then weigh
+            the errors behind one, which takes part of them off anyway, and keep the pictures for it.
     """
     steps = level.passes + level.rounds * (level.iterations + level.again)
     done = 0
@@ -203,23 +239,29 @@ def better_symbols(
         if weights is not None and model.metric == "mse":
             weights = even_weights(weights)
         error = SquaredError(model.g_s, gain, read, size, grey, max(1, tile_pixels // BACKWARD), weights)
-        problem = Problem(model, quality, error, grey, engine, threads)
+        filtered = filtered and level.passes > 0
+        problem = Problem(model, quality, error, grey, engine, threads, filtered)
         where = problem.where
         plain = Candidate(torch.round(y), z_hat.to(where, copy=True), psi.to(where, copy=True))
         nearest, analysed = plain, y
-        known = problem.parameters(plain)
+        decoded = seen = _Decoded(problem, plain)
         for k in range(level.corrections):
-            known = problem.parameters(nearest) if k else known
-            y = y + correction(model, _decoded(problem, nearest, known), quality, size, grey, tile_pixels)
+            if k:
+                decoded = _Decoded(problem, nearest)
+            v, look = first(problem.restored(*decoded.known), y), decoded.look if level.passes else None
+            y = y + correction(model, v, quality, size, grey, tile_pixels, look)
             nearest = Candidate(torch.round(y).clamp(-SYMBOL_MAX, SYMBOL_MAX), plain.z_hat, plain.psi)
         # Parameters of the corrected symbols took 7 % of the native encoder's time, for 0.02 % of the bits (BD-rate on
         # ten photographs of Kodak).
-        found = _rounded(problem, y, nearest, *known[1:])
+        found = _rounded(problem, y, nearest, *decoded.known[1:])
         if level.passes:
             if model.metric == "mse":
                 problem.weigh_errors(ERROR_WEIGHT)
             best = Best()
-            offer(problem, plain, best)
+            if level.corrections:
+                seen.offer(best)
+            else:
+                offer(problem, plain, best)
             passes(problem, found, level.passes, best, tick)
             if level.far:
                 missed = error(analysed) > MISSED * error(_decoded(problem, best.candidate))
@@ -233,4 +275,5 @@ def better_symbols(
                 y = _near(y, best.candidate.y_hat)
                 z = _near(z, first(best.candidate.z_hat, z))
             found = best.candidate
-    return last(found.y_hat, where), found.z_hat, found.psi
+            return Found(last(found.y_hat, where), found.z_hat, found.psi, best.levels)
+    return Found(last(found.y_hat, where), found.z_hat, found.psi)

@@ -202,6 +202,11 @@ class TableCost:
         tables = self._bits, self._lo, self._escape, self._start
         self._bits, self._lo, self._escape, self._start = (table.to(device) for table in tables)
 
+    @property
+    def tables(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Bits of all rows' entries; of the rows the symbol of entry 0, the last entry, and the place of the first."""
+        return self._bits, self._lo, self._escape, self._start
+
     def __call__(self, row: Tensor, symbol: Tensor) -> Tensor:
         """Bits of symbols without their offsets; both integer tensors of one shape, on the table's device."""
         row = row.int()

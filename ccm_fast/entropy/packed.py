@@ -201,6 +201,10 @@ class PackedPlan:
         """
         return self._centroids(y_hat.device)(y_hat, offset, row)
 
+    def centroid_shifts(self) -> Tensor:
+        """What symbols stand for beside themselves, float32 [rows, 2 REACH + 1] on the CPU. Errors likewise."""
+        return self._centroids(torch.device("cpu")).table
+
     def _centroids(self, device: torch.device) -> Centroids:
         from ccm_fast.entropy.centroids import Centroids
 

@@ -63,7 +63,7 @@ def symbols(model: CrossChannelContextModel, data: Latents) -> tuple[Tensor, Ten
     if level.rounding:
         options = {"read": _no_pixels, "size": data.size, "grey": False, "tile_pixels": TILE_PIXELS, "engine": "cpu"}
         quality = torch.tensor([data.quality])
-        y_hat, _, _ = better_symbols(model, y, z, z_hat, psi, quality, level, threads=1, **options)
+        y_hat, *_ = better_symbols(model, y, z, z_hat, psi, quality, level, threads=1, **options)
     else:
         y_hat = torch.round(y).permute(0, 2, 3, 1).short().contiguous()
     return y.permute(0, 2, 3, 1), *model.frozen.settle(psi, y_hat)

@@ -268,12 +268,8 @@ std::vector<uint8_t> fitted_filter(const PixelSource& original, const int16_t* l
   // Bands of the size of tiles.
   const int64_t rows = std::max<int64_t>(kFilterBlock, kTileLatents * 256 / width / kFilterBlock * kFilterBlock);
   for (int64_t top = 0; top < height; top += rows) {
-    FilterPlanes planes({top, std::min(top + rows, height), 0, width}, height, width, original.channels);
-    const Window in = planes.filled();
-    for (int32_t c = 0; c < original.channels; ++c)
-      for (int64_t i = in.i0; i < in.i1; ++i)
-        std::copy_n(levels + (c * height + i) * width, width, planes.pixel(c, i, 0));
-    planes.finish();
+    const Window at{top, std::min(top + rows, height), 0, width};
+    const FilterPlanes planes = planes_of(levels, at, height, width, original.channels);
     statistics.add(planes, original, threads);
   }
   return fitted(statistics, original.channels, quality_code);

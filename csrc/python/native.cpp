@@ -380,7 +380,24 @@ py::bytes fit_filter(const py::buffer& original, const py::buffer& levels, int q
   return to_bytes(chunk.data(), chunk.size());
 }
 
-// The same of pictures whose sums are known: float64 [B, 16, taps, taps + colours] (FilterStatistics).
+// A decoded picture behind the filter of a chunk: int16 [C, H, W], as fit_filter reads it.
+py::bytes apply_filter(const py::buffer& levels, const py::bytes& chunk, int threads) {
+  const py::buffer_info info = levels.request();
+  if (info.format != "h" || !is_contiguous(info) || info.ndim != 3 || (info.shape[0] != 1 && info.shape[0] != 3))
+    throw py::value_error("levels must be int16 [1 or 3, height, width], contiguous");
+  const std::string_view view = chunk;
+  const ccm::PictureFilter filter = ccm::parse_filter({reinterpret_cast<const uint8_t*>(view.data()), view.size()},
+                                                      static_cast<int32_t>(info.shape[0]));
+  std::vector<int16_t> filtered(static_cast<size_t>(info.size));
+  {
+    py::gil_scoped_release release;
+    ccm::filter_levels(static_cast<const int16_t*>(info.ptr), info.shape[1], info.shape[2], filter, filtered.data(),
+                       threads);
+  }
+  return to_bytes(reinterpret_cast<const uint8_t*>(filtered.data()), filtered.size() * sizeof(int16_t));
+}
+
+// fit_filter of pictures whose sums are known: float64 [B, 16, taps, taps + colours] (FilterStatistics).
 std::vector<py::bytes> fit_filters(const py::buffer& sums, const std::vector<int>& quality_codes, int threads) {
   const py::buffer_info info = sums.request();
   const auto batch = static_cast<py::ssize_t>(quality_codes.size());
@@ -453,6 +470,7 @@ PYBIND11_MODULE(_native, m) {
       py::arg("path"), "The frozen entropy model of a weights file, as bytes.");
   m.def("read_filter", &read_filter, py::arg("chunk"), py::arg("colours"));
   m.def("fit_filter", &fit_filter, py::arg("original"), py::arg("levels"), py::arg("quality_code"), py::arg("threads"));
+  m.def("apply_filter", &apply_filter, py::arg("levels"), py::arg("chunk"), py::arg("threads"));
   m.def("fit_filters", &fit_filters, py::arg("sums"), py::arg("quality_codes"), py::arg("threads"));
   py::class_<File>(m, "File", "A .ccm file whose chunks and header have been read and checked.")
       .def(py::init<py::bytes, int64_t>(), py::arg("data"), py::arg("max_pixels"))

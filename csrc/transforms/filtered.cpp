@@ -72,6 +72,35 @@ void filter_into(const FilterPlanes& planes, const FilterWeights& weights, const
 
 }  // namespace
 
+FilterPlanes planes_of(const int16_t* levels, const Window& at, int64_t height, int64_t width, int32_t colours) {
+  FilterPlanes planes(at, height, width, colours);
+  const Window in = planes.filled();
+  for (int32_t c = 0; c < colours; ++c)
+    for (int64_t i = in.i0; i < in.i1; ++i)
+      std::copy_n(levels + (c * height + i) * width + in.j0, in.width(), planes.pixel(c, i, in.j0));
+  planes.finish();
+  return planes;
+}
+
+void filter_levels(const int16_t* levels, int64_t height, int64_t width, const PictureFilter& filter, int16_t* filtered,
+                   int threads) {
+  const FilterWeights weights(filter);
+  const FilterKernels kernels = filter_kernels();
+  const int64_t room = filter_room(width);
+  constexpr int64_t kRows = 64;
+  parallel_for(threads, (height + kRows - 1) / kRows, [&](int64_t band) {
+    poll();
+    const int64_t first = band * kRows, last = std::min(first + kRows, height);
+    const FilterPlanes planes = planes_of(levels, {first, last, 0, width}, height, width, weights.colours);
+    std::vector<uint16_t> row_levels(static_cast<size_t>(weights.colours * room));
+    each_filter_row(planes, first, last, [&](const FilterRow& row, const BusyRows& busy, int64_t i) {
+      kernels.apply(row, busy, weights, kFilterWhite, row_levels.data());
+      for (int32_t c = 0; c < weights.colours; ++c)
+        std::copy_n(row_levels.data() + c * room, width, filtered + (c * height + i) * width);
+    });
+  });
+}
+
 Window Synthesis::filter_cells(const Tile& t) {
   const Window cells = t.inside().times(kCells);
   return {std::max<int64_t>(cells.i0 - 1, 0), std::min(cells.i1 + 1, t.height() * kCells),

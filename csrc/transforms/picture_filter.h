@@ -102,4 +102,11 @@ FilterKernels fma512vnni_filter_kernels();
 #endif
 FilterKernels filter_kernels();
 
+// A whole picture behind its filter. levels, filtered: [colours][height][width] in units of kFilterUnits a level.
+void filter_levels(const int16_t* levels, int64_t height, int64_t width, const PictureFilter& filter, int16_t* filtered,
+                   int threads);
+
+// The planes of a window of a picture of levels, as above, finished.
+FilterPlanes planes_of(const int16_t* levels, const Window& at, int64_t height, int64_t width, int32_t colours);
+
 }  // namespace ccm
