@@ -109,6 +109,14 @@ def _move_symbols(symbols: Tensor, offset: Tensor, row: Tensor, slope: Tensor, *
     return torch.empty_like(slope)
 
 
+def _coded_bits(symbols: Tensor, *_) -> Tensor:
+    return symbols.new_empty([symbols.shape[0]], dtype=torch.float64)
+
+
+def _cell_errors(cells: Tensor, *_) -> Tensor:
+    return cells.new_empty([cells.shape[0]])
+
+
 def _checksum(x: Tensor) -> Tensor:
     return x.new_empty([1], dtype=torch.int64)
 
@@ -143,6 +151,8 @@ def register() -> None:
         "winograd": _nothing,
         "direct": _nothing,
         "move_symbols": _move_symbols,
+        "coded_bits": _coded_bits,
+        "cell_errors": _cell_errors,
         "conv3x3": _conv3x3,
         "conv3x3_input_gradient": _conv3x3_input_gradient,
         "conv3x3_weight_gradient": _conv3x3_weight_gradient,

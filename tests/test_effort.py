@@ -10,13 +10,25 @@ import tiny
 import torch
 from PIL import Image, ImageDraw
 
-from ccm_fast import compress, decompress, encoding, errors, files, tensor_files, weights
+from ccm_fast import (
+    _backend,
+    _native,
+    compress,
+    decompress,
+    encoding,
+    errors,
+    files,
+    picture_filter,
+    tensor_files,
+    weights,
+)
 from ccm_fast.effort import (
     DEFAULT_EFFORT,
     LEVELS,
     EffortWarning,
     correction,
     distortion,
+    filtering,
     level_for,
     levels,
     passes,
@@ -70,6 +82,11 @@ def test_code_lengths_are_those_of_the_tables(model):
         found = table(torch.from_numpy(row), torch.from_numpy(symbol).int())
         want = [reference_streams.ideal_bits(rows, r[None], v[None]) for r, v in zip(row, symbol, strict=True)]
         np.testing.assert_allclose(found.numpy(), want, rtol=1e-5, atol=1e-5)
+        planes = [torch.from_numpy(v.astype(kind)).view(2, 10, 15, 10) for v, kind in ((symbol, "i4"), (row, "i2"))]
+        sums = _backend.load().ops.coded_bits(planes[0] + 3, torch.full_like(planes[1], 3), planes[1], *table.tables, 2)
+        np.testing.assert_allclose(sums, np.reshape(want, (2, -1)).sum(1), rtol=1e-6)
+        with pytest.raises(RuntimeError, match="a row is out of range"):
+            _backend.load().ops.coded_bits(planes[0], planes[1], planes[1] + 10000, *table.tables, 1)
 
 
 def test_sensitivities_are_the_error_of_a_unit_step(shipped):
@@ -205,6 +222,32 @@ def test_rounding_towards_the_mean_is_the_best_of_the_neighbours(model, reconstr
     assert ((cost(found) - least) > 1e-3).float().mean() < 0.02
 
 
+@pytest.mark.parametrize("grey", [False, True])
+def test_errors_behind_a_filter(shipped, grey):
+    """Of the pictures that it was fitted to: what a decoder will show. Of others: as if it added the same."""
+    x = batch(1, 2, height=90, width=130)
+    x = x.mean(1, keepdim=True).expand_as(x) if grey else x
+    gain = shipped.inverse_gain(torch.tensor([4.0, 6.0]))
+    error = distortion.SquaredError(shipped.g_s, gain, lambda i, j: x[..., i, j], (90, 130), grey, 16 * 256)
+    blurred = torch.nn.functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+    levels = picture_filter.levels_of(blurred[:, :1] if grey else blurred)
+    before = error.of_levels(levels)
+    filtering.judge_behind_filters(error, levels, torch.tensor([4.0, 6.0]), 1)
+    behind = error.of_levels(levels)
+    for k, quality_code in enumerate((96, 160)):
+        original = (x[k, 0] if grey else x[k].permute(1, 2, 0)).mul(65535).round().numpy().astype(np.uint16)
+        own = levels[k].contiguous().numpy()
+        chunk = _native.fit_filter(np.ascontiguousarray(original), own, quality_code, 1)
+        found = np.frombuffer(_native.apply_filter(own, chunk, 1), np.int16).reshape(own.shape) / picture_filter.WHITE
+        shown = float((torch.from_numpy(found).expand(3, -1, -1) - x[k]).square().sum())
+        assert float(behind[k]) == pytest.approx(shown, rel=1e-3) and shown < 0.9 * float(before[k])
+    # Also where g_s has made them: the gradient is that of the same error.
+    y = torch.randn(2, shipped.config.latent_channels, 6, 9, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(error.gradient(y)[0], error(y), rtol=1e-3, atol=1e-3)
+    error.add_to_pictures(None)
+    assert torch.equal(error.of_levels(levels), before)
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("centroids", [False, True])
 def test_symbols_move_where_that_gains(model, centroids, weighted):
@@ -237,12 +280,12 @@ def test_symbols_move_where_that_gains(model, centroids, weighted):
     assert (wanted != y).any() and (wanted == y).any()
     others = y, offset, row, slope, curvature, contexts, drawn, *bits.tables
     for threads in (1, 2):
-        assert torch.equal(torch.ops.ccm_fast.move_symbols(*others, none, shifts, far, threads), wanted)
+        assert torch.equal(_backend.load().ops.move_symbols(*others, none, shifts, far, threads), wanted)
     # Symbols at their offsets stay where not even the longest step could pay for the least bits.
-    stays = torch.ops.ccm_fast.move_symbols(*others, none + 1e9, shifts, far, 1)
+    stays = _backend.load().ops.move_symbols(*others, none + 1e9, shifts, far, 1)
     assert torch.equal(stays, torch.where(y == offset, y.float(), wanted))
     with pytest.raises(RuntimeError, match="a row is out of range"):
-        torch.ops.ccm_fast.move_symbols(y, offset, row - 1000, *others[3:], none, shifts, far, 1)
+        _backend.load().ops.move_symbols(y, offset, row - 1000, *others[3:], none, shifts, far, 1)
 
 
 @pytest.mark.slow
@@ -275,9 +318,9 @@ def test_passes_find_something(shipped, quality):
     x = tiny.photographs(112, 144)
     outs = [compress(shipped, x, quality, effort=effort) for effort in (3, 4)]
     before, found = (sum(lagrangians(shipped, x, quality, out, passes.ERROR_WEIGHT)) for out in outs)
-    # Four photographs together: 0.983 to 0.987 with AVX2, AVX-512 and float32 transforms. With PASS_PENALTY 1, too much
-    # faith, 0.996 and 0.995.
-    assert found < 0.992 * before, found / before
+    # Four photographs together: 0.982 to 0.985 with AVX2, AVX-512 and float32 transforms. With PASS_PENALTY 1, too much
+    # faith, 0.996 and 0.993.
+    assert found < 0.99 * before, found / before
 
 
 @pytest.mark.slow
@@ -303,10 +346,10 @@ def test_one_pass_does_no_great_harm(shipped, monkeypatch):
     """Where the float entropy model is sure and wrong, its slope promises hundreds of bits for one move."""
     seen = []
     offer = passes.Best.offer
-    monkeypatch.setattr(passes.Best, "offer", lambda self, c, value: (seen.append(value), offer(self, c, value)))
+    monkeypatch.setattr(passes.Best, "offer", lambda self, c, *more: (seen.append(more[0]), offer(self, c, *more)))
     monkeypatch.setitem(LEVELS, 4, levels.Level(rounding=True, corrections=1, passes=1))
     compress(shipped, batch(6, height=112, width=144), 6.0, effort=4)
-    _plain, start, after = seen
+    start, after, _plain = seen
     assert after < 1.05 * start, (after, start)  # 1.00; with slopes as they are 1.27
 
 

@@ -78,10 +78,11 @@ def test_opcheck(tensors):
     calls["conv3x3_input_gradient"] = (torch.randn(1, 2, 3, 16), weight, 2, None, 1)
     calls["conv3x3_weight_gradient"] = (x, torch.randn(1, 4, 6, 16), 1, 1)
     symbols, numbers = torch.randint(-2, 3, (1, 2, 3, 4), dtype=torch.int32), torch.randn(1, 2, 3, 4)
+    shorts = [torch.randint(0, 2, symbols.shape, dtype=torch.int16) for _ in range(2)]
     rows = torch.tensor([[-1, 0], [3, 2], [0, 4]], dtype=torch.int32)  # first symbols, last entries, places
     calls["move_symbols"] = (
         symbols,
-        *(torch.randint(0, 2, symbols.shape, dtype=torch.int16) for _ in range(2)),
+        *shorts,
         numbers,
         torch.rand(1, 1, 1, 4),
         -numbers,
@@ -89,6 +90,9 @@ def test_opcheck(tensors):
         *(torch.rand(7), *rows, torch.rand(2), torch.rand(2, 5), 1.5),
         1,
     )
+    calls["coded_bits"] = (symbols, *shorts, torch.rand(7), *rows, 1)
+    wanted = torch.rand(2, 4, 6, 3, 16)
+    calls["cell_errors"] = (torch.randn(2, 4, 6, 48), torch.randn(2, 2, 3, 192), wanted, torch.rand(2, 4, 6, 16), 1)
     if _backend.has_cuda():
         calls["pack_plan_cuda"] = (plan_bytes,)
     for name, arguments in calls.items():

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ccm_fast import _backend
 from ccm_fast.picture_filter import WHITE, levels_of
 
 from ..models.inference import inference
@@ -142,10 +143,10 @@ class SquaredError:
     ):
         self.g_s, self.gain, self.read, self.size, self.grey = g_s, gain, read, size, grey
         self.weights = weights
-        self._added: Tensor | None = None
+        self.added: Tensor | None = None
         self._wanted: dict[Tile, tuple[Tensor, Tensor | None]] = {}
-        h, w = (-(-s // STRIDE) for s in size)
-        self.tiles = plan_tiles(h, w, margin(g_s, "synthesis"), max(1, tile_pixels // STRIDE**2))
+        self.h, self.w = (-(-s // STRIDE) for s in size)
+        self.tiles = plan_tiles(self.h, self.w, margin(g_s, "synthesis"), max(1, tile_pixels // STRIDE**2))
 
     def _latents(self, y_hat: Tensor) -> Tensor:
         latents = (y_hat * self.gain).to(next(self.g_s.parameters()).dtype)
@@ -158,33 +159,38 @@ class SquaredError:
             added: int16 [B, C, H, W] in 1/WHITE: what a filter does to pictures near those that will be looked at. C is
                 1 for decoders that average the colours.
         """
-        self._added = added
+        self.added = added
         self._wanted.clear()
 
     def _pixels(self, rows: slice, columns: slice) -> Tensor:
         """What pictures ought to be, float32 [B, 3, rows, columns]."""
         x = self.read(rows, columns).float()
-        return x if self._added is None else x - self._added[..., rows, columns].to(x.device) * (1 / WHITE)
+        return x if self.added is None else x - self.added[..., rows, columns].to(x.device) * (1 / WHITE)
 
-    def of_pixels(self, x_hat: Tensor, tile: Tile, levels: Tensor | None = None) -> Tensor:
-        """The error in a tile, float32 [B].
-
-        Args:
-            x_hat: what g_s gives for its outer rectangle, [B, 3, rows, columns].
-            tile: where.
-            levels: if given, the picture is put there, int16 [B, C, H, W] of
-                :func:`ccm_fast.picture_filter.levels_of`; C is 1 for decoders that average the colours.
-        """
+    def _inside(self, x_hat: Tensor, tile: Tile) -> tuple[slice, slice, Tensor]:
+        """Rows and columns of a tile in the image, and its pixels [B, C, rows, columns] of its outer rectangle's."""
         H, W = self.size
         rows = slice(STRIDE * tile.i0, min(STRIDE * tile.i1, H))
         columns = slice(STRIDE * tile.j0, min(STRIDE * tile.j1, W))
         top, left = STRIDE * tile.outer_i0, STRIDE * tile.outer_j0
         x_hat = x_hat[..., rows.start - top : rows.stop - top, columns.start - left : columns.stop - left].clamp(0, 1)
-        if self.grey:
-            x_hat = x_hat.mean(1, keepdim=True)
-        if levels is not None:
-            levels[..., rows, columns] = levels_of(x_hat)
-        error = (x_hat - self._pixels(rows, columns).to(x_hat)).float().square()
+        return rows, columns, x_hat.mean(1, keepdim=True) if self.grey else x_hat
+
+    def put(self, x_hat: Tensor, tile: Tile, levels: Tensor) -> None:
+        """Put a tile's part of the pictures where :meth:`new_levels` has made place for them.
+
+        Args:
+            x_hat: what g_s gives for the tile's outer rectangle, [B, 3, rows, columns].
+            tile: where.
+            levels: int16 [B, C, H, W].
+        """
+        rows, columns, pixels = self._inside(x_hat, tile)
+        levels[..., rows, columns] = levels_of(pixels)
+
+    def of_pixels(self, x_hat: Tensor, tile: Tile) -> Tensor:
+        """The error in a tile, float32 [B], of what g_s gives for its outer rectangle, [B, 3, rows, columns]."""
+        rows, columns, pixels = self._inside(x_hat, tile)
+        error = (pixels - self._pixels(rows, columns).to(pixels)).float().square()
         if self.weights is not None:
             error = error * self._pixel_weights(tile, *error.shape[2:])
         return error.flatten(1).sum(1)
@@ -194,21 +200,30 @@ class SquaredError:
         return weights.repeat_interleave(STRIDE, 2).repeat_interleave(STRIDE, 3)[..., :height, :width]
 
     def new_levels(self, images: int) -> Tensor:
-        """A place for the pictures of a batch, see :meth:`of_pixels`."""
+        """A place for the pictures of a batch, int16 [B, C, H, W] of :func:`ccm_fast.picture_filter.levels_of`.
+
+        C is 1 for decoders that average the colours.
+        """
         return torch.empty(images, 1 if self.grey else 3, *self.size, dtype=torch.int16)
 
     def __call__(self, y_hat: Tensor, levels: Tensor | None = None) -> Tensor:
-        """The error of each image, float32 [B], of y_hat [B, M, h, w]; ``levels`` as for :meth:`of_pixels`."""
+        """The error of each image, float32 [B], of y_hat [B, M, h, w]; ``levels``: where to :meth:`put` pictures."""
         total = y_hat.new_zeros(len(y_hat), dtype=torch.float32)
         with torch.no_grad():
             g_s = inference(self.g_s)
             for t in self.tiles:
                 part = y_hat[:, :, t.outer_i0 : t.outer_i1, t.outer_j0 : t.outer_j1]
-                total += self.of_pixels(g_s(self._latents(part)), t, levels)
+                x_hat = g_s(self._latents(part))
+                total += self.of_pixels(x_hat, t)
+                if levels is not None:
+                    self.put(x_hat, t, levels)
         return total
 
-    def gradient(self, y_hat: Tensor) -> tuple[Tensor, Tensor]:
-        """The error of each image [B], and its gradient [B, M, h, w]: exact, tiles overlap by their margins."""
+    def gradient(self, y_hat: Tensor, levels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The error of each image [B], and its gradient [B, M, h, w]: exact, tiles overlap by their margins.
+
+        ``levels``: where to :meth:`put` the pictures.
+        """
         total = y_hat.new_zeros(len(y_hat), dtype=torch.float32)
         grad = torch.zeros_like(y_hat)
         fast = synthesis_gradient(self.g_s)
@@ -217,35 +232,36 @@ class SquaredError:
             if fast is None:
                 with torch.enable_grad():
                     part = y_hat[outer].detach().clone().requires_grad_(True)
-                    error = self.of_pixels(self.g_s(self._latents(part)), t)
+                    x_hat = self.g_s(self._latents(part))
+                    error = self.of_pixels(x_hat, t)
                     grad[outer] += torch.autograd.grad(error.sum(), part)[0]
                 total += error.detach()
+                if levels is not None:
+                    self.put(x_hat.detach(), t, levels)
             else:
-                cells, back = fast.run(self._latents(y_hat[outer].detach()))
-                error, slope = self._of_cells(cells, t)
-                total += error
-                grad[outer] += back(slope) * self.gain
+                cells, fine, back = fast.run(self._latents(y_hat[outer].detach()))
+                if levels is not None:
+                    self.put(_pixels_of_cells(cells, fine), t, levels)
+                if t not in self._wanted:
+                    self._wanted[t] = self._cells_of(t)
+                total += _backend.load().ops.cell_errors(cells, fine, *self._wanted[t], torch.get_num_threads())
+                grad[outer] += back() * self.gain
         return total, grad
 
-    def _of_cells(self, cells: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
-        """[B], of what g_s gives before its last pixel shuffle, and its gradient; ``cells`` are overwritten."""
-        if tile not in self._wanted:
-            self._wanted[tile] = self._cells_of(tile)
-        wanted, weights = self._wanted[tile]
-        x = cells.mul_(0.25).add_(0.5)
-        outside = (x < 0) | (x > 1)
-        x = x.clamp_(0, 1).unflatten(3, (3, -1))
-        difference = x.mean(3, keepdim=True) - wanted if self.grey else x.sub_(wanted)
-        slope = difference if weights is None else difference * weights
-        # Where decoders average the three colours, the error of each is that of the mean.
-        error = (difference * slope).flatten(1).sum(1) * (3 if self.grey else 1)
-        slope = (slope * 0.5).expand(x.shape)  # twice the difference, of a quarter of the cells
-        return error, slope.flatten(3).masked_fill(outside, 0.0)
+    def of_levels(self, levels: Tensor) -> Tensor:
+        """The error of each image, float32 [B], of pictures as :meth:`put` leaves them."""
+        total = torch.zeros(len(levels), dtype=torch.float32)
+        for t in self.tiles:
+            inner = Tile(t.i0, t.i1, t.j0, t.j1, t.i0, t.i1, t.j0, t.j1)
+            rows, columns = slice(STRIDE * t.i0, STRIDE * t.i1), slice(STRIDE * t.j0, STRIDE * t.j1)
+            total += self.of_pixels(levels[..., rows, columns].float().mul_(1 / WHITE).expand(-1, 3, -1, -1), inner)
+        return total
 
     def _cells_of(self, tile: Tile) -> tuple[Tensor, Tensor | None]:
         """The pixels of a tile's outer rectangle, [B, rows, columns, colours, 16], and what their errors count.
 
-        Weights are None where all count alike; what lies outside of the tile or of the image counts nothing.
+        Weights, [B, rows, columns, 16], are None where all count alike; what lies outside of the tile or of the image
+        counts nothing.
         """
         H, W = self.size
         rows = slice(STRIDE * tile.i0, min(STRIDE * tile.i1, H))
@@ -258,13 +274,28 @@ class SquaredError:
         height, width = (STRIDE * n for n in (tile.outer_i1 - tile.outer_i0, tile.outer_j1 - tile.outer_j0))
 
         def placed(values: Tensor) -> Tensor:
-            plane = values.new_zeros(*values.shape[:2], height, width)
-            plane[inside] = values
-            return F.pixel_unshuffle(plane, _CELL).permute(0, 2, 3, 1).unflatten(3, (-1, _CELL**2)).contiguous()
+            if values.shape[2:] != (height, width):
+                plane = values.new_zeros(*values.shape[:2], height, width)
+                plane[inside] = values
+                values = plane
+            B, C = values.shape[:2]
+            cells = values.view(B, C, height // _CELL, _CELL, width // _CELL, _CELL).permute(0, 2, 4, 1, 3, 5)
+            return cells.reshape(B, height // _CELL, width // _CELL, C, _CELL**2)
 
         if self.weights is None and x.shape[2:] == (height, width):
             return placed(x), None
         weights = x.new_ones(1, 1, *x.shape[2:])
         if self.weights is not None:
             weights = self._pixel_weights(tile, *x.shape[2:])
-        return placed(x), placed(weights)
+        return placed(x), placed(weights)[..., 0, :].expand(len(x), -1, -1, -1).contiguous()
+
+
+def _pixels_of_cells(cells: Tensor, fine: Tensor | None) -> Tensor:
+    """Pixels [B, 3, rows, columns] of what :meth:`SynthesisGradient.run` gives."""
+    B, H, W, C = cells.shape
+    if fine is not None:
+        h, w = fine.shape[1:3]
+        f = H // h
+        parts = fine.view(B, h, w, f, f, C).permute(0, 1, 3, 2, 4, 5)
+        cells = (cells.view(B, h, f, w, f, C) + parts).view(B, H, W, C)
+    return F.pixel_shuffle(cells.permute(0, 3, 1, 2) * 0.25 + 0.5, _CELL)

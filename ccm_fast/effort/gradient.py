@@ -95,7 +95,7 @@ class SynthesisGradient:
             self.fine = DirectConv(_pointwise(weight), Then())
             self.fine_back = DirectConv(_pointwise(weight.transpose(0, 1)), Then())
 
-    def run(self, y: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    def run(self, y: Tensor) -> tuple[Tensor, Tensor | None, Callable[[], Tensor]]:
         """What g_s gives before its last pixel shuffle, and the way from its gradient to that of the latents.
 
         Args:
@@ -103,7 +103,9 @@ class SynthesisGradient:
 
         Returns:
             cells: [B, 4h, 4w, 48]; a pixel's value is a quarter of them, plus 1/2.
-            back: takes the error's gradient by the cells, once, and gives that by y.
+            fine: what is still to be added to them, [B, 4h / f, 4w / f, f * f * 48], the cells of a place one row after
+                another; None: nothing.
+            back: to be called once, when the error's gradient by the sum has taken the place of both; gives that by y.
         """
         x, kept = y[:, : self.coarse], []
         for k, layer in enumerate(self.layers):
@@ -112,28 +114,21 @@ class SynthesisGradient:
                 give_plane(x)
             x = made
             kept.append(middle)
-        cells = x.permute(0, 2, 3, 1)
-        B, H, W, C = cells.shape
-        f = self.factor
-        if self.coarse is not None:
-            fine = self.fine(y[:, self.coarse :])
-            parts = fine.permute(0, 2, 3, 1).view(B, H // f, W // f, f, f, C).permute(0, 1, 3, 2, 4, 5)
-            cells.view(B, H // f, f, W // f, f, C).add_(parts)
-            give_plane(fine)
+        fine = None if self.coarse is None else self.fine(y[:, self.coarse :])
 
-        def back(slope: Tensor) -> Tensor:
-            dy, fine = slope.permute(0, 3, 1, 2), []
-            if self.coarse is not None:
-                parts = slope.view(B, H // f, f, W // f, f, C).permute(0, 1, 3, 2, 4, 5)
-                fine.append(self.fine_back(parts.reshape(B, H // f, W // f, f * f * C).permute(0, 3, 1, 2)))
+        def back() -> Tensor:
+            dy, parts = x, []
+            if fine is not None:
+                parts.append(self.fine_back(fine))
+                give_plane(fine)
             for layer, middle in zip(reversed(self.layers), reversed(kept), strict=True):
                 before, dy = dy, layer.gradient(dy, middle)
                 give_plane(before)
                 if middle is not None:
                     give_plane(middle)
-            return torch.cat([dy, *fine], 1)
+            return torch.cat([dy, *parts], 1)
 
-        return cells, back
+        return x.permute(0, 2, 3, 1), None if fine is None else fine.permute(0, 2, 3, 1), back
 
 
 def _pointwise(weight: Tensor) -> nn.Conv2d:

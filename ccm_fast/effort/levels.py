@@ -38,13 +38,13 @@ class Level(NamedTuple):
     far: int = 0
 
 
-# docs/effort.md has what each gains and costs; its journal, why 8 and 24 passes. Rounds are short: one of 60 iterations
+# docs/effort.md has what each gains and costs; its journal, why 5 and 24 passes. Rounds are short: one of 60 iterations
 # gained no more than one of 15.
 LEVELS: dict[int, Level] = {
     1: Level(),
     2: Level(rounding=True),
     3: Level(rounding=True, corrections=1),
-    4: Level(rounding=True, corrections=1, passes=8),
+    4: Level(rounding=True, corrections=1, passes=5),
     5: Level(rounding=True, corrections=1, passes=24, far=1),
     6: Level(rounding=True, corrections=1, passes=24, far=2, rounds=1),
     7: Level(rounding=True, corrections=1, passes=24, far=4, rounds=2),

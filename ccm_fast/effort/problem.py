@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ccm_fast import _backend
 from ccm_fast.entropy.likelihood import logistic_likelihood, scale_from_index
-from ccm_fast.entropy.network import TableCost
 
 from ..models import CrossChannelContextModel
 from ..models.quality import lagrange_multiplier
 from .distortion import SquaredError, sensitivities
+from .filtering import judge_behind_filters
 from .rate import tables_of
 
 __all__ = ["Candidate", "Problem", "first", "last", "row_slices"]
@@ -54,7 +55,9 @@ class Problem:
         threads: int,
         filtered: bool = False,
     ):
-        self.filtered = filtered
+        self.filtered, self.quality = filtered, quality
+        #: Whether errors are still to be those behind a filter.
+        self.fits_filter = filtered
         self.model, self.frozen, self.error = model, model.frozen, error
         self.options = {"engine": engine, "threads": threads}
         self.threads = threads
@@ -76,6 +79,11 @@ class Problem:
     def weigh_errors(self, factor: float) -> None:
         """From now on errors count so many times as much."""
         self.price, self.curvature = self.price * factor, self.curvature * factor
+
+    def fit_filter(self, levels: Tensor) -> None:
+        """Judge pictures behind the filters that suit these from now on, see :func:`judge_behind_filters`."""
+        judge_behind_filters(self.error, levels, self.quality, self.threads)
+        self.fits_filter = False
 
     def leaving(self) -> tuple[Tensor, Tensor | None, float]:
         """What the operator ``move_symbols`` knows of a step.
@@ -114,7 +122,7 @@ class Problem:
     def lagrangian(self, c: Candidate, known: tuple[Tensor, Tensor, Tensor], error: Tensor) -> Tensor:
         """Float64 [B], bits: of y and z by the tables, and of the picture's error. ``known``: c's parameters."""
         y_hat, offset, row = known
-        bits = _chunked_sum(self.y_bits, row, y_hat - offset)
+        bits = _backend.load().ops.coded_bits(y_hat, offset, row, *self.y_bits.tables, self.threads)
         z_row = torch.arange(c.z_hat.shape[-1]).expand(c.z_hat.shape)
         bits += self.z_bits(z_row, c.z_hat.cpu().int()).flatten(1).double().sum(1)
         return bits + (self.price.flatten() * error).cpu().double()
@@ -148,7 +156,3 @@ def row_slices(shape: torch.Size) -> list[slice]:
     """Slices of the rows of [B, h, w, M] with about CHUNK_SYMBOLS symbols each."""
     step = max(1, CHUNK_SYMBOLS // (shape[0] * shape[2] * shape[3]))
     return [slice(k, min(k + step, shape[1])) for k in range(0, shape[1], step)]
-
-
-def _chunked_sum(table: TableCost, row: Tensor, symbol: Tensor) -> Tensor:
-    return sum(table(row[:, part], symbol[:, part]).flatten(1).double().sum(1) for part in row_slices(row.shape))

@@ -119,11 +119,15 @@ class _Decoded:
 
     def look(self, pixels: Tensor, tile: Tile) -> None:
         """For :func:`correction`."""
-        self.error += self.problem.error.of_pixels(pixels, tile, self.levels)
+        if self.levels is None:
+            self.error += self.problem.error.of_pixels(pixels, tile)
+        else:
+            self.problem.error.put(pixels, tile, self.levels)
 
     def offer(self, best: Best) -> None:
         """Offer the candidate, with what is known of it."""
-        best.offer(self.c, self.problem.lagrangian(self.c, self.known, self.error), self.levels)
+        error = self.error if self.levels is None else self.problem.error.of_levels(self.levels)
+        best.offer(self.c, self.problem.lagrangian(self.c, self.known, error), self.levels)
 
 
 def _start(problem: Problem, y: Tensor, z: Tensor) -> Candidate:
@@ -238,6 +242,9 @@ def better_symbols(
         weights = structure_weights(read, *y.shape[2:], y.device) if tune == "ms-ssim" else None
         if weights is not None and model.metric == "mse":
             weights = even_weights(weights)
+        if level.passes:  # the pixels are looked at again and again
+            pixels = read(*(slice(0, side) for side in size)).float().contiguous()
+            read = lambda rows, columns: pixels[..., rows, columns]  # noqa: E731
         error = SquaredError(model.g_s, gain, read, size, grey, max(1, tile_pixels // BACKWARD), weights)
         filtered = filtered and level.passes > 0
         problem = Problem(model, quality, error, grey, engine, threads, filtered)
@@ -258,16 +265,23 @@ def better_symbols(
             if model.metric == "mse":
                 problem.weigh_errors(ERROR_WEIGHT)
             best = Best()
+            passes(problem, found, level.passes, best, tick)
             if level.corrections:
                 seen.offer(best)
             else:
                 offer(problem, plain, best)
-            passes(problem, found, level.passes, best, tick)
             if level.far:
+                added = error.added
+                error.add_to_pictures(None)
                 missed = error(analysed) > MISSED * error(_decoded(problem, best.candidate))
                 if missed.any():
+                    # What a filter does to them now says little of what they will be.
+                    found, best = best.candidate, Best()
+                    offer(problem, found, best)
                     steps += FAR_ITERATIONS * level.far + level.passes
                     y, z = _far(problem, y, z, missed.cpu(), level, best, tick)
+                else:
+                    error.add_to_pictures(added)
             for seed in range(1, level.rounds + 1):
                 y, z = refine(problem, y, z, level.iterations, tick)
                 passes(problem, _start(problem, y, z), level.again, best, tick, seed)

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <vector>
 
 #include "base/interrupt.h"
 #include "base/threads.h"
@@ -69,6 +70,33 @@ bool move_symbols(const MoveArgs& a, int threads) {
       a.moved[i] = static_cast<float>(better(a, i, slope, curvature[a.curved_everywhere ? k : k % a.channels]));
     }
   });
+  return good;
+}
+
+bool coded_bits(const MoveTables& tables, const int32_t* symbols, const int16_t* offset, const int16_t* row,
+                int64_t count, int64_t size, double* bits, int threads) {
+  constexpr int64_t kPart = 1 << 14;  // sums do not depend on the threads
+  const int64_t parts = (size + kPart - 1) / kPart;
+  std::vector<double> sums(static_cast<size_t>(count * parts));
+  std::atomic<bool> good = true;
+  parallel_for(threads, count * parts, [&](int64_t part) {
+    poll();
+    const int64_t base = part / parts * size, first = base + part % parts * kPart;
+    const int64_t last = std::min(first + kPart, base + size);
+    double sum = 0;
+    for (int64_t i = first; i < last; ++i) {
+      if (row[i] < 0 || row[i] >= tables.rows) {
+        good = false;
+        return;
+      }
+      sum += double{bits_of(tables, row[i], symbols[i] - offset[i])};
+    }
+    sums[static_cast<size_t>(part)] = sum;
+  });
+  for (int64_t k = 0; k < count; ++k) {
+    bits[k] = 0;
+    for (int64_t p = 0; p < parts; ++p) bits[k] += sums[static_cast<size_t>(k * parts + p)];
+  }
   return good;
 }
 

@@ -34,4 +34,8 @@ struct MoveArgs {
 // Returns false, with some of `moved` written, where a row is out of range.
 bool move_symbols(const MoveArgs& a, int threads);
 
+// Bits of the symbols of `count` images of `size` each; of `tables` what code lengths are made of. False as above.
+bool coded_bits(const MoveTables& tables, const int32_t* symbols, const int16_t* offset, const int16_t* row,
+                int64_t count, int64_t size, double* bits, int threads);
+
 }  // namespace ccm
