@@ -100,6 +100,9 @@ def key_of(codec: Codec, source: Source, setting: float) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
+_MAY_LACK = ("ssimulacra2", "butteraugli")  # where they are not installed
+
+
 class Cache:
     """Results by key, on disk. One process at a time may write one file."""
 
@@ -110,7 +113,10 @@ class Cache:
         for line in text.splitlines():
             try:
                 record = json.loads(line)
-                self.records[record["key"]] = {k: math.nan if v is None else v for k, v in record.items()}
+                # What was not measured stays None.
+                self.records[record["key"]] = {
+                    k: math.nan if v is None and k not in _MAY_LACK else v for k, v in record.items()
+                }
             except (ValueError, TypeError, KeyError):  # the last line of a run that was killed
                 continue
         self._torn = text[-1:] not in ("", "\n")
