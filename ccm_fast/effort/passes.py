@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ccm_fast import _backend
 
-from .problem import Candidate, Problem, first
+from .problem import Candidate, Problem, first, last
 
 __all__ = ["ERROR_WEIGHT", "Best", "offer", "passes"]
 
@@ -45,6 +45,9 @@ CONTEXT_WEIGHT = 0.6
 CONTEXT_LIMIT = 8.0
 # Passes that one gradient of the contexts serves for.
 CONTEXT_PASSES = 8
+# Passes that one run of the contexts serves for: few symbols move, and what they do to the tables of others is known in
+# a while.
+PARAMETER_PASSES = 2
 # Passes weigh the second order so much more than single moves cost. Moves are not independent: those that a residual
 # asks for add up to 1.4 to 1.6 times what they cost alone, even where few are made. With MEMORY less is enough: five
 # passes gain 3.43 % with 1.2, 3.42 with 1.25, 3.37 with 1.3 (four other photographs); but 1.05 is far too little (six
@@ -134,7 +137,10 @@ def passes(problem: Problem, c: Candidate, count: int, best: Best, tick: Callabl
         if k % CONTEXT_PASSES == 0:
             contexts = problem.context_gradient(c).permute(0, 2, 3, 1).cpu().contiguous()
             contexts = CONTEXT_WEIGHT * contexts.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT)
-        known = problem.parameters(c)
+        if k % PARAMETER_PASSES == 0:
+            known = problem.parameters(c)
+        else:
+            known = last(c.y_hat).int(), *known[1:]
         levels = problem.error.new_levels(len(y)) if problem.fits_filter else None
         error, grad = problem.error.gradient(first(problem.restored(*known), c.y_hat), levels)
         if levels is not None:
