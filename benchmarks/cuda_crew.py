@@ -77,8 +77,12 @@ class CrewCosts(Costs):
         straight = self.mixed(f"crew {'later' if k else 'first'} {kind} 2", busy, share)
         if k == 0 and not based:
             straight += self.l2
+        if k:  # the layer's descriptor, before its channels' numbers
+            straight += self.shared + 20
+        again = self.mixed(f"crew {'later' if k else 'first'} again 2", busy, share) + self.shared
         streamed = (1 - share) * tiles * k_steps * 512 / L2_BYTES
-        return max(turns * max(0, k_steps - 1) * once, streamed) + turns * straight + self.barrier
+        products = max(turns * max(0, k_steps - 1) * once, streamed)
+        return products + turns * straight + (turns - 1) * again + self.barrier
 
     def member(self, begun: bool, based: bool) -> float:
         """A chunk's network, from positions that are loaded to its announcement."""
@@ -134,12 +138,16 @@ class CrewCosts(Costs):
             decoded = self.rans(n, float(last))
             done = now + decoded
             if not last:  # its list is written beside the decoders
-                ready = max(now, there[k + 1])
+                ready = max(now + self.skipped(n), there[k + 1])
                 late = max(0.0, ready - done)
                 t["crew"] += late
                 after = ready + listed(sizes[k + 1], self.beside)
                 t["choose rows"] += max(0.0, after - done - late)
                 done = max(done, after)
+            else:
+                late = max(0.0, self.skipped(n) - decoded)
+                t["publish"] += late
+                done += late
             t["rans"] += decoded
             published = self.publishing(n)
             t["publish"] += published

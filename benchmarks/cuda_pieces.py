@@ -85,6 +85,9 @@ QUIET_ROUNDS = _constant("rans_warp.cuh", "kQuietRounds")
 
 # --- Machine code: cycles of loops and straight pieces.
 
+# Products in the code of a layer, of two tiles each: three in their loop, four behind it.
+STRAIGHT = 14
+
 
 def _line(file: str, text: str, nth: int = 0) -> int:
     lines = (CUDA / file).read_text(encoding="utf-8").splitlines()
@@ -98,7 +101,7 @@ def _latency(gpu: Gpu, scale: float, weights_in_shared: bool) -> Callable:
     """Cycles until the result of an instruction of variable duration is there."""
     packed = {_line("product.cuh", "const uint4 packed = *weights;")}
     inputs = {_line("product.cuh", "load_word(at[n] + first)")}
-    spatial = {_line("step_network.cuh", "product(end - first, from,")}
+    spatial = {_line("step_network.cuh", "product(end - first, from.row,")}
     fetch = _line("sequence.cuh", "CCM_DEVICE void fetch_words(")
     words = range(fetch, fetch + 8)
     # Of symbols beyond their windows' neighbours; the tables are too large for L1.
@@ -106,6 +109,8 @@ def _latency(gpu: Gpu, scale: float, weights_in_shared: bool) -> Callable:
     tables = range(far, far + 18)
     base = {_line("step_network.cuh", f"= sum[{k}]") for k in (0, 8)}
     gathered = {_line("crew.cuh", "some[k] = load_word(context.at(")}  # acquiring has emptied L1
+    # Positions: who looks ahead has brought them into L1.
+    places = {_line("step_network.cuh", text) for text in ("return where[k < count ?", "return at[p + k < end ?")}
     shared = gpu.shared_load + GENERIC
 
     def mixed(miss: float) -> float:
@@ -132,6 +137,8 @@ def _latency(gpu: Gpu, scale: float, weights_in_shared: bool) -> Callable:
             or (i.within("crew.cuh", gathered) and not op.startswith("LDS"))
         ):
             n = gpu.l2
+        elif i.within("step_network.cuh", places) and not op.startswith("LDS"):
+            n = gpu.l1 + (0 if op.startswith("LDG") else GENERIC)
         else:
             n = gpu.l1 if op.startswith("LDG") else shared
         return n * scale
@@ -145,8 +152,8 @@ def read_machine_code(folder: Path, arch: int, crews: bool = False) -> dict:
     crew = "crew.cuh"
     step, net, listing = "steps.cuh", "step_network.cuh", "step_list.cuh"
     rans = "rans_warp.cuh"
-    choose = (listing, {_line(listing, "list.symbols[place] = {key[u],")})
-    skipped = _line(listing, "to.publish(target, choice[u].row")
+    choose = (listing, {_line(listing, "list.symbols[place + more] = {key[u],")})
+    counted = {_line(listing, "all += n;")}
     publish = (step, {_line(step, "to.publish(done.targets[k]")})
     multiplied = {_line(rans, "static_cast<uint64_t>(found.less) * high_")}
     tried = {_line(rans, "static_cast<uint64_t>(freq) * high[k]")}
@@ -177,11 +184,12 @@ def read_machine_code(folder: Path, arch: int, crews: bool = False) -> dict:
         return i.within("sequence.cuh", filled)
 
     begun = {_line(net, "if (lane == 0) ahead_steps()[m_tile] = steps;")}
+    first_layer = {_line(net, "add_context(c.weights(m_tile), max(begun")}
 
     gathers = {_line(crew, "some[k] = load_word(context.at(")} if crews else set()
     crew_bodies: list[range] = []
     pieces: dict[str, list] = {}
-    network: dict[int, range] = {}
+    network: dict[str, range] = {}
     ahead = range(0)
     for body in code.loops():
         inside = [code.instructions[k] for k in body]
@@ -214,15 +222,20 @@ def read_machine_code(folder: Path, arch: int, crews: bool = False) -> dict:
                 pieces[f"{'conv' if conv else 'rows'} {tiles}"] = inside
         elif any(i.within(net, begun) for i in inside) and count["IMMA"] and not count["BAR"]:
             ahead = body
-        elif 300 < len(inside) < 2400 and count["BAR"] == 1 and count["IMMA"] == 28:
-            network[2] = body  # of each of two kinds of products and two tiles: three in its loop, four behind it
+        elif count["IMMA"] == STRAIGHT and not count["BAR"] and any(i.within(net, first_layer) for i in inside):
+            network["first"] = body
+        elif (
+            count["IMMA"] == STRAIGHT and count["BAR"] == 1 and any(file == net for i in inside for file, _ in i.lines)
+        ):
+            network["later"] = body
         elif len(inside) < 400:
-            for name, where in (("choose", choose), ("publish", publish)):
+            for name, where in (("choose", choose), ("count", (listing, counted)), ("publish", publish)):
                 known = pieces.get(name)
                 if any(i.within(*where) for i in inside) and (known is None or len(inside) < len(known)):
                     pieces[name] = inside
     wanted = {
         "choose",
+        "count",
         "publish",
         "dense",
         "conv 2",
@@ -234,11 +247,10 @@ def read_machine_code(folder: Path, arch: int, crews: bool = False) -> dict:
         "modes",
         "modes failed",
     }
-    if missing := sorted(wanted - set(pieces)) or not network:
+    if missing := sorted(wanted - set(pieces)) or len(network) < 2:
         raise ValueError(f"sm_{arch}: pieces of the kernel were not found: {missing}")
-    # Symbols that are coded, in models that scale no context.
+    # Models that scale no context.
     rescaled = {_line("publish.cuh", "if (mult) value = requantize(value, mult[channel]")}
-    pieces["choose"] = [i for i in pieces["choose"] if not i.within(listing, {skipped})]
     pieces["publish"] = [i for i in pieces["publish"] if not i.within("publish.cuh", rescaled)]
     pieces["dense"] = max(pieces["dense"], key=lambda p: sum(i.op == "LDG.E" for i in p))
     features, parameters = _line(net, "CCM_DEVICE void put_features("), _line(net, "CCM_DEVICE void put_parameters(")
@@ -248,22 +260,20 @@ def read_machine_code(folder: Path, arch: int, crews: bool = False) -> dict:
         "bytes": set(range(parameters, after)),
         "scale": {*range(features, parameters), *means},
     }
-    context = _line(net, "CCM_DEVICE void add_context(")
-    begins, adds = _line(net, "const int32_t begun = "), _line(net, "add_context(m_tile, max(begun")
-    first = {*range(context, context + 32), *range(begins, adds + 1)}
-    told = set(
-        range(_line(step, "CCM_DEVICE void tell("), _line(step, "// Writes the list of the present chunk, or codes it"))
-    )
-    base = set(range(_line(net, "if (with_base) {"), _line(net, "acc.v[n][2 + k] = sum[8];") + 2))
-    rows = set(range(_line(net, "const uint8_t* in = features() +"), _line(net, "product_rows(c.k_steps") + 1))
+    base = set(range(_line(net, "CCM_DEVICE void start_from_base("), _line(net, "acc.v[n][2 + k] = sum[8];") + 2))
+    base.add(_line(net, "if (begun < 0) start_from_base("))
+    # What follows a tile, if the same warp has another one.
+    again = _line(net, "if (m_tile < c.m_tiles) {", 1)
+    others_turn = {
+        *range(again, again + 4),
+        _line(net, "if (m_tile < c.m_tiles) numbers = LaneNumbers::of(c, m_tile);", 1),
+    }
     loops = [set(body) for body in code.loops() if len(body) < 160]
-    for nt, body in network.items():
+    for name, body in network.items():
         straight = [code.instructions[k] for k in body if not any(k in other for other in loops)]
-        for name, other in (("first", rows), ("later", first)):
-            for kind, others in epilogue.items():
-                pieces[f"{name} {kind} {nt}"] = [
-                    i for i in straight if not i.within(net, other | others | base) and not i.within(step, told)
-                ]
+        for kind, others in epilogue.items():
+            pieces[f"{name} {kind} 2"] = [i for i in straight if not i.within(net, others | base | others_turn)]
+        pieces[f"{name} again 2"] = [i for i in straight if i.within(net, others_turn)]
     pieces["ahead"] = [code.instructions[k] for k in ahead if not any(k in other for other in loops)]
     if not pieces["ahead"]:
         raise ValueError(f"sm_{arch}: what is added up ahead was not found")
@@ -276,25 +286,33 @@ def _add_crew(pieces: dict[str, list], code, bodies: list[range], epilogue: dict
     """What a member does: a loop of products, tiles of channels of a layer, sums begun ahead, what taps read."""
     crew, net = "crew.cuh", "step_network.cuh"
     base = range(_line(crew, "CCM_DEVICE void add_base("), _line(crew, "acc.v[n][k] += sum[n][k];") + 1)
-    first = set(range(_line(crew, "if (l == 0) {"), _line(crew, "add_rows(c, m_tile, begun, c.k_steps, acc);") + 1))
-    last = _line(crew, "product_rows(c.k_steps, at, c.weights(m_tile), acc);")
-    rows = set(range(_line(crew, "const uint8_t* at[kChunkNT];", 1), last + 1))
+    names = {
+        "first": _line(crew, "add_rows(c, m_tile, begun, c.k_steps, acc);"),
+        "later": _line(crew, "product_rows(c.k_steps, at, c.weights(m_tile), acc);"),
+        "ahead": _line(crew, "add_rows(c, m_tile, 0, early_, acc);"),
+    }
     inside = {body: [code.instructions[k] for k in body] for body in bodies}
     products = {b: sum(i.op.startswith("IMMA") for i in found) for b, found in inside.items()}
     loops = [b for b in bodies if products[b] == 6]
     straight = {
-        n: [code.instructions[k] for k in b if not any(k in other for other in loops)]
-        for b, n in products.items()
-        if n in (14, 28)
+        name: [code.instructions[k] for k in b if not any(k in other for other in loops)]
+        for b, found in inside.items()
+        for name, line in names.items()
+        if products[b] == STRAIGHT and any(i.within(crew, {line}) for i in found)
+    }
+    again = _line(crew, "if (m_tile < c.m_tiles) {", 1)
+    others_turn = {
+        *range(again, again + 5),
+        _line(crew, "if (m_tile < c.m_tiles) numbers = LaneNumbers::of(c, m_tile);", 1),
     }
     pieces["crew rows 2"] = max((inside[b] for b in loops), key=len)
-    for name, other in (("first", rows), ("later", first)):
+    for name in ("first", "later"):
         for kind, others in epilogue.items():
             pieces[f"crew {name} {kind} 2"] = [
-                i for i in straight[28]
-                if not i.within(crew, other | set(base)) and not i.within(net, others)
-            ]  # fmt: skip
-    pieces["crew ahead 2"] = [i for i in straight[14] if not i.within(crew, set(base))]
+                i for i in straight[name] if not i.within(crew, {*base, *others_turn}) and not i.within(net, others)
+            ]
+        pieces[f"crew {name} again 2"] = [i for i in straight[name] if i.within(crew, others_turn)]
+    pieces["crew ahead 2"] = [i for i in straight["ahead"] if not i.within(crew, base)]
     pieces["gather"] = max((inside[b] for b in bodies if not products[b]), key=len)
 
 

@@ -25,7 +25,6 @@ from cuda_pieces import (
     TILE_COLUMNS,
     TILE_ROWS,
     TRIED,
-    UNUSUAL,
     WARPS,
     WORDS_AHEAD,
     Gpu,
@@ -77,11 +76,11 @@ class Costs:
         arena = 2 * round16(chunk * (depth * 32 + 16)) + sum(round16(k * chunk * c) for k in (2, 1))
         list_of = chunk * (c if self.measured else m.groups[self.group]) + 127
         one_list = 8 * (2 * list_of + 288) + (0 if self.measured else 4 * (list_of + 288))  # symbols, targets, modes
-        arena += 4 * chunk * -(-c // 32)  # masks
+        arena += 4 * chunk * -(-c // 32) if self.measured else 32  # masks; lengths of lists
         arena += 64 * 8 + 4 * chunk + 80 + 128 * 64 + 80 + 32
         if not self.measured:
             arena += max(t for t in (0, *self.tiles_ahead) if t <= MOST_AHEAD) * 1024  # accumulators begun ahead
-            arena += 4 * 512 + 128 * 16  # words, larger decoders
+            arena += 4 * 704 + 128 * 16  # words, larger decoders
         self.arena = arena + (round16(4 * self.tiles) if self.tiles <= MAX_KNOWN else 0)
         room = self.gpu.shared - 1024 - self.arena - one_list
         room -= 0 if self.measured else m.row_tables  # windows and neighbours
@@ -193,7 +192,10 @@ class Costs:
             if not k_steps:
                 straight -= once
         straight *= 0.5 if self.options.lean_epilogues else 1
-        return max(turns * max(0, k_steps - 1) * once, streamed), turns * straight
+        again = (
+            0.0 if self.measured else self.mixed(f"{'later' if k else 'first'} again {nt}", warps, share) + self.shared
+        )
+        return max(turns * max(0, k_steps - 1) * once, streamed), turns * straight + (turns - 1) * again
 
     @property
     def quiet(self) -> bool:
@@ -246,14 +248,19 @@ class Costs:
         words = -(-n * channels // 32)
         own = -(-words // team)  # of a warp, LISTED at once
         turns = -(-own // LISTED) * LISTED
-        cost = 2 * self.l1 + turns * self.of("choose", busy) + 10 * own  # its first word without a division
+        cost = turns * self.of("choose", busy) + 20
         if self.model.skips:
-            # Ballots, their barrier; population counts of all words and five steps of two sums.
-            cost += own * (self.shared + SHUFFLE * self.scale) + self.barrier
-            cost += -(-words // 32) * (self.shared + UNUSUAL * self.scale + 10) + 5 * SHUFFLE * self.scale + 40
-            if self.stream.coded < channels:  # skipped symbols are published here
-                cost += turns * self.of("publish", busy)
-        return cost + self.shared + 20  # what lies behind the list
+            # All words' coded symbols, their sums.
+            cost += -(-words // 32) * self.of("count", busy) + SHUFFLE * self.scale + 20
+        return cost + 40  # what lies behind the list
+
+    def skipped(self, n: int) -> float:
+        """Latents of a chunk's symbols that are not coded, by the warps that do not decode."""
+        left = n * (self.model.groups[self.group] - self.stream.coded)
+        if self.measured or not left:
+            return 0.0
+        turns = -(-left // (32 * self.beside))
+        return turns * self.of("publish", -(-self.beside // SCHEDULERS)) + self.shared
 
     def publishing(self, n: int) -> float:
         """Latents of a chunk's coded symbols to y and into the context."""
@@ -266,7 +273,7 @@ class Costs:
     def written(self, n: int, begun: bool, team: int = WARPS) -> Counter[str]:
         """The list of a chunk, by part: its positions' network, and what follows from it."""
         t: Counter[str] = Counter()
-        t["overhead"] += 2 * self.l1 + self.shared + 40  # descriptors, positions
+        t["overhead"] += 2 * self.l1 + self.shared + (40 if self.measured else 140)  # descriptors, positions
         for k in range(len(self.layers)):
             product, rest = self.layer(k, n, begun, team)
             t["products"] += product
@@ -293,9 +300,10 @@ class Costs:
             ends = float(at + n == count) if self.own_context else 1 / 3
             decoded = self.rans(n, ends)
             if not self.two_lists or (self.own_context and at + n == count):  # what the other warps do
-                decoded = max(decoded, self.ahead()[1])
+                decoded = max(decoded, self.skipped(n) + self.ahead()[1])
             if self.two_lists and (at or (begun and not self.own_context)):
                 beside = self.written(n, False, self.beside)  # nothing was begun: instead of that, all of it is done
+                beside["publish"] += self.skipped(n)
                 # Its base is looked for by one warp.
                 beside["ready"] += 2 * self.l1 + 4 * self.shared + 2 * self.barrier + 40
                 longer = max(0.0, 1 - (before if at else decoded) / sum(beside.values()))

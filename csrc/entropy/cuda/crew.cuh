@@ -142,7 +142,6 @@ class CrewMember : StepNetwork<true> {
   CCM_DEVICE void serve() {
     // What acquiring would otherwise bring anew at every step.
     channels_ = d().channels;
-    plane_channel_ = d().plane_channel;
     depth_ = layers();
     const int32_t early_steps = d().spatial.early_steps;
     table_ = m_.at<uint8_t>(m_.scale_table);
@@ -214,8 +213,7 @@ class CrewMember : StepNetwork<true> {
         const int32_t unit = u + k * all.warps(), p = unit % kChunk, word = unit / kChunk * 32 + lane;
         to[k] = unit < units && word < words ? rows() + p * a_.crew.stride + (first * 8 + word) * 4 : nullptr;
         const uint32_t at = positions()[p];
-        some[k] = load_word(context.at(at >> 16, at & 0xffff) + plane_channel_ +
-                            static_cast<int32_t>(from[min(word, words - 1)]));
+        some[k] = load_word(context.at(at >> 16, at & 0xffff) + static_cast<int32_t>(from[min(word, words - 1)]));
       }
 #pragma unroll
       for (int k = 0; k < kGathered; ++k)
@@ -226,7 +224,7 @@ class CrewMember : StepNetwork<true> {
   // Products first .. end - 1 of one tile of the first layer, from gathered rows.
   CCM_DEVICE void add_rows(const StepLayer& c, int32_t m_tile, int32_t first, int32_t end,
                            Accumulators<kChunkNT>& acc) const {
-    const int32_t lane = lane_here();
+    const int32_t lane = threadIdx.x & 31;
     const uint8_t* at[kChunkNT];
 #pragma unroll
     for (int n = 0; n < kChunkNT; ++n) at[n] = rows() + (n * kTileN + lane / 4) * a_.crew.stride + first * kTileK;
@@ -285,64 +283,89 @@ class CrewMember : StepNetwork<true> {
   // This block's part of the network of a chunk of a step: its positions are loaded, `begun` products of its first
   // layer added up. `done`: what the member has done before. `odd`: chunks of a slot take turns with the exchange.
   CCM_DEVICE void compute(int32_t odd, int32_t chunk, int32_t begun, int32_t done) {
-    const int32_t lane = lane_here(), stride = a_.arena.feature_stride;
-    gather(begun, step_layers()->k_steps);
-    __syncthreads();
+    const int32_t lane = threadIdx.x & 31;
     const Team all{0};
     const bool shares = a_.crew.parts > 1;
-    bool more = true;
+    StepLayer c = step_layers()[0];
+    gather(begun, c.k_steps);
+    int32_t m_tile = c.first + all.warp();
+    LaneNumbers numbers{};
+    Accumulators<kChunkNT> acc;
+    start_from(0, 0, acc);
+    if (m_tile < c.m_tiles) {
+      numbers = LaneNumbers::of(c, m_tile);
+      if (begun) begun_sums(m_tile - c.first, acc);
+    }
+    __syncthreads();
 #pragma unroll 1
-    for (int32_t l = 0; more; ++l) {
-      const StepLayer c = step_layers()[l];
-      more = c.output != kHead;
-      uint8_t* const out = features() + (l & 1) * a_.arena.feature_bytes;
-#pragma unroll 1
-      for (int32_t m_tile = c.first + all.warp(); m_tile < c.m_tiles; m_tile += all.warps()) {
-        Accumulators<kChunkNT> acc;
-        const int32_t channel = m_tile * kTileM + lane / 4;
-        const ChannelNumbers low = c.numbers[channel], high = c.numbers[channel + 8];
-        const Rescale rescale[2] = {Rescale::of(low), Rescale::of(high)};
-        if (l == 0) {
-          start_from(0, 0, acc);
-          if (begun) {
-#pragma unroll
-            for (int n = 0; n < kChunkNT; ++n) {
-              const uint4 four = begun_sums(m_tile - c.first, n, lane);
-              acc.v[n][0] = static_cast<int>(four.x), acc.v[n][1] = static_cast<int>(four.y);
-              acc.v[n][2] = static_cast<int>(four.z), acc.v[n][3] = static_cast<int>(four.w);
-            }
-          }
-          if (!begun || !based_) add_base(m_tile, acc);
-          add_rows(c, m_tile, begun, c.k_steps, acc);
-        } else {
-          const uint8_t* at[kChunkNT];
-#pragma unroll
-          for (int n = 0; n < kChunkNT; ++n)
-            at[n] = features() + ((l - 1) & 1) * a_.arena.feature_bytes + (n * kTileN + lane / 4) * stride;
-          start_from(low.bias, high.bias, acc);
-          product_rows(c.k_steps, at, c.weights(m_tile), acc);
-        }
-        if (!more)
-          put_parameters(channel, rescale, acc, link().means(chunk), link().scales(chunk), channels_, table_);
-        else
-          put_features(channel, rescale, c.zero, acc, shares ? link().features(slot_, odd, l) : out);
+    while (m_tile < c.m_tiles) {
+      if (!begun || !based_) add_base(m_tile, acc);
+      add_rows(c, m_tile, begun, c.k_steps, acc);
+      put(c, m_tile, numbers, acc, chunk, shares ? link().features(slot_, odd, 0) : features());
+      m_tile += all.warps();
+      if (m_tile < c.m_tiles) {
+        numbers = LaneNumbers::of(c, m_tile);
+        start_from(0, 0, acc);
+        if (begun) begun_sums(m_tile - c.first, acc);
       }
+    }
+#pragma unroll 1
+    for (int32_t l = 0;; ++l) {  // layer l is done by this warp
+      const bool more = c.output != kHead;
+      c = step_layers()[more ? l + 1 : 0];  // any, if this was the last
+      m_tile = c.first + all.warp();
+      if (m_tile < c.m_tiles) numbers = LaneNumbers::of(c, m_tile);
       __syncthreads();
       if ((shares || !more) && threadIdx.x == 0) announce(link().done(slot_, part_), done + l + 1);
-      if (shares && more) {
+      if (!more) break;
+      uint8_t* const in = features() + (l & 1) * a_.arena.feature_bytes;
+      if (shares) {
 #if CCM_FAULT != 11
         link().wait_for_parts(all, slot_, done + l + 1);
 #endif
         __syncthreads();
-        fetch(all, out, link().features(slot_, odd, l), a_.arena.feature_bytes);
+        fetch(all, in, link().features(slot_, odd, l), a_.arena.feature_bytes);
         __syncthreads();
+      }
+      uint8_t* const out = shares ? link().features(slot_, odd, l + 1) : features() + (~l & 1) * a_.arena.feature_bytes;
+#pragma unroll 1
+      while (m_tile < c.m_tiles) {
+        const uint8_t* at[kChunkNT];
+#pragma unroll
+        for (int n = 0; n < kChunkNT; ++n) at[n] = in + (n * kTileN + lane / 4) * c.stride;
+        start_from(numbers.low.bias, numbers.high.bias, acc);
+        product_rows(c.k_steps, at, c.weights(m_tile), acc);
+        put(c, m_tile, numbers, acc, chunk, out);
+        m_tile += all.warps();
+        if (m_tile < c.m_tiles) numbers = LaneNumbers::of(c, m_tile);
       }
     }
   }
 
+  // What is begun of a member's tile.
+  CCM_DEVICE void begun_sums(int32_t tile, Accumulators<kChunkNT>& acc) const {
+#pragma unroll
+    for (int n = 0; n < kChunkNT; ++n) {
+      const uint4 four = begun_sums(tile, n, static_cast<int32_t>(threadIdx.x & 31));
+      acc.v[n][0] = static_cast<int>(four.x), acc.v[n][1] = static_cast<int>(four.y);
+      acc.v[n][2] = static_cast<int>(four.z), acc.v[n][3] = static_cast<int>(four.w);
+    }
+  }
+
+  // A tile of a layer of a chunk: features to `out`, or parameters to where the coder looks for them.
+  CCM_DEVICE void put(const StepLayer& c, int32_t m_tile, const LaneNumbers& numbers, const Accumulators<kChunkNT>& acc,
+                      int32_t chunk, uint8_t* out) const {
+    const int32_t channel = m_tile * kTileM + static_cast<int32_t>(threadIdx.x & 31) / 4;
+    const Rescale rescale[2] = {Rescale::of(numbers.low), Rescale::of(numbers.high)};
+    if (c.output == kHead)
+      put_parameters(channel, rescale, acc, link().means(chunk), link().scales(chunk), channels_, table_);
+    else
+      put_features(channel, rescale, c.zero, acc, out, c.stride);
+  }
+
   int32_t slot_ = 0, part_ = 0;
-  int32_t channels_ = 0, plane_channel_ = 0, depth_ = 0;  // of the group
-  int32_t early_ = 0;                                     // products that see no latent of the step before
+  int32_t channels_ = 0, depth_ = 0;  // of the group
+  int32_t early_ = 0;                 // products that see no latent of the step before
   const uint8_t* table_ = nullptr;
   bool based_ = false;  // the sums that are begun hold their bases
 };

@@ -207,6 +207,17 @@ cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, c
 
 #if defined(CCM_EMU) || defined(__CUDACC__)
 
+// Of all lanes of a warp.
+CCM_DEVICE int warp_sum(int v) {
+#if (defined(CCM_EMU) && defined(CCM_EMU_SM75)) || (defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800)
+#pragma unroll
+  for (int by = 1; by < 32; by *= 2) v += __shfl_xor_sync(0xffffffffu, v, by);
+  return v;
+#else
+  return __reduce_add_sync(0xffffffffu, v);
+#endif
+}
+
 // sm_75 has m8n8k16 only. Its fragments are the quarters of m16n8k32's, register by register: with g = lane / 4 and
 // t = lane % 4, A's registers hold (row g, k 4t..), (row g + 8, k 4t..), (row g, k 16 + 4t..), (row g + 8, k 16 +
 // 4t..); B's (k 4t.., column g), (k 16 + 4t.., column g); d's (row g, columns 2t, 2t + 1), then the same of row g + 8.

@@ -65,9 +65,8 @@ ArenaLayout arena_layout(const DeviceModel& m, int32_t tiles) {
   l.features = take(2 * l.feature_bytes);
   const int64_t symbols = static_cast<int64_t>(kChunk) * channels;
   l.mean = take(2 * symbols);
-  l.scale = take(symbols);
-  l.listed = take(4 * 4);
-  l.masks = take(4 * ((symbols + 31) / 32));
+  l.scale = take(symbols + 16);  // read 32 at once
+  l.listed = take(6 * 4);
   l.words = take(kMostSequences * kRingWords * 2);
   l.ahead = take(ahead * kChunkTileBytes);
   l.ahead_steps = take(4 * kMostAhead);

@@ -19,14 +19,16 @@ constexpr int32_t kMostCarried = kMostSequences * 32 - 1;
 // Words of a sequence that lie in the arena: kWordsAhead are written at once, when fewer than 32 are left that no round
 // has asked for.
 constexpr int32_t kWordRing = 128, kWordsAhead = 64;
+// The ring's first words once more behind its last, so that a round's words lie one behind another.
+constexpr int32_t kRingAgain = 32;
 // The ring, a place for a symbol of each thread that nobody wants, and the words that lanes hand over when they retire.
-constexpr int32_t kSpareWords = 32 * 4, kRingWords = kWordRing + kSpareWords + 64;
+constexpr int32_t kSpareWords = 32 * 4, kRingWords = kWordRing + kRingAgain + kSpareWords + 64;
 
 // Tiles of 16 channels of a group whose sums of contexts are begun ahead; wider ones' weights take longer than a step.
 constexpr int32_t kMostAhead = 16;
 
 // At least the sizes of WarpDecoder, CoderPlanes and StepLayer, which host code cannot see; step_arena.cuh checks.
-constexpr int kDecoderBytes = 80, kPlanesBytes = 240, kStepLayerBytes = 48;
+constexpr int kDecoderBytes = 80, kPlanesBytes = 240, kStepLayerBytes = 64;
 
 // Counters of one (image, group), ints in `progress`.
 struct GroupProgress {
@@ -37,9 +39,10 @@ struct GroupProgress {
 struct ArenaLayout {
   int32_t features, feature_stride, feature_bytes;  // two times bytes [kChunk][feature_stride]
   int32_t mean, scale;                              // int16, uint8 [chunk * channels], the latter behind the former
-  int32_t listed;  // int32 [4]: symbols of each list; whether the next chunk's base is there; whether a crew computes
-  int32_t masks;   // uint32 [kChunk * channels / 32, rounded up]: which symbols of a chunk are coded
-  int32_t words;   // uint16 [kMostSequences][kRingWords]
+  // int32 [6]: coded symbols of each list; whether the next chunk's base is there; whether a crew computes; symbols of
+  // each list that are not coded.
+  int32_t listed;
+  int32_t words;  // uint16 [kMostSequences][kRingWords]
   // What other warps than the decoders' have added up for the next chunk: accumulators, Ahead [tiles of 16 channels,
   // kMostAhead of them at most], and for each the products that they hold, -1: nothing (int32 [kMostAhead]).
   int32_t ahead, ahead_steps;
@@ -50,9 +53,12 @@ struct ArenaLayout {
   int32_t bytes;  // of all this; lists are elsewhere
 };
 
-// The list of a chunk's coded symbols, in bytes from its beginning: symbols come first.
+// The list of a chunk's symbols, in bytes from its beginning: those that are coded come first, those that are not lie
+// at its end, from the last place on; what lies behind the coded ones (kMoreSymbols) reaches up to them at most.
 struct ListLayout {
   int32_t targets, modes, bytes;
+
+  CCM_HD int32_t places() const { return (modes - targets) / 8; }
 
   CCM_HD static ListLayout of(int32_t channels) {
     const int32_t places = kChunk * channels + kMostCarried, symbols = places + kMoreSymbols;

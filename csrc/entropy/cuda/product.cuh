@@ -110,7 +110,7 @@ struct Rescale {
   CCM_DEVICE int32_t linear(int32_t acc) const { return requantize(acc, mult, shift); }
   // relu8 and leaky8, as the byte that planes hold.
   CCM_DEVICE uint8_t byte(int32_t acc, int32_t zero) const {
-    return static_cast<uint8_t>(clamp(requantize(acc, acc < 0 ? below : mult, shift), -zero, 255 - zero) + zero);
+    return static_cast<uint8_t>(max(-zero, min(requantize(acc, acc < 0 ? below : mult, shift), 255 - zero)) + zero);
   }
 };
 

@@ -105,7 +105,7 @@ class WarpDecoder : public WarpSequence {
   CCM_DEVICE Place place_here(Symbol* symbols, uint16_t* ring) const {
     const int32_t lane = lane_of_stream();
     const bool writes = lane_here() == lane;
-    Symbol* const spare = reinterpret_cast<Symbol*>(ring + kWordRing) + lane_here();
+    Symbol* const spare = reinterpret_cast<Symbol*>(ring + kWordRing + kRingAgain) + lane_here();
     return {lane, writes ? lanes_ * sequences_ : 0, (1u << lane) - 1, writes ? symbols + lane : spare};
   }
 
@@ -113,26 +113,34 @@ class WarpDecoder : public WarpSequence {
     return symbol.value + (place - key_mode_place(symbol.key)) * unit;
   }
 
+  // In place of a state's low half: a word that the lane has asked for. It comes as the last of a round, and nobody
+  // waits for it before the next search.
+  static constexpr uint32_t kWanted = kProbMask + 1;
+  CCM_DEVICE void settle(uint32_t word) { low_ = low_ == kWanted ? word : low_; }
+
   // A round whose symbols are found, without an escape, and whose words are there. False: it is not one, nothing has
   // happened yet. `partial`: only lanes for which `active` holds have a symbol. `escape`: the escape's number, as the
-  // place of what is found.
+  // place of what is found. A `word` that
+  // is taken has to be settled before the next round.
   template <bool partial>
   CCM_DEVICE bool common_round(const Place& place, const Symbol& symbol, const Found& found, int32_t escape,
-                               bool active, int32_t unit, const volatile uint16_t* ring) {
+                               bool active, int32_t unit, const volatile uint16_t* ring, uint32_t& word) {
+    // A round's words lie one behind another: see kRingAgain.
+    const volatile uint16_t* const words = ring + (next_ & (kWordRing - 1));
     const uint64_t x = static_cast<uint64_t>(found.less) * high_ + (high_ + low_ - found.start);
     const uint32_t above = static_cast<uint32_t>(x >> kProbBits);
     const bool takes = above < floor_ && (!partial || active);
-    const unsigned taking = __ballot_sync(kWarp, takes) & first_threads();
+    const unsigned taking = __ballot_sync(kWarp, takes);
     // Volatile: not to be put off until it is certain that somebody takes one.
-    const unsigned word = ring[(next_ + __popc(taking & place.before)) & (kWordRing - 1)];
-    const int32_t read = next_ + __popc(taking), value = value_at(symbol, found.place, unit);
+    word = words[__popc(taking & place.before)];
+    const int32_t read = next_ + __popc(taking & first_threads()), value = value_at(symbol, found.place, unit);
     // Outside of the window; an escape; a value that does not fit (whole latents do: they are their row's small symbols
     // and a mean of 16 bits / 16).
     const bool odd = (low_ - found.start > found.less) | (found.place == escape) | ((unit > 1) & !symbol_fits(value));
     if (__any_sync(kWarp, odd && (!partial || active)) || read > limit_) return false;
     if (!partial || active) {
       high_ = takes ? static_cast<uint32_t>(x) : above;
-      low_ = takes ? word : static_cast<uint32_t>(x) & kProbMask;
+      low_ = takes ? kWanted : static_cast<uint32_t>(x) & kProbMask;
       place.to->value = value;
     }
     next_ = read;
@@ -146,8 +154,10 @@ class WarpDecoder : public WarpSequence {
     look_outside(rows, symbol, outside, active, found);
     if (next_ + 32 > staged_ && staged_ < total_) stage_words(ring);
     const auto escape = static_cast<int32_t>(outside >> 16);
-    if (!common_round<true>(place, symbol, found, escape, active, unit, ring))
+    uint32_t word = 0;
+    if (!common_round<true>(place, symbol, found, escape, active, unit, ring, word))
       rare_round(rows, place.to, symbol, found, escape, active, unit, ring);
+    settle(word);
   }
 
   // Finds the symbols that lie outside of their windows: the whole warp looks at the neighbours, one lane's after
@@ -244,11 +254,14 @@ class WarpDecoder : public WarpSequence {
     load_window(rows, even.key, even_entry);
     // Loaded early, off the chain of states: symbols two rounds ahead, windows one. Two sets of each change places: a
     // copy from one to the other would wait for what the same round has loaded.
+    uint32_t word = 0;
     const auto round = [&](Symbol& symbol, const uint32_t (&entry)[kWindow], const Symbol& next,
                            uint32_t (&entry_of_next)[kWindow]) {
+      settle(word);
       const Found found = search_window(entry, low_);
       load_window(rows, next.key, entry_of_next);
-      if (CCM_UNLIKELY(!common_round<false>(place, symbol, found, key_escape_place(symbol.key), true, unit, ring)))
+      if (CCM_UNLIKELY(
+              !common_round<false>(place, symbol, found, key_escape_place(symbol.key), true, unit, ring, word)))
         slow_round(rows, place, symbol, found, true, unit, ring);
       symbol = at[2 * further];
       at += further;
@@ -262,6 +275,7 @@ class WarpDecoder : public WarpSequence {
       round(even, even_entry, odd, odd_entry);
       round(odd, odd_entry, even, even_entry);
     }
+    settle(word);
 #pragma unroll 1
     for (; left > 0; left -= lanes_) {
       const bool active = place.lane < left;
@@ -269,8 +283,9 @@ class WarpDecoder : public WarpSequence {
       load_window(rows, symbol.key, even_entry);
       __syncwarp();
       const Found found = search_window(even_entry, low_);
-      if (!common_round<true>(place, symbol, found, key_escape_place(symbol.key), active, unit, ring))
+      if (!common_round<true>(place, symbol, found, key_escape_place(symbol.key), active, unit, ring, word))
         slow_round(rows, place, symbol, found, active, unit, ring);
+      settle(word);
       at += further;
       place.to += place.step;
     }
@@ -329,8 +344,11 @@ class WarpDecoder : public WarpSequence {
       load(done, mode);
       __syncwarp();  // threads of the same lane have read what one of them overwrites
       const Found found = search_window(entry, low_);
-      if (CCM_UNLIKELY(!common_round<false>(place, symbol, found, key_escape_place(symbol.key), true, unit, ring)))
+      uint32_t word = 0;
+      if (CCM_UNLIKELY(
+              !common_round<false>(place, symbol, found, key_escape_place(symbol.key), true, unit, ring, word)))
         slow_round(rows, place, symbol, found, true, unit, ring);
+      settle(word);
       place.to += place.step;
     }
     return done;

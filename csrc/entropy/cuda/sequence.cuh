@@ -64,7 +64,7 @@ class WarpSequence {
       for (int k = 0; k < 2; ++k) {
         const auto word = static_cast<uint16_t>(k ? low_ : high_);
         handed_over(ring)[at + k - own_] = word;
-        if (at + k < staged_) ring[(at + k) & (kWordRing - 1)] = word;
+        if (at + k < staged_) put_word(ring, at + k, word);
       }
     __syncwarp();
     total_ += 2 * (lanes_ - lanes);
@@ -128,8 +128,8 @@ class WarpSequence {
   CCM_DEVICE void stage_words(uint16_t* ring) {
     const int32_t at = staged_ + lane_here();
     __syncwarp();  // what they replace has been read
-    ring[at & (kWordRing - 1)] = static_cast<uint16_t>(far_[0] | far_[1] << 8);
-    ring[(at + 32) & (kWordRing - 1)] = static_cast<uint16_t>(far_[2] | far_[3] << 8);
+    put_word(ring, at, static_cast<uint16_t>(far_[0] | far_[1] << 8));
+    put_word(ring, at + 32, static_cast<uint16_t>(far_[2] | far_[3] << 8));
     __syncwarp();
     staged_ += kWordsAhead;
     limit_ = min(total_, staged_);
@@ -182,7 +182,13 @@ class WarpSequence {
     }
   }
 
-  CCM_DEVICE static uint16_t* handed_over(uint16_t* ring) { return ring + kWordRing + kSpareWords; }
+  CCM_DEVICE static void put_word(uint16_t* ring, int32_t i, uint16_t word) {
+    const int32_t place = i & (kWordRing - 1);
+    ring[place] = word;
+    if (place < kRingAgain) ring[kWordRing + place] = word;
+  }
+
+  CCM_DEVICE static uint16_t* handed_over(uint16_t* ring) { return ring + kWordRing + kRingAgain + kSpareWords; }
 
   CCM_DEVICE void open_version_1(const uint8_t* data, int64_t size) {
     const int32_t head = lanes_ * kStateBytes;

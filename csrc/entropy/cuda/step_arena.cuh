@@ -12,7 +12,7 @@ constexpr int kChunkNT = kChunk / kTileN;  // tiles of products
 // The planes, the order and the lists of a coder's group, and what every step needs of the descriptors: these lie in
 // device memory, and acquiring empties L1.
 struct CoderPlanes {
-  DevicePlane context;
+  DevicePlane context;  // from the group's first channel on
   Base base;
   GroupOrder order;
   ListLayout list;
@@ -29,6 +29,7 @@ struct alignas(16) StepLayer {
   const uint4* far;   // of all tiles
   const ChannelNumbers* numbers;
   int32_t near_tiles, first, m_tiles, k_steps, output, zero;  // of tiles: where the near ones, and all, end
+  int32_t in, out, stride;                                    // features, in the arena; of two positions of theirs
 
   CCM_DEVICE const uint4* weights(int32_t m_tile) const {
     return (m_tile < near_tiles ? near : far) + m_tile * k_steps * 32;
@@ -58,7 +59,7 @@ struct Team {
   static constexpr int kTeamBarrier = 1;
 };
 
-// The list of a chunk's coded symbols: what decoders read, and where it belongs.
+// The list of a chunk's symbols: what decoders read, and where it belongs.
 struct SymbolList {
   Symbol* symbols;
   uint32_t* modes;  // the most probable entry of each, or kNever
@@ -81,7 +82,6 @@ class StepArena {
   CCM_DEVICE uint8_t* features() const { return part<uint8_t>(a_.arena.features); }  // a layer's inputs and outputs
   CCM_DEVICE int16_t* mean() const { return part<int16_t>(a_.arena.mean); }
   CCM_DEVICE uint8_t* scale() const { return part<uint8_t>(a_.arena.scale); }
-  CCM_DEVICE uint32_t* masks() const { return part<uint32_t>(a_.arena.masks); }
   CCM_DEVICE ScaleRow* scale_rows() const { return part<ScaleRow>(a_.arena.scale_rows); }
   CCM_DEVICE uint32_t* positions() const { return part<uint32_t>(a_.arena.positions); }
   CCM_DEVICE StepLayer* step_layers() const { return part<StepLayer>(a_.arena.layers); }
@@ -100,8 +100,9 @@ class StepArena {
   CCM_DEVICE int32_t* bad() const { return part<int32_t>(a_.arena.bad); }
   // Encoding: the group's coded symbols so far.
   CCM_DEVICE int32_t* coded() const { return part<int32_t>(a_.arena.coded); }
-  // Symbols of each of two lists, and whether the next chunk's base is there.
+  // Symbols of each of two lists, coded ones and others, and whether the next chunk's base is there.
   CCM_DEVICE int32_t* listed(int32_t which) const { return part<int32_t>(a_.arena.listed) + which; }
+  CCM_DEVICE int32_t* skipped(int32_t which) const { return part<int32_t>(a_.arena.listed) + 4 + which; }
   CCM_DEVICE int32_t* base_is_there() const { return part<int32_t>(a_.arena.listed) + 2; }
   // Whether other blocks compute the group's networks from now on.
   CCM_DEVICE int32_t* crewed() const { return part<int32_t>(a_.arena.listed) + 3; }
@@ -134,7 +135,8 @@ class StepArena {
   CCM_DEVICE void find_planes() const {
     const GroupPlanes found(a_, image_, group_);
     if (threadIdx.x != 0) return;
-    const DevicePlane context = found.context();
+    DevicePlane context = found.context();
+    context.data += d().plane_channel;
     const int64_t first = place_in_y(0, 0);
     Publisher to{};
     to.y = a_.y + first;
@@ -142,7 +144,7 @@ class StepArena {
     to.reach = a_.reach;
     to.w = a_.w;
     to.channels = m_.latent_channels;
-    to.context = context.data + d().plane_channel;
+    to.context = context.data;
     to.row_stride = context.row_stride;
     to.stride = context.stride;
     to.mult = m_.scaled_context ? m_.template at<int32_t>(m_.context_mult) + d().plane_channel : nullptr;
@@ -186,10 +188,14 @@ class StepArena {
 
   // Positions first .. first + count of the coding order, part of a step.
   CCM_DEVICE void load_positions(const Team& team, int32_t first, int32_t count) {
+    store_positions(team, first, count);
+    team.sync();
+  }
+  // The same for those who wait for others anyway before they look at them.
+  CCM_DEVICE void store_positions(const Team& team, int32_t first, int32_t count) {
 #pragma unroll 1
     for (int32_t p = team.thread(); p < kChunk; p += team.threads())
       positions()[p] = order().positions[first + (p < count ? p : 0)];  // the rest repeat the first
-    team.sync();
   }
 
   const LatentsArgs& a_;

@@ -12,7 +12,6 @@ class StepList : public StepNetwork<kInShared> {
   using StepNetwork<kInShared>::m_;
   using StepNetwork<kInShared>::place_in_y;
   using StepNetwork<kInShared>::d;
-  using StepNetwork<kInShared>::masks;
   using StepNetwork<kInShared>::mean;
   using StepNetwork<kInShared>::planes;
   using StepNetwork<kInShared>::positions;
@@ -21,86 +20,97 @@ class StepList : public StepNetwork<kInShared> {
   using StepNetwork<kInShared>::tables;
   using StepNetwork<kInShared>::unit;
 
-  // Lists those symbols of `count` loaded positions that are coded, behind `carried` others; the rest are their
-  // offsets, and are known now. Symbols are taken 32 at a time, whatever their positions are: a warp has neighbouring
-  // words of 32, as many as any other. Returns how many the list holds.
-  CCM_DEVICE int32_t list_symbols(const Team& team, const SymbolList& list, int32_t count, int32_t carried,
-                                  bool to_context) {
-    const RowWindow* const rows = tables().windows;
-    const int32_t lane = lane_here(), total = count * planes()->channels, words = (total + 31) / 32;
-    const bool skipping = planes()->skip_scale >= 0;
-    if (skipping) {
-      mark_coded(team, total, words);
-      team.sync();
-    }
-    const int32_t own = part_of(words, team.warps()), first = team.warp() * own, end = min(words, first + own);
-    // Coded symbols before this warp's, and all.
-    int32_t before = min(first * 32, total), all = total;
-    if (skipping) {
+  // What all symbols of a chunk have in common, and which words of 32 of them are this warp's: neighbouring ones, as
+  // many as any other's, whatever positions they belong to. Looked up before the network, so that nobody waits for it
+  // behind.
+  struct ListPlan {
+    uint64_t per_channel;
+    int32_t channels, total, skip_scale, unit;
+    int32_t first, end;
+  };
+  CCM_DEVICE ListPlan plan_list(const Team& team, int32_t count) const {
+    const int32_t channels = planes()->channels, total = count * channels, words = (total + 31) / 32;
+    const int32_t own = part_of(words, team.warps()), first = team.warp() * own;
+    return {planes()->per_channel, channels, total, planes()->skip_scale, unit(), first, min(words, first + own)};
+  }
+
+  // Lists those symbols of a chunk's loaded positions that are coded, behind `carried` others; the rest are their
+  // offsets, and lie at the end of the list, the last one first, until publish_skipped().
+  struct Lengths {
+    int32_t coded, skipped;  // carried ones are among the former
+  };
+  CCM_DEVICE Lengths list_symbols(const Team& team, const ListPlan& plan, const SymbolList& list, int32_t carried) {
+    // Coded symbols before this warp's, and all. Every warp counts all of them: a barrier would take longer.
+    int32_t before = min(plan.first * 32, plan.total), all = plan.total;
+    if (plan.skip_scale >= 0) {
       before = all = 0;
 #pragma unroll 1
-      for (int32_t k = lane; k < words; k += 32) {
-        const int32_t n = __popc(masks()[k]);
+      for (int32_t k = lane_here(); k * 32 < plan.total; k += 32) {
+        const int32_t n = __popc(coded_among(k * 32, plan.total, plan.skip_scale));
         all += n;
-        before += k < first ? n : 0;
+        before += k < plan.first ? n : 0;
       }
-#pragma unroll
-      for (int32_t by = 1; by < 32; by *= 2) {
-        all += __shfl_xor_sync(kWarp, all, by);
-        before += __shfl_xor_sync(kWarp, before, by);
-      }
+      all = warp_sum(all), before = warp_sum(before);
     }
     int32_t at = carried + before;
-    const Publisher to = publisher(to_context);
 #pragma unroll 1
-    for (int32_t k = first; k < end; k += kListed) at = list_words(list, to, rows, k, end, total, at, skipping);
+    for (int32_t k = plan.first; k < plan.end; k += kListed) at = list_words(list, plan, k, at, carried);
     const int32_t listed = carried + all;
 #pragma unroll 1
     for (int32_t i = team.thread(); i < kMoreSymbols; i += team.threads()) {
-      list.symbols[listed + i] = {rows[0].key, 0};
+      list.symbols[listed + i] = {0, 0};  // of row 0: loaded ahead, and not looked at
       list.modes[listed + i] = kNever;
     }
-    return listed;
+    return {listed, plan.total - all};
   }
 
-  // The same for kListed words from `first` on, of those before `end`: what is loaded for all comes before the first
-  // store. `at`: where the list goes on; returned: behind them.
+  // Those symbols of a chunk that are not coded: to y and, with `to_context`, into the context plane.
+  CCM_DEVICE void publish_skipped(const Team& team, const SymbolList& list, int32_t skipped, bool to_context) const {
+    const Publisher to = publisher(to_context);
+    const int32_t last = planes()->list.places() - 1;
+#pragma unroll 1
+    for (int32_t k = last - team.thread(); k > last - skipped; k -= team.threads()) {
+      const Symbol symbol = list.symbols[k + kMoreSymbols];
+      to.publish(list.targets[k], key_row(symbol.key), symbol.value);
+    }
+  }
+
+  // The same for kListed words from `first` on: what is loaded for all comes before the first store, since stores may
+  // alias anything. `at`: where the list goes on; returned: behind them.
   static constexpr int kListed = 2;
-  CCM_DEVICE int32_t list_words(const SymbolList& list, const Publisher& to, const RowWindow* rows, int32_t first,
-                                int32_t end, int32_t total, int32_t at, bool skipping) const {
-    const int32_t lane = lane_here(), channels = planes()->channels;
-    const bool residual = planes()->residual;
-    const uint64_t per_channel = planes()->per_channel;
+  CCM_DEVICE int32_t list_words(const SymbolList& list, const ListPlan& plan, int32_t first, int32_t at,
+                                int32_t carried) const {
+    const int32_t lane = lane_here(), last = planes()->list.places() - 1;
+    const RowWindow* const rows = tables().windows;
     RowChoice choice[kListed];
     unsigned mask[kListed];
     uint32_t key[kListed], mode[kListed], position[kListed];
     int32_t lo_mode[kListed], channel[kListed];
 #pragma unroll
     for (int u = 0; u < kListed; ++u) {
-      const int32_t k = min(first + u, end - 1), n = min(k * 32 + lane, total - 1);
-      const auto p = static_cast<int32_t>(quotient(static_cast<uint32_t>(n), per_channel));
-      const int32_t mu = mean()[n];
-      const ScaleRow sigma = scale_rows()[scale()[n]];
-      mask[u] = skipping ? masks()[k] : kWarp;
+      const int32_t n = min((first + u) * 32 + lane, plan.total - 1);
+      const auto p = static_cast<int32_t>(quotient(static_cast<uint32_t>(n), plan.per_channel));
+      const int32_t mu = mean()[n], index = scale()[n];
+      const ScaleRow sigma = scale_rows()[index];
+      mask[u] = __ballot_sync(kWarp, index > plan.skip_scale && first + u < plan.end && (first + u) * 32 + lane == n);
       position[u] = positions()[p];
-      channel[u] = n - p * channels;
-      choice[u] = residual ? RowChoice{mu, sigma.first_row} : choose_row(sigma, mu);
+      channel[u] = n - p * plan.channels;
+      choice[u] = choose_row(sigma, mu);
+      if (plan.unit > 1) choice[u].offset = mu;  // their rows have no fractions
       const RowWindow& row = rows[choice[u].row];
       key[u] = row.key, mode[u] = row.mode, lo_mode[u] = row.lo_mode;
     }
 #pragma unroll
     for (int u = 0; u < kListed; ++u) {
-      if (first + u < end && (first + u) * 32 + lane < total) {
-        const Target target{position[u], static_cast<int16_t>(choice[u].offset), static_cast<uint16_t>(channel[u])};
-        if (mask[u] >> lane & 1) {
-          const int32_t place = at + __popc(mask[u] & ((1u << lane) - 1));
-          const int32_t value = lo_mode[u] * unit() + choice[u].offset;
-          list.symbols[place] = {key[u], value};
-          list.modes[place] = symbol_fits(value) ? mode[u] : kNever;
-          list.targets[place] = target;
-        } else {
-          to.publish(target, choice[u].row, choice[u].offset);
-        }
+      const int32_t n = (first + u) * 32 + lane, before = at + __popc(mask[u] & ((1u << lane) - 1));
+      const bool coded = mask[u] >> lane & 1;
+      // Of those that are not coded, n - (before - carried) come before this one.
+      const int32_t place = coded ? before : last - n + before - carried, more = coded ? 0 : kMoreSymbols;
+      const int32_t value = (coded ? lo_mode[u] * plan.unit : 0) + choice[u].offset;
+      if (first + u < plan.end && n < plan.total) {
+        list.symbols[place + more] = {key[u], value};
+        list.modes[place + more] = symbol_fits(value) ? mode[u] : kNever;
+        list.targets[place] = {position[u], static_cast<int16_t>(choice[u].offset), static_cast<uint16_t>(channel[u])};
       }
       at += __popc(mask[u]);
     }
@@ -115,15 +125,25 @@ class StepList : public StepNetwork<kInShared> {
     return each;
   }
 
-  // Which symbols of a chunk are coded: bit n % 32 of word n / 32, n = position * channels + channel.
-  CCM_DEVICE void mark_coded(const Team& team, int32_t total, int32_t words) const {
-    const int32_t lane = lane_here(), skip_scale = planes()->skip_scale;
-#pragma unroll 1
-    for (int32_t k = team.warp(); k < words; k += team.warps()) {
-      const int32_t n = k * 32 + lane;
-      const unsigned mask = __ballot_sync(kWarp, n < total && scale()[n] > skip_scale);
-      if (lane == 0) masks()[k] = mask;
+  // Which of 32 symbols from `first` on are coded, of `total` of a chunk; bit n % 32, n = position * channels +
+  // channel.
+  CCM_DEVICE unsigned coded_among(int32_t first, int32_t total, int32_t skip_scale) const {
+    const uint4* const at = reinterpret_cast<const uint4*>(scale() + first);
+    const uint4 low = at[0], high = at[1];
+    const unsigned four[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+    // Scale indices are below kNumScales: those above skip_scale set their bytes' highest bits, and none reaches the
+    // next byte. What lies behind the last symbol reaches only what lies behind it.
+    static_assert(kNumScales <= 64, "indices and 127 - skip_scale fill a byte at most");
+    const unsigned add = static_cast<unsigned>(127 - skip_scale) * 0x01010101u;
+    unsigned mask = 0;
+#pragma unroll
+    for (int k = 7; k >= 0; --k) {
+      // Bits 7, 15, 23, 31 to 28 .. 31; no two of the products' bits meet.
+      const unsigned gathered = ((four[k] + add) & 0x80808080u) * 0x00204081u;
+      mask = mask << 4 | gathered >> 28;
     }
+    const int32_t left = total - first;
+    return left < 32 ? mask & ~(kWarp << left) : mask;
   }
 
   CCM_DEVICE Publisher publisher(bool to_context) const {

@@ -22,7 +22,6 @@ class StepNetwork : public StepArena<kInShared> {
   using StepArena<kInShared>::offsets;
   using StepArena<kInShared>::order;
   using StepArena<kInShared>::planes;
-  using StepArena<kInShared>::positions;
   using StepArena<kInShared>::scale;
   using StepArena<kInShared>::step_layers;
   using StepArena<kInShared>::tile_of;
@@ -61,7 +60,19 @@ class StepNetwork : public StepArena<kInShared> {
       }
       if (threadIdx.x == 0) {
         const uint4* const far = m_.template at<uint4>(c.weights);
-        step_layers()[l] = {far, far, numbers, 0, own.first, own.end, c.k_steps, c.output, c.zero};
+        const auto features_of = [&](int32_t k) { return a_.arena.features + (k & 1) * a_.arena.feature_bytes; };
+        step_layers()[l] = {far,
+                            far,
+                            numbers,
+                            0,
+                            own.first,
+                            own.end,
+                            c.k_steps,
+                            c.output,
+                            c.zero,
+                            features_of(l + 1),
+                            features_of(l),
+                            a_.arena.feature_stride};
       }
     }
 #pragma unroll 1
@@ -101,13 +112,16 @@ class StepNetwork : public StepArena<kInShared> {
     const int32_t steps = !last ? c.k_steps : (order().gaps ? 0 : c.early_steps);
     const uint32_t* const at = order().positions + p;
     const int32_t warps = team.warps();
+    const auto place = [=](int32_t k) { return at[p + k < end ? k : 0]; };
+    const ContextRows from = context_rows(place);
     // The last tiles first, whose weights may lie further away; who has done one of those takes a second one last.
 #pragma unroll 1
     for (int32_t done = 0, mine = team.warp(); done + mine < c.m_tiles; done += warps) {
       const int32_t m_tile = c.m_tiles - 1 - done - mine;
       mine = warps - 1 - mine;
       Accumulators<kChunkNT> acc;
-      add_context(m_tile, 0, steps, [=](int32_t k) { return at[p + k < end ? k : 0]; }, true, acc);
+      start_from_base(m_tile, place, acc);
+      add_context(step_layers()->weights(m_tile), 0, steps, from, acc);
 #pragma unroll
       for (int n = 0; n < kChunkNT; ++n)
         ahead(m_tile, n, lane) = {static_cast<unsigned>(acc.v[n][0]), static_cast<unsigned>(acc.v[n][1]),
@@ -117,90 +131,143 @@ class StepNetwork : public StepArena<kInShared> {
     return true;
   }
 
-  // Products first .. end - 1 of the own context of chunk positions at(k); `with_base`: what they are added to is
-  // loaded.
+  // Where the own context of those chunk positions at(k) lies that a lane supplies to its tiles of products.
+  struct ContextRows {
+    const uint8_t* row[kChunkNT];
+  };
   template <class At>
-  CCM_DEVICE void add_context(int32_t m_tile, int32_t first, int32_t end, At at, bool with_base,
-                              Accumulators<kChunkNT>& acc) const {
-    const int32_t lane = lane_here();
+  CCM_DEVICE ContextRows context_rows(At at) const {
     const DevicePlane context = planes()->context;
-    const Base base = planes()->base;
-    const uint8_t* from[kChunkNT];
+    ContextRows found;
 #pragma unroll
     for (int n = 0; n < kChunkNT; ++n) {
-      const uint32_t p = at(n * kTileN + lane / 4);
-      from[n] = context.at(p >> 16, p & 0xffff) + d().plane_channel;
+      const uint32_t p = at(n * kTileN + static_cast<int32_t>(threadIdx.x & 31) / 4);
+      found.row[n] = context.at(p >> 16, p & 0xffff);
     }
-    if (with_base) {
-#pragma unroll
-      for (int n = 0; n < kChunkNT; ++n)
-#pragma unroll
-        for (int k = 0; k < 2; ++k) {
-          const uint32_t q = at(n * kTileN + (lane & 3) * 2 + k);
-          const int32_t* sum = base.at(q >> 16, q & 0xffff) + m_tile * kTileM + lane / 4;
-          acc.v[n][k] = sum[0];
-          acc.v[n][2 + k] = sum[8];
-        }
-    }
-    const auto same = [](uint32_t offset) { return static_cast<int32_t>(offset); };
-    product(end - first, from, step_layers()->weights(m_tile) + first * 32, offsets() + first * 8, same, acc);
+    return found;
   }
 
-  // Parameters of a chunk's positions, which are loaded. A warp's unit of work is a tile of channels by all positions;
-  // `after_first` is called behind the first layer.
-  template <class AfterFirst>
-  CCM_DEVICE void network(const Team& team, AfterFirst after_first) {
-    const int32_t lane = threadIdx.x & 31, warps = team.warps();
-    const int32_t stride = a_.arena.feature_stride;
-    bool more = true;
-#pragma unroll 1
-    for (int32_t l = 0; more; ++l) {
-      const StepLayer c = step_layers()[l];
-      more = c.output != kHead;
-#pragma unroll 1
-      for (int32_t m_tile = team.warp(); m_tile < c.m_tiles; m_tile += warps) {
-        Accumulators<kChunkNT> acc;
-        const int32_t channel = m_tile * kTileM + lane / 4;
-        const ChannelNumbers low = c.numbers[channel], high = c.numbers[channel + 8];
-        const Rescale rescale[2] = {Rescale::of(low), Rescale::of(high)};
-        if (l == 0) {
-          const int32_t begun = kInShared && m_tile < kMostAhead ? ahead_steps()[m_tile] : -1;
-          if (begun >= 0) {
+  // Accumulators start from the sums of contexts.
+  template <class At>
+  CCM_DEVICE void start_from_base(int32_t m_tile, At at, Accumulators<kChunkNT>& acc) const {
+    const int32_t lane = threadIdx.x & 31;
+    const Base base = planes()->base;
 #pragma unroll
-            for (int n = 0; n < kChunkNT; ++n) {
-              const uint4 four = ahead(m_tile, n, lane);
-              acc.v[n][0] = static_cast<int>(four.x), acc.v[n][1] = static_cast<int>(four.y);
-              acc.v[n][2] = static_cast<int>(four.z), acc.v[n][3] = static_cast<int>(four.w);
-            }
-          }
-          const uint32_t* const where = positions();
-          add_context(m_tile, max(begun, 0), c.k_steps, [=](int32_t k) { return where[k]; }, begun < 0, acc);
-        } else {
-          const uint8_t* in = features() + ((l - 1) & 1) * a_.arena.feature_bytes;
-          const uint8_t* at[kChunkNT];
+    for (int n = 0; n < kChunkNT; ++n)
 #pragma unroll
-          for (int n = 0; n < kChunkNT; ++n) at[n] = in + (n * kTileN + lane / 4) * stride;
-          start_from(low.bias, high.bias, acc);
-          product_rows(c.k_steps, at, c.weights(m_tile), acc);
-        }
-        if (!more)
-          put_parameters(channel, rescale, acc);
-        else
-          put_features(channel, rescale, c.zero, acc, features() + (l & 1) * a_.arena.feature_bytes);
+      for (int k = 0; k < 2; ++k) {
+        const uint32_t q = at(n * kTileN + (lane & 3) * 2 + k);
+        const int32_t* sum = base.at(q >> 16, q & 0xffff) + m_tile * kTileM + lane / 4;
+        acc.v[n][k] = sum[0];
+        acc.v[n][2 + k] = sum[8];
       }
-      if (l == 0) after_first();
-      team.sync();
+  }
+
+  // Products first .. end - 1 of the own context, with the weights of the first one of all.
+  CCM_DEVICE void add_context(const uint4* weights, int32_t first, int32_t end, const ContextRows& from,
+                              Accumulators<kChunkNT>& acc) const {
+    const auto same = [](uint32_t offset) { return static_cast<int32_t>(offset); };
+    product(end - first, from.row, weights + first * 32, offsets() + first * 8, same, acc);
+  }
+
+  // The numbers of the two channels that a lane holds of a tile.
+  struct LaneNumbers {
+    ChannelNumbers low, high;
+    CCM_DEVICE static LaneNumbers of(const StepLayer& c, int32_t m_tile) {
+      const ChannelNumbers* const own = c.numbers + m_tile * kTileM + (threadIdx.x & 31) / 4;
+      return {own[0], own[8]};
     }
+  };
+
+  // Parameters of positions first .. first + count - 1 of the coding order, a chunk. A warp's unit of work is a tile of
+  // channels by all positions; `after_first` is called behind the first layer. What a layer does not wait for, its
+  // descriptor and its channels' numbers, is loaded before the barrier that it waits at.
+  template <class AfterFirst>
+  CCM_DEVICE void network(const Team& team, int32_t first, int32_t count, AfterFirst after_first) {
+    const int32_t lane = threadIdx.x & 31, warps = team.warps();
+    StepLayer c = step_layers()[0];
+    int32_t m_tile = team.warp();
+    LaneNumbers numbers{};
+    Accumulators<kChunkNT> acc;
+    int32_t begun = -1;
+    if (m_tile < c.m_tiles) {
+      numbers = LaneNumbers::of(c, m_tile);
+      begun = begun_sums(m_tile, acc);
+    }
+    const uint32_t* const where = order().positions + first;
+    const auto at = [=](int32_t k) { return where[k < count ? k : 0]; };
+    const ContextRows from = context_rows(at);
+    bool more = c.output != kHead;
+    StepLayer next = step_layers()[more];
+#pragma unroll 1
+    while (m_tile < c.m_tiles) {
+      if (begun < 0) start_from_base(m_tile, at, acc);
+      add_context(c.weights(m_tile), max(begun, 0), c.k_steps, from, acc);
+      put(c, m_tile, numbers, acc);
+      m_tile += warps;
+      if (m_tile < c.m_tiles) {
+        numbers = LaneNumbers::of(c, m_tile);
+        begun = begun_sums(m_tile, acc);
+      }
+    }
+    after_first();
+#pragma unroll 1
+    for (int32_t l = 1; more; ++l) {
+      c = next;
+      more = c.output != kHead;
+      m_tile = team.warp();
+      if (m_tile < c.m_tiles) numbers = LaneNumbers::of(c, m_tile);
+      team.sync();
+      next = step_layers()[l + more];
+#pragma unroll 1
+      while (m_tile < c.m_tiles) {
+        const uint8_t* rows[kChunkNT];
+#pragma unroll
+        for (int n = 0; n < kChunkNT; ++n)
+          rows[n] = this->template part<uint8_t>(c.in) + (n * kTileN + lane / 4) * c.stride;
+        start_from(numbers.low.bias, numbers.high.bias, acc);
+        product_rows(c.k_steps, rows, c.weights(m_tile), acc);
+        put(c, m_tile, numbers, acc);
+        m_tile += warps;
+        if (m_tile < c.m_tiles) numbers = LaneNumbers::of(c, m_tile);
+      }
+    }
+    team.sync();
     // What was begun is taken.
     if (kInShared && team.thread() < kMostAhead) ahead_steps()[team.thread()] = -1;
+  }
+
+  // What look_ahead() has added up of a tile for the present chunk, and how many products that are; -1: nothing, not
+  // even the base.
+  CCM_DEVICE int32_t begun_sums(int32_t m_tile, Accumulators<kChunkNT>& acc) const {
+    if (kInShared && m_tile < kMostAhead) {
+#pragma unroll
+      for (int n = 0; n < kChunkNT; ++n) {  // loaded in any case: nobody looks at it then
+        const uint4 four = ahead(m_tile, n, static_cast<int32_t>(threadIdx.x & 31));
+        acc.v[n][0] = static_cast<int>(four.x), acc.v[n][1] = static_cast<int>(four.y);
+        acc.v[n][2] = static_cast<int>(four.z), acc.v[n][3] = static_cast<int>(four.w);
+      }
+      return ahead_steps()[m_tile];
+    }
+    return -1;
+  }
+
+  // A tile of a layer: features, or parameters.
+  CCM_DEVICE void put(const StepLayer& c, int32_t m_tile, const LaneNumbers& numbers,
+                      const Accumulators<kChunkNT>& acc) const {
+    const int32_t channel = m_tile * kTileM + static_cast<int32_t>(threadIdx.x & 31) / 4;
+    const Rescale rescale[2] = {Rescale::of(numbers.low), Rescale::of(numbers.high)};
+    if (c.output == kHead)
+      put_parameters(channel, rescale, acc);
+    else
+      put_features(channel, rescale, c.zero, acc, this->template part<uint8_t>(c.out), c.stride);
   }
 
   // Results of this lane: of `channel` and `channel` + 8. There is room for those of positions that the step does not
   // have and of channels that the layer does not have; nobody looks at them. All are computed before the first is
   // stored, side by side.
   CCM_DEVICE void put_features(int32_t channel, const Rescale (&rescale)[2], int32_t zero,
-                               const Accumulators<kChunkNT>& acc, uint8_t* out) const {
-    const int32_t stride = a_.arena.feature_stride;
+                               const Accumulators<kChunkNT>& acc, uint8_t* out, int32_t stride) const {
     uint8_t byte[kChunkNT][4];
 #pragma unroll
     for (int n = 0; n < kChunkNT; ++n)

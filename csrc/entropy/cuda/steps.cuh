@@ -10,7 +10,8 @@ namespace ccm {
 constexpr int32_t kStepsPerNews = 1;
 
 // A chunk at a time: its list is written, then decoded. While the first warps decode it, the others write the next
-// chunk's, if that does not wait for these symbols; else they begin its sums.
+// chunk's, if that does not wait for these symbols; else they begin its sums. Symbols that are not coded are published
+// by them, too.
 // kCrews: other blocks may compute its networks.
 template <bool kInShared, bool kCrews>
 class GroupCoder : StepList<kInShared> {
@@ -112,6 +113,7 @@ class GroupCoder : StepList<kInShared> {
     } else {
       const Team team{decoding ? sequences_ : 0};
       const Chunk chunk = decoding ? behind(now) : now;
+      if (decoding) this->publish_skipped(team, list(which_), *this->skipped(which_), enters_context(now));
       if (!decoding || (beside && (crew || find_base(team, chunk))))
         write_list(team, chunk, decoding ? at_ + now.count : at_);
       else if (crew)
@@ -141,6 +143,9 @@ class GroupCoder : StepList<kInShared> {
       const Symbol symbol = done.symbols[k];
       to.publish(done.targets[k], key_row(symbol.key), symbol.value);
     }
+    // Otherwise those that do not decode have.
+    if (a_.encoding || Team{sequences_}.warps() <= 0)
+      this->publish_skipped(Team{0}, done, *this->skipped(which_), to_context);
     written_ = beside && (crew || *base_is_there());
     // Where other warps were there to look for them.
     const bool looked = kInShared && !a_.encoding && Team{sequences_}.warps() > 0 && behind(now).count;
@@ -252,15 +257,16 @@ class GroupCoder : StepList<kInShared> {
       to.modes[k] = from.modes[decoded_ + k];
       to.targets[k] = from.targets[decoded_ + k];
     }
-    this->load_positions(team, chunk.first, chunk.count);
+    const auto plan = this->plan_list(team, chunk.count);
+    this->store_positions(team, chunk.first, chunk.count);  // for the list
     if (kCrews && *crewed()) {
       tell();
       link().collect(team, step_, at / kChunk, this->planes()->depth, this->mean());
     } else {
-      this->network(team, [this] { tell(); });
+      this->network(team, chunk.first, chunk.count, [this] { tell(); });
     }
-    const int32_t n = this->list_symbols(team, to, chunk.count, carried_, enters_context(chunk));
-    if (team.thread() == 0) *listed(which_ ^ 1) = n;
+    const auto [coded, skipped] = this->list_symbols(team, plan, to, carried_);
+    if (team.thread() == 0) *listed(which_ ^ 1) = coded, *this->skipped(which_ ^ 1) = skipped;
   }
 
   // A step is done, or the image has failed.
