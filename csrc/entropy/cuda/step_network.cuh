@@ -4,6 +4,14 @@
 
 namespace ccm {
 
+// Whether a layer's descriptor is loaded while the layer before is computed. From compute capability 10.0 on the compiler
+// spills then.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr bool kLayersAhead = false;
+#else
+constexpr bool kLayersAhead = true;
+#endif
+
 template <bool kInShared>
 class StepNetwork : public StepArena<kInShared> {
  protected:
@@ -213,7 +221,7 @@ class StepNetwork : public StepArena<kInShared> {
     after_first();
 #pragma unroll 1
     for (int32_t l = 1; more; ++l) {
-      c = next;
+      c = kLayersAhead ? next : step_layers()[l];
       more = c.output != kHead;
       m_tile = team.warp();
       if (m_tile < c.m_tiles) numbers = LaneNumbers::of(c, m_tile);
