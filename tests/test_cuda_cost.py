@@ -180,7 +180,8 @@ def test_lists_are_written_beside_the_decoders():
     assert fine.two_lists and not costs(1).two_lists and costs(1, longest=40).two_lists
     assert not wide.two_lists  # twelve tiles of sums for eleven warps
     begun, late = fine.step(16, False, True), fine.step(16, False, False)
-    assert begun["rans"] == late["rans"] and sum(begun.values()) < 0.7 * sum(late.values())
+    # Networks are a third of the rest at these lanes.
+    assert begun["rans"] == late["rans"] and sum(begun.values()) < 0.8 * sum(late.values())
     quick = costs(4, lanes=32, coded=2.0)
     written = sum(quick.written(16, False, quick.beside).values())
     begun, late = (sum(quick.step(16, False, b).values()) for b in (True, False))

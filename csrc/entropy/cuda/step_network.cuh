@@ -4,8 +4,8 @@
 
 namespace ccm {
 
-// Whether a layer's descriptor is loaded while the layer before is computed. From compute capability 10.0 on the compiler
-// spills then.
+// Whether a layer's descriptor is loaded while the layer before is computed. From compute capability 10.0 on the
+// compiler spills then.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
 constexpr bool kLayersAhead = false;
 #else
