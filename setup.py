@@ -1,6 +1,6 @@
 """Builds the native libraries of ccm_fast. Everything declarative is in pyproject.toml.
 
-    ccm_fast/_native.*.so     pybind11 module: csrc/python/native.cpp, the codec and the core. Needs no torch.
+    ccm_fast/_native.*.so     pybind11 module: csrc/python/native.cpp and filters.cpp, codec and core. Needs no torch.
     ccm_fast/libccm.so        the same without Python: csrc/ccm.h.
     ccm_fast/_ops.torch.so    torch operators: csrc/torch/*.cpp and the core; loaded with torch.ops.load_library. It is
                               no Python module (hence the odd name, which `import` does not find) and is on torch's
@@ -360,7 +360,7 @@ class Build(build_ext):
             shutil.copyfile(Path(self.build_lib, "ccm_fast", "_build_info.json"), HERE / "ccm_fast/_build_info.json")
 
     def write_ninja(self, folder, torch, compiler, cuda):
-        native = [CSRC / "python/native.cpp"]
+        native = [CSRC / "python/native.cpp", CSRC / "python/filters.cpp"]
         python = [source for source in sorted((CSRC / "python").glob("*.cpp")) if source not in native]
 
         possible = isas_of(platform.machine())

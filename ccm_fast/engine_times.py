@@ -23,11 +23,11 @@ __all__ = ["Gpu", "cpu_seconds", "gpu_of", "gpu_seconds", "gpu_seconds_of"]
 # GPU: predicted for an H100 by the calibrated cost model (docs/cuda.md; tests/test_cuda_cost.py compares). Seconds of
 # 16 positions of a step and for each byte of weights that these are multiplied with, of a round of a stream, and, where
 # more images come than run side by side, of a latent position; steps by which a group starts behind the one before it.
-_GPU_CHUNK, _GPU_CHUNK_BYTE = 3.5e-6, 10e-12
+_GPU_CHUNK, _GPU_CHUNK_BYTE = 2.75e-6, 18e-12
 # Chunks of a step side by side, 4 blocks a group, where there are as many: what each but the first one adds to a step.
 _GPU_BESIDE, _GPU_SLOTS = 0.6, 4
 # A group with so many bytes of weights has them in other multiprocessors' memory, 20 of them, where there are as many.
-_GPU_CREW_BYTES, _GPU_CREW, _GPU_CREW_CHUNK = 540_000, 20, 7e-6
+_GPU_CREW_BYTES, _GPU_CREW, _GPU_CREW_CHUNK = 540_000, 20, 8e-6
 _GPU_ROUND = 0.115e-6
 _GPU_POSITION = 0.06e-6
 _GPU_OFFSET = 25

@@ -176,12 +176,11 @@ def test_steps_whose_base_comes_late_begin_nothing_ahead():
 
 def test_lists_are_written_beside_the_decoders():
     """Of chunks that need nothing of what is decoded; what lasts longer decides."""
-    fine, wide = costs(4), costs(model=cuda_nets.pictures("ccm-base")[0], longest=40)
+    fine, wide = costs(4, coded=16.0), costs(model=cuda_nets.pictures("ccm-base")[0], longest=40)
     assert fine.two_lists and not costs(1).two_lists and costs(1, longest=40).two_lists
     assert not wide.two_lists  # twelve tiles of sums for eleven warps
     begun, late = fine.step(16, False, True), fine.step(16, False, False)
-    # Networks are a third of the rest at these lanes.
-    assert begun["rans"] == late["rans"] and sum(begun.values()) < 0.8 * sum(late.values())
+    assert begun["rans"] == late["rans"] and sum(begun.values()) < 0.7 * sum(late.values())
     # Where decoders are quicker still, the list is better written by all warps behind them (by a tenth with coded=2).
     quick = costs(4, lanes=32, coded=8.0)
     written = sum(quick.written(16, False, quick.beside).values())
@@ -267,7 +266,7 @@ def test_the_choice_of_an_engine_goes_by_these_predictions():
     one, alone = (
         1000 * engine_times.gpu_seconds_of(wide, (32, 48), 1, row["rounds"], engine_times.Gpu(n)) for n in (132, 20)
     )
-    assert abs(one / row["fitted"]["ms"] - 1) < 0.25 and alone > 2.5 * one
+    assert abs(one / row["fitted"]["ms"] - 1) < 0.25 and alone > 3 * one
     many = 1000 * engine_times.gpu_seconds_of(plan, (32, 48), cuda_cost.BATCH, rows[0]["rounds"], engine_times.Gpu())
     assert abs(many / found["batch"]["as it is"]["fitted"] - 1) < 0.25
 

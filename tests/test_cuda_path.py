@@ -51,7 +51,7 @@ def test_cuda_engine_is_the_cpu_engine(emulated, residual):
     psi, other = both(emulated, lambda engine: model.hyper(z_hat, h, w, engine=engine))
     assert torch.equal(psi, other)
     if residual:
-        y = torch.from_numpy(rng.normal(scale=3, size=(3, h, w, 11))).float()  # the same whatever ran before
+        y = torch.randn(3, h, w, 11, generator=torch.Generator().manual_seed(0)) * 3
         (y_streams, y_hat), (others, y_other) = both(
             emulated, lambda engine: model.encode_y_residual(psi, y, engine=engine)
         )
@@ -73,8 +73,7 @@ def test_cuda_engine_is_the_cpu_engine(emulated, residual):
     assert torch.equal(decode_latents(model, packets, engine="cuda"), y_hat)
     data, lanes = y_streams[1][1]
     y_streams[1][1] = (data[:-2], lanes)
-    # What is read in the place of a missing word may be a latent that cannot be.
-    with pytest.raises((TruncatedError, DamagedError), match="image 1: a stream of y"):
+    with pytest.raises(TruncatedError, match="image 1: a stream of y"):
         model.decode(z_streams, y_streams, (h, w))
     data, lanes = z_streams[2]
     z_streams[2] = (bytes([data[0] ^ 64]) + data[1:], lanes)

@@ -75,3 +75,8 @@ def photographs(height: int, width: int) -> torch.Tensor:
     corners = {"astronaut": (0, 160), "coffee": (120, 200), "chelsea": (60, 120), "rocket": (100, 200)}
     cut = [getattr(skimage.data, name)()[i : i + height, j : j + width] for name, (i, j) in corners.items()]
     return torch.from_numpy(np.stack(cut)).permute(0, 3, 1, 2).float() / 255
+
+
+def batch(*seeds, height=40, width=56):
+    """Photographs as a tensor, float32 [B, 3, height, width] in [0, 1]."""
+    return torch.stack([torch.from_numpy(photo(height, width, s)).permute(2, 0, 1) / 255 for s in seeds])

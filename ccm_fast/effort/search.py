@@ -109,7 +109,7 @@ def _decoded(problem: Problem, c: Candidate) -> Tensor:
     return first(problem.restored(*problem.parameters(c)), c.y_hat)
 
 
-class _Decoded:
+class _Watched:
     """A candidate whose pictures are looked at while they are there for another reason."""
 
     def __init__(self, problem: Problem, c: Candidate):
@@ -251,16 +251,16 @@ def better_symbols(
         where = problem.where
         plain = Candidate(torch.round(y), z_hat.to(where, copy=True), psi.to(where, copy=True))
         nearest, analysed = plain, y
-        decoded = seen = _Decoded(problem, plain)
+        watched = seen = _Watched(problem, plain)
         for k in range(level.corrections):
             if k:
-                decoded = _Decoded(problem, nearest)
-            v, look = first(problem.restored(*decoded.known), y), decoded.look if level.passes else None
+                watched = _Watched(problem, nearest)
+            v, look = first(problem.restored(*watched.known), y), watched.look if level.passes else None
             y = y + correction(model, v, quality, size, grey, tile_pixels, look)
             nearest = Candidate(torch.round(y).clamp(-SYMBOL_MAX, SYMBOL_MAX), plain.z_hat, plain.psi)
         # Parameters of the corrected symbols took 7 % of the native encoder's time, for 0.02 % of the bits (BD-rate on
         # ten photographs of Kodak).
-        found = _rounded(problem, y, nearest, *decoded.known[1:])
+        found = _rounded(problem, y, nearest, *watched.known[1:])
         if level.passes:
             if model.metric == "mse":
                 problem.weigh_errors(ERROR_WEIGHT)

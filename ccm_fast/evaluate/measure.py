@@ -23,6 +23,7 @@ from ..errors import CcmFastError, ImageError
 from ..images.formats import readable
 from . import codecs
 from .codecs import Codec, CodecError
+from .curves import LOOKS
 from .metrics import butteraugli, looks_versions, ms_ssim, psnr, ssimulacra2
 
 __all__ = ["Cache", "Source", "Task", "load_pixels", "measure", "run", "sources"]
@@ -100,9 +101,6 @@ def key_of(codec: Codec, source: Source, setting: float) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
-_MAY_LACK = ("ssimulacra2", "butteraugli")  # where they are not installed
-
-
 class Cache:
     """Results by key, on disk. One process at a time may write one file."""
 
@@ -115,7 +113,7 @@ class Cache:
                 record = json.loads(line)
                 # What was not measured stays None.
                 self.records[record["key"]] = {
-                    k: math.nan if v is None and k not in _MAY_LACK else v for k, v in record.items()
+                    k: math.nan if v is None and k not in LOOKS else v for k, v in record.items()
                 }
             except (ValueError, TypeError, KeyError):  # the last line of a run that was killed
                 continue

@@ -64,14 +64,6 @@ class TrainConfig:
         ),
     )
     metric: str = field(default="mse", metadata=_about('"mse", "ms-ssim" or "visual" (SSIMULACRA2 for the half).'))
-    evenness: float = field(
-        default=0.0,
-        metadata=_about(
-            "what errors of the steps between neighbouring pixels of smooth areas count beside squared errors (metric "
-            '"mse"): blocks and grain that g_s makes there are little error, and much to see.',
-            0,
-        ),
-    )
     batch: int = field(default=8, metadata=_about("crops per step and process.", 1))
     crop: int = field(default=128, metadata=_about("side of the crops, pixels.", 16))
     augment: float = field(

@@ -254,7 +254,7 @@ class _Run:
         if not kind.rate:
             out["likelihoods"] = {k: v.detach() for k, v in out["likelihoods"].items()}
         # Outside of autocast: in bf16 the variances of structural measures are differences of nothing.
-        return rate_distortion_loss(x, out, quality, self.cfg.metric, z_weight, self.cfg.evenness)
+        return rate_distortion_loss(x, out, quality, self.cfg.metric, z_weight)
 
     def _resident_terms(self, kind: Kind) -> dict[str, Tensor]:
         """Loss terms of the next batch, whose gradients are computed: crops, forward and backward on the device."""

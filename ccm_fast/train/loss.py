@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..models.quality import MIDDLE, lagrange_multiplier
@@ -64,25 +63,8 @@ def _structure(x: Tensor, x_hat: Tensor) -> Tensor:
     return 1.0 - ms_ssim(_Finite.apply(x_hat.float()), x, data_range=1.0, size_average=False)
 
 
-# Smooth: the standard deviation of luma in squares of this side, in levels.
-_SQUARE, _SMOOTH = 9, 4.0
-
-
-def _uneven(x: Tensor, x_hat: Tensor) -> Tensor:
-    """Squared errors of the steps between neighbouring pixels where the original is smooth, in squared levels, [B].
-
-    Steps where blocks of 16x16 pixels meet are a thousandth of a low quality's squared error, and most of what is seen.
-    """
-    luma = 255.0 * F.pad(x.mean(1, keepdim=True), (_SQUARE // 2,) * 4, mode="replicate")
-    mean = F.avg_pool2d(luma, _SQUARE, 1)
-    smooth = (F.avg_pool2d(luma.square(), _SQUARE, 1) - mean.square() < _SMOOTH**2).float()
-    error = 255.0 * (x_hat.float() - x)
-    down, across = error.diff(dim=-2).square() * smooth[:, :, 1:], error.diff(dim=-1).square() * smooth[..., 1:]
-    return down.flatten(1).mean(1) + across.flatten(1).mean(1)
-
-
 def rate_distortion_loss(
-    x: Tensor, out: dict, quality: Tensor, metric: str = "mse", z_weight: float = 1.0, evenness: float = 0.0
+    x: Tensor, out: dict, quality: Tensor, metric: str = "mse", z_weight: float = 1.0
 ) -> dict[str, Tensor]:
     """Loss terms of a batch.
 
@@ -93,7 +75,6 @@ def rate_distortion_loss(
         metric: "mse", "ms-ssim" (needs pytorch-msssim) or "visual" (needs the package ssimulacra2, too), where
             SSIMULACRA2 counts for one half, MS-SSIM and squared errors for a quarter each.
         z_weight: what the rate of z counts in the loss.
-        evenness: what errors of the steps between neighbouring pixels of smooth areas count beside squared errors.
 
     Returns:
         ``loss`` (scalar), and per image [B]: ``bpp``, ``bpp_y``, ``bpp_z``, ``mse`` (values in [0, 1]), ``distortion``.
@@ -106,8 +87,6 @@ def rate_distortion_loss(
     lam, weight = _weight(quality, metric)
     if metric == "mse":
         distortion = 255.0**2 * mse
-        if evenness:
-            distortion = distortion + evenness * _uneven(x, out["x_hat"])
     elif metric == "ms-ssim":
         distortion = _structure(x, out["x_hat"])
     else:

@@ -3,8 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "format/escape.h"
-#include "format/rans.h"
+#include "format/code_length.h"
 
 namespace ccm {
 
@@ -21,10 +20,7 @@ float CodeLength::operator()(int32_t row, int32_t symbol) const {
   const RowInfo& r = rows_.info[row];
   const int32_t entry = symbol - r.lo, escape = r.count - 1;
   if (entry >= 0 && entry < escape) return bits_[r.first + entry];
-  // An escape: the length of the magnitude, then its bits but the first (FORMAT.md, section 4).
-  const uint32_t magnitude = std::max(escape_magnitude(r.lo, r.count, symbol), 1u);
-  return bits_[r.first + escape] +
-         static_cast<float>(kEscapeLengthBits + std::floor(std::log2(static_cast<double>(magnitude))));
+  return bits_[r.first + escape] + escape_bits(r.lo, r.count, symbol);
 }
 
 }  // namespace ccm

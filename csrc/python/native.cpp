@@ -18,14 +18,19 @@
 #include "base/memory.h"
 #include "base/threads.h"
 #include "codec/codec.h"
-#include "codec/filter_fit.h"
 #include "entropy/cpu/kernels.h"
-#include "transforms/picture_filter.h"
+#include "python/native.h"
 #include "transforms/transform.h"
 
 namespace py = pybind11;
 
 namespace {
+
+using ccm_native::bind_filters;
+using ccm_native::is_contiguous;
+using ccm_native::is_samples;
+using ccm_native::pixels_of;
+using ccm_native::to_bytes;
 
 using ccm::Error;
 using ccm::ErrorCode;
@@ -44,8 +49,6 @@ struct File {
   ccm::PacketHead head;
   std::optional<ccm::PictureFilter> filter;
 };
-
-py::bytes to_bytes(const uint8_t* data, size_t size) { return {reinterpret_cast<const char*>(data), size}; }
 
 py::dict chunks(const File& file) {
   py::dict out;
@@ -221,21 +224,6 @@ py::object class_of(ErrorCode code) {
   return builtin(PyExc_RuntimeError);
 }
 
-// Whether a buffer's elements are unsigned, of one or two bytes in this machine's order.
-bool is_samples(const py::buffer_info& info, int bits) {
-  return info.itemsize == bits / 8 && info.format == (bits == 8 ? "B" : "H");
-}
-
-bool is_contiguous(const py::buffer_info& info) {
-  if (info.size == 0) return true;
-  py::ssize_t step = info.itemsize;
-  for (py::ssize_t k = info.ndim - 1; k >= 0; --k) {
-    if (info.shape[k] != 1 && info.strides[k] != step) return false;
-    step *= info.shape[k];
-  }
-  return true;
-}
-
 // Decodes every file into an array of its own, uint8 [height, width, 3], grey pictures into all three channels.
 // regions: as for decode(); arrays are of their sizes. Returns, for each, None or the exception that it failed with: a
 // damaged file leaves the others alone.
@@ -288,14 +276,7 @@ using Chunks = std::vector<std::pair<py::bytes, py::bytes>>;
 // One picture to be encoded, its memory kept by the caller.
 struct Encoding {
   Encoding(const py::buffer& picture, int quality_code, const Chunks& chunks)
-      : pixels(picture.request()), quality_code(quality_code) {
-    const int32_t bits = pixels.itemsize == 1 ? 8 : 16;
-    if (!is_samples(pixels, bits)) throw py::value_error("pixels must be uint8 or uint16");
-    if ((pixels.ndim != 3 || pixels.shape[2] != 3) && pixels.ndim != 2)
-      throw py::value_error("pixels must be [H, W, 3] or [H, W]");
-    if (!is_contiguous(pixels)) throw py::value_error("pixels must be contiguous");
-    const int32_t channels = pixels.ndim == 3 ? 3 : 1;
-    source = {pixels.ptr, pixels.shape[1] * channels * bits / 8, pixels.shape[1], pixels.shape[0], channels, bits};
+      : pixels(picture.request()), source(pixels_of(pixels)), quality_code(quality_code) {
     for (const auto& [kind, data] : chunks) {
       const std::string_view name = kind, view = data;
       if (name.size() != 1 || !name[0]) throw py::value_error("a chunk type is one character other than NUL");
@@ -351,76 +332,6 @@ py::list encode(const ccm::Codec& codec, const std::vector<py::buffer>& pixels, 
   return out;
 }
 
-// Bounds of activity, and float32 weights [classes][colours][taps], of a filter chunk.
-py::tuple read_filter(const py::bytes& chunk, int colours) {
-  if (colours != 1 && colours != 3) throw py::value_error("colours must be 1 or 3");
-  const std::string_view view = chunk;
-  const ccm::FilterWeights weights(
-      ccm::parse_filter({reinterpret_cast<const uint8_t*>(view.data()), view.size()}, colours));
-  return py::make_tuple(weights.bounds, to_bytes(reinterpret_cast<const uint8_t*>(weights.values.data()),
-                                                 weights.values.size() * sizeof(float)));
-}
-
-// The filter chunk, empty for none, that brings a decoded picture nearer to its original. levels: int16 [C, H, W] in
-// units of kFilterUnits a level.
-py::bytes fit_filter(const py::buffer& original, const py::buffer& levels, int quality_code, int threads) {
-  const Encoding source(original, quality_code, {});
-  const py::buffer_info info = levels.request();
-  const int64_t height = source.source.height, width = source.source.width;
-  const bool fits =
-      info.format == "h" && is_contiguous(info) &&
-      info.shape == std::vector<py::ssize_t>{static_cast<py::ssize_t>(source.source.channels),
-                                             static_cast<py::ssize_t>(height), static_cast<py::ssize_t>(width)};
-  if (!fits) throw py::value_error("levels must be int16 [colours, height, width], contiguous");
-  std::vector<uint8_t> chunk;
-  {
-    py::gil_scoped_release release;
-    chunk = ccm::fitted_filter(source.source, static_cast<const int16_t*>(info.ptr), quality_code, threads);
-  }
-  return to_bytes(chunk.data(), chunk.size());
-}
-
-// A decoded picture behind the filter of a chunk: int16 [C, H, W], as fit_filter reads it.
-py::bytes apply_filter(const py::buffer& levels, const py::bytes& chunk, int threads) {
-  const py::buffer_info info = levels.request();
-  if (info.format != "h" || !is_contiguous(info) || info.ndim != 3 || (info.shape[0] != 1 && info.shape[0] != 3))
-    throw py::value_error("levels must be int16 [1 or 3, height, width], contiguous");
-  const std::string_view view = chunk;
-  const ccm::PictureFilter filter = ccm::parse_filter({reinterpret_cast<const uint8_t*>(view.data()), view.size()},
-                                                      static_cast<int32_t>(info.shape[0]));
-  std::vector<int16_t> filtered(static_cast<size_t>(info.size));
-  {
-    py::gil_scoped_release release;
-    ccm::filter_levels(static_cast<const int16_t*>(info.ptr), info.shape[1], info.shape[2], filter, filtered.data(),
-                       threads);
-  }
-  return to_bytes(reinterpret_cast<const uint8_t*>(filtered.data()), filtered.size() * sizeof(int16_t));
-}
-
-// fit_filter of pictures whose sums are known: float64 [B, 16, taps, taps + colours] (FilterStatistics).
-std::vector<py::bytes> fit_filters(const py::buffer& sums, const std::vector<int>& quality_codes, int threads) {
-  const py::buffer_info info = sums.request();
-  const auto batch = static_cast<py::ssize_t>(quality_codes.size());
-  const auto shaped = [&](int colours) {
-    const py::ssize_t taps = colours * ccm::kFilterTaps;
-    return info.shape == std::vector<py::ssize_t>{batch, ccm::kFilterBins, taps, taps + colours};
-  };
-  if (info.format != "d" || !is_contiguous(info) || !(shaped(1) || shaped(3)))
-    throw py::value_error("sums must be float64 [B, 16, taps, taps + colours], contiguous");
-  const int colours = shaped(1) ? 1 : 3;
-  std::vector<std::vector<uint8_t>> chunks(static_cast<size_t>(batch));
-  {
-    py::gil_scoped_release release;
-    ccm::parallel_for(threads, batch, [&](int64_t k) {
-      const auto* own = static_cast<const double*>(info.ptr) + k * info.shape[1] * info.shape[2] * info.shape[3];
-      chunks[static_cast<size_t>(k)] = ccm::fitted_filter(own, colours, quality_codes[static_cast<size_t>(k)]);
-    });
-  }
-  std::vector<py::bytes> found;
-  for (const auto& chunk : chunks) found.push_back(to_bytes(chunk.data(), chunk.size()));
-  return found;
-}
-
 std::string isa_list() {
   std::string s;
   for (int i = ccm::kIsaCount - 1; i >= 0; --i)
@@ -468,10 +379,7 @@ PYBIND11_MODULE(_native, m) {
         return to_bytes(file.plan(), file.plan_size());
       },
       py::arg("path"), "The frozen entropy model of a weights file, as bytes.");
-  m.def("read_filter", &read_filter, py::arg("chunk"), py::arg("colours"));
-  m.def("fit_filter", &fit_filter, py::arg("original"), py::arg("levels"), py::arg("quality_code"), py::arg("threads"));
-  m.def("apply_filter", &apply_filter, py::arg("levels"), py::arg("chunk"), py::arg("threads"));
-  m.def("fit_filters", &fit_filters, py::arg("sums"), py::arg("quality_codes"), py::arg("threads"));
+  bind_filters(m);
   py::class_<File>(m, "File", "A .ccm file whose chunks and header have been read and checked.")
       .def(py::init<py::bytes, int64_t>(), py::arg("data"), py::arg("max_pixels"))
       .def_property_readonly(

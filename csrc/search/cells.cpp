@@ -9,7 +9,8 @@
 namespace ccm {
 namespace {
 
-constexpr int kPixels = kCellPixels16, kColours = 3, kFeatures = kColours * kPixels;
+// Pixels of a cell and a colour.
+constexpr int kPixels = 16, kColours = 3, kFeatures = kColours * kPixels;
 
 // One cell: its features, which their gradient takes the place of; returns its error. weights: of its pixels, or null.
 // Loops are over pixels at last, so that the compiler makes vectors of them.

@@ -4,8 +4,6 @@
 
 namespace ccm {
 
-constexpr int32_t kCellPixels16 = 16;  // of a cell and a colour
-
 // A cell's features are 3 colours of 16 pixels each; a pixel is a quarter of its feature, plus 1/2.
 struct CellsArgs {
   int64_t batch, height, width;  // in cells

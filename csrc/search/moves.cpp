@@ -7,8 +7,7 @@
 
 #include "base/interrupt.h"
 #include "base/threads.h"
-#include "format/escape.h"
-#include "format/rans.h"
+#include "format/code_length.h"
 #include "format/symbol.h"
 
 namespace ccm {
@@ -17,9 +16,7 @@ namespace {
 float bits_of(const MoveTables& t, int32_t row, int32_t symbol) {
   const int32_t entry = symbol - t.lo[row], escape = t.escape[row];
   if (entry >= 0 && entry < escape) return t.bits[t.start[row] + entry];
-  const uint32_t magnitude = std::max(escape_magnitude(t.lo[row], escape + 1, symbol), 1u);
-  return t.bits[t.start[row] + escape] +
-         static_cast<float>(kEscapeLengthBits + std::floor(std::log2(static_cast<double>(magnitude))));
+  return t.bits[t.start[row] + escape] + escape_bits(t.lo[row], escape + 1, symbol);
 }
 
 // What g_s reads for a symbol `v` from its offset.
@@ -51,7 +48,7 @@ bool move_symbols(const MoveArgs& a, int threads) {
   std::atomic<bool> good = true;
   parallel_for(threads, a.batch * a.height, [&](int64_t line) {
     poll();
-    const int64_t first = line * wide, drawn = line % a.height * wide;
+    const int64_t first = line * wide, own = line % a.height * wide;
     const float* curvature = a.curved_everywhere ? a.curvature + first : a.curvature + line / a.height * a.channels;
     for (int64_t k = 0; k < wide; ++k) {
       const int64_t i = first + k;
@@ -61,7 +58,7 @@ bool move_symbols(const MoveArgs& a, int threads) {
         return;
       }
       a.moved[i] = static_cast<float>(a.symbols[i]);
-      if (!a.drawn[drawn + k]) continue;
+      if (!a.turn[own + k]) continue;
       // Most symbols are at their offsets with tables that say so: what could be saved is then less than a step's bits.
       const float slope = a.slope[i];
       if (a.symbols[i] == a.offset[i] &&

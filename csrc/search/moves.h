@@ -27,7 +27,7 @@ struct MoveArgs {
   const float* curvature;  // and to second: times its square; of every symbol, or of the channels of each image
   bool curved_everywhere;  // which of both
   const float* contexts;   // bits that later symbols take more for a unit step
-  const bool* drawn;       // symbols that may move, [height][width][channels]
+  const bool* turn;        // symbols that may move, [height][width][channels]
   float* moved;            // the symbols afterwards
 };
 

@@ -47,7 +47,7 @@ Tensor coded_bits(Tensor symbols, Tensor offset, Tensor row, Tensor bits, Tensor
 }
 
 Tensor move_symbols(Tensor symbols, Tensor offset, Tensor row, Tensor slope, Tensor curvature, Tensor contexts,
-                    Tensor drawn, Tensor bits, Tensor lo, Tensor escape, Tensor start, Tensor least,
+                    Tensor turn, Tensor bits, Tensor lo, Tensor escape, Tensor start, Tensor least,
                     std::optional<Tensor> shifts, double farthest, int64_t threads) {
   check_tensor(symbols, ScalarType::Int, {-1, -1, -1, -1}, "symbols");
   const std::vector<int64_t> shape{symbols.size(0), symbols.size(1), symbols.size(2), symbols.size(3)};
@@ -55,7 +55,7 @@ Tensor move_symbols(Tensor symbols, Tensor offset, Tensor row, Tensor slope, Ten
   check_tensor(row, ScalarType::Short, shape, "row");
   check_tensor(slope, ScalarType::Float, shape, "slope");
   check_tensor(contexts, ScalarType::Float, shape, "contexts");
-  check_tensor(drawn, ScalarType::Bool, {shape[1], shape[2], shape[3]}, "drawn");
+  check_tensor(turn, ScalarType::Bool, {shape[1], shape[2], shape[3]}, "turn");
   const bool everywhere = curvature.dim() == 4 && (curvature.size(1) > 1 || curvature.size(2) > 1);
   check_tensor(curvature, ScalarType::Float, everywhere ? shape : std::vector<int64_t>{shape[0], 1, 1, shape[3]},
                "curvature");
@@ -79,7 +79,7 @@ Tensor move_symbols(Tensor symbols, Tensor offset, Tensor row, Tensor slope, Ten
   a.symbols = data<int32_t>(symbols);
   a.offset = data<int16_t>(offset), a.row = data<int16_t>(row);
   a.slope = data<float>(slope), a.curvature = data<float>(curvature), a.curved_everywhere = everywhere;
-  a.contexts = data<float>(contexts), a.drawn = data<bool>(drawn), a.moved = data<float>(moved);
+  a.contexts = data<float>(contexts), a.turn = data<bool>(turn), a.moved = data<float>(moved);
   check(ccm::move_symbols(a, thread_count(threads)), "a row is out of range");
   return moved;
 }
@@ -113,7 +113,7 @@ Tensor cell_errors(Tensor cells, std::optional<Tensor> fine, Tensor wanted, std:
 STABLE_TORCH_LIBRARY_FRAGMENT(ccm_fast, m) {
   m.def(
       "move_symbols(Tensor symbols, Tensor offset, Tensor row, Tensor slope, Tensor curvature, Tensor contexts, Tensor "
-      "drawn, Tensor bits, Tensor lo, Tensor escape, Tensor start, Tensor least, Tensor? shifts, float farthest, int "
+      "turn, Tensor bits, Tensor lo, Tensor escape, Tensor start, Tensor least, Tensor? shifts, float farthest, int "
       "threads) -> Tensor");
   m.def(
       "coded_bits(Tensor symbols, Tensor offset, Tensor row, Tensor bits, Tensor lo, Tensor escape, Tensor start, int "

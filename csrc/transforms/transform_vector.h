@@ -79,13 +79,13 @@ inline void input_columns(const Inputs& in, int32_t c) {
     // The tile at the right shares two columns, and of the next phase the tile at the left had them.
 #pragma GCC unroll 8
     for (int j = 2; j < kSide; ++j) __builtin_prefetch(in.from[kSide * i + j] + in.next + c, 0, 2);
+#pragma GCC unroll 8
+    for (int j = 0; j < kSide; ++j) __builtin_prefetch(in.from[kSide * i + j] + c + kLine, 0, 3);
 #pragma GCC unroll 1
     for (int w = 0; w < kWide; ++w) {
       R d[kSide];
 #pragma GCC unroll 8
       for (int j = 0; j < kSide; ++j) d[j] = V::load(in.from[kSide * i + j] + c + w * kLanes);
-#pragma GCC unroll 8
-      for (int j = 0; j < kSide; ++j) __builtin_prefetch(in.from[kSide * i + j] + c + kLine, 0, 3);
       to_points(d, half[w][i]);
     }
   }
