@@ -8,7 +8,7 @@ NOT_LOSSLESS = "there is no lossless mode: use PNG, lossless WebP or JPEG XL; qu
 _TEXT = """
 <!-- qualities -->
 Qualities by bits a pixel and the JPEG of equal MS-SSIM (means over Kodak) - 1: 0.16 and JPEG 15; 2: 0.26 and JPEG 22;
-3: 0.39 and JPEG 31; 4: 0.56 and JPEG 44; 5: 0.78 and JPEG 61; 6: 1.06 and JPEG 74; 7: 1.38 and JPEG 82; 8: 1.76 and
+3: 0.39 and JPEG 32; 4: 0.56 and JPEG 44; 5: 0.78 and JPEG 61; 6: 1.06 and JPEG 74; 7: 1.38 and JPEG 82; 8: 1.76 and
 JPEG 88.
 <!-- /qualities -->
 """
